@@ -1,0 +1,51 @@
+# Everything a newcomer needs: `make demo`, `make test`, `make serve`. See README.md.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+# The first interpreter on the path that fits; `make PYTHON=/path/to/python3.11 …` says otherwise.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+UV_VERSION := 0.13.8
+NEEDED_GB := 10
+RUN := .venv/bin/python -m
+
+.PHONY: venv demo serve test lint format lock clean
+
+venv: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; install one, or say make PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { echo "error: $(PYTHON) is not Python 3.10, 3.11 or 3.12" >&2; exit 1; }
+	@test -d .venv/lib || test "$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}')" -ge $(NEEDED_GB) || { echo "error: less than $(NEEDED_GB) GB free here; torch with CUDA needs them" >&2; exit 1; }
+	@echo "installing into .venv (torch with CUDA is large: a minute or more) …"
+	@$(PYTHON) -m venv --clear .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r requirements.lock
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e .
+	@touch $@
+
+demo: venv
+	@$(RUN) demo
+
+serve: venv
+	@$(RUN) server serve
+
+test: venv
+	@$(RUN) pytest
+
+lint: venv
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+
+format: venv
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+# New exact versions. The overrides in pyproject.toml keep out two packages that we must not have.
+lock: venv
+	@.venv/bin/uv pip compile pyproject.toml --group dev --extra postgres --universal --python-version 3.10 \
+		--no-annotate --no-header --upgrade --quiet -o requirements.lock
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

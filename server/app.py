@@ -1,0 +1,222 @@
+"""The HTTP server, put together: one service behind every dialect, and its errors in each dialect's own form.
+
+Two guards stand before the routes: `_Door` (duplicate slashes, size of bodies, whatever breaks) and the exception
+handlers. Between them no body of Starlette's or FastAPI's own making ever reaches a client.
+"""
+
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import structlog
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server import __version__
+from server.blobs import Blobs
+from server.config import MIB, Config
+from server.database import open_database
+from server.dialects import DIALECTS, dialect_of
+from server.dialects.base import ServiceDep, json_response
+from server.errors import InvalidField, InvalidRequest, MethodNotAllowed, NotFound, TooLarge, UpscaleError
+from server.fetch import read_allowed
+from server.jobs import Jobs
+from server.service import Service
+from server.uploads import Uploads
+from server.weights import Catalog
+
+log = structlog.get_logger()
+
+FETCHERS = 4
+"""Downloads at a time; a slow one takes a thread, not a worker."""
+_IDLE_S = 0.2
+_UPKEEP_S = 60.0
+_STOP_S = 2.0
+
+
+def create_app(config: Config) -> FastAPI:
+    """The API on a database that has been migrated. Raises BadConfig."""
+    read_allowed(config.allow_hosts)
+    engine = open_database(config.database)
+    blobs = Blobs(config.blobs_dir)
+    service = Service(
+        config,
+        Jobs(engine, lease_s=config.lease_s, max_queue=config.max_queue),
+        Uploads(engine, blobs, keep_s=config.keep_s),
+        blobs,
+        Catalog(config.weights_path, tile=config.tile),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with _background(service):
+            yield
+        engine.dispose()
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.state.service = service
+    # A base64 picture takes four thirds of its bytes, and other fields have room in the rest.
+    app.add_middleware(_Door, max_body=config.max_source_bytes * 4 // 3 + MIB)
+    app.add_exception_handler(UpscaleError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.include_router(_own)
+    for dialect in DIALECTS:
+        app.include_router(dialect.router)
+    return app
+
+
+# --- background work ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _background(service: Service) -> Iterator[None]:
+    """Fetchers and upkeep, for as long as the server runs."""
+    stop = threading.Event()
+    fetchers = [(f"fetch-{n}", service.fetch_next, _IDLE_S) for n in range(FETCHERS)]
+    threads = [
+        threading.Thread(target=_repeat, args=(stop, work, idle_s), name=name, daemon=True)
+        for name, work, idle_s in (*fetchers, ("upkeep", service.upkeep, _UPKEEP_S))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        deadline = time.monotonic() + _STOP_S
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        service.release_fetches()
+
+
+def _repeat(stop: threading.Event, work: Callable[[], object], idle_s: float) -> None:
+    """Work until there is none, rest, and again. What breaks is logged and tried again: this thread has no heir."""
+    while not stop.is_set():
+        try:
+            busy = work()
+        except Exception:
+            log.exception("background work broke", thread=threading.current_thread().name)
+            busy = False
+        if not busy:
+            stop.wait(idle_s)
+
+
+# --- our own addresses ----------------------------------------------------------------------------------------------
+
+_own = APIRouter()
+
+
+@_own.get("/")
+def root() -> Response:
+    return json_response({"name": "upscale-server", "version": __version__, "apis": [each.NAME for each in DIALECTS]})
+
+
+@_own.get("/healthz")
+async def healthz() -> Response:
+    """The process runs; nothing is said about whether it can work."""
+    return json_response({"alive": True})
+
+
+@_own.get("/readyz")
+def readyz(service: ServiceDep) -> Response:
+    """200 once a worker has verified and loaded its weights, as long as it is heard of."""
+    workers = [{"id": each.id, "device": each.device, "ready": each.ready} for each in service.workers()]
+    answer = {"workers": workers, "jobs": service.counts()}
+    if any(each["ready"] for each in workers):
+        return json_response({"ready": True, **answer})
+    reason = "no worker has loaded its weights yet" if workers else "no worker is running"
+    return json_response({"ready": False, "reason": reason, **answer}, 503)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, UpscaleError)
+    return dialect_of(request.scope["path"]).to_error(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """What routing found: nothing there, another method, a form that can't be read."""
+    assert isinstance(error, HTTPException)
+    ours: UpscaleError
+    if error.status_code == 404:
+        ours = NotFound("there is nothing at this address")
+    elif error.status_code == 405:
+        ours = MethodNotAllowed(f"this address does not take {request.method}")
+    else:
+        ours = InvalidRequest(error.detail)
+    response = await _on_error(request, ours)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    """A query or path parameter that an endpoint's signature refuses."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    field = str(first["loc"][-1])
+    return await _on_error(request, InvalidField(f"{field}: {first['msg']}", field=field))
+
+
+class _Door:
+    """Everything passes here: `//` becomes `/`, bodies are counted, and what breaks is logged and said in few words."""
+
+    def __init__(self, app: ASGIApp, max_body: int) -> None:
+        self._app = app
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        # Clients that join a base URL ending in a slash with a path that begins with one.
+        scope = {**scope, "path": re.sub("//+", "/", scope["path"])}
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def noted_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            self._check(_content_length(scope))
+            await self._app(scope, self._counted(receive), noted_send)
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            if not isinstance(error, UpscaleError):
+                log.exception("request broke", method=scope["method"], path=scope["path"])
+                error = UpscaleError("something went wrong inside the server")
+            if not started:
+                await dialect_of(scope["path"]).to_error(error)(scope, receive, send)
+
+    def _counted(self, receive: Receive) -> Receive:
+        size = 0
+
+        async def counted_receive() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            self._check(size)
+            return message
+
+        return counted_receive
+
+    def _check(self, size: int) -> None:
+        if size > self._max_body:
+            raise TooLarge(f"the request body is over this server's limit of {self._max_body} bytes")
+
+
+def _content_length(scope: Scope) -> int:
+    value = dict(scope["headers"]).get(b"content-length", b"")
+    return int(value) if value.isdigit() else 0

@@ -1,0 +1,60 @@
+"""Where pictures lie: encoded bytes under keys, in a folder (obstore has the clouds behind the same calls).
+
+A key is 128 random bits and a file ending. Whoever knows it may read the blob: keys are the capability that download
+links consist of, so they are never logged and never derived from anything.
+"""
+
+import re
+import secrets
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import LocalStore
+
+from server.errors import NotFound
+
+KEY = re.compile(r"[0-9a-f]{32}(\.[a-z0-9]{1,8})?")
+
+
+def new_key(suffix: str = "") -> str:
+    """`suffix` is a file ending with its dot, or empty."""
+    return secrets.token_hex(16) + suffix
+
+
+class Blobs:
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._store = LocalStore(folder)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write whole or not at all; nobody sees a part of it."""
+        obstore.put(self._store, _checked(key), data)
+
+    def get(self, key: str) -> bytes:
+        """Raises NotFound."""
+        try:
+            return bytes(obstore.get(self._store, _checked(key)).bytes())
+        except (NotFoundError, FileNotFoundError) as error:
+            raise NotFound("there is no such file, or it has expired") from error
+
+    def path(self, key: str) -> Path:
+        """The blob as a file of this machine, for serving it in ranges. Raises NotFound."""
+        path = self._folder / _checked(key)
+        if not path.is_file():
+            raise NotFound("there is no such file, or it has expired")
+        return path
+
+    def delete(self, key: str) -> None:
+        """Also fine when it is gone already."""
+        try:
+            obstore.delete(self._store, _checked(key))
+        except (NotFoundError, FileNotFoundError):
+            pass
+
+
+def _checked(key: str) -> str:
+    if not KEY.fullmatch(key):
+        raise NotFound("there is no such file, or it has expired")
+    return key

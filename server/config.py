@@ -1,0 +1,98 @@
+"""How this server runs: one frozen object, built once from `UPSCALE_*` variables and flags, handed down from the top.
+
+Nothing else reads the environment. A value that does not fit, and a variable of a name we don't know, stop the start.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "UPSCALE_"
+TEST_PREFIX = "UPSCALE_TEST_"  # the test suite's own switches
+
+MIB = 1024 * 1024
+_Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
+
+
+class Config(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("upscale-server"),
+        description="Jobs, pictures and installed weights.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs API keys.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    public_base_url: str | None = Field(
+        None, description="Start of the links we hand out. Unset: taken from each request's Host header."
+    )
+    api_keys: _Names = Field((), description="Keys that callers must present, comma-separated. None: any, loopback only.")
+    allow_hosts: _Names = Field(
+        (), description="Host names, addresses or CIDR ranges that may be fetched from although they are private."
+    )
+
+    database_url: str | None = Field(None, description="SQLAlchemy URL of the job table. Unset: SQLite in the data folder.")
+    weights_dir: Path | None = Field(None, description="Installed checkpoints. Unset: `weights` in the data folder.")
+
+    workers: int = Field(0, ge=0, le=64, description="Worker processes; 0 is one per GPU, or one on the CPU.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Network precision. auto: fp16 on CUDA; on the CPU bf16 where it is fast, else fp32."
+    )
+    tile: int = Field(0, ge=0, le=4096, description="Tile side in source pixels; 0 is the model's own choice.")
+
+    max_source_bytes: int = Field(100 * MIB, ge=1, description="Largest source file.")
+    max_source_pixels: int = Field(100_000_000, ge=1, description="Largest source picture, width × height.")
+    max_result_pixels: int = Field(400_000_000, ge=1, description="Largest result, width × height.")
+    max_queue: int = Field(1000, ge=1, description="Jobs that may wait; more are refused with 429.")
+
+    fetch_timeout_s: float = Field(30, gt=0, description="Time to fetch a source URL, redirects included.")
+    sync_wait_s: float = Field(90, gt=0, description="How long a synchronous request waits for its result.")
+    lease_s: float = Field(15, ge=1, description="A worker silent for so long is taken for dead.")
+    keep_s: float = Field(7 * 86400, gt=0, description="How long finished jobs, results and uploads are kept.")
+
+    @field_validator("api_keys", "allow_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("public_base_url")
+    @classmethod
+    def _no_trailing_slash(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/") if value else value
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'jobs.sqlite3'}"
+
+    @property
+    def blobs_dir(self) -> Path:
+        return self.data_dir / "blobs"
+
+    @property
+    def weights_path(self) -> Path:
+        return self.weights_dir or self.data_dir / "weights"
+
+
+class BadConfig(Exception):
+    """A setting that stops the start; the text names it, its value and what would do."""
+
+
+def load_config(**flags: Any) -> Config:
+    """Flags win over the environment; a flag that is None was not given. Raises BadConfig."""
+    known = {PREFIX + name.upper() for name in Config.model_fields}
+    unknown = sorted(n for n in os.environ if n.startswith(PREFIX) and not n.startswith(TEST_PREFIX) and n not in known)
+    if unknown:
+        raise BadConfig(f"unknown setting {unknown[0]}; the settings are {', '.join(sorted(known))}")
+    try:
+        return Config(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise BadConfig(f"{name}={first['input']!r}: {first['msg']}") from error

@@ -1,0 +1,123 @@
+"""The tables, and an engine on the database that holds them: SQLite in a file, or PostgreSQL.
+
+Times are Unix seconds as floats: they compare the same on both databases. The schema that runs is the one that
+`migrations/` builds; a test holds the two together.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    make_url,
+)
+
+metadata = MetaData()
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("dialect", String(32), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("params", JSON, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("source_url", Text),
+    Column("source_key", String(128)),
+    Column("state", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("progress", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("attempt", Integer, nullable=False),
+    Column("worker", String(64)),
+    Column("lease_until", Float),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("result", JSON(none_as_null=True)),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Index("jobs_waiting", "state", "priority", "created_at"),
+    Index("jobs_owned", "owner", "created_at"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("device", String(128), nullable=False),
+    Column("ready", Boolean, nullable=False),
+    Column("beat_at", Float, nullable=False),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("key", String(128), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("ready", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+_READ_ONLY = "upscale_read_only"
+
+
+def open_database(url: str) -> Engine:
+    """An engine whose `begin()` is a write transaction. The schema must be there: see `migrate`."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    path = make_url(url).database
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        # pysqlite's own transaction control begins too late; we say BEGIN ourselves, below.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")  # NORMAL may lose the last commits when power fails
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A deferred transaction that turns from reading to writing fails at once with "database is locked".
+        read_only = connection.get_execution_options().get(_READ_ONLY)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def reading(engine: Engine) -> Connection:
+    """A connection for SELECTs, which on SQLite waits for no writer. Use as a context manager."""
+    return engine.connect().execution_options(**{_READ_ONLY: True})
+
+
+def migrate(url: str) -> None:
+    """Bring the schema up to date. Once, before any process that uses it starts."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    engine = open_database(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    engine.dispose()

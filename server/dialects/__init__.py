@@ -1,0 +1,16 @@
+"""The HTTP APIs we speak. A new one is a file here and its line in DIALECTS."""
+
+from server.dialects import native, wavespeed
+from server.dialects.base import Dialect
+
+DIALECTS: tuple[Dialect, ...] = (wavespeed, native)
+"""In the order in which paths are asked for; native, which owns whatever no vendor does, comes last."""
+
+
+def dialect_of(path: str) -> Dialect:
+    """Who answers for this path, whether or not there is anything at it."""
+    return next(each for each in DIALECTS if any(_below(path, prefix) for prefix in each.PREFIXES))
+
+
+def _below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix.rstrip("/") + "/")

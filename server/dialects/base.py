@@ -1,0 +1,132 @@
+"""What a dialect is, and what its endpoints are given.
+
+A dialect is one HTTP API that we speak, as a module of this folder: translation only. Its vendor's words stay in it;
+work is done by `service`, and what goes wrong is raised as one of `errors` and written down by `to_error`.
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timezone
+from typing import Annotated, Any, NoReturn, Protocol
+
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.datastructures import FormData
+from starlette.requests import HTTPConnection
+
+from server.auth import Caller, authenticate
+from server.errors import InvalidRequest, UpscaleError
+from server.service import Service
+
+
+class Dialect(Protocol):
+    NAME: str
+    """Kept in each job's row: who submitted it, and in whose words to answer."""
+    PREFIXES: tuple[str, ...]
+    """The paths it owns: what goes wrong below them, even where no route is, is answered by its `to_error`."""
+    router: APIRouter
+
+    def to_error(self, error: UpscaleError) -> Response:
+        """The vendor's own form of an error: status and body."""
+
+
+# --- what endpoints depend on: name the caller first, so that nobody is read from before we know who it is ----------
+
+
+async def _service(connection: HTTPConnection) -> Service:
+    service: Service = connection.app.state.service
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
+
+
+async def _caller(connection: HTTPConnection, service: ServiceDep) -> Caller:
+    return authenticate(connection.headers.get("authorization"), service.config)
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+async def _base_url(connection: HTTPConnection, service: ServiceDep) -> str:
+    return service.config.public_base_url or _asked_url(connection)
+
+
+BaseUrl = Annotated[str, Depends(_base_url)]
+"""Start of every link we hand out, without a slash at its end."""
+
+
+async def _own_bases(connection: HTTPConnection, base_url: BaseUrl) -> tuple[str, ...]:
+    return base_url, _asked_url(connection)
+
+
+OwnBases = Annotated[tuple[str, ...], Depends(_own_bases)]
+"""Starts of links that lead back to us: the public one, and the one this caller uses."""
+
+
+async def _body(request: Request) -> bytes:
+    return await request.body()
+
+
+RawBody = Annotated[bytes, Depends(_body)]
+
+
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    async with request.form() as form:
+        yield form
+
+
+Form = Annotated[FormData, Depends(_form)]
+"""Empty when the request is not a form."""
+
+
+def _asked_url(connection: HTTPConnection) -> str:
+    """Scheme and host as the caller sees them, through a proxy that says so."""
+    headers = connection.headers
+    scheme = _first(headers.get("x-forwarded-proto")) or connection.url.scheme
+    for host in (_first(headers.get("x-forwarded-host")), headers.get("host")):
+        if host and re.fullmatch(r"[\w.:\[\]-]+", host):
+            return f"{'https' if scheme in ('https', 'wss') else 'http'}://{host}"
+    return f"http://{connection.url.netloc}"
+
+
+def _first(value: str | None) -> str:
+    return (value or "").split(",")[0].strip().lower()
+
+
+# --- words shared by all --------------------------------------------------------------------------------------------
+
+
+def file_url(base_url: str, key: str) -> str:
+    return f"{base_url}/files/{key}"
+
+
+def upload_url(base_url: str, key: str) -> str:
+    return f"{base_url}/uploads/{key}"
+
+
+def iso_time(seconds: float) -> str:
+    """Unix seconds as `2023-04-01T12:34:56.789Z`."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises InvalidRequest."""
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("invalid request body") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("invalid request body")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    # Escaped to ASCII: callers may send lone surrogates, which UTF-8 can't hold, and get their own words back.
+    data = json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+    return Response(data, status, headers, media_type="application/json")

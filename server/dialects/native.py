@@ -1,0 +1,314 @@
+"""Our own API: jobs as they are, and the files that every dialect's links lead to.
+
+    POST   /jobs               a picture (JSON with `image`, or a form with `file`) and what to do with it → 202
+    GET    /jobs               the caller's jobs through all dialects, newest first; ?state= ?limit=
+    GET    /jobs/{id}          one job
+    GET    /jobs/{id}/events   server-sent events: `progress` whenever something changed, `done` at last
+    GET    /jobs/{id}/result   the picture; 409 while there is none
+    POST   /jobs/{id}/cancel   stop it
+    DELETE /jobs/{id}          forget it with its pictures; one that has not ended is cancelled instead (202)
+    POST   /plan               what POST /jobs would do; `width` and `height` may stand for the picture
+    GET    /models             networks that can be asked for, best first
+    GET    /files/{key}        a source or result; the name is the permission
+    PUT    /uploads/{key}      the bytes of an upload ticket; likewise
+
+Neither scale, target nor size: scale 4. Unlike with the vendors, a field we don't know is an error, and a picture that
+came with the request is looked at before it is accepted. Errors are `{"error": {"code", "message", "field"}}`.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+
+from server.blobs import Blobs
+from server.dialects.base import (
+    BaseUrl,
+    CallerDep,
+    OwnBases,
+    ServiceDep,
+    file_url,
+    iso_time,
+    json_response,
+)
+from server.errors import Conflict, InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError
+from server.fetch import Source, parse_source
+from server.formats import FORMATS, FormatName, sniff
+from server.job import Job, Params, State, Target
+
+NAME = "native"
+PREFIXES: tuple[str, ...] = ("/",)
+
+DEFAULT_SCALE = 4.0
+_EVENT_POLL_S = 0.2
+
+Side = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Pixels; no format holds more."""
+
+
+def _read_size(value: Any) -> Any:
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,7})[x×]([0-9]{1,7})", value.strip().lower())):
+        return int(match[1]), int(match[2])
+    if isinstance(value, list) and len(value) == 2:
+        return tuple(value)
+    raise ValueError('must be [width, height] or "WIDTHxHEIGHT"')
+
+
+class JobRequest(BaseModel):
+    """The body of POST /jobs. Ranges are looked at by Params."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    image: str | None = None
+    """URL, data URI or base64; a form may carry a `file` instead."""
+    scale: float | None = None
+    target: Target | None = None
+    size: Annotated[tuple[Side, Side], BeforeValidator(_read_size)] | None = None
+    format: FormatName = "png"
+    quality: int | None = None
+    model: str = "auto"
+    creativity: float = 0.0
+    faces: bool = False
+    seed: int | None = None
+
+
+class PlanRequest(JobRequest):
+    """The body of POST /plan."""
+
+    width: Side | None = None
+    height: Side | None = None
+
+
+_R = TypeVar("_R", bound=JobRequest)
+
+
+# --- translation ----------------------------------------------------------------------------------------------------
+
+
+def to_params(request: JobRequest) -> Params:
+    """Raises InvalidField."""
+    if request.faces:
+        raise InvalidField("face restoration is not available in this version yet", field="faces")
+    values = request.model_dump(exclude={"image", "width", "height"})
+    if request.scale is None and request.target is None and request.size is None:
+        values["scale"] = DEFAULT_SCALE
+    return Params(**values)
+
+
+def to_response(job: Job, base_url: str) -> dict[str, Any]:
+    """A job as callers see it."""
+    here = f"{base_url}/jobs/{job.id}"
+    result = job.result and {"url": file_url(base_url, job.result.key), **job.result.to_dict()}
+    failed = job.state is State.FAILED
+    return {
+        "id": job.id,
+        "state": job.state.value,
+        "progress": round(job.progress, 4),
+        "dialect": job.dialect,
+        "params": job.params.to_dict(),
+        "created_at": iso_time(job.created_at),
+        "started_at": iso_time(job.started_at) if job.started_at is not None else None,
+        "finished_at": iso_time(job.finished_at) if job.finished_at is not None else None,
+        "attempt": job.attempt,
+        "cancel_requested": job.cancel_requested,
+        "result": result,
+        "error": {"code": job.error_code, "message": job.error_message} if failed else None,
+        "urls": {"self": here, "events": f"{here}/events", "result": f"{here}/result"},
+    }
+
+
+def to_error(error: UpscaleError) -> Response:
+    body = {"error": {"code": error.code, "message": error.message, "field": error.field}}
+    return json_response(body, error.status)
+
+
+def _read_request(kind: type[_R], payload: FormData | bytes) -> tuple[_R, bytes | None]:
+    """Fields, and the file if a form carries one. Raises InvalidRequest."""
+    try:
+        if isinstance(payload, bytes):
+            return kind.model_validate_json(payload), None
+        values = {name: value for name, value in payload.items() if isinstance(value, str)}
+        files = {name: value for name, value in payload.items() if isinstance(value, UploadFile)}
+        file = files.pop("file", None)
+        for name in files:
+            raise InvalidField("send the picture as `file`; the other fields are text", field=name)
+        return kind.model_validate_strings(values), file.file.read() if file else None
+    except ValidationError as error:
+        _raise_first(error)
+
+
+def _raise_first(error: ValidationError) -> NoReturn:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        raise InvalidRequest("the body must be a JSON object, or a form") from error
+    field = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        raise InvalidField(f"there is no field {field!r}", field=field) from error
+    message = first["msg"].removeprefix("Value error, ")
+    raise InvalidField(f"{field}: {message}", field=field) from error
+
+
+def _read_source(image: str | None, file: bytes | None, own_bases: tuple[str, ...]) -> Source:
+    if image and file is not None:
+        raise InvalidField("give either image or file, not both", field="image")
+    if file is not None:
+        return Source(data=file)
+    if not image:
+        raise MissingField("image is missing: a URL, a data URI or base64, or a form with a file", field="image")
+    return parse_source(image, own_bases)
+
+
+# --- endpoints ------------------------------------------------------------------------------------------------------
+
+router = APIRouter()
+
+
+async def _payload(request: Request) -> AsyncIterator[FormData | bytes]:
+    kind = request.headers.get("content-type", "").lower()
+    if not kind.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):
+        yield await request.body()
+        return
+    async with request.form() as form:
+        yield form
+
+
+Payload = Annotated[FormData | bytes, Depends(_payload)]
+
+
+@router.post("/jobs")
+def submit(
+    caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, payload: Payload
+) -> Response:
+    request, file = _read_request(JobRequest, payload)
+    source = _read_source(request.image, file, own_bases)
+    job = service.submit(dialect=NAME, owner=caller.id, params=to_params(request), source=source)
+    return json_response(to_response(job, base_url), 202, {"Location": f"{base_url}/jobs/{job.id}"})
+
+
+@router.get("/jobs")
+def jobs(
+    caller: CallerDep,
+    service: ServiceDep,
+    base_url: BaseUrl,
+    state: State | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> Response:
+    found = service.list(caller.id, state=state, limit=limit)
+    return json_response({"jobs": [to_response(job, base_url) for job in found]})
+
+
+@router.get("/jobs/{job_id}")
+def job(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUrl) -> Response:
+    return json_response(to_response(service.get(job_id, caller.id), base_url))
+
+
+@router.get("/jobs/{job_id}/events")
+async def events(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUrl) -> Response:
+    first = await run_in_threadpool(service.get, job_id, caller.id)
+
+    async def changes(job: Job) -> AsyncIterator[ServerSentEvent]:
+        said = None
+        while True:
+            data = json.dumps(to_response(job, base_url))
+            if job.state.final:
+                yield ServerSentEvent(data, event="done")
+                return
+            if data != said:
+                yield ServerSentEvent(data, event="progress")
+                said = data
+            await asyncio.sleep(_EVENT_POLL_S)
+            try:
+                job = await run_in_threadpool(service.get, job_id, caller.id)
+            except NotFound:
+                return  # deleted meanwhile
+
+    return EventSourceResponse(changes(first))
+
+
+@router.get("/jobs/{job_id}/result")
+def result(job_id: str, caller: CallerDep, service: ServiceDep) -> Response:
+    job = service.get(job_id, caller.id)
+    if job.result is None:
+        raise Conflict(f"the job has no result: it is {job.state.value}")
+    return _file(service.blobs, job.result.key, job.id + FORMATS[job.result.format].suffix)
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUrl) -> Response:
+    return json_response(to_response(service.cancel(job_id, caller.id), base_url))
+
+
+@router.delete("/jobs/{job_id}")
+def delete(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUrl) -> Response:
+    job = service.get(job_id, caller.id)
+    if not job.state.final:
+        return json_response(to_response(service.cancel(job_id, caller.id), base_url), 202)
+    service.delete(job)
+    return Response(status_code=204)
+
+
+@router.post("/plan")
+def plan(caller: CallerDep, service: ServiceDep, own_bases: OwnBases, payload: Payload) -> Response:
+    request, file = _read_request(PlanRequest, payload)
+    params = to_params(request)
+    if request.width is None and request.height is None:
+        size = service.header(_read_source(request.image, file, own_bases)).size
+    elif request.image or file is not None:
+        raise InvalidField("give either a picture or its width and height", field="width")
+    elif request.width is None or request.height is None:
+        raise InvalidField("give both width and height", field="width" if request.width is None else "height")
+    else:
+        size = request.width, request.height
+    return json_response(service.plan(params, size).to_dict())
+
+
+@router.get("/models")
+def models(caller: CallerDep, service: ServiceDep) -> Response:
+    found = [service.catalog.get(name) for name in service.catalog.names()]
+    return json_response(
+        {
+            "models": [
+                {"name": each.name, "scale": each.shape.scale, "licence": each.licence, "note": each.note}
+                for each in found
+            ]
+        }
+    )
+
+
+@router.api_route("/files/{key}", methods=["GET", "HEAD"])
+def file(key: str, service: ServiceDep) -> Response:
+    return _file(service.blobs, key, key)
+
+
+@router.put("/uploads/{key}")
+async def put_upload(key: str, request: Request, service: ServiceDep, base_url: BaseUrl) -> Response:
+    # Before the body is read: no key is asked for here, and only a ticket is worth that memory.
+    await run_in_threadpool(service.uploads.ticket, key)
+    data = await request.body()
+    limit = service.config.max_source_bytes
+    if len(data) > limit:
+        raise TooLarge(f"the file is over this server's limit of {limit} bytes")
+    await run_in_threadpool(service.uploads.fill, key, data)
+    return json_response({"url": file_url(base_url, key), "size_bytes": len(data)})
+
+
+def _file(blobs: Blobs, key: str, filename: str) -> Response:
+    """Ranges, ETag and HEAD are FileResponse's. What is no picture is never shown by a browser, only saved."""
+    path = blobs.path(key)
+    with path.open("rb") as start:
+        mime = sniff(start.read(32))
+    return FileResponse(
+        path,
+        media_type=mime or "application/octet-stream",
+        filename=filename,
+        content_disposition_type="inline" if mime else "attachment",
+        headers={"X-Content-Type-Options": "nosniff"},
+    )

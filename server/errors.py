@@ -1,0 +1,135 @@
+"""The error tree. Whatever goes wrong for a reason that a caller can understand is one of these.
+
+    UpscaleError
+    ├── InvalidRequest            400  what was asked for makes no sense
+    │   ├── MissingField          400  a required field is absent or empty
+    │   ├── InvalidField          400  a field has a wrong type or is out of range
+    │   └── ResultImpossible      400  no file of that format can hold that result, or it is over the operator's limit
+    ├── Unauthorized              401
+    ├── Forbidden                 403
+    ├── NotFound                  404
+    ├── MethodNotAllowed          405
+    ├── Conflict                  409  the job is in a state that does not allow this
+    ├── TooLarge                  413  the request body is over the limit
+    ├── TooManyRequests           429  queue full
+    ├── BadSource                 422  the source picture
+    │   ├── SourceUnreachable     422  could not be downloaded
+    │   ├── SourceNotAllowed      422  lies at an address this server must not fetch from
+    │   ├── SourceTooLarge        422  has too many bytes or pixels
+    │   └── SourceUnreadable      422  is not a picture, or a broken one
+    ├── ModelNotFound             422  no such model, or its weights are not installed
+    ├── JobCancelled              499
+    ├── OutOfMemory               507  even the smallest tile does not fit on the device
+    ├── JobFailed                 500  the pipeline broke, or its worker died again and again
+    └── Unavailable               503  not ready yet, or shutting down
+
+`message` is for the caller; private detail goes to the log through `raise … from error`. Dialects turn `status` and
+`code` into their vendor's words; a failed job keeps `code` and `message` in its row.
+"""
+
+from collections.abc import Iterator
+
+
+class UpscaleError(Exception):
+    status = 500
+    code = "internal"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        """The request field that is wrong, in the caller's own spelling, or None."""
+
+
+class InvalidRequest(UpscaleError):
+    status, code = 400, "invalid_request"
+
+
+class MissingField(InvalidRequest):
+    code = "missing_field"
+
+
+class InvalidField(InvalidRequest):
+    code = "invalid_field"
+
+
+class ResultImpossible(InvalidRequest):
+    code = "result_impossible"
+
+
+class Unauthorized(UpscaleError):
+    status, code = 401, "unauthorized"
+
+
+class Forbidden(UpscaleError):
+    status, code = 403, "forbidden"
+
+
+class NotFound(UpscaleError):
+    status, code = 404, "not_found"
+
+
+class MethodNotAllowed(UpscaleError):
+    status, code = 405, "method_not_allowed"
+
+
+class Conflict(UpscaleError):
+    status, code = 409, "conflict"
+
+
+class TooLarge(UpscaleError):
+    status, code = 413, "too_large"
+
+
+class TooManyRequests(UpscaleError):
+    status, code = 429, "too_many_requests"
+
+
+class BadSource(UpscaleError):
+    status, code = 422, "bad_source"
+
+
+class SourceUnreachable(BadSource):
+    code = "source_unreachable"
+
+
+class SourceNotAllowed(BadSource):
+    code = "source_not_allowed"
+
+
+class SourceTooLarge(BadSource):
+    code = "source_too_large"
+
+
+class SourceUnreadable(BadSource):
+    code = "source_unreadable"
+
+
+class ModelNotFound(UpscaleError):
+    status, code = 422, "model_not_found"
+
+
+class JobCancelled(UpscaleError):
+    status, code = 499, "cancelled"
+
+
+class OutOfMemory(UpscaleError):
+    status, code = 507, "out_of_memory"
+
+
+class JobFailed(UpscaleError):
+    status, code = 500, "job_failed"
+
+
+class Unavailable(UpscaleError):
+    status, code = 503, "unavailable"
+
+
+def _tree(cls: type[UpscaleError]) -> Iterator[type[UpscaleError]]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _tree(child)
+
+
+BY_CODE: dict[str, type[UpscaleError]] = {cls.code: cls for cls in _tree(UpscaleError)}
+"""Finds the class of an error that was stored by its code, in a job's row."""

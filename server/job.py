@@ -1,0 +1,141 @@
+"""What everybody passes around: what a caller wants, a job, and its result."""
+
+import math
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any, Literal, get_args
+
+from server.errors import InvalidField
+from server.formats import FORMATS, FormatName
+
+Target = Literal["2k", "4k", "8k"]
+
+TARGET_LONG_EDGE: dict[str, int] = {"2k": 2048, "4k": 4096, "8k": 8192}
+"""Long edge of the result in pixels, exactly. No vendor defines the words; this is the reading we document."""
+
+MAX_SCALE = 10.0
+MAX_CREATIVITY = 2.0
+
+
+class State(str, Enum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """What the caller wants done. Exactly one of `scale`, `target` and `size` is given.
+
+    Raises InvalidField, naming the field, when a value is out of range.
+    """
+
+    scale: float | None = None
+    """Outscale, 0 < scale ≤ 10: the result is round(w·scale) × round(h·scale)."""
+    target: Target | None = None
+    """The result's long edge, see TARGET_LONG_EDGE."""
+    size: tuple[int, int] | None = None
+    """The result's exact (width, height); the aspect may change."""
+    format: FormatName = "png"
+    quality: int | None = None
+    """1…100, or None for the format's default."""
+    model: str = "auto"
+    creativity: float = 0.0
+    """−2 (strict) … 2 (reimagine). Accepted and kept; see README for what it does in this version."""
+    faces: bool = False
+    seed: int | None = None
+    """0 … 2⁶³−1, or None for one derived from the source."""
+
+    def __post_init__(self) -> None:
+        wanted = [name for name in ("scale", "target", "size") if getattr(self, name) is not None]
+        if len(wanted) != 1:
+            raise InvalidField("give exactly one of scale, target and size", field=wanted[-1] if wanted else "scale")
+        if self.scale is not None and not (math.isfinite(self.scale) and 0 < self.scale <= MAX_SCALE):
+            raise InvalidField(f"scale must be more than 0 and at most {MAX_SCALE:g}", field="scale")
+        if self.target is not None and self.target not in TARGET_LONG_EDGE:
+            raise InvalidField(f"target must be one of {', '.join(TARGET_LONG_EDGE)}", field="target")
+        if self.size is not None and not (len(self.size) == 2 and min(self.size) >= 1):
+            raise InvalidField("size must be two whole numbers of at least 1", field="size")
+        if self.format not in get_args(FormatName):
+            raise InvalidField(f"format must be one of {', '.join(FORMATS)}", field="format")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise InvalidField("quality must be between 1 and 100", field="quality")
+        if not (math.isfinite(self.creativity) and abs(self.creativity) <= MAX_CREATIVITY):
+            raise InvalidField("creativity must be between -2 and 2", field="creativity")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise InvalidField("seed must be between 0 and 9223372036854775807", field="seed")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Params":
+        size = values.get("size")
+        return cls(**{**values, "size": tuple(size) if size else None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came out."""
+
+    key: str
+    """The blob's name."""
+    width: int
+    height: int
+    size_bytes: int
+    format: FormatName
+    model: str
+    """Name of the network that ran, or "none" when the picture was only reduced."""
+    model_sha256: str | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall seconds by pipeline step."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Result":
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One request for work, from submit to result. A snapshot of its row: it never changes by itself."""
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """32 lower-case hex digits, a UUID: fits every vendor's id."""
+    dialect: str
+    """Whose API it came through: "native", "wavespeed", …"""
+    owner: str
+    """Whose key it came with: Caller.id."""
+    params: Params
+    request: dict[str, Any] = field(default_factory=dict)
+    """What only the dialect needs to know again: the vendor's model name, the echo of its input, flags."""
+    source_url: str | None = None
+    """Where the picture still has to be fetched from, or None when it came with the request."""
+    source_key: str | None = None
+    """The source's blob, once we have it. A job without it is not ready to run."""
+    state: State = State.QUEUED
+    priority: int = 0
+    """Higher runs sooner."""
+    progress: float = 0.0
+    """0 … 1; tiles done by tiles planned."""
+    created_at: float = field(default_factory=time.time)
+    """Unix seconds, as are all times here."""
+    started_at: float | None = None
+    finished_at: float | None = None
+    attempt: int = 0
+    """How often a worker has leased it. Fences every write of a worker: see jobs.py."""
+    worker: str | None = None
+    cancel_requested: bool = False
+    result: Result | None = None
+    error_code: str | None = None
+    error_message: str | None = None

@@ -1,0 +1,289 @@
+"""The job table: where requests wait, and the only place where the API half and the worker half meet.
+
+Every call is one short transaction. A worker owns a job by a lease: it must `heartbeat` before the lease runs out, or
+another may claim the job. The `attempt` number, raised by every claim, fences the rest: a write of a worker that died,
+froze and came back changes nothing, because the row's attempt is no longer its own. So a result becomes visible once,
+whatever happens in between.
+
+    queued ──claim──► running ──finish──► succeeded
+      │                 │ ├─────fail────► failed
+      │                 │ └──cancelled──► cancelled
+      │                 └──lease lapsed──► claimed again, or failed after MAX_ATTEMPTS
+      └──cancel──► cancelled            fetch failed ──► failed
+
+A job that came with a URL has no source yet: `claim_fetch` gives it to a fetcher in the API half, under the same kind
+of lease, and it becomes claimable for workers with `give_source`.
+"""
+
+import enum
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import CursorResult, Engine, and_, delete, func, insert, or_, select, update
+from sqlalchemy.engine import Row
+
+from server.database import jobs, reading, workers
+from server.errors import NotFound, TooManyRequests, UpscaleError
+from server.job import Job, Params, Result, State
+
+MAX_ATTEMPTS = 3
+"""A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""
+
+_COLUMNS = [column for column in jobs.c if column.name != "lease_until"]
+
+
+class Beat(enum.Enum):
+    """What a heartbeat learns."""
+
+    CONTINUE = "continue"
+    CANCEL = "cancel"
+    """The caller wants the job stopped: do so, then say `cancelled`."""
+    LOST = "lost"
+    """The job is somebody else's now: drop it without a word."""
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    id: str
+    device: str
+    ready: bool
+    beat_at: float
+
+
+class Jobs:
+    def __init__(self, engine: Engine, *, lease_s: float, max_queue: int = 1000) -> None:
+        self._engine = engine
+        self._lease_s = lease_s
+        self._max_queue = max_queue
+
+    # --- for callers ------------------------------------------------------------------------------------------------
+
+    def enqueue(self, job: Job) -> None:
+        """Keep the job, durably, in the state it is in. Raises TooManyRequests when too many wait already."""
+        with self._engine.begin() as db:
+            waiting = select(func.count()).select_from(jobs).where(jobs.c.state == State.QUEUED.value)
+            if job.state is State.QUEUED and db.execute(waiting).scalar_one() >= self._max_queue:
+                raise TooManyRequests("the queue is full; try again later")
+            db.execute(insert(jobs).values(**_to_row(job)))
+
+    def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        with reading(self._engine) as db:
+            row = db.execute(select(*_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no job {job_id}")
+        return _from_row(row)
+
+    def list(self, *, owner: str | None = None, state: State | None = None, limit: int = 50) -> Sequence[Job]:
+        """Newest first."""
+        query = select(*_COLUMNS).order_by(jobs.c.created_at.desc()).limit(limit)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if state is not None:
+            query = query.where(jobs.c.state == state.value)
+        with reading(self._engine) as db:
+            return [_from_row(row) for row in db.execute(query)]
+
+    def counts(self) -> dict[str, int]:
+        """Jobs by state; states without any are left out."""
+        query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+        with reading(self._engine) as db:
+            return {state: count for state, count in db.execute(query)}
+
+    def cancel(self, job_id: str) -> Job:
+        """A waiting job ends now, a running one at its worker's next heartbeat, a finished one stays. Raises NotFound."""
+        now = time.time()
+        with self._engine.begin() as db:
+            db.execute(
+                update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.state == State.QUEUED.value)
+                .values(state=State.CANCELLED.value, finished_at=now, cancel_requested=True)
+            )
+            db.execute(
+                update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.state == State.RUNNING.value)
+                .values(cancel_requested=True)
+            )
+        return self.get(job_id)
+
+    # --- for fetchers -----------------------------------------------------------------------------------------------
+
+    def claim_fetch(self, fetcher: str, seconds: float) -> Job | None:
+        """The oldest job whose source nobody is fetching, for `seconds`; or None."""
+        now = time.time()
+        waiting = (
+            select(jobs.c.id)
+            .where(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_(None))
+            .where(or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now))
+            .order_by(jobs.c.created_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        return self._take(waiting.scalar_subquery(), worker=fetcher, lease_until=now + seconds)
+
+    def give_source(self, job_id: str, fetcher: str, source_key: str) -> bool:
+        """The source is here: workers may have the job. False when the job is no longer this fetcher's."""
+        return self._write(_fetching(job_id, fetcher), source_key=source_key, worker=None, lease_until=None)
+
+    def fail_fetch(self, job_id: str, fetcher: str, error: UpscaleError) -> bool:
+        return self._write(_fetching(job_id, fetcher), **_failure(error))
+
+    # --- for workers ------------------------------------------------------------------------------------------------
+
+    def claim(self, worker: str) -> Job | None:
+        """Lease the next job: highest priority, then oldest; jobs of lapsed leases are among them. None: no work."""
+        now = time.time()
+        self.sweep()
+        ready = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_not(None))
+        lapsed = and_(jobs.c.state == State.RUNNING.value, jobs.c.lease_until < now)
+        waiting = (
+            select(jobs.c.id)
+            .where(or_(ready, lapsed))
+            .order_by(jobs.c.priority.desc(), jobs.c.created_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        return self._take(
+            waiting.scalar_subquery(),
+            state=State.RUNNING.value,
+            worker=worker,
+            attempt=jobs.c.attempt + 1,
+            lease_until=now + self._lease_s,
+            started_at=func.coalesce(jobs.c.started_at, now),
+            progress=0.0,
+        )
+
+    def heartbeat(self, job: Job, progress: float) -> Beat:
+        """Renew the lease and report progress (0 … 1)."""
+        with self._engine.begin() as db:
+            row = db.execute(
+                update(jobs)
+                .where(_owned(job))
+                .values(lease_until=time.time() + self._lease_s, progress=progress)
+                .returning(jobs.c.cancel_requested)
+            ).one_or_none()
+        if row is None:
+            return Beat.LOST
+        return Beat.CANCEL if row.cancel_requested else Beat.CONTINUE
+
+    def finish(self, job: Job, result: Result) -> bool:
+        """Publish the result. False when the job is no longer this attempt's: nothing was written, drop the blob."""
+        state = State.SUCCEEDED.value
+        return self._write(_owned(job), state=state, result=result.to_dict(), progress=1.0, finished_at=time.time())
+
+    def fail(self, job: Job, error: UpscaleError) -> bool:
+        return self._write(_owned(job), **_failure(error))
+
+    def cancelled(self, job: Job) -> bool:
+        """The worker has stopped it, as asked."""
+        return self._write(_owned(job), state=State.CANCELLED.value, finished_at=time.time())
+
+    def requeue(self, job: Job) -> bool:
+        """Give the job back untouched, because this worker is shutting down; the attempt does not count."""
+        values: dict[str, Any] = {"state": State.QUEUED.value, "worker": None, "lease_until": None, "progress": 0.0}
+        return self._write(_owned(job), attempt=jobs.c.attempt - 1, **values)
+
+    # --- for the launcher and upkeep --------------------------------------------------------------------------------
+
+    def release(self, worker: str) -> int:
+        """The process is known to be dead: its leases lapse now instead of in `lease_s`. Returns how many."""
+        where = and_(jobs.c.worker == worker, jobs.c.state.in_((State.RUNNING.value, State.QUEUED.value)))
+        with self._engine.begin() as db:
+            db.execute(delete(workers).where(workers.c.id == worker))
+            return _count(db.execute(update(jobs).where(where).values(lease_until=0.0)))
+
+    def sweep(self) -> int:
+        """End the lapsed jobs that must not run again: cancelled ones, and those of too many crashes."""
+        now = time.time()
+        lapsed = and_(jobs.c.state == State.RUNNING.value, jobs.c.lease_until < now)
+        with reading(self._engine) as db:  # nearly always nothing to do, and reading waits for no writer
+            if not db.execute(select(jobs.c.id).where(lapsed).limit(1)).first():
+                return 0
+        with self._engine.begin() as db:
+            stopped = db.execute(
+                update(jobs)
+                .where(lapsed, jobs.c.cancel_requested)
+                .values(state=State.CANCELLED.value, finished_at=now)
+            )
+            crashed = db.execute(
+                update(jobs)
+                .where(lapsed, jobs.c.attempt >= MAX_ATTEMPTS)
+                .values(
+                    state=State.FAILED.value,
+                    finished_at=now,
+                    error_code="job_failed",
+                    error_message=f"the worker process died {MAX_ATTEMPTS} times while running this job",
+                )
+            )
+            return _count(stopped) + _count(crashed)
+
+    def expired(self, before: float, limit: int = 100) -> Sequence[Job]:
+        """Jobs that finished before the time given."""
+        query = select(*_COLUMNS).where(jobs.c.finished_at < before).order_by(jobs.c.finished_at).limit(limit)
+        with reading(self._engine) as db:
+            return [_from_row(row) for row in db.execute(query)]
+
+    def delete(self, job_id: str) -> None:
+        with self._engine.begin() as db:
+            db.execute(delete(jobs).where(jobs.c.id == job_id))
+
+    def worker_beat(self, worker: WorkerInfo) -> None:
+        """A worker process is there; `ready` once its weights are verified and loaded."""
+        values = {"device": worker.device, "ready": worker.ready, "beat_at": worker.beat_at}
+        with self._engine.begin() as db:
+            if not _count(db.execute(update(workers).where(workers.c.id == worker.id).values(**values))):
+                db.execute(insert(workers).values(id=worker.id, **values))
+
+    def live_workers(self) -> Sequence[WorkerInfo]:
+        """Workers heard of within a lease; rows of older ones are nobody's and stay until `release` or upkeep."""
+        query = select(workers).where(workers.c.beat_at > time.time() - self._lease_s).order_by(workers.c.id)
+        with reading(self._engine) as db:
+            return [WorkerInfo(row.id, row.device, row.ready, row.beat_at) for row in db.execute(query)]
+
+    # --- within -----------------------------------------------------------------------------------------------------
+
+    def _take(self, job_id: Any, **values: Any) -> Job | None:
+        statement = update(jobs).where(jobs.c.id == job_id).values(**values).returning(*_COLUMNS)
+        with self._engine.begin() as db:
+            row = db.execute(statement).one_or_none()
+        return _from_row(row) if row else None
+
+    def _write(self, where: Any, **values: Any) -> bool:
+        with self._engine.begin() as db:
+            return _count(db.execute(update(jobs).where(where).values(**values))) == 1
+
+
+def _owned(job: Job) -> Any:
+    return and_(jobs.c.id == job.id, jobs.c.state == State.RUNNING.value, jobs.c.attempt == job.attempt)
+
+
+def _fetching(job_id: str, fetcher: str) -> Any:
+    return and_(jobs.c.id == job_id, jobs.c.state == State.QUEUED.value, jobs.c.worker == fetcher)
+
+
+def _failure(error: UpscaleError) -> dict[str, Any]:
+    return {
+        "state": State.FAILED.value,
+        "finished_at": time.time(),
+        "error_code": error.code,
+        "error_message": error.message,
+    }
+
+
+def _count(result: Any) -> int:
+    assert isinstance(result, CursorResult)
+    return result.rowcount
+
+
+def _to_row(job: Job) -> dict[str, Any]:
+    row = {column.name: getattr(job, column.name) for column in _COLUMNS}
+    row |= {"params": job.params.to_dict(), "state": job.state.value}
+    return row | {"result": job.result.to_dict() if job.result else None}
+
+
+def _from_row(row: Row[Any]) -> Job:
+    values = dict(row._mapping)
+    values |= {"params": Params.from_dict(values["params"]), "state": State(values["state"])}
+    return Job(**values | {"result": Result.from_dict(values["result"]) if values["result"] else None})

@@ -1,0 +1,192 @@
+"""`serve`: one API process and one worker process per GPU, watched by this one, which does nothing else.
+
+This process owns the listening socket, so that a restarted API process finds its queue of connections where the dead
+one left it. It imports neither torch nor FastAPI. Its children hold a pipe from it: when it dies, however it dies, they
+read the end of that pipe and go.
+"""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+
+import structlog
+
+from server.config import Config
+from server.database import migrate, open_database
+from server.jobs import Jobs
+
+log = structlog.get_logger()
+
+MALLOC_ENV = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
+"""For the environment of a process that runs networks, before it starts: glibc then keeps freed feature maps instead of
+handing them back to the kernel and faulting the same pages in again, which on the CPU costs half of a network's time."""
+
+_WATCH_S = 0.05
+_GRACE_S = 20.0
+"""How long children may take to end by themselves."""
+_SHORT_LIFE_S = 5.0
+_LONGEST_PAUSE_S = 10.0
+"""A child that dies within _SHORT_LIFE_S is restarted after a growing pause, up to this."""
+
+
+class CannotListen(Exception):
+    """The address is taken, not ours, or open to others without keys."""
+
+
+@dataclass
+class _Child:
+    name: str
+    command: list[str]
+    env: dict[str, str]
+    fds: tuple[int, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    worker_id: str | None = None
+    started: float = 0.0
+    pause: float = 0.0
+    due: float = field(default_factory=time.monotonic)
+    """When it may be started (again)."""
+
+
+class Launcher:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises CannotListen."""
+        listener = listen(self._config)
+        migrate(self._config.database)
+        jobs = Jobs(open_database(self._config.database), lease_s=self._config.lease_s)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        host, port = listener.getsockname()[:2]
+        print(f"upscale-server listens on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        children = [_api(self._config, listener.fileno()), *_workers(self._config)]
+        try:
+            while not self._stop.is_set():
+                for child in children:
+                    try:
+                        _watch(child, jobs)
+                    except Exception:  # a database that is locked or restarting must not end the watch
+                        log.exception("watching failed", process=child.name)
+                self._stop.wait(_WATCH_S)
+        finally:
+            _end(children)
+            for child in children:
+                if child.worker_id:
+                    jobs.release(child.worker_id)
+            listener.close()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._stop.set()
+
+
+def listen(config: Config) -> socket.socket:
+    """Raises CannotListen."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        loopback = address[0] == "::1" or address[0].startswith("127.")
+        if not loopback and not config.api_keys:
+            raise CannotListen(
+                f"refusing to listen on {config.host} without API keys: set UPSCALE_API_KEYS, or use 127.0.0.1"
+            )
+        return socket.create_server(address[:2], family=family, backlog=1024)
+    except OSError as error:
+        raise CannotListen(f"can't listen on {config.host}:{config.port}: {error.strerror or error}") from error
+
+
+def watch_parent() -> None:
+    """In a child: end at once when the launcher is gone. Standard input is the pipe from it."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def to_env(config: Config) -> dict[str, str]:
+    """The settings as a child's environment."""
+    values: Mapping[str, object] = config.model_dump(exclude_none=True)
+    return {
+        f"UPSCALE_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in values.items()
+    }
+
+
+def _api(config: Config, fd: int) -> _Child:
+    command = [sys.executable, "-m", "server", "api", "--fd", str(fd)]
+    return _Child("api", command, os.environ | to_env(config), fds=(fd,))
+
+
+def _workers(config: Config) -> list[_Child]:
+    gpus = _count_gpus() if config.device == "auto" else 0
+    count = config.workers or max(1, gpus)
+    children = []
+    for index in range(count):
+        env = os.environ | to_env(config) | MALLOC_ENV
+        if gpus:
+            env["UPSCALE_DEVICE"] = f"cuda:{index % gpus}"
+        elif config.device in ("auto", "cpu"):
+            # Several workers on one CPU share its cores instead of fighting over them.
+            env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        children.append(_Child(f"worker-{index}", [sys.executable, "-m", "server", "worker", "--supervised"], env))
+    return children
+
+
+def _count_gpus() -> int:
+    """Asked of torch itself, in a process of its own: this one stays small."""
+    question = "import torch; print(torch.cuda.device_count())"
+    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False)
+    return int(answer.stdout or 0)
+
+
+def _watch(child: _Child, jobs: Jobs) -> None:
+    """Start the child when it is due; notice its death, and give its jobs to others at once."""
+    now = time.monotonic()
+    if child.process is None:
+        if now >= child.due:
+            _start(child)
+        return
+    code = child.process.poll()
+    if code is None:
+        return
+    lived = now - child.started
+    child.pause = min(_LONGEST_PAUSE_S, max(0.5, child.pause * 2)) if lived < _SHORT_LIFE_S else 0.0
+    child.due = now + child.pause
+    child.process = None
+    log.warning("process died", process=child.name, code=code, lived_s=round(lived, 1), pause_s=child.pause)
+    if child.worker_id:
+        jobs.release(child.worker_id)
+
+
+def _start(child: _Child) -> None:
+    command = child.command
+    if child.name.startswith("worker"):
+        child.worker_id = f"{socket.gethostname()}:{child.name}:{secrets.token_hex(4)}"
+        command = [*command, "--id", child.worker_id]
+    child.process = subprocess.Popen(command, env=child.env, stdin=subprocess.PIPE, pass_fds=child.fds)
+    child.started = time.monotonic()
+    log.info("process started", process=child.name, pid=child.process.pid)
+
+
+def _end(children: list[_Child]) -> None:
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + _GRACE_S
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,67 @@
+"""The networks, one architecture per file; a checkpoint is recognised from its keys and shapes, never from its name."""
+
+import pickle
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import safetensors.torch
+import torch
+
+from server.errors import ModelNotFound
+from server.models import rrdbnet, srvgg
+from server.models.base import Arch, Facts, Model, StateDict
+
+ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet))
+"""In the order in which they are asked."""
+
+__all__ = ["ARCHS", "Arch", "Facts", "Model", "load_model", "load_state", "recognise"]
+
+
+def load_model(
+    path: Path, *, name: str, sha256: str | None, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Model:
+    """Weights from a file, in the network they belong to, on a device. Raises ModelNotFound when they fit none."""
+    state = load_state(path)
+    arch, facts = recognise(state, path.name)
+    net = arch.build(facts)
+    try:
+        net.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ModelNotFound(f"{path.name} looks like {arch.NAME} but its weights don't fit it") from error
+    net = net.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+    return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward)
+
+
+def recognise(state: StateDict, name: str) -> tuple[Arch, Facts]:
+    """The architecture whose keys and shapes these are. Raises ModelNotFound."""
+    for arch in ARCHS:
+        facts = arch.detect(state)
+        if facts is not None:
+            return arch, facts
+    known = ", ".join(arch.NAME for arch in ARCHS)
+    raise ModelNotFound(f"{name} holds no network this server knows; it knows {known}")
+
+
+def load_state(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict of a safetensors or .pth file, in fp32, unwrapped from what trainers put around it.
+
+    A .pth is a pickle: it is read with `weights_only`, which builds tensors and plain containers and nothing else.
+    Raises ModelNotFound.
+    """
+    if not path.is_file():
+        raise ModelNotFound(f"there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ModelNotFound(f"{path.name} is not a checkpoint, or a damaged one") from error
+    for wrapper in ("params_ema", "params", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ModelNotFound(f"{path.name} holds no state dict")
+    return {key.removeprefix("module."): value.float() for key, value in content.items()}

@@ -1,0 +1,73 @@
+"""A loaded network with its facts, and what a file in this folder must offer to be an architecture."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Forward = Callable[[nn.Module, Tensor, torch.dtype], Tensor]
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a state dict tells about its network."""
+
+    scale: int
+    tile: int
+    """Side of a tile in source pixels, halo included: large enough to be efficient, small enough to fit."""
+    halo: int
+    """Source pixels computed and thrown away at each inner side of a tile."""
+    blend: int
+    """Half width, in source pixels, of the zone in which neighbouring tiles are mixed; 0 where the halo is exact."""
+    multiple: int
+    """Width and height fed to the network must be multiples of this."""
+    arguments: dict[str, Any]
+    """Hyper-parameters: the keyword arguments of the package's class."""
+
+
+class Arch(Protocol):
+    """An architecture: one module of this folder."""
+
+    NAME: str
+
+    def detect(self, state: StateDict) -> Facts | None:
+        """The facts if this state dict is one of ours, else None. Never wrong, but it may be None for exotic ones."""
+
+    def build(self, facts: Facts) -> nn.Module:
+        """The package's network, in fp32 on the CPU, with weights of no meaning."""
+
+    def forward(self, net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
+        """Run `net`, whose weights are of `dtype`, on fp32 `image`; the result is fp32."""
+
+
+@dataclass
+class Model:
+    """A network ready to run on a device."""
+
+    name: str
+    sha256: str | None
+    arch: str
+    facts: Facts
+    device: torch.device
+    dtype: torch.dtype
+    _net: nn.Module
+    _forward: Forward
+    _exact: nn.Module | None = field(default=None, repr=False)
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor, *, exact: bool = False) -> Tensor:
+        """Upscale a batch.
+
+        `image`: (N, 3, H, W) float32 RGB in [0, 1] on `self.device`; H and W multiples of `facts.multiple`.
+        Returns (N, 3, H·scale, W·scale) float32, not clamped. `exact` computes in fp32 whatever the model's dtype.
+        """
+        if not exact or self.dtype is torch.float32:
+            return self._forward(self._net, image, self.dtype)
+        if self._exact is None:
+            # Rounded weights in fp32 arithmetic: what overflows is the activations, not the weights.
+            self._exact = copy.deepcopy(self._net).float()
+        return self._forward(self._exact, image, torch.float32)

@@ -1,0 +1,57 @@
+"""RRDBNet, Real-ESRGAN's large network: residual-in-residual dense blocks (ESRGAN, arXiv:1809.00219).
+
+Class from basicsr (`basicsr/archs/rrdbnet_arch.py`, Apache-2.0, Xintao Wang). RealESRGAN_x4plus has 23 blocks,
+x4plus_anime_6B has 6; x2plus and x1 unshuffle the pixels first and then are the same network.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from server.models.base import Facts, StateDict
+from server.shim import RRDBNet
+
+NAME = "rrdbnet"
+_TILE = 256
+# The receptive radius is about 350 pixels, so tiles are never exact; what lies further than this moves a pixel by less
+# than its neighbours differ. Blending hides the rest. tests/test_engine.py measures it.
+_HALO = 32
+_BLEND = 8
+
+_SCALE_OF_CHANNELS = {3: 4, 12: 2, 48: 1}
+
+
+def detect(state: StateDict) -> Facts | None:
+    """The first convolution's channels tell the scale, the block indices the depth."""
+    needed = ("conv_first.weight", "body.0.rdb1.conv1.weight", "conv_up2.weight", "conv_last.weight")
+    if any(key not in state for key in needed):
+        return None
+    scale = _SCALE_OF_CHANNELS.get(state["conv_first.weight"].shape[1])
+    if scale is None or state["conv_last.weight"].shape[0] != 3:
+        return None
+    arguments = {
+        "num_in_ch": 3,
+        "num_out_ch": 3,
+        "scale": scale,
+        "num_feat": state["conv_first.weight"].shape[0],
+        "num_block": 1 + max(int(key.split(".")[1]) for key in state if key.startswith("body.")),
+        "num_grow_ch": state["body.0.rdb1.conv1.weight"].shape[0],
+    }
+    unshuffle = 4 // scale
+    # Unshuffling makes the network see 1/unshuffle of the pixels: the same work and the same reach in larger tiles.
+    return Facts(
+        scale,
+        tile=_TILE * unshuffle,
+        halo=_HALO * unshuffle,
+        blend=_BLEND * unshuffle,
+        multiple=unshuffle,
+        arguments=arguments,
+    )
+
+
+def build(facts: Facts) -> nn.Module:
+    return RRDBNet(**facts.arguments)
+
+
+def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
+    result: Tensor = net(image.to(dtype, memory_format=torch.channels_last))
+    return result.float()

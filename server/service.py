@@ -1,0 +1,187 @@
+"""The one door from the APIs to work: submit, get, wait, cancel, result, plan; and the API half's background work.
+
+Everything here is synchronous and short, but `wait`. Dialects call it from their endpoints and only translate.
+"""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from server.blobs import Blobs, new_key
+from server.config import Config
+from server.errors import BadSource, Conflict, NotFound, ResultImpossible, SourceUnreachable, UpscaleError
+from server.fetch import Source, download
+from server.job import Job, Params, State
+from server.jobs import Jobs, WorkerInfo
+from server.picture import Header, read_header
+from server.plan import Plan, check_result, make_plan, result_size
+from server.uploads import Uploads
+from server.weights import Catalog
+
+log = structlog.get_logger()
+
+_SHORTEST_POLL_S, _LONGEST_POLL_S = 0.01, 0.25
+
+
+class Service:
+    def __init__(self, config: Config, jobs: Jobs, uploads: Uploads, blobs: Blobs, catalog: Catalog) -> None:
+        self.config = config
+        self.uploads = uploads
+        self.blobs = blobs
+        self.catalog = catalog
+        self._jobs = jobs
+        self._fetcher = f"fetch:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def submit(
+        self,
+        *,
+        dialect: str,
+        owner: str,
+        params: Params,
+        source: Source,
+        request: dict[str, Any] | None = None,
+        strict: bool = True,
+    ) -> Job:
+        """Keep the request as a durable job and return it.
+
+        A source that came as bytes is looked at now: if it is no good, `strict` raises (BadSource, ResultImpossible),
+        otherwise the job is kept as failed with that error, which is how the vendors answer. A URL is fetched in the
+        background. Raises ModelNotFound and TooManyRequests in either case.
+        """
+        self.catalog.get(params.model)
+        job = Job(dialect=dialect, owner=owner, params=params, request=request or {}, source_url=source.url)
+        if source.url is None:
+            try:
+                data = source.data if source.data is not None else self._own_file(source.key)
+                self._check_source(data, params)
+            except (BadSource, ResultImpossible) as error:
+                if strict:
+                    raise
+                now = time.time()
+                job = replace(
+                    job, state=State.FAILED, finished_at=now, error_code=error.code, error_message=error.message
+                )
+            else:
+                # An upload may expire before its job runs, or be used by several: every job has its own copy.
+                job = replace(job, source_key=new_key())
+                assert job.source_key is not None
+                self.blobs.put(job.source_key, data)
+        self._jobs.enqueue(job)
+        log.info("job accepted", job=job.id, dialect=dialect, state=job.state.value)
+        return job
+
+    def get(self, job_id: str, owner: str) -> Job:
+        """Raises NotFound, also for a job of somebody else: its existence is nobody's business."""
+        job = self._jobs.get(job_id)
+        if job.owner != owner:
+            raise NotFound(f"there is no job {job_id}")
+        return job
+
+    def list(self, owner: str, *, state: State | None = None, limit: int = 50) -> Sequence[Job]:
+        return self._jobs.list(owner=owner, state=state, limit=limit)
+
+    def cancel(self, job_id: str, owner: str) -> Job:
+        """Ask for the job's end. Raises NotFound, or Conflict when it has ended already."""
+        if self.get(job_id, owner).state.final:
+            raise Conflict("the job has ended already")
+        return self._jobs.cancel(job_id)
+
+    async def wait(self, job_id: str, owner: str, timeout_s: float) -> Job:
+        """The job as it is when it has ended, or after `timeout_s`, whichever comes first."""
+        deadline = time.monotonic() + timeout_s
+        pause = _SHORTEST_POLL_S
+        while True:
+            job = await asyncio.to_thread(self.get, job_id, owner)
+            if job.state.final or time.monotonic() >= deadline:
+                return job
+            await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            pause = min(pause * 1.5, _LONGEST_POLL_S)
+
+    def result_data(self, job: Job) -> bytes:
+        """The encoded result. Raises Conflict while there is none, NotFound after it has expired."""
+        if job.result is None:
+            raise Conflict(f"the job has no result: it is {job.state.value}")
+        return self.blobs.get(job.result.key)
+
+    def header(self, source: Source) -> Header:
+        """Size and kind of a picture, downloaded now if need be. Raises BadSource."""
+        if source.url is not None:
+            data = download(source.url, self.config)
+        else:
+            data = source.data if source.data is not None else self._own_file(source.key)
+        return read_header(data, self.config.max_source_pixels)
+
+    def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
+        """What would be done. Raises ModelNotFound and ResultImpossible."""
+        size = source.size if isinstance(source, Header) else source
+        plan = make_plan(size, params, self.catalog.get(params.model).shape)
+        check_result(plan.result, params, self.config.max_result_pixels)
+        return plan
+
+    def workers(self) -> Sequence[WorkerInfo]:
+        return self._jobs.live_workers()
+
+    def counts(self) -> dict[str, int]:
+        return self._jobs.counts()
+
+    # --- background work, called in a loop by app.py ----------------------------------------------------------------
+
+    def fetch_next(self) -> bool:
+        """Fetch the source of one waiting job. False when none waits."""
+        # The lease outlasts the download's own time limit, so that only a dead process loses it.
+        job = self._jobs.claim_fetch(self._fetcher, seconds=self.config.fetch_timeout_s + 15)
+        if job is None:
+            return False
+        assert job.source_url is not None
+        try:
+            data = download(job.source_url, self.config)
+            self._check_source(data, job.params)
+        except UpscaleError as error:
+            log.info("source refused", job=job.id, code=error.code, reason=error.message)
+            self._jobs.fail_fetch(job.id, self._fetcher, error)
+        except Exception:
+            log.exception("fetching broke", job=job.id)
+            self._jobs.fail_fetch(job.id, self._fetcher, SourceUnreachable("the picture could not be fetched"))
+        else:
+            key = new_key()
+            self.blobs.put(key, data)
+            if not self._jobs.give_source(job.id, self._fetcher, key):
+                self.blobs.delete(key)  # cancelled meanwhile
+        return True
+
+    def release_fetches(self) -> None:
+        """This process ends: others may fetch what it was about to."""
+        self._jobs.release(self._fetcher)
+
+    def upkeep(self) -> None:
+        """Remove what has expired, end what has lapsed."""
+        self._jobs.sweep()
+        for job in self._jobs.expired(before=time.time() - self.config.keep_s):
+            self.delete(job)
+        self.uploads.remove_expired()
+
+    def delete(self, job: Job) -> None:
+        """The job and its pictures."""
+        for key in (job.source_key, job.result.key if job.result else None):
+            if key is not None:
+                self.blobs.delete(key)
+        self._jobs.delete(job.id)
+
+    # --- within -----------------------------------------------------------------------------------------------------
+
+    def _own_file(self, key: str | None) -> bytes:
+        assert key is not None  # a Source has a URL, data or a key
+        try:
+            return self.blobs.get(key)
+        except NotFound as error:
+            raise SourceUnreachable(error.message) from error
+
+    def _check_source(self, data: bytes, params: Params) -> None:
+        header = read_header(data, self.config.max_source_pixels)
+        check_result(result_size(header.size, params), params, self.config.max_result_pixels)

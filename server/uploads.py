@@ -1,0 +1,68 @@
+"""Upload tickets: a caller asks for one, then puts the bytes at its address without showing a key again."""
+
+import time
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Engine, and_, delete, insert, select, update
+
+from server.blobs import Blobs, new_key
+from server.database import reading, uploads
+from server.errors import NotFound
+
+TICKET_S = 3600
+"""How long a ticket may wait for its bytes."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    key: str
+    """The blob's key, and the ticket: who knows it may put the bytes, once, and read them."""
+    owner: str
+    filename: str
+    ready: bool
+    """The bytes are there."""
+    created_at: float
+    expires_at: float
+
+
+class Uploads:
+    def __init__(self, engine: Engine, blobs: Blobs, *, keep_s: float) -> None:
+        self._engine = engine
+        self._blobs = blobs
+        self._keep_s = keep_s
+
+    def issue(self, owner: str, filename: str, suffix: str) -> Upload:
+        """A ticket; `suffix` is the file ending the blob will have, with its dot."""
+        now = time.time()
+        ticket = Upload(new_key(suffix), owner, filename, False, now, now + TICKET_S)
+        with self._engine.begin() as db:
+            db.execute(insert(uploads).values(**vars(ticket)))
+        return ticket
+
+    def ticket(self, key: str) -> Upload:
+        """The ticket that waits for its bytes. Raises NotFound when there is none, it has been used or has expired."""
+        with reading(self._engine) as db:
+            live = and_(uploads.c.key == key, uploads.c.expires_at > time.time(), ~uploads.c.ready)
+            row = db.execute(select(uploads).where(live)).one_or_none()
+        if row is None:
+            raise NotFound("there is no such upload ticket, or it has been used or has expired")
+        return Upload(**row._mapping)
+
+    def fill(self, key: str, data: bytes) -> Upload:
+        """Put the ticket's bytes. Raises NotFound as `ticket` does."""
+        ticket = self.ticket(key)
+        self._blobs.put(key, data)
+        filled = replace(ticket, ready=True, expires_at=time.time() + self._keep_s)
+        with self._engine.begin() as db:
+            db.execute(update(uploads).where(uploads.c.key == key).values(ready=True, expires_at=filled.expires_at))
+        return filled
+
+    def remove_expired(self) -> int:
+        """Forget tickets and uploads whose time is over, with their bytes. Returns how many."""
+        with reading(self._engine) as db:
+            keys = list(db.execute(select(uploads.c.key).where(uploads.c.expires_at < time.time())).scalars())
+        for key in keys:
+            self._blobs.delete(key)
+            with self._engine.begin() as db:
+                db.execute(delete(uploads).where(uploads.c.key == key))
+        return len(keys)

@@ -1,0 +1,154 @@
+"""A worker process: lease a job, run the pipeline, store the result, finish. One per device."""
+
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+
+import structlog
+
+from server.blobs import Blobs, new_key
+from server.config import Config
+from server.database import open_database
+from server.errors import JobCancelled, JobFailed, UpscaleError
+from server.formats import FORMATS
+from server.job import Job, Result
+from server.jobs import Beat, Jobs, WorkerInfo
+from server.pipeline import Context
+from server.upscaler import Upscaler
+from server.weights import AUTO, Catalog
+
+log = structlog.get_logger()
+
+_IDLE_S = 0.1
+_PROGRESS_S = 0.5
+"""How often progress is written while a job runs."""
+
+
+class JobLost(Exception):
+    """The lease went to another worker: this run's result is nobody's."""
+
+
+class WorkerStopping(Exception):
+    """The process was asked to end while the job ran."""
+
+
+class Worker:
+    def __init__(self, config: Config, jobs: Jobs, blobs: Blobs, upscaler: Upscaler, worker_id: str) -> None:
+        self._config = config
+        self._jobs = jobs
+        self._blobs = blobs
+        self._upscaler = upscaler
+        self._id = worker_id
+        self._device = upscaler.describe()
+        self._stop = threading.Event()
+        self._running: tuple[Job, Context] | None = None
+        self._news = Beat.CONTINUE
+        """What the last heartbeat of the running job learned."""
+
+    def stop(self) -> None:
+        """End soon: the running job goes back to the queue at its next tile."""
+        self._stop.set()
+
+    def loop(self) -> None:
+        """Work until `stop`. The bundled weights are verified and loaded before the first lease."""
+        self._upscaler.load(AUTO)
+        beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beats.start()
+        log.info("worker ready", worker=self._id, device=self._device)
+        while not self._stop.is_set():
+            job = self._jobs.claim(self._id)
+            if job is None:
+                self._stop.wait(_IDLE_S)
+                continue
+            with structlog.contextvars.bound_contextvars(job=job.id, attempt=job.attempt):
+                self._work(job)
+        beats.join()
+        self._jobs.release(self._id)
+
+    def _work(self, job: Job) -> None:
+        log.info("job started")
+        key: str | None = None
+        try:
+            assert job.source_key is not None  # only jobs with a source are leased
+            ctx = self._upscaler.prepare(job.params, self._blobs.get(job.source_key))
+            self._news, self._running = Beat.CONTINUE, (job, ctx)
+            try:
+                self._upscaler.run(ctx, self._check)
+            finally:
+                self._running = None
+            key = new_key(FORMATS[job.params.format].suffix)
+            self._blobs.put(key, ctx.result)
+            if self._jobs.finish(job, _result(key, ctx)):
+                log.info("job succeeded", seconds=ctx.seconds, tiles=ctx.tiles)
+                key = None
+        except JobLost:
+            log.warning("job lost to another worker")
+        except WorkerStopping:
+            self._jobs.requeue(job)
+            log.info("job given back")
+        except JobCancelled:
+            self._jobs.cancelled(job)
+            log.info("job cancelled")
+        except UpscaleError as error:
+            self._jobs.fail(job, error)
+            log.info("job failed", code=error.code, reason=error.message)
+        except Exception as error:
+            if "CUDA error" in str(error):
+                raise  # the context is broken for good; the launcher starts a new process, which retries the job
+            log.exception("job broke")
+            self._jobs.fail(job, JobFailed("the picture could not be processed; the server's log says why"))
+        finally:
+            if key is not None:
+                self._blobs.delete(key)
+
+    def _check(self) -> None:
+        if self._news is Beat.LOST:
+            raise JobLost
+        if self._news is Beat.CANCEL:
+            raise JobCancelled("the job was cancelled")
+        if self._stop.is_set():
+            raise WorkerStopping
+
+    def _beat(self) -> None:
+        """Keep the process and its job alive in the table, and bring news back."""
+        told = 0.0
+        while not self._stop.is_set() or self._running:
+            try:
+                running = self._running
+                if running is not None:
+                    self._news = self._jobs.heartbeat(running[0], running[1].progress)
+                if time.monotonic() - told > self._config.lease_s / 4:
+                    self._jobs.worker_beat(WorkerInfo(self._id, self._device, ready=True, beat_at=time.time()))
+                    told = time.monotonic()
+            except Exception:
+                # A locked or restarting database: the lease outlasts several tries.
+                log.exception("heartbeat failed")
+            self._stop.wait(_PROGRESS_S) if not self._stop.is_set() else time.sleep(_PROGRESS_S)
+
+
+def _result(key: str, ctx: Context) -> Result:
+    h, w = ctx.samples.shape[:2]
+    return Result(
+        key=key,
+        width=w,
+        height=h,
+        size_bytes=len(ctx.result),
+        format=ctx.params.format,
+        model=ctx.model.name if ctx.model else "none",
+        model_sha256=ctx.model.sha256 if ctx.model else None,
+        seconds=ctx.seconds,
+    )
+
+
+def run_worker(config: Config, worker_id: str | None = None) -> None:
+    """The process's main function. Returns after SIGTERM or SIGINT. Raises Unavailable or ModelNotFound at the start."""
+    jobs = Jobs(open_database(config.database), lease_s=config.lease_s)
+    upscaler = Upscaler(config, Catalog(config.weights_path, tile=config.tile))
+    name = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
+    worker = Worker(config, jobs, Blobs(config.blobs_dir), upscaler, name)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.loop()

@@ -1,0 +1,308 @@
+"""Our own API: what it takes, what it refuses, and the files behind its links."""
+
+import base64
+import json
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from server.errors import JobFailed
+from tests.conftest import Live, LiveServer, Picture
+
+
+def inline(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def submit(live: Live, picture: Picture, **fields: Any) -> dict[str, Any]:
+    answer = live.client.post("/jobs", json={"image": inline(picture()), **fields})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
+    blocks = [
+        dict(line.split(": ", 1) for line in block.splitlines()) for block in response.text.split("\r\n\r\n") if block
+    ]
+    return [(block["event"], json.loads(block["data"])) for block in blocks]
+
+
+def test_a_picture_in_json_becomes_a_job_and_its_result(live: Live, picture: Picture) -> None:
+    answer = live.client.post("/jobs", json={"image": inline(picture(30, 20)), "scale": 2, "format": "webp"})
+    job = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["location"] == job["urls"]["self"] == f"{live.url}/jobs/{job['id']}"
+    assert (job["state"], job["progress"], job["result"], job["error"]) == ("queued", 0.0, None, None)
+
+    live.worker.finish()
+    job = live.client.get(job["urls"]["self"]).json()
+    assert (job["state"], job["progress"], job["attempt"]) == ("succeeded", 1.0, 1)
+    assert (job["result"]["width"], job["result"]["height"], job["result"]["format"]) == (60, 40, "webp")
+    picture_answer = live.client.get(job["urls"]["result"])
+    assert picture_answer.headers["content-type"] == "image/webp"
+    assert picture_answer.headers["content-disposition"] == f'inline; filename="{job["id"]}.webp"'
+    assert picture_answer.content == live.client.get(job["result"]["url"]).content
+    assert len(picture_answer.content) == job["result"]["size_bytes"]
+
+
+def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: Picture) -> None:
+    fields = {"size": "50x40", "format": "jpeg", "quality": "80", "creativity": "-1.5", "faces": "false", "seed": "7"}
+    answer = live.client.post("/jobs", files={"file": ("a.png", picture())}, data=fields)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["params"] == {
+        "scale": None,
+        "target": None,
+        "size": [50, 40],
+        "format": "jpeg",
+        "quality": 80,
+        "model": "auto",
+        "creativity": -1.5,
+        "faces": False,
+        "seed": 7,
+    }
+
+
+def test_a_form_may_name_the_picture_instead(live: Live, picture: Picture) -> None:
+    answer = live.client.post("/jobs", data={"image": inline(picture()), "target": "2k"})
+    assert answer.status_code == 202, answer.text
+
+
+def test_without_any_size_the_scale_is_4(live: Live, picture: Picture) -> None:
+    assert submit(live, picture)["params"]["scale"] == 4.0
+
+
+def test_a_result_of_ours_can_be_the_next_source(live: Live, picture: Picture) -> None:
+    submit(live, picture, scale=1)
+    url = live.client.get(f"/jobs/{live.worker.finish().id}").json()["result"]["url"]
+    assert live.client.post("/jobs", json={"image": url, "scale": 1}).status_code == 202
+    assert live.worker.finish().state.value == "succeeded"  # it was never fetched: loopback is not allowed here
+
+
+REFUSED = [
+    ({}, 400, "missing_field", "image"),
+    ({"image": ""}, 400, "missing_field", "image"),
+    ({"image": "ftp://example.com/a.png"}, 400, "invalid_field", "image"),
+    ({"image": 5}, 400, "invalid_field", "image"),
+    ({"scale": 0}, 400, "invalid_field", "scale"),
+    ({"scale": 10.5}, 400, "invalid_field", "scale"),
+    ({"scale": "4"}, 400, "invalid_field", "scale"),
+    ({"scale": True}, 400, "invalid_field", "scale"),
+    ({"scale": 2, "target": "4k"}, 400, "invalid_field", "target"),
+    ({"target": "16k"}, 400, "invalid_field", "target"),
+    ({"size": "10 by 10"}, 400, "invalid_field", "size"),
+    ({"size": [10]}, 400, "invalid_field", "size"),
+    ({"size": [10, 0]}, 400, "invalid_field", "size"),
+    ({"size": [10**400, 10]}, 400, "invalid_field", "size"),
+    ({"size": [10.5, 10]}, 400, "invalid_field", "size"),
+    ({"size": [20_000, 10], "format": "webp"}, 400, "result_impossible", "format"),
+    ({"size": [30_000, 30_000]}, 400, "result_impossible", None),
+    ({"format": "gif"}, 400, "invalid_field", "format"),
+    ({"quality": 0}, 400, "invalid_field", "quality"),
+    ({"creativity": 2.1}, 400, "invalid_field", "creativity"),
+    ({"faces": "yes"}, 400, "invalid_field", "faces"),
+    ({"faces": True}, 400, "invalid_field", "faces"),
+    ({"seed": -1}, 400, "invalid_field", "seed"),
+    ({"model": "nobody"}, 422, "model_not_found", "model"),
+    ({"scael": 2}, 400, "invalid_field", "scael"),
+    ({"\ud800": 2}, 400, "invalid_request", None),
+    ({"image": base64.b64encode(b"not a picture").decode()}, 422, "source_unreadable", None),
+]
+
+
+def test_bad_requests_are_refused_at_once_naming_the_field(live: Live, picture: Picture) -> None:
+    for body, status, code, field in REFUSED:
+        good = {"image": inline(picture())} if body and "image" not in body else {}
+        answer = live.client.post("/jobs", content=json.dumps({**good, **body}))
+        assert answer.status_code == status, (body, answer.text)
+        error = answer.json()["error"]
+        assert set(error) == {"code", "message", "field"}
+        assert (error["code"], error["field"]) == (code, field), (body, error)
+    assert live.client.get("/jobs").json() == {"jobs": []}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"{" * 100_000, b'{"scale": NaN}'])
+def test_a_body_that_is_no_json_object_is_refused(live: Live, body: bytes) -> None:
+    answer = live.client.post("/jobs", content=body)
+    assert (answer.status_code, answer.json()["error"]["code"][:7]) == (400, "invalid")
+
+
+def test_a_form_with_the_file_under_another_name_or_twice_is_refused(live: Live, picture: Picture) -> None:
+    other = live.client.post("/jobs", files={"picture": ("a.png", picture())})
+    assert (other.status_code, other.json()["error"]["field"]) == (400, "picture")
+    both = live.client.post("/jobs", files={"file": ("a.png", picture())}, data={"image": inline(picture())})
+    assert (both.status_code, both.json()["error"]["field"]) == (400, "image")
+    broken = live.client.post("/jobs", content=b"x", headers={"content-type": "multipart/form-data"})
+    assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_request")
+
+
+def test_events_tell_progress_and_end_with_the_job(live: Live, picture: Picture) -> None:
+    job = submit(live, picture, scale=1)
+
+    def work() -> None:
+        time.sleep(0.3)
+        claimed = live.worker.claim()
+        live.worker.jobs.heartbeat(claimed, 0.5)
+        time.sleep(0.5)
+        live.worker.finish(claimed)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    answer = live.client.get(job["urls"]["events"])
+    thread.join()
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    told = events(answer)
+    assert [name for name, _ in told] == ["progress"] * (len(told) - 1) + ["done"]
+    assert told[0][1]["state"] == "queued"
+    assert 0.5 in [data["progress"] for _, data in told]
+    assert told[-1][1]["state"] == "succeeded"
+
+
+def test_events_of_a_finished_job_are_one(live: Live, picture: Picture) -> None:
+    job = submit(live, picture, scale=1)
+    live.worker.finish()
+    assert [name for name, _ in events(live.client.get(job["urls"]["events"]))] == ["done"]
+
+
+def test_there_is_no_result_before_the_end_nor_after_a_failure(live: Live, picture: Picture) -> None:
+    job = submit(live, picture)
+    answer = live.client.get(job["urls"]["result"])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+    live.worker.fail(JobFailed("it broke"))
+    assert live.client.get(job["urls"]["result"]).status_code == 409
+    assert live.client.get(job["urls"]["self"]).json()["error"] == {"code": "job_failed", "message": "it broke"}
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_only_once(live: Live, picture: Picture) -> None:
+    job = submit(live, picture)
+    answer = live.client.post(f"/jobs/{job['id']}/cancel")
+    assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+    assert live.client.post(f"/jobs/{job['id']}/cancel").status_code == 409
+
+
+def test_deleting_cancels_what_runs_and_forgets_what_has_ended(live: Live, picture: Picture) -> None:
+    job = submit(live, picture, scale=1)
+    claimed = live.worker.claim()
+    answer = live.client.delete(job["urls"]["self"])
+    assert (answer.status_code, answer.json()["cancel_requested"]) == (202, True)
+    live.worker.finish(claimed)
+    url = live.client.get(job["urls"]["self"]).json()["result"]["url"]
+    assert live.client.delete(job["urls"]["self"]).status_code == 204
+    assert live.client.get(job["urls"]["self"]).status_code == 404
+    assert live.client.get(url).status_code == 404
+    assert list(live.config.blobs_dir.iterdir()) == []
+
+
+def test_listing_is_newest_first_filtered_and_limited(live: Live, picture: Picture) -> None:
+    first, second = submit(live, picture, scale=1), submit(live, picture)
+    live.worker.finish()
+
+    def ids(query: str) -> list[str]:
+        return [job["id"] for job in live.client.get(f"/jobs{query}").json()["jobs"]]
+
+    assert ids("") == [second["id"], first["id"]]
+    assert ids("?limit=1") == [second["id"]]
+    assert ids("?state=succeeded") == [first["id"]]
+    answer = live.client.get("/jobs?state=done")
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, "state")
+
+
+def test_a_key_sees_only_its_own_jobs(live_server: LiveServer, picture: Picture) -> None:
+    live = live_server(api_keys=("ann", "bob"))
+    assert live.client.get("/jobs").status_code == 401
+    live.client.headers["Authorization"] = "Bearer ann"
+    job = submit(live, picture)
+    live.client.headers["Authorization"] = "bob"
+    assert live.client.get("/jobs").json() == {"jobs": []}
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/events"), ("GET", "/result")):
+        assert live.client.request(method, f"/jobs/{job['id']}{path}").status_code == 404, path
+
+
+def test_a_full_queue_is_said_so(live_server: LiveServer, picture: Picture) -> None:
+    live = live_server(max_queue=1)
+    submit(live, picture)
+    answer = live.client.post("/jobs", json={"image": inline(picture())})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_requests")
+
+
+def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Picture) -> None:
+    by_size = live.client.post("/plan", json={"width": 100, "height": 50, "model": "realesr-animevideov3"})
+    assert by_size.json() == {
+        "source": [100, 50],
+        "result": [400, 200],
+        "model": "realesr-animevideov3",
+        "passes": [{"source": [100, 50], "result": [400, 200], "tiles": 1}],
+        "tiles": 1,
+    }
+    by_picture = live.client.post(
+        "/plan", files={"file": ("a.png", picture(100, 50))}, data={"model": "realesr-animevideov3"}
+    )
+    assert by_picture.json() == by_size.json()
+    assert live.client.post("/plan", json={"width": 100}).json()["error"]["field"] == "height"
+    both = live.client.post("/plan", json={"width": 100, "height": 50, "image": inline(picture())})
+    assert both.status_code == 400
+    assert live.client.post("/plan", json={"width": 10**400, "height": 1}).status_code == 400
+    assert live.client.get("/jobs").json() == {"jobs": []}
+
+
+def test_models_that_are_here_are_listed(live: Live) -> None:
+    models = live.client.get("/models").json()["models"]
+    assert "realesr-animevideov3" in [model["name"] for model in models]
+    assert {"name", "scale", "licence", "note"} == set(models[0])
+
+
+def test_files_need_no_key_and_come_in_ranges(live_server: LiveServer, picture: Picture) -> None:
+    live = live_server(api_keys=("ann",))
+    live.worker.blobs.put("0" * 32 + ".jpg", picture())
+    url = f"/files/{'0' * 32}.jpg"
+    whole = live.client.get(url)
+    assert whole.headers["content-type"] == "image/png"  # as its bytes say, not its name
+    assert whole.headers["x-content-type-options"] == "nosniff"
+    part = live.client.get(url, headers={"Range": "bytes=0-7"})
+    assert (part.status_code, part.content) == (206, b"\x89PNG\r\n\x1a\n")
+    head = live.client.head(url)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(whole.content)))
+    assert whole.headers["etag"]
+
+
+def test_a_file_that_is_no_picture_is_only_ever_saved(live: Live) -> None:
+    live.worker.blobs.put("0" * 32 + ".html", b"<script>alert(1)</script>")
+    answer = live.client.get(f"/files/{'0' * 32}.html")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment")
+
+
+@pytest.mark.parametrize("key", ["0" * 32, "nope", "..%2fjobs.sqlite3", "%2e%2e/jobs.sqlite3", "0" * 32 + "%00"])
+def test_a_file_that_is_not_there_is_not_found(live: Live, key: str) -> None:
+    assert live.client.get(f"/files/{key}").status_code == 404
+
+
+def test_an_upload_ticket_takes_bytes_once_and_not_too_many(live_server: LiveServer, picture: Picture) -> None:
+    live = live_server(api_keys=("ann",), max_source_bytes=10_000)
+    ticket = live.client.post(
+        "/api/v3/media/uploads", json={"filename": "a.png"}, headers={"Authorization": "ann"}
+    ).json()["data"]
+    put = ticket["upload"]["url"]
+    assert live.client.get(ticket["download_url"]).status_code == 404
+    assert live.client.put(put, content=b"x" * 10_001).status_code == 413
+    answer = live.client.put(put, content=picture())
+    assert answer.json() == {"url": ticket["download_url"], "size_bytes": len(picture())}
+    assert live.client.get(ticket["download_url"]).content == picture()
+    assert live.client.put(put, content=picture()).status_code == 404
+    assert live.client.put(f"/uploads/{'0' * 32}", content=picture()).status_code == 404
+
+
+def test_links_follow_the_address_that_was_asked(live: Live, picture: Picture) -> None:
+    behind = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "up.example, inner", "Host": "ignored"}
+    job = live.client.post("/jobs", json={"image": inline(picture())}, headers=behind).json()
+    assert job["urls"]["self"].startswith("https://up.example/jobs/")
+    odd = live.client.post("/jobs", json={"image": inline(picture())}, headers={"X-Forwarded-Host": "a/b<c>"}).json()
+    assert odd["urls"]["self"].startswith(f"{live.url}/jobs/")
+
+
+def test_links_start_with_the_public_base_url_if_there_is_one(live_server: LiveServer, picture: Picture) -> None:
+    live = live_server(public_base_url="https://up.example/")
+    assert submit(live, picture)["urls"]["self"].startswith("https://up.example/jobs/")
