@@ -1,7 +1,7 @@
 """`make demo`: start the server, send it a real photo through WaveSpeed's documented API, save before and after, stop.
 
-The photo (demo/photo.jpg, 630×420) is a reduced copy of "Indri" by Hans-Jurgen Mager, CC0, from Ubuntu MATE's wallpapers.
-It is of the validation split: the bundled network has never been trained on it.
+The photo (demo/photo.jpg, 630×420) is a reduced copy of "Indri" by Hans-Jurgen Mager, CC0, from Ubuntu MATE's
+wallpapers. It is of the validation split: the bundled network has never been trained on it.
 """
 
 import subprocess

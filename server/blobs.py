@@ -6,6 +6,7 @@ links consist of, so they are never logged and never derived from anything.
 
 import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 import obstore
@@ -48,10 +49,8 @@ class Blobs:
 
     def delete(self, key: str) -> None:
         """Also fine when it is gone already."""
-        try:
+        with suppress(NotFoundError, FileNotFoundError):
             obstore.delete(self._store, _checked(key))
-        except (NotFoundError, FileNotFoundError):
-            pass
 
 
 def _checked(key: str) -> str:

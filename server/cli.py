@@ -65,7 +65,9 @@ def upscale(
     scale: Annotated[float | None, typer.Option(help="Outscale, more than 0 and at most 10. Default 4.")] = None,
     target: Annotated[str | None, typer.Option(help="2k, 4k or 8k: the long edge.")] = None,
     size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect may change.")] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="jpeg, png or webp. Default: by -o, else png.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="jpeg, png or webp. Default: by -o, else png.")
+    ] = None,
     quality: Annotated[int | None, typer.Option(help="1…100, for jpeg and webp.")] = None,
     model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
     device: Device = None,
@@ -82,7 +84,7 @@ def upscale(
             _fail("face enhancement is not available in this version", code=2)
         config = load_config(device=device, data_dir=data_dir)
         format_ = format_ or _format_of(output)
-        if scale is target is size is None:
+        if scale is None and target is None and size is None:
             scale = 4.0
         params = Params(
             scale=scale,

@@ -30,12 +30,16 @@ class Config(BaseSettings):
     public_base_url: str | None = Field(
         None, description="Start of the links we hand out. Unset: taken from each request's Host header."
     )
-    api_keys: _Names = Field((), description="Keys that callers must present, comma-separated. None: any, loopback only.")
+    api_keys: _Names = Field(
+        (), description="Keys that callers must present, comma-separated. None: any, loopback only."
+    )
     allow_hosts: _Names = Field(
         (), description="Host names, addresses or CIDR ranges that may be fetched from although they are private."
     )
 
-    database_url: str | None = Field(None, description="SQLAlchemy URL of the job table. Unset: SQLite in the data folder.")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of the job table. Unset: SQLite in the data folder."
+    )
     weights_dir: Path | None = Field(None, description="Installed checkpoints. Unset: `weights` in the data folder.")
 
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0 is one per GPU, or one on the CPU.")

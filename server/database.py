@@ -4,6 +4,7 @@ Times are Unix seconds as floats: they compare the same on both databases. The s
 `migrations/` builds; a test holds the two together.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ jobs = Table(
     Column("started_at", Float),
     Column("finished_at", Float),
     Column("attempt", Integer, nullable=False),
-    Column("worker", String(64)),
+    Column("worker", String(128)),
     Column("lease_until", Float),
     Column("cancel_requested", Boolean, nullable=False),
     Column("result", JSON(none_as_null=True)),
@@ -57,7 +58,7 @@ jobs = Table(
 workers = Table(
     "workers",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", String(128), primary_key=True),
     Column("device", String(128), nullable=False),
     Column("ready", Boolean, nullable=False),
     Column("beat_at", Float, nullable=False),
@@ -80,6 +81,8 @@ _READ_ONLY = "upscale_read_only"
 def open_database(url: str) -> Engine:
     """An engine whose `begin()` is a write transaction. The schema must be there: see `migrate`."""
     if not url.startswith("sqlite"):
+        # The driver we come with, whatever SQLAlchemy's default is: it changed with 2.1.
+        url = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
         return create_engine(url, pool_pre_ping=True)
     path = make_url(url).database
     if path:

@@ -33,7 +33,9 @@ _BLACK = 1 / 512
 class Engine:
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._batch = _CUDA_BATCH if device.type == "cuda" else 1  # on the CPU, batching tiles of this size gains nothing
+        self._batch = (
+            _CUDA_BATCH if device.type == "cuda" else 1
+        )  # on the CPU, batching tiles of this size gains nothing
         self._tiles: dict[str, int] = {}
         """Largest tile that fitted, by model, once one did not."""
 
@@ -42,8 +44,8 @@ class Engine:
     ) -> Iterator[tuple[int, Floats]]:
         """Yield (y, band): finished rows of the result from row y on, H_band × W·scale × 3 float32 in about [0, 1].
 
-        `samples`: H × W × 3, RGB. `tile`: side in source pixels, 0 for the model's own. `on_tile` is called after each tile; it may raise, which
-        ends the run. Raises OutOfMemory.
+        `samples`: H × W × 3, RGB. `tile`: side in source pixels, 0 for the model's own. `on_tile` is called after each
+        tile; it may raise, which ends the run. Raises OutOfMemory.
         """
         facts = model.facts
         h, w = samples.shape[:2]
@@ -105,7 +107,7 @@ class Engine:
         if len(image) > 1:
             self._batch = len(image) // 2
             log.warning("out of memory: halving the batch", model=model.name, batch=self._batch)
-            return torch.cat([self._run(model, part) for part in image.split(self._batch)])
+            return torch.cat([self._run(model, part) for part in torch.split(image, self._batch)])
         return self._run_cut(model, image)
 
     def _run_cut(self, model: Model, image: Tensor) -> Tensor:
@@ -147,11 +149,13 @@ def _kept(span: Span, scale: int) -> slice:
 
 
 def _pad(samples: Samples, multiple: int) -> Samples:
-    """Repeat the last row and column until both sides are multiples."""
+    """Mirror the last rows and columns, as RealESRGANer does, until both sides are multiples."""
     bottom, right = -samples.shape[0] % multiple, -samples.shape[1] % multiple
     if not bottom and not right:
         return samples
-    return np.pad(samples, ((0, bottom), (0, right), (0, 0)), "edge")
+    mirrored = min(samples.shape[:2]) > max(bottom, right)  # there is enough to mirror
+    padded: Samples = np.pad(samples, ((0, bottom), (0, right), (0, 0)), "reflect" if mirrored else "edge")  # type: ignore[assignment]
+    return padded
 
 
 def _to_tensor(tiles: list[Samples], device: torch.device) -> Tensor:

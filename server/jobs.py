@@ -1,9 +1,9 @@
 """The job table: where requests wait, and the only place where the API half and the worker half meet.
 
 Every call is one short transaction. A worker owns a job by a lease: it must `heartbeat` before the lease runs out, or
-another may claim the job. The `attempt` number, raised by every claim, fences the rest: a write of a worker that died,
-froze and came back changes nothing, because the row's attempt is no longer its own. So a result becomes visible once,
-whatever happens in between.
+another may claim the job. Its name and the `attempt` number, raised by every claim, fence the rest: a write of a worker
+that froze and came back, or has given the job back, changes nothing, because the row's attempt is no longer its own. So
+a result becomes visible once, whatever happens in between.
 
     queued ──claim──► running ──finish──► succeeded
       │                 │ ├─────fail────► failed
@@ -16,12 +16,13 @@ of lease, and it becomes claimable for workers with `give_source`.
 """
 
 import enum
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CursorResult, Engine, and_, delete, func, insert, or_, select, update
+from sqlalchemy import CursorResult, Engine, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Row
 
 from server.database import jobs, reading, workers
@@ -30,6 +31,9 @@ from server.job import Job, Params, Result, State
 
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""
+
+_ID = re.compile("[0-9a-f]{32}")
+"""Whatever else a caller asks for is no job's id, and may be text that the database can't even compare."""
 
 _COLUMNS = [column for column in jobs.c if column.name != "lease_until"]
 
@@ -70,8 +74,10 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        with reading(self._engine) as db:
-            row = db.execute(select(*_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
+        row = None
+        if _ID.fullmatch(job_id):
+            with reading(self._engine) as db:
+                row = db.execute(select(*_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
         if row is None:
             raise NotFound(f"there is no job {job_id}")
         return _from_row(row)
@@ -88,12 +94,14 @@ class Jobs:
 
     def counts(self) -> dict[str, int]:
         """Jobs by state; states without any are left out."""
-        query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+        query = select(jobs.c.state, func.count().label("jobs")).group_by(jobs.c.state)
         with reading(self._engine) as db:
-            return {state: count for state, count in db.execute(query)}
+            return {row.state: row.jobs for row in db.execute(query)}
 
     def cancel(self, job_id: str) -> Job:
-        """A waiting job ends now, a running one at its worker's next heartbeat, a finished one stays. Raises NotFound."""
+        """A waiting job ends now, a running one at its worker's next heartbeat; a finished one stays. Raises
+        NotFound."""
+        self.get(job_id)
         now = time.time()
         with self._engine.begin() as db:
             db.execute(
@@ -119,9 +127,8 @@ class Jobs:
             .where(or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now))
             .order_by(jobs.c.created_at)
             .limit(1)
-            .with_for_update(skip_locked=True)
         )
-        return self._take(waiting.scalar_subquery(), worker=fetcher, lease_until=now + seconds)
+        return self._take(waiting, worker=fetcher, lease_until=now + seconds)
 
     def give_source(self, job_id: str, fetcher: str, source_key: str) -> bool:
         """The source is here: workers may have the job. False when the job is no longer this fetcher's."""
@@ -139,14 +146,10 @@ class Jobs:
         ready = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_not(None))
         lapsed = and_(jobs.c.state == State.RUNNING.value, jobs.c.lease_until < now)
         waiting = (
-            select(jobs.c.id)
-            .where(or_(ready, lapsed))
-            .order_by(jobs.c.priority.desc(), jobs.c.created_at)
-            .limit(1)
-            .with_for_update(skip_locked=True)
+            select(jobs.c.id).where(or_(ready, lapsed)).order_by(jobs.c.priority.desc(), jobs.c.created_at).limit(1)
         )
         return self._take(
-            waiting.scalar_subquery(),
+            waiting,
             state=State.RUNNING.value,
             worker=worker,
             attempt=jobs.c.attempt + 1,
@@ -203,9 +206,7 @@ class Jobs:
                 return 0
         with self._engine.begin() as db:
             stopped = db.execute(
-                update(jobs)
-                .where(lapsed, jobs.c.cancel_requested)
-                .values(state=State.CANCELLED.value, finished_at=now)
+                update(jobs).where(lapsed, jobs.c.cancel_requested).values(state=State.CANCELLED.value, finished_at=now)
             )
             crashed = db.execute(
                 update(jobs)
@@ -244,8 +245,13 @@ class Jobs:
 
     # --- within -----------------------------------------------------------------------------------------------------
 
-    def _take(self, job_id: Any, **values: Any) -> Job | None:
-        statement = update(jobs).where(jobs.c.id == job_id).values(**values).returning(*_COLUMNS)
+    def _take(self, waiting: Select[Any], **values: Any) -> Job | None:
+        """Lease the one job that `waiting` selects the id of, in one statement that works on both databases."""
+        with reading(self._engine) as db:  # idle processes ask all the time; reading holds nobody up
+            if db.execute(waiting).first() is None:
+                return None
+        chosen = waiting.with_for_update(skip_locked=True).scalar_subquery()
+        statement = update(jobs).where(jobs.c.id == chosen).values(**values).returning(*_COLUMNS)
         with self._engine.begin() as db:
             row = db.execute(statement).one_or_none()
         return _from_row(row) if row else None
@@ -256,7 +262,8 @@ class Jobs:
 
 
 def _owned(job: Job) -> Any:
-    return and_(jobs.c.id == job.id, jobs.c.state == State.RUNNING.value, jobs.c.attempt == job.attempt)
+    ours = and_(jobs.c.worker == job.worker, jobs.c.attempt == job.attempt)
+    return and_(jobs.c.id == job.id, jobs.c.state == State.RUNNING.value, ours)
 
 
 def _fetching(job_id: str, fetcher: str) -> Any:

@@ -5,6 +5,7 @@ one left it. It imports neither torch nor FastAPI. Its children hold a pipe from
 read the end of that pipe and go.
 """
 
+import ipaddress
 import os
 import secrets
 import signal
@@ -26,8 +27,8 @@ from server.jobs import Jobs
 log = structlog.get_logger()
 
 MALLOC_ENV = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
-"""For the environment of a process that runs networks, before it starts: glibc then keeps freed feature maps instead of
-handing them back to the kernel and faulting the same pages in again, which on the CPU costs half of a network's time."""
+"""For the environment of a process that runs networks, before it starts: glibc then keeps freed feature maps instead
+of handing them back to the kernel and faulting the same pages in again, which on a CPU costs half of the time."""
 
 _WATCH_S = 0.05
 _GRACE_S = 20.0
@@ -68,7 +69,8 @@ class Launcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         host, port = listener.getsockname()[:2]
-        print(f"upscale-server listens on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        sys.stdout.write(f"upscale-server listens on http://{f'[{host}]' if ':' in host else host}:{port}\n")
+        sys.stdout.flush()
         children = [_api(self._config, listener.fileno()), *_workers(self._config)]
         try:
             while not self._stop.is_set():
@@ -93,7 +95,7 @@ def listen(config: Config) -> socket.socket:
     """Raises CannotListen."""
     try:
         family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        loopback = address[0] == "::1" or address[0].startswith("127.")
+        loopback = ipaddress.ip_address(str(address[0])).is_loopback
         if not loopback and not config.api_keys:
             raise CannotListen(
                 f"refusing to listen on {config.host} without API keys: set UPSCALE_API_KEYS, or use 127.0.0.1"

@@ -17,10 +17,13 @@ def resample(samples: Samples, size: Size) -> Samples:
     if alpha:
         # Colours under transparent pixels are arbitrary and must not bleed into visible ones.
         image = image.copy(interpretation=_interpretation(samples)).premultiply()
-    image = image.resize(size[0] / w, vscale=size[1] / h, kernel="lanczos3")
+    # NOTE: on integers vips computes with coarse fixed-point coefficients: white of 16 bits comes out 160 levels short.
+    # Floats cost little, as they exist only for the rows that are being worked on.
+    image = image.cast("float").resize(size[0] / w, vscale=size[1] / h, kernel="lanczos3")
     if alpha:
-        # NOTE: vips casts from float by cutting off the fraction.
-        image = image.unpremultiply().rint().cast("uchar" if samples.dtype == np.uint8 else "ushort")
+        image = image.unpremultiply()
+    # NOTE: its cast cuts the fraction off.
+    image = image.rint().cast("uchar" if samples.dtype == np.uint8 else "ushort")
     result: Samples = image.numpy().reshape(image.height, image.width, channels)
     assert (image.width, image.height) == size, f"vips made {image.width}×{image.height} of {size}"
     return result

@@ -72,7 +72,12 @@ class Service:
                 job = replace(job, source_key=new_key())
                 assert job.source_key is not None
                 self.blobs.put(job.source_key, data)
-        self._jobs.enqueue(job)
+        try:
+            self._jobs.enqueue(job)
+        except Exception:
+            if job.source_key is not None:
+                self.blobs.delete(job.source_key)  # nobody else knows of it
+            raise
         log.info("job accepted", job=job.id, dialect=dialect, state=job.state.value)
         return job
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine, and_, delete, insert, select, update
 
-from server.blobs import Blobs, new_key
+from server.blobs import KEY, Blobs, new_key
 from server.database import reading, uploads
 from server.errors import NotFound
 
 TICKET_S = 3600
 """How long a ticket may wait for its bytes."""
+_NO_TICKET = "there is no such upload ticket, or it has been used or has expired"
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,23 @@ class Uploads:
 
     def ticket(self, key: str) -> Upload:
         """The ticket that waits for its bytes. Raises NotFound when there is none, it has been used or has expired."""
-        with reading(self._engine) as db:
-            live = and_(uploads.c.key == key, uploads.c.expires_at > time.time(), ~uploads.c.ready)
-            row = db.execute(select(uploads).where(live)).one_or_none()
+        row = None
+        if KEY.fullmatch(key):
+            with reading(self._engine) as db:
+                live = and_(uploads.c.key == key, uploads.c.expires_at > time.time(), ~uploads.c.ready)
+                row = db.execute(select(uploads).where(live)).one_or_none()
         if row is None:
-            raise NotFound("there is no such upload ticket, or it has been used or has expired")
+            raise NotFound(_NO_TICKET)
         return Upload(**row._mapping)
 
     def fill(self, key: str, data: bytes) -> Upload:
-        """Put the ticket's bytes. Raises NotFound as `ticket` does."""
-        ticket = self.ticket(key)
-        self._blobs.put(key, data)
-        filled = replace(ticket, ready=True, expires_at=time.time() + self._keep_s)
+        """Put the ticket's bytes. Raises NotFound as `ticket` does; of two at once, the later."""
+        filled = replace(self.ticket(key), ready=True, expires_at=time.time() + self._keep_s)
+        mine = update(uploads).where(uploads.c.key == key, ~uploads.c.ready)
         with self._engine.begin() as db:
-            db.execute(update(uploads).where(uploads.c.key == key).values(ready=True, expires_at=filled.expires_at))
+            if not db.execute(mine.values(ready=True, expires_at=filled.expires_at)).rowcount:
+                raise NotFound(_NO_TICKET)
+            self._blobs.put(key, data)  # within the transaction: if it fails, the ticket is still good
         return filled
 
     def remove_expired(self) -> int:

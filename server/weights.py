@@ -45,7 +45,9 @@ class Catalog:
         """`tile` replaces every model's own tile side, unless 0."""
         self._folder = folder
         self._tile = tile
-        self._entries: dict[str, dict[str, Any]] = tomllib.loads((FOLDER / "manifest.toml").read_text("utf-8"))["models"]
+        self._entries: dict[str, dict[str, Any]] = tomllib.loads((FOLDER / "manifest.toml").read_text("utf-8"))[
+            "models"
+        ]
 
     def names(self) -> list[str]:
         """Those whose files are here, best first: the manifest's order."""
@@ -63,7 +65,9 @@ class Catalog:
             raise ModelNotFound(f"there is no model {name!r}; installed are {', '.join(self.names())}", field="model")
         path = self._path(name)
         if not path.is_file():
-            raise ModelNotFound(f"the weights of {name!r} are not installed: put {path.name} into {path.parent}", field="model")
+            raise ModelNotFound(
+                f"the weights of {name!r} are not installed: put {path.name} into {path.parent}", field="model"
+            )
         shape = Shape(name, entry["scale"], entry["tile"], entry["halo"])
         if self._tile:
             shape = replace(shape, tile=max(self._tile, 2 * shape.halo + 16))
@@ -71,14 +75,18 @@ class Catalog:
 
     def _path(self, name: str) -> Path:
         entry = self._entries[name]
-        return (FOLDER / "bundled" if entry["bundled"] else self._folder) / entry["file"]
+        folder = FOLDER / "bundled" if entry["bundled"] else self._folder
+        return folder / str(entry["file"])
 
 
 @cache
 def sha256_of(path: Path) -> str:
     """Hash of a file, read once per process."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _digest(file.read())
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def verify(checkpoint: Checkpoint) -> str:
@@ -90,7 +98,3 @@ def verify(checkpoint: Checkpoint) -> str:
             f"has SHA-256 {digest}, not {checkpoint.sha256}"
         )
     return digest
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

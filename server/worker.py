@@ -144,7 +144,7 @@ def _result(key: str, ctx: Context) -> Result:
 
 
 def run_worker(config: Config, worker_id: str | None = None) -> None:
-    """The process's main function. Returns after SIGTERM or SIGINT. Raises Unavailable or ModelNotFound at the start."""
+    """The process's main function, until SIGTERM or SIGINT. Raises Unavailable or ModelNotFound at its start."""
     jobs = Jobs(open_database(config.database), lease_s=config.lease_s)
     upscaler = Upscaler(config, Catalog(config.weights_path, tile=config.tile))
     name = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"

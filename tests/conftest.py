@@ -1,12 +1,15 @@
 """What tests are made of: real files, a real database, a real server on a loopback port. Fixtures are factories."""
 
 import io
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,12 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from sqlalchemy import Engine
 
 from server.app import create_app
 from server.blobs import Blobs, new_key
 from server.config import Config
-from server.database import migrate, open_database
+from server.database import metadata, migrate, open_database
 from server.errors import UpscaleError
 from server.formats import FORMATS
 from server.job import Job, Result
@@ -33,11 +37,11 @@ MakeConfig = Callable[..., Config]
 LiveServer = Callable[..., "Live"]
 
 
-def draw(width: int = 32, height: int = 24, mode: str = "RGB", format: str = "png") -> bytes:
+def draw(width: int = 32, height: int = 24, mode: str = "RGB", kind: str = "png") -> bytes:
     """An encoded picture: a gradient, so that it is not all one colour."""
     image = Image.linear_gradient("L").resize((width, height)).convert(mode)
     buffer = io.BytesIO()
-    image.save(buffer, format.upper(), **({"compress_level": 1} if format == "png" else {}))
+    image.save(buffer, kind.upper(), **({"compress_level": 1} if kind == "png" else {}))
     return buffer.getvalue()
 
 
@@ -53,9 +57,37 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+POSTGRES = os.environ.get("UPSCALE_TEST_POSTGRES", "")
+"""URL of a database that belongs to the tests: they empty it."""
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param(
+            "postgresql",
+            marks=pytest.mark.skipif(not POSTGRES, reason="UPSCALE_TEST_POSTGRES holds no database URL"),
+        ),
+    ]
+)
+def engine(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path) -> Iterator[Engine]:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'jobs.sqlite3')}"
+    else:
+        url = POSTGRES
+        migrate(url)
+    engine = open_database(url)
+    with engine.begin() as db:
+        for table in metadata.sorted_tables:
+            db.execute(table.delete())
+    yield engine
+    engine.dispose()
+
+
 @pytest.fixture
 def config(tmp_path: Path, empty_database: Path) -> MakeConfig:
-    """`config(**settings)`: each a data folder of its own, with an empty job table and a file where weights would lie."""
+    """`config(**settings)`: each its own data folder, with an empty job table and a file where weights would lie."""
     numbers = count()
 
     def make(**settings: Any) -> Config:
@@ -92,7 +124,7 @@ class StandIn:
         assert job.source_key is not None
         header = read_header(self.blobs.get(job.source_key), self._config.max_source_pixels)
         width, height = result_size(header.size, job.params)
-        data = draw(width, height, format=job.params.format)
+        data = draw(width, height, kind=job.params.format)
         key = new_key(FORMATS[job.params.format].suffix)
         self.blobs.put(key, data)
         result = Result(
@@ -176,3 +208,68 @@ def live_server(config: MakeConfig) -> Iterator[LiveServer]:
 def live(live_server: LiveServer) -> Live:
     """A server with no settings of its own."""
     return live_server()
+
+
+class Served:
+    """`python -m server serve` with everything real: launcher, API process, worker process, bundled network."""
+
+    def __init__(self, data_dir: Path, **settings: str) -> None:
+        self.data_dir = data_dir
+        self._env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")} | settings
+        self._process: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
+        with (self.data_dir.parent / f"{self.data_dir.name}.log").open("a") as log:
+            self._process = subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().split()[-1]
+        self.wait_for(lambda: self.get("/readyz").status_code == 200, 90)
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, trust_env=False, timeout=20)
+
+    def post(self, path: str, **kwargs: Any) -> httpx.Response:
+        return httpx.post(self.url + path, trust_env=False, timeout=120, **kwargs)
+
+    def children(self) -> dict[str, int]:
+        """Process ids by role: "api", "worker"."""
+        assert self._process is not None
+        pids = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return {Path(f"/proc/{pid}/cmdline").read_text().split("\0")[3]: int(pid) for pid in pids}
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with suppress(httpx.TransportError):
+                if condition():
+                    return
+            assert time.monotonic() < deadline, f"not within {timeout_s} s; see {self.data_dir}.log"
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """As a power cut would, for this one process; its children must notice by themselves."""
+        assert self._process is not None
+        self._process.kill()
+        self._reap()
+
+    def stop(self) -> int:
+        assert self._process is not None
+        self._process.terminate()
+        return self._reap()
+
+    def _reap(self) -> int:
+        assert self._process is not None and self._process.stdout is not None
+        code = self._process.wait(30)
+        self._process.stdout.close()
+        return code
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One real server for all tests that only talk to it."""
+    server = Served(tmp_path_factory.mktemp("served") / "data", UPSCALE_ALLOW_HOSTS="127.0.0.1")
+    server.start()
+    yield server
+    server.stop()

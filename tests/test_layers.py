@@ -1,4 +1,4 @@
-"""The arrows of the design: who may import whom. Names are files of `server/`, a plural folder standing for its files."""
+"""The arrows of the design: who may import whom. Names are those of `server/`, a plural folder's for all its files."""
 
 import ast
 import subprocess
@@ -13,14 +13,15 @@ SERVER = Path(__file__).parent.parent / "server"
 LEVELS = (
     ("__init__",),
     ("errors",),
-    ("formats", "config"),
+    ("formats", "config", "logs"),
     ("job",),
     ("plan", "picture", "database", "blobs"),
     ("migrations", "jobs", "uploads", "weights", "device", "shim", "resample"),
-    ("fetch", "models", "tile", "engine"),
-    ("service", "auth", "pipeline"),
-    ("dialects", "worker"),
-    ("app",),
+    ("fetch", "models", "tile"),
+    ("service", "auth", "engine"),
+    ("dialects", "pipeline"),
+    ("upscaler",),
+    ("app", "worker"),
     ("launch",),
     ("cli",),
     ("__main__",),
@@ -28,7 +29,7 @@ LEVELS = (
 """From the bottom up: a file imports only from levels below its own. A folder's files may import its `base`."""
 
 API_HALF = {"fetch", "service", "auth", "dialects", "app"}
-WORKER_HALF = {"device", "shim", "resample", "models", "tile", "engine", "pipeline", "worker"}
+WORKER_HALF = {"device", "shim", "resample", "models", "tile", "engine", "pipeline", "upscaler", "worker"}
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx"}
 

@@ -34,7 +34,7 @@ _INTERPOLATIONS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
 # Shares of the three kinds of pairs. A network that only ever saw second-order damage smooths good pictures;
 # the clean share is what keeps it sharp on them.
-CLEAN_SHARE = 0.35
+CLEAN_SHARE = 0.50
 LIGHT_SHARE = 0.20
 
 

@@ -29,7 +29,7 @@ def load_model(
         net.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ModelNotFound(f"{path.name} looks like {arch.NAME} but its weights don't fit it") from error
-    net = net.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+    net = net.eval().requires_grad_(False).to(device, dtype).to(memory_format=torch.channels_last)
     return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward)
 
 

@@ -49,7 +49,8 @@ def detect(state: StateDict) -> Facts | None:
 
 
 def build(facts: Facts) -> nn.Module:
-    return RRDBNet(**facts.arguments)
+    net: nn.Module = RRDBNet(**facts.arguments)
+    return net
 
 
 def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:

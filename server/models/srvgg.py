@@ -40,7 +40,8 @@ def detect(state: StateDict) -> Facts | None:
 
 
 def build(facts: Facts) -> nn.Module:
-    return SRVGGNetCompact(**facts.arguments)
+    net: nn.Module = SRVGGNetCompact(**facts.arguments)
+    return net
 
 
 def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
@@ -50,4 +51,5 @@ def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
     for layer in net.body:
         features = layer(features)
     base = functional.interpolate(image, scale_factor=net.upscale, mode="nearest")
-    return net.upsampler(features).float().add_(base)
+    residual: Tensor = net.upsampler(features)
+    return residual.float().add_(base)

@@ -18,7 +18,7 @@ __all__ = ["STEPS", "Context", "run"]
 
 
 def run(ctx: Context) -> None:
-    """Make `ctx.result` from `ctx.data`. Raises UpscaleError for what the caller did, and whatever `ctx.check` raises."""
+    """Make `ctx.result` from `ctx.data`. Raises UpscaleError for what the caller did, and what `ctx.check` raises."""
     for name, step in STEPS:
         ctx.check()
         started = time.perf_counter()

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from server.pipeline.base import Context
 from server.picture import Samples
+from server.pipeline.base import Context
 from server.resample import resample
 
 

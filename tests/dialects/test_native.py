@@ -82,7 +82,7 @@ def test_a_result_of_ours_can_be_the_next_source(live: Live, picture: Picture) -
     assert live.worker.finish().state.value == "succeeded"  # it was never fetched: loopback is not allowed here
 
 
-REFUSED = [
+REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({}, 400, "missing_field", "image"),
     ({"image": ""}, 400, "missing_field", "image"),
     ({"image": "ftp://example.com/a.png"}, 400, "invalid_field", "image"),

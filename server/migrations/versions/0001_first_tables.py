@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("started_at", sa.Float),
         sa.Column("finished_at", sa.Float),
         sa.Column("attempt", sa.Integer, nullable=False),
-        sa.Column("worker", sa.String(64)),
+        sa.Column("worker", sa.String(128)),
         sa.Column("lease_until", sa.Float),
         sa.Column("cancel_requested", sa.Boolean, nullable=False),
         sa.Column("result", sa.JSON(none_as_null=True)),
@@ -35,7 +35,7 @@ def upgrade() -> None:
     op.create_index("jobs_owned", "jobs", ["owner", "created_at"])
     op.create_table(
         "workers",
-        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("id", sa.String(128), primary_key=True),
         sa.Column("device", sa.String(128), nullable=False),
         sa.Column("ready", sa.Boolean, nullable=False),
         sa.Column("beat_at", sa.Float, nullable=False),

@@ -1,0 +1,100 @@
+"""Blobs: whole or not at all, under names that can't be guessed and can't lead out of the folder."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from server.blobs import KEY, Blobs, new_key
+from server.errors import NotFound
+
+ABSENT = "0" * 32
+NO_KEYS = [
+    "",
+    "a",
+    "x" * 32,
+    "A" * 32,
+    "0" * 31,
+    "0" * 33,
+    "../" + "0" * 32,
+    f"{ABSENT}/x",
+    f"{ABSENT}.",
+    f"{ABSENT}\n",
+]
+NO_KEYS += [f"{ABSENT}.PNG", f"{ABSENT}.png.png", f"{ABSENT}./..", f"/{ABSENT}", f"{ABSENT}\0", "..", "/etc/passwd"]
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs(tmp_path / "new" / "blobs")
+
+
+def test_a_key_is_random_and_has_the_file_ending_asked_for() -> None:
+    keys = {new_key(".png") for _ in range(100)}
+    assert len(keys) == 100
+    assert all(KEY.fullmatch(key) and key.endswith(".png") for key in keys)
+    assert KEY.fullmatch(new_key())
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\xff", bytes(3_000_000)], ids=["empty", "short", "long"])
+def test_what_was_put_can_be_got(blobs: Blobs, data: bytes) -> None:
+    key = new_key(".jpeg")
+    blobs.put(key, data)
+    assert blobs.get(key) == data
+    assert blobs.path(key).read_bytes() == data
+
+
+def test_another_process_finds_it(blobs: Blobs, tmp_path: Path) -> None:
+    key = new_key()
+    blobs.put(key, b"kept")
+    assert Blobs(tmp_path / "new" / "blobs").get(key) == b"kept"
+
+
+def test_putting_leaves_the_blob_and_nothing_else(blobs: Blobs, tmp_path: Path) -> None:
+    key = new_key()
+    blobs.put(key, b"one")
+    blobs.put(key, b"two")
+    assert [path.name for path in (tmp_path / "new" / "blobs").iterdir()] == [key]
+    assert blobs.get(key) == b"two"
+
+
+def test_a_reader_never_sees_a_part(blobs: Blobs) -> None:
+    key, versions = new_key(), (b"a" * 2_000_000, b"b" * 1_000_000)
+    blobs.put(key, versions[0])
+    done = threading.Event()
+
+    def write() -> None:
+        for turn in range(20):
+            blobs.put(key, versions[turn % 2])
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not done.is_set():
+        assert blobs.get(key) in versions
+    thread.join()
+
+
+def test_what_is_not_there_is_not_found(blobs: Blobs) -> None:
+    with pytest.raises(NotFound):
+        blobs.get(ABSENT)
+    with pytest.raises(NotFound):
+        blobs.path(ABSENT)
+
+
+def test_deleting_twice_is_fine(blobs: Blobs) -> None:
+    key = new_key()
+    blobs.put(key, b"gone soon")
+    blobs.delete(key)
+    blobs.delete(key)
+    with pytest.raises(NotFound):
+        blobs.get(key)
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
+def test_what_is_no_key_is_not_found_whatever_lies_there(blobs: Blobs, tmp_path: Path, key: str) -> None:
+    (tmp_path / "new" / ABSENT).write_bytes(b"outside")
+    for use in (blobs.get, blobs.path, blobs.delete, lambda bad: blobs.put(bad, b"")):
+        with pytest.raises(NotFound):
+            use(key)
+    assert (tmp_path / "new" / ABSENT).read_bytes() == b"outside"

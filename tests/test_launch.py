@@ -1,0 +1,111 @@
+"""The whole thing, in its own processes; then `kill -9` where it hurts."""
+
+import base64
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.config import Config
+from server.launch import CannotListen, listen
+from tests.conftest import Served, draw
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Served]:
+    # Small tiles: many places where a job can be seen to be half done.
+    server = Served(tmp_path / "data", UPSCALE_TILE="96", UPSCALE_LEASE_S="4")
+    yield server
+    server.stop()
+
+
+def submit(server: Served, width: int, height: int) -> str:
+    answer = server.post("/jobs", json={"image": base64.b64encode(draw(width, height)).decode(), "scale": 4})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def job(server: Served, job_id: str) -> dict[str, Any]:
+    body: dict[str, Any] = server.get(f"/jobs/{job_id}").json()
+    return body
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_killed_processes_lose_nothing_and_finish_nothing_twice(own_server: Served) -> None:
+    own_server.start()
+
+    # A worker dies in the middle of a job: the job completes on its successor, once.
+    first = submit(own_server, 420, 300)
+    own_server.wait_for(lambda: job(own_server, first)["progress"] > 0.05)
+    os.kill(own_server.children()["worker"], signal.SIGKILL)
+    assert job(own_server, first)["state"] == "running"
+    own_server.wait_for(lambda: job(own_server, first)["state"] == "succeeded", 90)
+    assert job(own_server, first)["attempt"] == 2
+    assert len(list((own_server.data_dir / "blobs").glob("*.png"))) == 1
+
+    # The API process dies: its successor answers at the same address.
+    api = own_server.children()["api"]
+    os.kill(api, signal.SIGKILL)
+    own_server.wait_for(lambda: job(own_server, first)["state"] == "succeeded")
+    assert own_server.children()["api"] != api
+
+    # Everything dies with jobs queued and running: nobody is orphaned, and a restart completes them all.
+    waiting = [submit(own_server, 120, 80) for _ in range(4)]
+    own_server.wait_for(lambda: job(own_server, waiting[0])["state"] != "queued")
+    children = own_server.children()
+    own_server.kill()
+    wait_until(lambda: not any(alive(pid) for pid in children.values()))
+    own_server.start()
+    for job_id in waiting:
+        own_server.wait_for(lambda job_id=job_id: job(own_server, job_id)["state"] == "succeeded", 90)  # type: ignore[misc]
+    assert len(list((own_server.data_dir / "blobs").glob("*.png"))) == 5
+
+    # A running job is stopped by its caller, between two tiles.
+    last = submit(own_server, 900, 900)
+    own_server.wait_for(lambda: job(own_server, last)["progress"] > 0)
+    assert own_server.post(f"/jobs/{last}/cancel").status_code in (200, 202)
+    own_server.wait_for(lambda: job(own_server, last)["state"] == "cancelled", 10)
+
+    # Asked to stop, it gives the running job back and goes.
+    given_back = submit(own_server, 900, 900)
+    own_server.wait_for(lambda: job(own_server, given_back)["progress"] > 0)
+    children = own_server.children()
+    assert own_server.stop() == 0
+    assert not any(alive(pid) for pid in children.values())
+    own_server.start()
+    assert job(own_server, given_back)["attempt"] <= 1
+
+
+def test_without_keys_only_loopback_is_listened_on() -> None:
+    for host in ("0.0.0.0", "::"):
+        with pytest.raises(CannotListen, match="without API keys"):
+            listen(Config(host=host, port=0))
+    listen(Config(host="127.0.0.1", port=0)).close()
+    listen(Config(host="0.0.0.0", port=0, api_keys=("secret",))).close()
+
+
+def test_a_taken_port_is_one_clear_line() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(CannotListen, match=r"can't listen on 127.0.0.1:\d+: Address already in use"),
+    ):
+        listen(Config(port=taken.getsockname()[1]))

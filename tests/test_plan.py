@@ -1,0 +1,155 @@
+"""Sizes, passes and tiles, for every picture and every wish."""
+
+from dataclasses import asdict
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from server.errors import ResultImpossible
+from server.job import Params
+from server.plan import ONE_PASS_STRETCH, Pass, Plan, Shape, Size, check_result, make_plan, result_size, spans
+from server.tile import cut
+
+FIDELITY = Shape("fidelity-x4", 4, tile=512, halo=34)
+X2PLUS = Shape("RealESRGAN_x2plus", 2, tile=512, halo=64)
+SHAPES = st.sampled_from([FIDELITY, X2PLUS])
+SIDES = st.integers(1, 20_000)
+SIZES = st.tuples(SIDES, SIDES)
+PARAMS = st.one_of(
+    st.floats(0, 10, exclude_min=True).map(lambda scale: Params(scale=scale)),
+    st.sampled_from(["2k", "4k", "8k"]).map(lambda target: Params(target=target)),  # type: ignore[arg-type]
+    SIZES.map(lambda size: Params(size=size)),
+)
+
+
+@given(SIZES, st.floats(0, 10, exclude_min=True))
+@example((3, 5), 0.5)
+@example((1, 1), 1e-300)
+def test_a_scale_multiplies_both_sides_and_rounds(source: Size, scale: float) -> None:
+    w, h = result_size(source, Params(scale=scale))
+    assert (w, h) == (max(1, round(source[0] * scale)), max(1, round(source[1] * scale)))
+
+
+@given(SIZES, st.sampled_from([("2k", 2048), ("4k", 4096), ("8k", 8192)]))
+def test_a_target_is_exactly_the_long_edge_and_keeps_the_aspect(source: Size, target: tuple[str, int]) -> None:
+    word, edge = target
+    w, h = result_size(source, Params(target=word))  # type: ignore[arg-type]
+    assert max(w, h) == edge
+    assert (w >= h) if source[0] >= source[1] else (h >= w)
+    short, long = min(source), max(source)
+    assert min(w, h) == 1 or abs(min(w, h) - edge * short / long) <= 0.5
+
+
+@given(SIZES, SIZES)
+def test_a_size_is_the_size(source: Size, size: Size) -> None:
+    assert result_size(source, Params(size=size)) == size
+
+
+@pytest.mark.parametrize(
+    ("source", "params", "result"),
+    [
+        ((300, 200), Params(scale=2.5), (750, 500)),
+        ((200, 300), Params(target="2k"), (1365, 2048)),
+        ((4000, 3000), Params(target="2k"), (2048, 1536)),
+        ((10_000, 1), Params(target="4k"), (4096, 1)),
+        ((7, 7), Params(target="8k"), (8192, 8192)),
+    ],
+)
+def test_sizes_by_hand(source: Size, params: Params, result: Size) -> None:
+    assert make_plan(source, params, FIDELITY).result == result
+
+
+@given(SIZES, PARAMS, SHAPES)
+def test_a_plan_is_at_most_two_passes_that_chain_up(source: Size, params: Params, shape: Shape) -> None:
+    plan = make_plan(source, params, shape)
+    assert plan.result == result_size(source, params)
+    assert len(plan.passes) <= 2
+    before = source
+    for each in plan.passes:
+        assert each.result == (each.source[0] * shape.scale, each.source[1] * shape.scale)
+        assert each.source[0] <= before[0] and each.source[1] <= before[1], "never enlarged before a network"
+        before = each.result
+    if plan.passes:
+        assert plan.passes[0].source == source, "nothing is thrown away before the first"
+        assert plan.model == shape.name
+    else:
+        assert plan.model == "none"
+
+
+@given(SIZES, PARAMS, SHAPES)
+def test_a_network_runs_exactly_when_something_is_enlarged(source: Size, params: Params, shape: Shape) -> None:
+    plan = make_plan(source, params, shape)
+    assert bool(plan.passes) == (plan.result[0] > source[0] or plan.result[1] > source[1])
+
+
+@given(SIZES, st.floats(0, 1, exclude_min=True), SHAPES)
+def test_a_scale_of_at_most_one_runs_no_network(source: Size, scale: float, shape: Shape) -> None:
+    assert make_plan(source, Params(scale=scale), shape).passes == ()
+
+
+@given(SIZES, PARAMS, SHAPES)
+def test_the_last_pass_needs_at_most_a_small_stretch(source: Size, params: Params, shape: Shape) -> None:
+    plan = make_plan(source, params, shape)
+    if len(plan.passes) == 1:
+        assert max(plan.result[i] / source[i] for i in (0, 1)) <= shape.scale * ONE_PASS_STRETCH
+    if len(plan.passes) == 2:
+        possible = [source[i] * shape.scale**2 for i in (0, 1)]
+        assert all(plan.passes[1].result[i] >= min(plan.result[i], possible[i]) for i in (0, 1))
+
+
+@given(SIZES, PARAMS, SHAPES)
+def test_a_second_pass_is_not_fed_less_than_the_source_had(source: Size, params: Params, shape: Shape) -> None:
+    """A picture that grows in one direction only must not lose detail in the other."""
+    plan = make_plan(source, params, shape)
+    for each in plan.passes[1:]:
+        assert all(each.source[i] >= min(source[i], plan.result[i]) for i in (0, 1))
+
+
+@pytest.mark.parametrize(("scale", "passes"), [(1, 0), (1.01, 1), (4, 1), (5, 1), (5.01, 2), (10, 2)])
+def test_when_a_second_pass_begins(scale: float, passes: int) -> None:
+    assert len(make_plan((1000, 1000), Params(scale=scale), FIDELITY).passes) == passes
+
+
+@given(st.integers(1, 100_000), st.integers(0, 64), st.integers(2, 1000))
+def test_the_tiles_counted_are_the_tiles_cut(length: int, halo: int, kept: int) -> None:
+    tile = 2 * halo + kept
+    assert spans(length, tile, halo) == len(cut(length, tile, halo))
+
+
+def test_a_plan_says_all_in_plain_values() -> None:
+    plan = make_plan((1000, 500), Params(scale=8), FIDELITY)
+    first, second = Pass((1000, 500), (4000, 2000), 3 * 2), Pass((2000, 1000), (8000, 4000), 5 * 3)
+    assert plan == Plan((1000, 500), (8000, 4000), "fidelity-x4", (first, second))
+    assert plan.to_dict() == asdict(plan) | {"tiles": 21}
+
+
+@pytest.mark.parametrize(
+    ("format_", "size", "advice"),
+    [
+        ("webp", (16_383, 10), None),
+        ("webp", (16_384, 10), "use jpeg or png"),
+        ("webp", (10, 70_000), "use png"),
+        ("jpeg", (65_500, 1), None),
+        ("jpeg", (1, 65_501), "use png"),
+        ("png", (1_000_000, 1), None),
+        ("png", (1_000_001, 1), "1000000 pixels"),
+    ],
+)
+def test_a_format_that_can_not_hold_the_result_is_refused_with_advice(
+    format_: str, size: Size, advice: str | None
+) -> None:
+    params = Params(size=size, format=format_)  # type: ignore[arg-type]
+    if advice is None:
+        check_result(size, params, 10**12)
+        return
+    with pytest.raises(ResultImpossible, match=f"{advice}$") as caught:
+        check_result(size, params, 10**12)
+    assert caught.value.field == "format"
+
+
+def test_a_result_over_the_operators_limit_is_refused() -> None:
+    params = Params(scale=2)
+    check_result((100, 100), params, 10_000)
+    with pytest.raises(ResultImpossible, match="100×101 pixels is over this server's limit of 10000 pixels"):
+        check_result((100, 101), params, 10_000)
