@@ -1,6 +1,7 @@
 """The command line: `python -m server`, installed as `upscale-server`."""
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -14,11 +15,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from server import __version__
-from server.config import BadConfig, Config, load_config
+from server.config import MIB, BadConfig, Config, load_config
 from server.errors import UpscaleError
 from server.formats import FORMATS
 from server.job import Job, Params, State
@@ -29,8 +31,8 @@ app = typer.Typer(
 jobs_app = typer.Typer(no_args_is_help=True, help="Look at the jobs of the server on this data folder.")
 app.add_typer(jobs_app, name="jobs")
 
-_out = Console()
-_err = Console(stderr=True)
+_out = Console(emoji=False)
+_err = Console(stderr=True, emoji=False)
 
 DataDir = Annotated[Path | None, typer.Option(help="Jobs, pictures and installed weights.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -51,8 +53,12 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    _err.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    _complain(message)
     raise typer.Exit(code)
+
+
+def _complain(message: str) -> None:
+    _err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 # --- upscale --------------------------------------------------------------------------------------------------------
@@ -104,13 +110,15 @@ def upscale(
 
 def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path], as_json: bool) -> int:
     """Returns how many failed; a failure of one does not stop the others."""
+    from server.logs import configure_logs
     from server.upscaler import Upscaler
     from server.weights import Catalog
 
+    configure_logs(logging.WARNING)  # without it they would go to standard output
     upscaler = Upscaler(config, Catalog(config.weights_path, tile=config.tile), allow_paths=True)
     upscaler.load(params.model)  # a wrong name is one error, not one per file
     failed = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_err, disable=as_json or not _err.is_terminal, transient=True) as progress:
         for source, destination in destinations.items():
             bar = progress.add_task(source.name, total=1.0)
@@ -125,7 +133,7 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
                 if as_json:
                     print(json.dumps({"source": str(source), "error": reason}), flush=True)
                 else:
-                    _err.print(f"[bold red]error:[/] {source}: {reason}", highlight=False, soft_wrap=True)
+                    _complain(f"{source}: {reason}")
                 continue
             finally:
                 progress.remove_task(bar)
@@ -136,7 +144,8 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
                 line |= {"model": ctx.model.name if ctx.model else "none", "seconds": seconds, "steps": ctx.seconds}
                 print(json.dumps(line), flush=True)
             else:
-                _out.print(f"{destination}  {w}×{h}  {seconds:.1f} s", highlight=False, soft_wrap=True)
+                done = f"{destination}  {w}×{h}  {seconds:.1f} s"
+                _out.print(done, markup=False, highlight=False, soft_wrap=True)
     return failed
 
 
@@ -224,7 +233,13 @@ def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
 
     configure_logs()
     watch_parent()
-    config = uvicorn.Config(create_app(load_config()), log_config=None, access_log=False, timeout_graceful_shutdown=10)
+    config = uvicorn.Config(
+        create_app(load_config()),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=10,
+        ws_max_size=64 * MIB,  # pictures come in frames, as base64
+    )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
 
 
@@ -262,14 +277,14 @@ def jobs_list(
 ) -> None:
     """The newest jobs, of every caller."""
     with _plain_errors():
-        found = _open_jobs(data_dir).list(state=state, limit=limit)
+        found, _ = _open_jobs(data_dir).list(states=[state] if state else [], limit=limit)
     if as_json:
         print(json.dumps([asdict(job) for job in found]))
         return
-    table = Table("id", "api", "state", "progress", "wanted", "created", "error", box=None)
+    table = Table(Column("id", no_wrap=True), "api", "state", "progress", "wanted", "created", "error", box=None)
     for job in found:
         created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.created_at))
-        error = job.error_message or ""
+        error = escape(job.error_message or "")
         table.add_row(job.id, job.dialect, job.state.value, f"{job.progress:.0%}", _wanted(job), created, error)
     _out.print(table)
 
@@ -322,16 +337,19 @@ def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = Fa
         return
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
-        table.add_row(f"[bold]{name}[/]", str(value))
+        table.add_row(f"[bold]{escape(name)}[/]", escape(value))
     _out.print(table)
 
 
 def _examine(config: Config) -> dict[str, str]:
     import pyvips
+    from sqlalchemy import make_url
 
+    from server.logs import configure_logs
     from server.upscaler import Upscaler, torch_versions
     from server.weights import AUTO, Catalog, verify
 
+    configure_logs(logging.WARNING)
     catalog = Catalog(config.weights_path, tile=config.tile)
     facts = {"upscale-server": __version__, "Python": platform.python_version(), "system": platform.platform()}
     facts |= torch_versions()
@@ -350,5 +368,6 @@ def _examine(config: Config) -> dict[str, str]:
     facts["data folder"] = f"{config.data_dir}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
     if not os.access(folder, os.W_OK):
         facts["data folder"] += ", PROBLEM: not writable"
-    facts["database"] = config.database_url or "SQLite in the data folder"
+    # Without its password: this is for others to read.
+    facts["database"] = repr(make_url(config.database_url)) if config.database_url else "SQLite in the data folder"
     return facts

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "UPSCALE_"
@@ -53,6 +53,12 @@ class Config(BaseSettings):
     max_source_pixels: int = Field(100_000_000, ge=1, description="Largest source picture, width × height.")
     max_result_pixels: int = Field(400_000_000, ge=1, description="Largest result, width × height.")
     max_queue: int = Field(1000, ge=1, description="Jobs that may wait; more are refused with 429.")
+
+    price_per_job: float = Field(0, ge=0, description="What answers state as a job's cost, in USD.")
+    price_per_megapixel: float = Field(0, ge=0, description="Added to it, per million pixels of the result.")
+    secret: SecretStr | None = Field(
+        None, description="Webhook signatures derive from it. Unset: a file in the data folder, made at first use."
+    )
 
     fetch_timeout_s: float = Field(30, gt=0, description="Time to fetch a source URL, redirects included.")
     sync_wait_s: float = Field(90, gt=0, description="How long a synchronous request waits for its result.")

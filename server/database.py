@@ -36,6 +36,10 @@ jobs = Table(
     Column("owner", String(64), nullable=False),
     Column("params", JSON, nullable=False),
     Column("request", JSON, nullable=False),
+    Column("external_id", String(64)),
+    Column("source_id", String(32), nullable=False),
+    Column("result_id", String(32), nullable=False),
+    Column("keep_s", Float),
     Column("source_url", Text),
     Column("source_key", String(128)),
     Column("state", String(16), nullable=False),
@@ -53,6 +57,9 @@ jobs = Table(
     Column("error_message", Text),
     Index("jobs_waiting", "state", "priority", "created_at"),
     Index("jobs_owned", "owner", "created_at"),
+    Index("jobs_external", "owner", "dialect", "external_id", unique=True),
+    Index("jobs_source", "source_id"),
+    Index("jobs_result", "result_id"),
 )
 
 workers = Table(
@@ -73,6 +80,22 @@ uploads = Table(
     Column("ready", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("job_id", String(32), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("base_url", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Float, nullable=False),
+    Column("last_error", Text),
+    Index("deliveries_due", "state", "due_at"),
+    Index("deliveries_job", "job_id"),
 )
 
 _READ_ONLY = "upscale_read_only"

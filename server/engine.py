@@ -50,7 +50,7 @@ class Engine:
         facts = model.facts
         h, w = samples.shape[:2]
         padded = _pad(samples, facts.multiple)
-        side = self._side(model, tile)
+        side = self.side(model, tile)
         rows = cut(padded.shape[0], side, facts.halo, facts.blend, facts.multiple)
         columns = cut(padded.shape[1], side, facts.halo, facts.blend, facts.multiple)
         carry: Floats | None = None  # rows that the next row of tiles still adds to
@@ -65,7 +65,8 @@ class Engine:
                 band, carry = band[:-shared], band[-shared:].copy()
             yield top, band[: h * facts.scale - top, : w * facts.scale]
 
-    def _side(self, model: Model, tile: int) -> int:
+    def side(self, model: Model, tile: int = 0) -> int:
+        """The side of the tiles that `upscale` will cut: what was asked for, within what fits and what makes sense."""
         multiple = model.facts.multiple
         side = min(tile or model.facts.tile, self._tiles.get(model.name, 1 << 30))
         return max(side, _smallest_side(model)) // multiple * multiple

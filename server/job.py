@@ -97,6 +97,8 @@ class Result:
     model_sha256: str | None
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds by pipeline step."""
+    cost: float = 0.0
+    """What the operator charges for it, by the price list of that time; see price.py."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -119,6 +121,14 @@ class Job:
     params: Params
     request: dict[str, Any] = field(default_factory=dict)
     """What only the dialect needs to know again: the vendor's model name, the echo of its input, flags."""
+    external_id: str | None = None
+    """The caller's own name for it, where the vendor lets callers choose one: unique per owner and dialect."""
+    source_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Under which the source, and `result_id` under which the result, can be named as a later job's source. Unlike a
+    blob's key it is known from the start, and is no capability: only the owner may use it."""
+    result_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    keep_s: float | None = None
+    """How long after its end the job and its pictures are kept, if the caller asked for less than `Config.keep_s`."""
     source_url: str | None = None
     """Where the picture still has to be fetched from, or None when it came with the request."""
     source_key: str | None = None

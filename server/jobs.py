@@ -24,9 +24,12 @@ from typing import Any
 
 from sqlalchemy import CursorResult, Engine, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Row
+from sqlalchemy.exc import IntegrityError
 
+from server.database import deliveries as _deliveries
 from server.database import jobs, reading, workers
-from server.errors import NotFound, TooManyRequests, UpscaleError
+from server.deliveries import Delivery
+from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError
 from server.job import Job, Params, Result, State
 
 MAX_ATTEMPTS = 3
@@ -64,33 +67,63 @@ class Jobs:
 
     # --- for callers ------------------------------------------------------------------------------------------------
 
-    def enqueue(self, job: Job) -> None:
-        """Keep the job, durably, in the state it is in. Raises TooManyRequests when too many wait already."""
+    def enqueue(self, job: Job, deliveries: Sequence[Delivery] = ()) -> None:
+        """Keep the job, durably, in the state it is in, with what is to be delivered at its end.
+
+        Raises TooManyRequests when too many wait already, Conflict when its `external_id` is taken.
+        """
+        taken = and_(jobs.c.owner == job.owner, jobs.c.dialect == job.dialect, jobs.c.external_id == job.external_id)
         with self._engine.begin() as db:
+            if job.external_id is not None and db.execute(select(jobs.c.id).where(taken)).first():
+                raise Conflict(f"there is a job of the name {job.external_id} already")
             waiting = select(func.count()).select_from(jobs).where(jobs.c.state == State.QUEUED.value)
             if job.state is State.QUEUED and db.execute(waiting).scalar_one() >= self._max_queue:
                 raise TooManyRequests("the queue is full; try again later")
-            db.execute(insert(jobs).values(**_to_row(job)))
+            try:
+                db.execute(insert(jobs).values(**_to_row(job)))
+            except IntegrityError as error:  # on PostgreSQL, two at the same moment
+                raise Conflict(f"there is a job of the name {job.external_id} already") from error
+            if deliveries:
+                db.execute(insert(_deliveries), [vars(each) for each in deliveries])
+
+    def find(self, owner: str, dialect: str, external_id: str) -> Job:
+        """The job that its caller has given this name. Raises NotFound."""
+        where = and_(jobs.c.owner == owner, jobs.c.dialect == dialect, jobs.c.external_id == external_id)
+        return self._one(where, f"there is no job of the name {external_id}")
+
+    def with_picture(self, owner: str, picture_id: str) -> Job:
+        """The job whose `source_id` or `result_id` that is. Raises NotFound."""
+        named = or_(jobs.c.source_id == picture_id, jobs.c.result_id == picture_id)
+        return self._one(and_(jobs.c.owner == owner, named), f"there is no picture {picture_id}")
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        row = None
-        if _ID.fullmatch(job_id):
-            with reading(self._engine) as db:
-                row = db.execute(select(*_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
-        if row is None:
-            raise NotFound(f"there is no job {job_id}")
-        return _from_row(row)
+        missing = f"there is no job {job_id}"
+        if not _ID.fullmatch(job_id):
+            raise NotFound(missing)
+        return self._one(jobs.c.id == job_id, missing)
 
-    def list(self, *, owner: str | None = None, state: State | None = None, limit: int = 50) -> Sequence[Job]:
-        """Newest first."""
-        query = select(*_COLUMNS).order_by(jobs.c.created_at.desc()).limit(limit)
-        if owner is not None:
-            query = query.where(jobs.c.owner == owner)
-        if state is not None:
-            query = query.where(jobs.c.state == state.value)
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        dialect: str | None = None,
+        states: Sequence[State] = (),
+        created_from: float = 0.0,
+        created_before: float | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> tuple[Sequence[Job], int]:
+        """A page of the jobs that fit, newest first, and how many fit in all. `states` empty: any."""
+        where = [jobs.c.created_at >= created_from]
+        where += [jobs.c.created_at < created_before] if created_before is not None else []
+        where += [jobs.c.owner == owner] if owner is not None else []
+        where += [jobs.c.dialect == dialect] if dialect is not None else []
+        where += [jobs.c.state.in_([state.value for state in states])] if states else []
+        page = select(*_COLUMNS).where(*where).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit).offset(offset)
         with reading(self._engine) as db:
-            return [_from_row(row) for row in db.execute(query)]
+            found = [_from_row(row) for row in db.execute(page)]
+            return found, db.execute(select(func.count()).select_from(jobs).where(*where)).scalar_one()
 
     def counts(self) -> dict[str, int]:
         """Jobs by state; states without any are left out."""
@@ -220,14 +253,16 @@ class Jobs:
             )
             return _count(stopped) + _count(crashed)
 
-    def expired(self, before: float, limit: int = 100) -> Sequence[Job]:
-        """Jobs that finished before the time given."""
-        query = select(*_COLUMNS).where(jobs.c.finished_at < before).order_by(jobs.c.finished_at).limit(limit)
+    def expired(self, keep_s: float, limit: int = 100) -> Sequence[Job]:
+        """Jobs that finished longer ago than their own `keep_s`, or else the one given."""
+        over = jobs.c.finished_at + func.coalesce(jobs.c.keep_s, keep_s) < time.time()
+        query = select(*_COLUMNS).where(over).order_by(jobs.c.finished_at).limit(limit)
         with reading(self._engine) as db:
             return [_from_row(row) for row in db.execute(query)]
 
     def delete(self, job_id: str) -> None:
         with self._engine.begin() as db:
+            db.execute(delete(_deliveries).where(_deliveries.c.job_id == job_id))
             db.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def worker_beat(self, worker: WorkerInfo) -> None:
@@ -255,6 +290,13 @@ class Jobs:
         with self._engine.begin() as db:
             row = db.execute(statement).one_or_none()
         return _from_row(row) if row else None
+
+    def _one(self, where: Any, missing: str) -> Job:
+        with reading(self._engine) as db:
+            row = db.execute(select(*_COLUMNS).where(where).limit(1)).one_or_none()
+        if row is None:
+            raise NotFound(missing)
+        return _from_row(row)
 
     def _write(self, where: Any, **values: Any) -> bool:
         with self._engine.begin() as db:

@@ -118,7 +118,8 @@ def watch_parent() -> None:
 
 def to_env(config: Config) -> dict[str, str]:
     """The settings as a child's environment."""
-    values: Mapping[str, object] = config.model_dump(exclude_none=True)
+    # A secret is only ever given by the environment, and inherited.
+    values: Mapping[str, object] = config.model_dump(exclude_none=True, exclude={"secret"})
     return {
         f"UPSCALE_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
         for name, value in values.items()

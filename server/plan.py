@@ -91,12 +91,14 @@ def make_plan(source: Size, params: Params, shape: Shape) -> Plan:
     first = Pass(source, _times(source, shape.scale), _tiles(source, shape))
     if ratio <= shape.scale * ONE_PASS_STRETCH:
         return Plan(source, result, shape.name, (first,))
-    # Reduced to just what the second pass needs, but never enlarged: that would only blur before it.
-    second = (
-        min(first.result[0], math.ceil(result[0] / shape.scale)),
-        min(first.result[1], math.ceil(result[1] / shape.scale)),
-    )
+    second = _between(source[0], result[0], shape.scale), _between(source[1], result[1], shape.scale)
     return Plan(source, result, shape.name, (first, Pass(second, _times(second, shape.scale), _tiles(second, shape))))
+
+
+def _between(source: int, result: int, scale: int) -> int:
+    """A side of what the second pass is fed: just what it needs, but neither enlarged, which would only blur before it,
+    nor less than the source had, of a side that hardly grows beside one that does."""
+    return min(source * scale, max(math.ceil(result / scale), min(source, result)))
 
 
 def spans(length: int, tile: int, halo: int) -> int:

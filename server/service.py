@@ -7,7 +7,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import structlog
 
 from server.blobs import Blobs, new_key
 from server.config import Config
+from server.deliveries import Delivery
 from server.errors import BadSource, Conflict, NotFound, ResultImpossible, SourceUnreachable, UpscaleError
 from server.fetch import Source, download
 from server.job import Job, Params, State
@@ -46,16 +47,31 @@ class Service:
         params: Params,
         source: Source,
         request: dict[str, Any] | None = None,
+        external_id: str | None = None,
+        keep_s: float | None = None,
+        deliver: Mapping[str, str] | None = None,
+        base_url: str = "",
         strict: bool = True,
     ) -> Job:
         """Keep the request as a durable job and return it.
 
         A source that came as bytes is looked at now: if it is no good, `strict` raises (BadSource, ResultImpossible),
         otherwise the job is kept as failed with that error, which is how the vendors answer. A URL is fetched in the
-        background. Raises ModelNotFound and TooManyRequests in either case.
+        background. Raises ModelNotFound, TooManyRequests, and Conflict (`external_id` is taken) in either case.
+
+        `deliver`: addresses by kind (deliveries.WEBHOOK, UPLOAD), to be served when the job ends with links that start
+        with `base_url`.
         """
         self.catalog.get(params.model)
-        job = Job(dialect=dialect, owner=owner, params=params, request=request or {}, source_url=source.url)
+        job = Job(
+            dialect=dialect,
+            owner=owner,
+            params=params,
+            request=request or {},
+            external_id=external_id,
+            keep_s=keep_s,
+            source_url=source.url,
+        )
         if source.url is None:
             try:
                 data = source.data if source.data is not None else self._own_file(source.key)
@@ -73,7 +89,10 @@ class Service:
                 assert job.source_key is not None
                 self.blobs.put(job.source_key, data)
         try:
-            self._jobs.enqueue(job)
+            owed = [
+                Delivery(job_id=job.id, kind=kind, url=url, base_url=base_url) for kind, url in (deliver or {}).items()
+            ]
+            self._jobs.enqueue(job, owed)
         except Exception:
             if job.source_key is not None:
                 self.blobs.delete(job.source_key)  # nobody else knows of it
@@ -88,8 +107,26 @@ class Service:
             raise NotFound(f"there is no job {job_id}")
         return job
 
-    def list(self, owner: str, *, state: State | None = None, limit: int = 50) -> Sequence[Job]:
-        return self._jobs.list(owner=owner, state=state, limit=limit)
+    def find(self, owner: str, dialect: str, external_id: str) -> Job:
+        """The job that its caller has given this name. Raises NotFound."""
+        return self._jobs.find(owner, dialect, external_id)
+
+    def list(self, owner: str, **filters: Any) -> tuple[Sequence[Job], int]:
+        """A page of the caller's jobs, newest first, and how many there are; `filters` are those of Jobs.list."""
+        return self._jobs.list(owner=owner, **filters)
+
+    def picture(self, owner: str, picture_id: str) -> Source:
+        """A picture of the caller's own, by its id: an upload's, or a job's `source_id` or `result_id` (32 hex digits).
+        Raises NotFound, also while it is not there yet."""
+        upload = self.uploads.find(owner, picture_id)
+        if upload is not None:
+            return Source(key=upload.key)
+        job = self._jobs.with_picture(owner, picture_id)
+        result_key = job.result.key if job.result else None
+        key = job.source_key if job.source_id == picture_id else result_key
+        if key is None:
+            raise NotFound(f"there is no picture {picture_id} yet")
+        return Source(key=key)
 
     def cancel(self, job_id: str, owner: str) -> Job:
         """Ask for the job's end. Raises NotFound, or Conflict when it has ended already."""
@@ -167,7 +204,7 @@ class Service:
     def upkeep(self) -> None:
         """Remove what has expired, end what has lapsed."""
         self._jobs.sweep()
-        for job in self._jobs.expired(before=time.time() - self.config.keep_s):
+        for job in self._jobs.expired(self.config.keep_s):
             self.delete(job)
         self.uploads.remove_expired()
 

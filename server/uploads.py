@@ -61,6 +61,13 @@ class Uploads:
             self._blobs.put(key, data)  # within the transaction: if it fails, the ticket is still good
         return filled
 
+    def find(self, owner: str, upload_id: str) -> Upload | None:
+        """The caller's finished upload whose key begins with these 32 hex digits."""
+        named = and_(uploads.c.owner == owner, uploads.c.key.startswith(upload_id, autoescape=True), uploads.c.ready)
+        with reading(self._engine) as db:
+            row = db.execute(select(uploads).where(named).limit(1)).one_or_none()
+        return Upload(**row._mapping) if row else None
+
     def remove_expired(self) -> int:
         """Forget tickets and uploads whose time is over, with their bytes. Returns how many."""
         with reading(self._engine) as db:

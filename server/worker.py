@@ -17,6 +17,7 @@ from server.formats import FORMATS
 from server.job import Job, Result
 from server.jobs import Beat, Jobs, WorkerInfo
 from server.pipeline import Context
+from server.price import cost_of
 from server.upscaler import Upscaler
 from server.weights import AUTO, Catalog
 
@@ -81,7 +82,7 @@ class Worker:
                 self._running = None
             key = new_key(FORMATS[job.params.format].suffix)
             self._blobs.put(key, ctx.result)
-            if self._jobs.finish(job, _result(key, ctx)):
+            if self._jobs.finish(job, self._result(key, ctx)):
                 log.info("job succeeded", seconds=ctx.seconds, tiles=ctx.tiles)
                 key = None
         except JobLost:
@@ -103,6 +104,20 @@ class Worker:
         finally:
             if key is not None:
                 self._blobs.delete(key)
+
+    def _result(self, key: str, ctx: Context) -> Result:
+        h, w = ctx.samples.shape[:2]
+        return Result(
+            key=key,
+            width=w,
+            height=h,
+            size_bytes=len(ctx.result),
+            format=ctx.params.format,
+            model=ctx.model.name if ctx.model else "none",
+            model_sha256=ctx.model.sha256 if ctx.model else None,
+            seconds=ctx.seconds,
+            cost=cost_of((w, h), self._config),
+        )
 
     def _check(self) -> None:
         if self._news is Beat.LOST:
@@ -127,20 +142,6 @@ class Worker:
                 # A locked or restarting database: the lease outlasts several tries.
                 log.exception("heartbeat failed")
             self._stop.wait(_PROGRESS_S) if not self._stop.is_set() else time.sleep(_PROGRESS_S)
-
-
-def _result(key: str, ctx: Context) -> Result:
-    h, w = ctx.samples.shape[:2]
-    return Result(
-        key=key,
-        width=w,
-        height=h,
-        size_bytes=len(ctx.result),
-        format=ctx.params.format,
-        model=ctx.model.name if ctx.model else "none",
-        model_sha256=ctx.model.sha256 if ctx.model else None,
-        seconds=ctx.seconds,
-    )
 
 
 def run_worker(config: Config, worker_id: str | None = None) -> None:

@@ -89,7 +89,13 @@ def test_a_flag_that_does_not_fit_is_named_as_its_setting() -> None:
 @pytest.mark.parametrize("name", ["UPSCALE_API_KEYS", "UPSCALE_ALLOW_HOSTS"])
 @pytest.mark.parametrize(
     ("text", "values"),
-    [("one", ("one",)), ("one,two", ("one", "two")), (" one , two ,", ("one", "two")), (",", ()), ('["a"]', ('["a"]',))],
+    [
+        ("one", ("one",)),
+        ("one,two", ("one", "two")),
+        (" one , two ,", ("one", "two")),
+        (",", ()),
+        ('["a"]', ('["a"]',)),
+    ],
 )
 def test_several_values_are_separated_by_commas(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str, values: tuple[str, ...]

@@ -16,11 +16,12 @@ LEVELS = (
     ("formats", "config", "logs"),
     ("job",),
     ("plan", "picture", "database", "blobs"),
+    ("deliveries", "price", "secret"),
     ("migrations", "jobs", "uploads", "weights", "device", "shim", "resample"),
     ("fetch", "models", "tile"),
     ("service", "auth", "engine"),
     ("dialects", "pipeline"),
-    ("upscaler",),
+    ("webhook", "upscaler"),
     ("app", "worker"),
     ("launch",),
     ("cli",),
@@ -28,7 +29,7 @@ LEVELS = (
 )
 """From the bottom up: a file imports only from levels below its own. A folder's files may import its `base`."""
 
-API_HALF = {"fetch", "service", "auth", "dialects", "app"}
+API_HALF = {"fetch", "service", "auth", "dialects", "webhook", "app"}
 WORKER_HALF = {"device", "shim", "resample", "models", "tile", "engine", "pipeline", "upscaler", "worker"}
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx"}

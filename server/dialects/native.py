@@ -201,8 +201,8 @@ def jobs(
     state: State | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Response:
-    found = service.list(caller.id, state=state, limit=limit)
-    return json_response({"jobs": [to_response(job, base_url) for job in found]})
+    found, total = service.list(caller.id, states=[state] if state else [], limit=limit)
+    return json_response({"jobs": [to_response(job, base_url) for job in found], "total": total})
 
 
 @router.get("/jobs/{job_id}")

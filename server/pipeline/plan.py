@@ -8,6 +8,6 @@ def run(ctx: Context) -> None:
     h, w = ctx.samples.shape[:2]
     check_result(result_size((w, h), ctx.params), ctx.params, ctx.max_result_pixels)
     model = ctx.load(ctx.params.model)
-    shape = Shape(model.name, model.facts.scale, ctx.tile or model.facts.tile, model.facts.halo)
+    shape = Shape(model.name, model.facts.scale, ctx.engine.side(model, ctx.tile), model.facts.halo)
     ctx.plan = make_plan((w, h), ctx.params, shape)
     ctx.model = model if ctx.plan.passes else None

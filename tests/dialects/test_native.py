@@ -121,7 +121,7 @@ def test_bad_requests_are_refused_at_once_naming_the_field(live: Live, picture: 
         error = answer.json()["error"]
         assert set(error) == {"code", "message", "field"}
         assert (error["code"], error["field"]) == (code, field), (body, error)
-    assert live.client.get("/jobs").json() == {"jobs": []}
+    assert live.client.get("/jobs").json() == {"jobs": [], "total": 0}
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"{" * 100_000, b'{"scale": NaN}'])
@@ -216,7 +216,7 @@ def test_a_key_sees_only_its_own_jobs(live_server: LiveServer, picture: Picture)
     live.client.headers["Authorization"] = "Bearer ann"
     job = submit(live, picture)
     live.client.headers["Authorization"] = "bob"
-    assert live.client.get("/jobs").json() == {"jobs": []}
+    assert live.client.get("/jobs").json() == {"jobs": [], "total": 0}
     for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/events"), ("GET", "/result")):
         assert live.client.request(method, f"/jobs/{job['id']}{path}").status_code == 404, path
 
@@ -245,7 +245,7 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
     both = live.client.post("/plan", json={"width": 100, "height": 50, "image": inline(picture())})
     assert both.status_code == 400
     assert live.client.post("/plan", json={"width": 10**400, "height": 1}).status_code == 400
-    assert live.client.get("/jobs").json() == {"jobs": []}
+    assert live.client.get("/jobs").json() == {"jobs": [], "total": 0}
 
 
 def test_models_that_are_here_are_listed(live: Live) -> None:

@@ -1,4 +1,4 @@
-"""Jobs, workers and uploads."""
+"""Jobs, workers, uploads and deliveries."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,6 +15,10 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(64), nullable=False),
         sa.Column("params", sa.JSON, nullable=False),
         sa.Column("request", sa.JSON, nullable=False),
+        sa.Column("external_id", sa.String(64)),
+        sa.Column("source_id", sa.String(32), nullable=False),
+        sa.Column("result_id", sa.String(32), nullable=False),
+        sa.Column("keep_s", sa.Float),
         sa.Column("source_url", sa.Text),
         sa.Column("source_key", sa.String(128)),
         sa.Column("state", sa.String(16), nullable=False),
@@ -33,6 +37,9 @@ def upgrade() -> None:
     )
     op.create_index("jobs_waiting", "jobs", ["state", "priority", "created_at"])
     op.create_index("jobs_owned", "jobs", ["owner", "created_at"])
+    op.create_index("jobs_external", "jobs", ["owner", "dialect", "external_id"], unique=True)
+    op.create_index("jobs_source", "jobs", ["source_id"])
+    op.create_index("jobs_result", "jobs", ["result_id"])
     op.create_table(
         "workers",
         sa.Column("id", sa.String(128), primary_key=True),
@@ -49,3 +56,17 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("expires_at", sa.Float, nullable=False),
     )
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("job_id", sa.String(32), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("url", sa.Text, nullable=False),
+        sa.Column("base_url", sa.Text, nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("due_at", sa.Float, nullable=False),
+        sa.Column("last_error", sa.Text),
+    )
+    op.create_index("deliveries_due", "deliveries", ["state", "due_at"])
+    op.create_index("deliveries_job", "deliveries", ["job_id"])

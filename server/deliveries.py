@@ -1,0 +1,90 @@
+"""What is owed to callers' own addresses when a job ends: webhooks, and results put where the caller wants them.
+
+A row is written with its job and becomes due when the job ends, so nothing has to happen at that moment for it to be
+sent, and no crash loses it. Claiming one pushes its due time ahead for as long as an attempt may take: whoever dies
+while sending leaves it to be sent again. At least once, then; receivers tell repeats by the job's id.
+
+    pending ──sent──► delivered
+       │ └──failed──► pending, later
+       └──failed too often──► dead
+"""
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Engine, select, update
+
+from server.database import deliveries, jobs, reading
+from server.job import State
+
+WEBHOOK, UPLOAD = "webhook", "upload"
+PENDING, DELIVERED, DEAD = "pending", "delivered", "dead"
+
+_ENDED = [state.value for state in State if state.final]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    job_id: str
+    kind: str
+    """WEBHOOK: tell `url` in the dialect's words. UPLOAD: put the result's bytes there."""
+    url: str
+    base_url: str
+    """Start of the links in what is told; there is no request to take it from by then."""
+    state: str = PENDING
+    attempts: int = 0
+    """Begun, the running one included."""
+    due_at: float = 0.0
+    last_error: str | None = None
+
+
+class Deliveries:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def claim(self, seconds: float) -> Delivery | None:
+        """The next one due whose job has ended; nobody else gets it for `seconds`. None: nothing is due."""
+        now = time.time()
+        due = (
+            select(deliveries.c.id)
+            .join(jobs, jobs.c.id == deliveries.c.job_id)
+            .where(deliveries.c.state == PENDING, deliveries.c.due_at <= now, jobs.c.state.in_(_ENDED))
+            .order_by(deliveries.c.due_at)
+            .limit(1)
+        )
+        with reading(self._engine) as db:
+            if db.execute(due).first() is None:
+                return None
+        chosen = due.with_for_update(skip_locked=True, of=deliveries).scalar_subquery()
+        statement = (
+            update(deliveries)
+            .where(deliveries.c.id == chosen)
+            .values(attempts=deliveries.c.attempts + 1, due_at=now + seconds)
+            .returning(deliveries)
+        )
+        with self._engine.begin() as db:
+            row = db.execute(statement).one_or_none()
+        return Delivery(**row._mapping) if row else None
+
+    def delivered(self, delivery: Delivery) -> None:
+        self._set(delivery, state=DELIVERED, last_error=None)
+
+    def retry(self, delivery: Delivery, pause_s: float, error: str) -> None:
+        self._set(delivery, due_at=time.time() + pause_s, last_error=error)
+
+    def give_up(self, delivery: Delivery, error: str) -> None:
+        self._set(delivery, state=DEAD, last_error=error)
+
+    def of_job(self, job_id: str) -> Sequence[Delivery]:
+        with reading(self._engine) as db:
+            rows = db.execute(select(deliveries).where(deliveries.c.job_id == job_id).order_by(deliveries.c.kind))
+            return [Delivery(**row._mapping) for row in rows]
+
+    def _set(self, delivery: Delivery, **values: object) -> None:
+        # The attempt number fences: a slow sender must not undo what a later one has found out.
+        mine = update(deliveries).where(deliveries.c.id == delivery.id, deliveries.c.attempts == delivery.attempts)
+        with self._engine.begin() as db:
+            db.execute(mine.values(**values))

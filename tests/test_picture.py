@@ -1,0 +1,92 @@
+"""Headers: read fast and cheaply, whatever the file claims."""
+
+import io
+import resource
+import struct
+import time
+import zlib
+
+import pytest
+import pyvips
+from PIL import Image
+
+from server.errors import SourceTooLarge, SourceUnreadable
+from server.picture import Header, open_picture, read_header
+from tests.conftest import Picture
+
+MANY = 10**12
+
+
+def claim(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it has that many pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "tiff"])
+def test_a_header_tells_size_and_kind(picture: Picture, kind: str) -> None:
+    assert read_header(picture(40, 30, "RGB", kind), MANY) == Header(40, 30, f"image/{kind}")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_after_rotation(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "jpeg", exif=exif)
+    upright = open_picture(buffer.getvalue()).autorot()
+    size = read_header(buffer.getvalue(), MANY).size
+    assert size == (upright.width, upright.height) == ((40, 30) if orientation < 5 else (30, 40))
+
+
+def test_a_bomb_is_refused_before_anything_is_allocated() -> None:
+    data = claim(100_000, 100_000)
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.monotonic()
+    with pytest.raises(
+        SourceTooLarge, match="^the picture has 100000×100000 pixels; this server takes at most 100000000$"
+    ):
+        read_header(data, 100_000_000)
+    assert time.monotonic() - started < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib < 50 * 1024
+
+
+def test_a_picture_of_exactly_the_limit_is_taken(picture: Picture) -> None:
+    data = picture(40, 30)
+    assert read_header(data, 1200).size == (40, 30)
+    with pytest.raises(SourceTooLarge):
+        read_header(data, 1199)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"This is text, whatever its name says.",
+        b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
+        b"%PDF-1.7\n",
+        b"BM" + bytes(100),
+        b"\x89PNG\r\n\x1a\n",
+        b"\x89PNG\r\n\x1a\n" + b"\0" * 100,
+        b"\xff\xd8\xff\xe0 and then something else",
+        b"II*\0\xff\xff\xff\xff",
+        b"RIFF\x10\0\0\0WEBPVP8 ",
+    ],
+)
+def test_what_is_no_picture_is_unreadable(data: bytes) -> None:
+    with pytest.raises(SourceUnreadable):
+        read_header(data, MANY)
+
+
+def test_a_truncated_picture_has_a_header_but_no_pixels(picture: Picture) -> None:
+    whole = picture(400, 300, "RGB", "jpeg")
+    part = whole[: len(whole) // 2]
+    assert read_header(part, MANY).size == (400, 300)
+    with pytest.raises(pyvips.Error):
+        open_picture(part).numpy()
+    assert open_picture(whole).numpy().shape[:2] == (300, 400)
