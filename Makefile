@@ -22,6 +22,8 @@ venv: .venv/installed
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r requirements.lock
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e .
+	@# An older client that is still in use, beside the current one; the suite runs both.
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --target .venv/old-clients wavespeed==1.0.3
 	@touch $@
 
 demo: venv

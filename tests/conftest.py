@@ -58,7 +58,18 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 POSTGRES = os.environ.get("UPSCALE_TEST_POSTGRES", "")
-"""URL of a database that belongs to the tests: they empty it."""
+"""URL of a database that belongs to the tests: they throw away what is in it."""
+
+
+@pytest.fixture(scope="session")
+def postgres() -> str:
+    engine = open_database(POSTGRES)
+    with engine.begin() as db:
+        db.exec_driver_sql("DROP SCHEMA public CASCADE")
+        db.exec_driver_sql("CREATE SCHEMA public")
+    engine.dispose()
+    migrate(POSTGRES)
+    return POSTGRES
 
 
 @pytest.fixture(
@@ -75,8 +86,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path)
     if request.param == "sqlite":
         url = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'jobs.sqlite3')}"
     else:
-        url = POSTGRES
-        migrate(url)
+        url = request.getfixturevalue("postgres")
     engine = open_database(url)
     with engine.begin() as db:
         for table in metadata.sorted_tables:

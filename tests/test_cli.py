@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import structlog
-from click.testing import Result as Outcome
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from server import __version__
 from server.cli import app
@@ -24,7 +23,7 @@ from server.jobs import Jobs
 from server.launch import MALLOC_ENV
 from tests.conftest import MakeConfig, draw
 
-Run = Callable[..., Outcome]
+Run = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +58,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def complaint(outcome: Outcome, code: int = 1) -> str:
+def complaint(outcome: Result, code: int = 1) -> str:
     """The one line that it said before it ended with `code`."""
     assert outcome.exit_code == code, outcome.output
     assert outcome.stdout == ""
@@ -72,7 +71,7 @@ def size_of(path: Path) -> tuple[str | None, tuple[int, int]]:
         return image.format, image.size
 
 
-def lines(outcome: Outcome) -> list[dict[str, Any]]:
+def lines(outcome: Result) -> list[dict[str, Any]]:
     """Its standard output, which must be nothing but JSON lines."""
     return [json.loads(line) for line in outcome.stdout.splitlines()]
 
@@ -346,7 +345,7 @@ def test_one_job_is_shown_in_full(run: Run, prepared: tuple[Config, Jobs, list[J
 def test_jobs_are_cancelled_at_once_or_soon_or_not_at_all(run: Run, prepared: tuple[Config, Jobs, list[Job]]) -> None:
     config, table, (running, waiting, failed) = prepared
 
-    def cancel(job: Job) -> Outcome:
+    def cancel(job: Job) -> Result:
         return run("jobs", "cancel", job.id, "--data-dir", config.data_dir)
 
     assert cancel(waiting).stdout == "cancelled\n"

@@ -110,7 +110,7 @@ def test_a_public_address_has_no_slash_at_its_end() -> None:
 
 def test_a_config_does_not_change() -> None:
     with pytest.raises(ValidationError):
-        load_config().port = 1  # type: ignore[misc]
+        load_config().port = 1
 
 
 def test_every_setting_says_what_it_is() -> None:

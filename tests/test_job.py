@@ -24,7 +24,7 @@ INF, NAN = float("inf"), float("nan")
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
-    wanted = {} if field in ("scale", "target", "size") else {"scale": 2}
+    wanted: dict[str, Any] = {} if field in ("scale", "target", "size") else {"scale": 2}
     with pytest.raises(InvalidField, match=f"^{field} must be ") as caught:
         Params(**wanted, **{field: value})
     assert caught.value.field == field
@@ -42,7 +42,7 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None
     ],
 )
 def test_the_ends_of_the_ranges_are_in_them(field: str, value: Any) -> None:
-    wanted = {} if field in ("scale", "target", "size") else {"scale": 2}
+    wanted: dict[str, Any] = {} if field in ("scale", "target", "size") else {"scale": 2}
     assert getattr(Params(**wanted, **{field: value}), field) == value
 
 

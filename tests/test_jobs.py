@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from server.errors import NotFound, SourceUnreachable, SourceUnreadable, TooManyRequests
+from server.errors import Conflict, NotFound, SourceUnreachable, SourceUnreadable, TooManyRequests
 from server.job import Job, Params, Result, State
 from server.jobs import MAX_ATTEMPTS, Beat, Jobs, WorkerInfo
 
@@ -48,7 +48,8 @@ def lapsing(engine: Engine) -> Jobs:
 
 
 def add(table: Jobs, **values: Any) -> Job:
-    job = Job(**{"dialect": "native", "owner": "local", "params": Params(scale=2), "source_key": "0" * 32} | values)
+    common: dict[str, Any] = {"dialect": "native", "owner": "local", "params": Params(scale=2), "source_key": "0" * 32}
+    job = Job(**common | values)
     table.enqueue(job)
     return job
 
@@ -98,14 +99,25 @@ def test_an_unknown_job_is_not_found(table: Jobs, job_id: str) -> None:
 
 
 def test_the_list_is_newest_first_and_can_be_narrowed(table: Jobs) -> None:
-    old, middle, new = (add(table, created_at=at, owner=owner) for at, owner in ((1.0, "x"), (2.0, "y"), (3.0, "x")))
+    old = add(table, created_at=1.0, owner="x")
+    middle = add(table, created_at=2.0, owner="y", dialect="novita")
+    new = add(table, created_at=3.0, owner="x")
     take(table)  # the oldest
-    assert [job.id for job in table.list()] == [new.id, middle.id, old.id]
-    assert [job.id for job in table.list(limit=2)] == [new.id, middle.id]
-    assert [job.id for job in table.list(owner="x")] == [new.id, old.id]
-    assert [job.id for job in table.list(state=State.QUEUED)] == [new.id, middle.id]
-    assert [job.id for job in table.list(owner="x", state=State.RUNNING)] == [old.id]
-    assert table.list(owner="nobody") == []
+
+    def listed(**wanted: Any) -> tuple[list[str], int]:
+        found, count = table.list(**wanted)
+        return [job.id for job in found], count
+
+    assert listed() == ([new.id, middle.id, old.id], 3)
+    assert listed(limit=2) == ([new.id, middle.id], 3)
+    assert listed(limit=2, offset=2) == ([old.id], 3)
+    assert listed(owner="x") == ([new.id, old.id], 2)
+    assert listed(dialect="novita") == ([middle.id], 1)
+    assert listed(states=[State.QUEUED]) == ([new.id, middle.id], 2)
+    assert listed(states=[State.RUNNING, State.FAILED]) == ([old.id], 1)
+    assert listed(created_from=2.0, created_before=3.0) == ([middle.id], 1)
+    assert listed(owner="x", states=[State.RUNNING]) == ([old.id], 1)
+    assert listed(owner="nobody") == ([], 0)
 
 
 def test_jobs_are_counted_by_state(table: Jobs) -> None:
@@ -127,6 +139,38 @@ def test_a_full_queue_refuses_until_there_is_room(engine: Engine) -> None:
     take(table)
     add(table)
     assert table.counts() == {"queued": 2, "running": 1, "failed": 1}
+
+
+def test_a_callers_own_name_for_a_job_is_good_once(table: Jobs) -> None:
+    job = add(table, dialect="runware", external_id="my job")
+    assert table.find("local", "runware", "my job") == job
+    with pytest.raises(Conflict):
+        add(table, dialect="runware", external_id="my job")
+    for elsewhere in ({"dialect": "runware", "owner": "other"}, {"dialect": "native"}, {"external_id": None}):
+        add(table, **{"external_id": "my job"} | elsewhere)
+    for unknown in (("local", "runware", "another"), ("nobody", "runware", "my job"), ("local", "novita", "my job")):
+        with pytest.raises(NotFound):
+            table.find(*unknown)
+
+
+def test_a_name_taken_at_the_same_moment_is_good_once_too(table: Jobs) -> None:
+    def submit(name: str) -> list[str]:
+        try:
+            return [add(table, external_id="my job").id]
+        except Conflict:
+            return []
+
+    assert in_threads(submit) == [table.find("local", "native", "my job").id]
+
+
+def test_a_jobs_pictures_are_found_by_their_ids_by_their_owner_only(table: Jobs) -> None:
+    job = add(table)
+    add(table)
+    assert table.with_picture("local", job.source_id) == table.with_picture("local", job.result_id) == job
+    with pytest.raises(NotFound):
+        table.with_picture("somebody else", job.source_id)
+    with pytest.raises(NotFound):
+        table.with_picture("local", job.id)
 
 
 # --- claiming -------------------------------------------------------------------------------------------------------
@@ -321,7 +365,7 @@ def test_a_sweep_ends_what_must_not_run_again_and_nothing_else(table: Jobs, laps
     assert take(lapsing).id == retried.id
     assert take(table).id == retried.id
     assert take(table).id == living.id
-    states = {job.id: job.state.value for job in table.list()}
+    states = {job.id: job.state.value for job in table.list()[0]}
     assert states.pop(crashed.id) == "failed" and states.pop(stopped.id) == "cancelled"
     assert states == {living.id: "running", retried.id: "running", waiting.id: "queued"}
     assert table.sweep() == 0
@@ -447,13 +491,15 @@ def test_a_dead_fetchers_jobs_are_free_at_once(table: Jobs) -> None:
 
 
 def test_expired_jobs_are_found_and_can_be_deleted(table: Jobs) -> None:
-    old, new = (add(table, state=State.FAILED, finished_at=at) for at in (1.0, 3.0))
+    now = time.time()
+    old, new = (add(table, state=State.FAILED, finished_at=now - age) for age in (100, 10))
+    brief = add(table, state=State.FAILED, finished_at=now - 50, keep_s=40.0)
     waiting = add(table, created_at=0.0)
-    assert [job.id for job in table.expired(before=2.0)] == [old.id]
-    assert [job.id for job in table.expired(before=4.0, limit=1)] == [old.id]
+    assert [job.id for job in table.expired(keep_s=75)] == [old.id, brief.id]
+    assert [job.id for job in table.expired(keep_s=75, limit=1)] == [old.id]
     table.delete(old.id)
     table.delete(old.id)  # also fine when it is gone
-    assert {job.id for job in table.list()} == {new.id, waiting.id}
+    assert {job.id for job in table.list()[0]} == {new.id, brief.id, waiting.id}
 
 
 def test_only_workers_heard_of_within_a_lease_are_alive(table: Jobs) -> None:

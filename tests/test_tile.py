@@ -64,7 +64,7 @@ def test_the_weights_of_a_pixel_add_up_to_one(case: Case, scale: int) -> None:
     total = np.zeros(case.length * scale)
     for index, span in enumerate(spans):
         weight = weights(spans, index, scale, case.blend)
-        assert 0 <= weight.min() and weight.max() <= 1
+        assert weight.min() >= 0 and weight.max() <= 1
         total[span.keep_start * scale : span.keep_stop * scale] += weight
     assert np.abs(total - 1).max() < 1e-6
 
