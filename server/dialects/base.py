@@ -7,8 +7,9 @@ work is done by `service`, and what goes wrong is raised as one of `errors` and 
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Annotated, Any, NoReturn, Protocol
+from typing import Annotated, Any, NoReturn, Protocol, runtime_checkable
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.datastructures import FormData
@@ -16,6 +17,7 @@ from starlette.requests import HTTPConnection
 
 from server.auth import Caller, authenticate
 from server.errors import InvalidRequest, UpscaleError
+from server.job import Job
 from server.service import Service
 
 
@@ -28,6 +30,30 @@ class Dialect(Protocol):
 
     def to_error(self, error: UpscaleError) -> Response:
         """The vendor's own form of an error: status and body."""
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """What one attempt to tell a caller about its job posts."""
+
+    body: bytes
+    headers: dict[str, str]
+
+
+@runtime_checkable
+class Telling(Dialect, Protocol):
+    """A dialect whose jobs may have a deliveries.WEBHOOK; it has these as well. See webhook.py."""
+
+    WEBHOOK_PAUSES_S: tuple[float, ...]
+    """Pause before each retry; there are as many retries."""
+    WEBHOOK_TIMEOUT_S: float
+    """For one attempt, all of it."""
+
+    def to_webhook(self, job: Job, base_url: str, secret: bytes) -> Webhook | None:
+        """For a job that has ended; called anew for each attempt. None: nothing is sent for this ending.
+
+        `secret` is the server's own: callers verify with `secret.webhook_secret(secret, job.owner)`.
+        """
 
 
 # --- what endpoints depend on: name the caller first, so that nobody is read from before we know who it is ----------
