@@ -9,9 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from server.config import BadConfig
 from server.errors import InvalidField, SourceNotAllowed, SourceTooLarge, SourceUnreachable
-from server.fetch import Source, download, parse_source, read_allowed
+from server.fetch import Source, download, parse_source
 from tests.conftest import MakeConfig, Picture
 
 Answer = Callable[[socket.socket], None]
@@ -283,21 +282,3 @@ def test_nobody_there_and_no_such_name_and_half_a_body_are_unreachable(config: M
     for url in ("http://127.0.0.1:1/", "http://nowhere.invalid/", half, serve(lambda _: None)):
         with pytest.raises(SourceUnreachable, match="could not be downloaded: its server can't be reached$"):
             download(url, made)
-
-
-# --- the operator's list --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "entry", ["127.0.0.1", "10.0.0.0/8", "::1", "[::1]:80", "fd00::/8", "minio", "minio.internal:9000", "10.0.0.0/8:80"]
-)
-def test_entries_that_mean_something(entry: str) -> None:
-    assert len(read_allowed([entry])) == 1
-
-
-@pytest.mark.parametrize(
-    "entry", ["10.0.0.1/8", "host:port", "host:0", "host:70000", "a b", "http://host", "300.1.1.1"]
-)
-def test_entries_that_mean_nothing_stop_the_start(entry: str) -> None:
-    with pytest.raises(BadConfig, match="UPSCALE_ALLOW_HOSTS"):
-        read_allowed([entry])

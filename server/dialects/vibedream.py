@@ -1,0 +1,231 @@
+"""VibeDream: submit, result and sync mode, under `/api/v1`.
+
+    POST /api/v1/models/image-upscaler/generate   a picture's URL, data URI or base64, target and format, both required
+    GET  /api/v1/predictions/{id}                 the prediction; ids are UUIDs, with or without their dashes
+
+The vendor has no SDK and documents no errors, no uploads, no webhooks, no listing and no deletion; nor do we have them
+here. Where its page is silent:
+
+* Unknown fields are ignored, and null is as good as absent; known ones of a wrong type or value are refused with 400.
+* Whatever is wrong with the picture itself makes a prediction that fails: `status` "failed", the reason in `error`.
+* A submit is always answered with `status` "processing", as the vendor writes it, even when the picture has been found
+  bad already; its first poll tells. `estimatedTime` is the vendor's own text, which nobody can count on.
+* `costCents` is what the price list makes of the result's size, rounded up to a cent. Of a picture that has still to be
+  fetched the size is not known: then it is the price per job alone. A failed prediction costs nothing.
+* Sync mode answers with the fields of both bodies, the submit's and the finished prediction's, so that either reading
+  works. When the wait runs out it answers as an ordinary submit does, and the job goes on.
+* `enable_base64_output` puts naked base64 into `outputs`, in sync answers and when polled.
+* A cancelled prediction is `failed` with the error "the prediction was cancelled".
+* The first picture of an animated GIF is taken.
+* Errors are `{"error": text, "message": text}`, whichever of the two a client reads.
+"""
+
+import base64
+import math
+import uuid
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, get_args
+
+from fastapi import APIRouter, Depends, Response
+from starlette.concurrency import run_in_threadpool
+
+from server.dialects.base import (
+    BaseUrl,
+    CallerDep,
+    OwnBases,
+    RawBody,
+    ServiceDep,
+    file_url,
+    iso_time,
+    json_response,
+    read_object,
+)
+from server.errors import BadSource, InvalidField, MissingField, ModelNotFound, NotFound, UpscaleError
+from server.fetch import Source, parse_source
+from server.formats import FormatName
+from server.job import Job, Params, State, Target
+from server.plan import result_size
+from server.price import cost_of
+
+NAME = "vibedream"
+PREFIXES: tuple[str, ...] = ("/api/v1",)
+
+MODEL = "image-upscaler"
+MODEL_NAME = "WaveSpeed AI Image Upscaler"
+ESTIMATED_TIME = "Fast & Efficient"
+
+_TARGETS: tuple[Target, ...] = get_args(Target)
+_FORMATS: tuple[FormatName, ...] = get_args(FormatName)
+
+_STATUS = {
+    State.QUEUED: "processing",
+    State.RUNNING: "processing",
+    State.SUCCEEDED: "completed",
+    State.FAILED: "failed",
+    State.CANCELLED: "failed",
+}
+
+_T = TypeVar("_T", bound=str)
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+
+def to_params(body: dict[str, Any]) -> Params:
+    """What a submit body asks for. Raises InvalidRequest."""
+    return Params(
+        target=_choice(body, "target_resolution", _TARGETS),
+        format=_choice(body, "output_format", _FORMATS),
+    )
+
+
+def _image(body: dict[str, Any]) -> str:
+    image = _required(body, "image")
+    if not isinstance(image, str):
+        raise InvalidField("image must be a string", field="image")
+    return image
+
+
+def _required(body: dict[str, Any], name: str) -> Any:
+    value = body.get(name)
+    if value is None or value == "":
+        raise MissingField(f"{name} is required", field=name)
+    return value
+
+
+def _choice(body: dict[str, Any], name: str, allowed: tuple[_T, ...]) -> _T:
+    value = _required(body, name)
+    for each in allowed:
+        if value == each:
+            return each
+    raise InvalidField(f"{name} must be one of {', '.join(allowed)}", field=name)
+
+
+def _flag(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidField(f"{name} must be a boolean", field=name)
+    return bool(value)
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+def to_submitted(job: Job, base_url: str, cost: float) -> dict[str, Any]:
+    """What a submit is answered with; `cost` is in dollars."""
+    return {
+        "id": _shown_id(job),
+        "status": "processing",
+        "statusUrl": f"{base_url}/api/v1/predictions/{_shown_id(job)}",
+        "estimatedTime": ESTIMATED_TIME,
+        # Rounded first: 0.07 · 100 is a little more than 7.
+        "costCents": math.ceil(round(cost * 100, 4)),
+        "createdAt": iso_time(job.created_at),
+    }
+
+
+def to_response(job: Job, base_url: str, data: bytes | None = None) -> dict[str, Any]:
+    """A prediction. `data` is the encoded result, when it is to be in the answer itself."""
+    outputs, error = None, None
+    if job.result is not None:
+        outputs = [base64.b64encode(data).decode() if data is not None else file_url(base_url, job.result.key)]
+    if job.state is State.CANCELLED:
+        error = "the prediction was cancelled"
+    elif job.state is State.FAILED:
+        error = job.error_message or "the prediction failed"
+    return {
+        "id": _shown_id(job),
+        "modelId": MODEL,
+        "modelName": MODEL_NAME,
+        "status": _STATUS[job.state],
+        "outputs": outputs,
+        "error": error,
+        "createdAt": iso_time(job.created_at),
+        "completedAt": iso_time(job.finished_at) if job.finished_at is not None else None,
+    }
+
+
+def to_error(error: UpscaleError) -> Response:
+    # Nobody chooses a network here, so that one is missing is our fault and not the request's.
+    status = 503 if isinstance(error, ModelNotFound) else error.status
+    return json_response({"error": error.message, "message": error.message}, status)
+
+
+def _shown_id(job: Job) -> str:
+    return str(uuid.UUID(job.id))
+
+
+# --- endpoints ------------------------------------------------------------------------------------------------------
+
+router = APIRouter(prefix="/api/v1")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Who asks, from where, of whom."""
+
+    caller: CallerDep
+    service: ServiceDep
+    base_url: BaseUrl
+
+    def prediction(self, job: Job) -> dict[str, Any]:
+        inline = job.request["base64"] and job.result is not None
+        return to_response(job, self.base_url, self.service.result_data(job) if inline else None)
+
+    def submitted(self, job: Job) -> dict[str, Any]:
+        return to_submitted(job, self.base_url, self.cost(job))
+
+    def both(self, job: Job) -> dict[str, Any]:
+        return self.submitted(job) | self.prediction(job)
+
+    def cost(self, job: Job) -> float:
+        """In dollars: what it has cost, or is expected to."""
+        if job.state.final:
+            return job.result.cost if job.result else 0.0
+        config = self.service.config
+        if job.source_key is None or not config.price_per_megapixel:
+            return cost_of(None, config)
+        try:
+            return cost_of(result_size(self.service.header(Source(key=job.source_key)).size, job.params), config)
+        except BadSource:  # gone meanwhile, with its job
+            return cost_of(None, config)
+
+
+_CallDep = Annotated[_Call, Depends()]
+
+
+@router.post("/models/{model}/generate")
+async def submit(model: str, call: _CallDep, own_bases: OwnBases, body: RawBody) -> Response:
+    job, sync = await run_in_threadpool(_submit, model, call, own_bases, body)
+    if sync:
+        job = await call.service.wait(job.id, call.caller.id, call.service.config.sync_wait_s)
+    answer = call.both if sync and job.state.final else call.submitted
+    return json_response(await run_in_threadpool(answer, job))
+
+
+def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> tuple[Job, bool]:
+    if model != MODEL:
+        raise NotFound(f"model {model} not found")
+    body = read_object(raw)
+    image, params = _image(body), to_params(body)
+    kept, sync = {"base64": _flag(body, "enable_base64_output")}, _flag(body, "enable_sync_mode")
+    job = call.service.submit(
+        dialect=NAME,
+        owner=call.caller.id,
+        params=params,
+        source=parse_source(image, own_bases),
+        request=kept,
+        strict=False,
+    )
+    return job, sync
+
+
+@router.get("/predictions/{prediction_id}")
+def result(prediction_id: str, call: _CallDep) -> Response:
+    try:
+        job = call.service.get(prediction_id.replace("-", "").lower(), call.caller.id)
+    except NotFound as error:
+        raise NotFound("prediction not found") from error
+    if job.dialect != NAME:
+        raise NotFound("prediction not found")
+    return json_response(call.prediction(job))

@@ -1,0 +1,161 @@
+"""Requests to addresses that callers choose, guarded: downloads of pictures, webhooks, results put somewhere.
+
+A name is resolved once, every address it has must be public (or on the operator's list, `UPSCALE_ALLOW_HOSTS`), the
+connection goes to the address that was looked at, and nothing is followed on its own: a redirect is another address, to
+be looked at anew. What callers get to read never tells what a name resolved to.
+"""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ssl import SSLContext
+from typing import TypeVar
+
+import anyio
+import httpx
+from ssrfguard import Policy, SSRFGuardError
+from ssrfguard.httpx import AsyncClient
+
+from server import __version__
+from server.config import BadConfig, Config
+
+MAX_URL_LENGTH = 8192
+_CONNECT_S = 5.0
+_ANSWER_BYTES = 4096
+_USER_AGENT = f"upscale-server/{__version__}"
+# Lone surrogates can't be encoded, NUL can't be kept by PostgreSQL; neither is part of any URL.
+_NOT_IN_URL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+
+_T = TypeVar("_T")
+
+
+class NotAllowed(Exception):
+    """This server must not call that address."""
+
+
+class Unreachable(Exception):
+    """No answer, or not all of it; the text says why."""
+
+
+def looks_like_url(text: str) -> bool:
+    """Whether it is an http(s) address at all; whether it may be called is found out by calling."""
+    start = text[:8].lower().startswith(("http://", "https://"))
+    return start and len(text) <= MAX_URL_LENGTH and not _NOT_IN_URL.search(text)
+
+
+def send(method: str, url: str, body: bytes, headers: Mapping[str, str], config: Config, timeout_s: float) -> int:
+    """The answer's status, whatever it is; the rest of the answer is nobody's business. No redirect is followed.
+
+    Raises NotAllowed and Unreachable; ends within `timeout_s`.
+    """
+
+    async def exchange() -> int:
+        async with request(method, url, config, timeout_s, headers, body) as response:
+            # Most answers are short. Hearing them out spares the other side an error when we hang up.
+            with suppress(httpx.HTTPError), anyio.move_on_after(1):
+                size = 0
+                async for chunk in response.aiter_raw():
+                    size += len(chunk)
+                    if size > _ANSWER_BYTES:
+                        break
+            return response.status_code
+
+    return run(exchange, timeout_s)
+
+
+@asynccontextmanager
+async def request(
+    method: str, url: str, config: Config, timeout_s: float, headers: Mapping[str, str], body: bytes | None = None
+) -> AsyncIterator[httpx.Response]:
+    """One request, its answer's body still to be read. To be used within `run`."""
+    policy = _policy(httpx.URL(url), read_allowed(config.allow_hosts))
+    timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s))
+    async with (
+        AsyncClient(policy=policy, verify=_tls(), trust_env=False, timeout=timeout) as client,
+        client.stream(method, url, headers={"User-Agent": _USER_AGENT, **headers}, content=body) as response,
+    ):
+        yield response
+
+
+def run(exchange: Callable[[], Awaitable[_T]], timeout_s: float) -> _T:
+    """Do it, however slowly the other side drips, within that time. Raises NotAllowed and Unreachable."""
+
+    async def timed() -> _T:
+        with anyio.fail_after(timeout_s):
+            return await exchange()
+
+    try:
+        return anyio.run(timed)
+    except TimeoutError as error:
+        raise Unreachable(f"its server was not done within {timeout_s:g} seconds") from error
+    except httpx.TimeoutException as error:
+        raise Unreachable("its server does not answer") from error
+    except (SSRFGuardError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise NotAllowed("the address is not one that this server may call") from error
+    except httpx.HTTPError as error:
+        raise Unreachable("its server can't be reached") from error
+
+
+# --- the operator's list --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """One entry of `allow_hosts`: a name or a network, at one port or at all."""
+
+    name: str | None
+    network: IPv4Network | IPv6Network | None
+    port: int | None
+
+
+def read_allowed(entries: Iterable[str]) -> tuple[Allowed, ...]:
+    """`name`, `address` or `network/bits`, perhaps with `:port` (then IPv6 in brackets). Raises BadConfig."""
+    return tuple(_read_entry(entry) for entry in entries)
+
+
+def _read_entry(entry: str) -> Allowed:
+    host, colon, port = entry.rpartition(":") if entry.count(":") == 1 or "]:" in entry else (entry, "", "")
+    host = host.removeprefix("[").removesuffix("]").lower()
+    try:
+        if colon and not 0 < int(port) < 65536:
+            raise ValueError("no such port")
+        if re.fullmatch(r"[0-9.]+|.*[:/].*", host):
+            network = ip_network(host)
+            Policy(allowed_networks=(network,))  # knows networks that would let everything through by translation
+            return Allowed(None, network, int(port) if port else None)
+        if not re.fullmatch(r"[\w.-]+", host):
+            raise ValueError("not a host name")
+    except ValueError as error:
+        raise BadConfig(f"UPSCALE_ALLOW_HOSTS: {entry!r}: {error}") from error
+    return Allowed(host, None, int(port) if port else None)
+
+
+def _policy(url: httpx.URL, allowed: Sequence[Allowed]) -> Policy:
+    """What one request may reach. Of public hosts, web and unprivileged ports: nobody is to talk to mail servers."""
+    host = url.raw_host.decode("ascii")
+    port = url.port or (443 if url.scheme == "https" else 80)
+    here = [each for each in allowed if each.port in (None, port)]
+    networks = [each.network for each in here if each.network is not None]
+    if any(each.name == host for each in here):
+        networks, listed = list(_EVERYWHERE), True
+    else:
+        listed = any(_literal_in(host, network) for network in networks)
+    if not (listed or port in (80, 443) or port >= 1024):
+        raise NotAllowed("the port is not one that this server may call")
+    return Policy(allowed_networks=tuple(networks), allowed_ports=frozenset({port}), max_url_length=MAX_URL_LENGTH)
+
+
+def _literal_in(host: str, network: IPv4Network | IPv6Network) -> bool:
+    try:
+        return ip_address(host) in network
+    except ValueError:
+        return False
+
+
+@cache
+def _tls() -> SSLContext:
+    return httpx.create_ssl_context(trust_env=False)  # costs 20 ms, and nothing in it changes
