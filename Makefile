@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3 python; do \
 UV_VERSION := 0.13.8
 NEEDED_GB := 10
 RUN := .venv/bin/python -m
+INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
 
 .PHONY: venv demo serve test lint format lock clean
 
@@ -20,10 +21,12 @@ venv: .venv/installed
 	@echo "installing into .venv (torch with CUDA is large: a minute or more) …"
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r requirements.lock
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e .
+	@# basicsr comes as source only; built in isolation it would download all of torch a second time.
+	@$(INSTALL) "$$(grep '^setuptools==' requirements.lock)"
+	@$(INSTALL) --no-build-isolation-package basicsr -r requirements.lock
+	@$(INSTALL) -e .
 	@# An older client that is still in use, beside the current one; the suite runs both.
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --target .venv/old-clients wavespeed==1.0.3
+	@$(INSTALL) --target .venv/old-clients wavespeed==1.0.3
 	@touch $@
 
 demo: venv
