@@ -11,7 +11,7 @@ import structlog
 
 from server.blobs import Blobs, new_key
 from server.config import Config
-from server.database import open_database
+from server.database import Changes, open_database
 from server.errors import JobCancelled, JobFailed, UpscaleError
 from server.formats import FORMATS
 from server.job import Job, Result
@@ -23,7 +23,8 @@ from server.weights import AUTO, Catalog
 
 log = structlog.get_logger()
 
-_IDLE_S = 0.1
+_IDLE_S = 0.5
+"""How long an idle worker waits for news before it looks for lapsed leases, of which there are none."""
 _PROGRESS_S = 0.5
 """How often progress is written while a job runs."""
 
@@ -37,11 +38,14 @@ class WorkerStopping(Exception):
 
 
 class Worker:
-    def __init__(self, config: Config, jobs: Jobs, blobs: Blobs, upscaler: Upscaler, worker_id: str) -> None:
+    def __init__(
+        self, config: Config, jobs: Jobs, blobs: Blobs, upscaler: Upscaler, changes: Changes, worker_id: str
+    ) -> None:
         self._config = config
         self._jobs = jobs
         self._blobs = blobs
         self._upscaler = upscaler
+        self._changes = changes
         self._id = worker_id
         self._device = upscaler.describe()
         self._stop = threading.Event()
@@ -62,7 +66,7 @@ class Worker:
         while not self._stop.is_set():
             job = self._jobs.claim(self._id)
             if job is None:
-                self._stop.wait(_IDLE_S)
+                self._changes.wait(self._stop, _IDLE_S)
                 continue
             with structlog.contextvars.bound_contextvars(job=job.id, attempt=job.attempt):
                 self._work(job)
@@ -146,10 +150,11 @@ class Worker:
 
 def run_worker(config: Config, worker_id: str | None = None) -> None:
     """The process's main function, until SIGTERM or SIGINT. Raises Unavailable or ModelNotFound at its start."""
-    jobs = Jobs(open_database(config.database), lease_s=config.lease_s)
+    engine = open_database(config.database)
+    jobs = Jobs(engine, lease_s=config.lease_s)
     upscaler = Upscaler(config, Catalog(config.weights_path, tile=config.tile))
     name = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
-    worker = Worker(config, jobs, Blobs(config.blobs_dir), upscaler, name)
+    worker = Worker(config, jobs, Blobs(config.blobs_dir), upscaler, Changes(engine), name)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     worker.loop()

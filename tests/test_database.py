@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select
 from sqlalchemy.exc import IntegrityError
 
-from server.database import metadata, migrate, open_database, reading, workers
+from server.database import Changes, metadata, migrate, open_database, reading, workers
 from server.job import Job, Params
 from server.jobs import Jobs
 
@@ -127,3 +127,34 @@ def test_postgresql_is_spoken_to_through_psycopg(url: str) -> None:
     engine = open_database(url)
     assert (engine.dialect.driver, engine.url.host, engine.url.database) == ("psycopg", "host", "jobs")
     engine.dispose()
+
+
+def test_a_change_by_another_connection_is_noticed_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    migrate(url)
+    changes = Changes(open_database(url))
+    jobs = Jobs(open_database(url), lease_s=5)
+
+    def write_soon() -> None:
+        time.sleep(0.2)
+        jobs.enqueue(Job(dialect="native", owner="", params=Params(scale=2)))
+
+    writer = threading.Thread(target=write_soon)
+    started = time.monotonic()
+    writer.start()
+    changes.wait(threading.Event(), 10)
+    assert 0.15 < time.monotonic() - started < 2
+    writer.join()
+    started = time.monotonic()
+    changes.wait(threading.Event(), 0.1)  # nothing new
+    assert time.monotonic() - started >= 0.1
+
+
+def test_waiting_for_changes_ends_when_asked_to_stop(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    migrate(url)
+    stop = threading.Event()
+    stop.set()
+    started = time.monotonic()
+    Changes(open_database(url)).wait(stop, 10)
+    assert time.monotonic() - started < 1
