@@ -21,19 +21,23 @@ from server import __version__
 from server.blobs import Blobs
 from server.config import MIB, Config
 from server.database import open_database
+from server.deliveries import Deliveries
 from server.dialects import DIALECTS, dialect_of
 from server.dialects.base import ServiceDep, json_response
 from server.errors import InvalidField, InvalidRequest, MethodNotAllowed, NotFound, TooLarge, UpscaleError
-from server.fetch import read_allowed
+from server.guard import read_allowed
 from server.jobs import Jobs
 from server.service import Service
 from server.uploads import Uploads
+from server.webhook import Sender
 from server.weights import Catalog
 
 log = structlog.get_logger()
 
 FETCHERS = 4
 """Downloads at a time; a slow one takes a thread, not a worker."""
+SENDERS = 2
+"""Webhooks and results on their way to callers at a time."""
 _IDLE_S = 0.2
 _UPKEEP_S = 60.0
 _STOP_S = 2.0
@@ -44,17 +48,19 @@ def create_app(config: Config) -> FastAPI:
     read_allowed(config.allow_hosts)
     engine = open_database(config.database)
     blobs = Blobs(config.blobs_dir)
+    jobs = Jobs(engine, lease_s=config.lease_s, max_queue=config.max_queue)
     service = Service(
         config,
-        Jobs(engine, lease_s=config.lease_s, max_queue=config.max_queue),
+        jobs,
         Uploads(engine, blobs, keep_s=config.keep_s),
         blobs,
         Catalog(config.weights_path, tile=config.tile),
     )
+    sender = Sender(jobs, Deliveries(engine), blobs, config)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with _background(service):
+        with _background(service, sender):
             yield
         engine.dispose()
 
@@ -75,13 +81,14 @@ def create_app(config: Config) -> FastAPI:
 
 
 @contextmanager
-def _background(service: Service) -> Iterator[None]:
-    """Fetchers and upkeep, for as long as the server runs."""
+def _background(service: Service, sender: Sender) -> Iterator[None]:
+    """Fetchers, senders and upkeep, for as long as the server runs."""
     stop = threading.Event()
     fetchers = [(f"fetch-{n}", service.fetch_next, _IDLE_S) for n in range(FETCHERS)]
+    senders = [(f"send-{n}", sender.send_next, _IDLE_S) for n in range(SENDERS)]
     threads = [
         threading.Thread(target=_repeat, args=(stop, work, idle_s), name=name, daemon=True)
-        for name, work, idle_s in (*fetchers, ("upkeep", service.upkeep, _UPKEEP_S))
+        for name, work, idle_s in (*fetchers, *senders, ("upkeep", service.upkeep, _UPKEEP_S))
     ]
     for thread in threads:
         thread.start()

@@ -1,11 +1,11 @@
 """Where pictures lie: encoded bytes under keys, in a folder (obstore has the clouds behind the same calls).
 
-A key is 128 random bits and a file ending. Whoever knows it may read the blob: keys are the capability that download
-links consist of, so they are never logged and never derived from anything.
+A key is a random UUID (122 bits of chance) and a file ending. Whoever knows it may read the blob: keys are the
+capability that download links consist of, so they are never logged and never derived from anything.
 """
 
 import re
-import secrets
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +20,7 @@ KEY = re.compile(r"[0-9a-f]{32}(\.[a-z0-9]{1,8})?")
 
 def new_key(suffix: str = "") -> str:
     """`suffix` is a file ending with its dot, or empty."""
-    return secrets.token_hex(16) + suffix
+    return uuid.uuid4().hex + suffix
 
 
 class Blobs:

@@ -239,6 +239,7 @@ def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
         access_log=False,
         timeout_graceful_shutdown=10,
         ws_max_size=64 * MIB,  # pictures come in frames, as base64
+        ws_per_message_deflate=False,  # they hardly shrink, and everybody would wait for it
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
 
@@ -291,9 +292,15 @@ def jobs_list(
 
 @jobs_app.command("show")
 def jobs_show(job_id: str, data_dir: DataDir = None) -> None:
-    """Everything about one job, as JSON."""
+    """Everything about one job, as JSON, with what is owed to its caller's addresses."""
+    from server.deliveries import Deliveries
+    from server.jobs import Jobs
+
     with _plain_errors():
-        print(json.dumps(asdict(_open_jobs(data_dir).get(job_id)), indent=2))
+        engine, lease_s = _open_engine(data_dir)
+        job = Jobs(engine, lease_s=lease_s).get(job_id)
+        facts = asdict(job) | {"deliveries": [asdict(each) for each in Deliveries(engine).of_job(job_id)]}
+        print(json.dumps(facts, indent=2))
 
 
 @jobs_app.command("cancel")
@@ -314,14 +321,21 @@ def _wanted(job: Job) -> str:
 
 
 def _open_jobs(data_dir: Path | None) -> Any:
-    from server.database import migrate, open_database
     from server.jobs import Jobs
+
+    engine, lease_s = _open_engine(data_dir)
+    return Jobs(engine, lease_s=lease_s)
+
+
+def _open_engine(data_dir: Path | None) -> tuple[Any, float]:
+    """The database of the server on this data folder, and its lease."""
+    from server.database import migrate, open_database
 
     config = load_config(data_dir=data_dir)
     if config.database_url is None and not (config.data_dir / "jobs.sqlite3").exists():
         _fail(f"there are no jobs in {config.data_dir}: no server has run there")
     migrate(config.database)
-    return Jobs(open_database(config.database), lease_s=config.lease_s)
+    return open_database(config.database), config.lease_s
 
 
 # --- doctor ---------------------------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ class Config(BaseSettings):
         (), description="Keys that callers must present, comma-separated. None: any, loopback only."
     )
     allow_hosts: _Names = Field(
-        (), description="Host names, addresses or CIDR ranges that may be fetched from although they are private."
+        (),
+        description="Private hosts to fetch from and deliver to all the same: names, addresses, CIDRs, each with `:port` or not.",
     )
 
     database_url: str | None = Field(

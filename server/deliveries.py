@@ -69,6 +69,10 @@ class Deliveries:
             row = db.execute(statement).one_or_none()
         return Delivery(**row._mapping) if row else None
 
+    def hold(self, delivery: Delivery, seconds: float) -> None:
+        """This attempt takes so long: nobody else gets the delivery meanwhile."""
+        self._set(delivery, due_at=time.time() + seconds)
+
     def delivered(self, delivery: Delivery) -> None:
         self._set(delivery, state=DELIVERED, last_error=None)
 

@@ -11,7 +11,7 @@ import httpx
 from server.blobs import KEY
 from server.config import Config
 from server.errors import InvalidField, SourceNotAllowed, SourceTooLarge, SourceUnreachable
-from server.guard import NotAllowed, Unreachable, looks_like_url, request, run
+from server.guard import NotAllowed, Unreachable, is_web_url, request, run
 
 MAX_REDIRECTS = 5
 _HEADERS = {
@@ -42,7 +42,7 @@ def parse_source(text: str, own_bases: Sequence[str]) -> Source:
     """
     text = text.strip()
     if text[:8].lower().startswith(("http://", "https://")):
-        if not looks_like_url(text):
+        if not is_web_url(text):
             raise _not_a_source()
         for base in own_bases:
             key = text.removeprefix(f"{base}/files/")

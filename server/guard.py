@@ -13,6 +13,7 @@ from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from ssl import SSLContext
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -41,10 +42,15 @@ class Unreachable(Exception):
     """No answer, or not all of it; the text says why."""
 
 
-def looks_like_url(text: str) -> bool:
+def is_web_url(text: str) -> bool:
     """Whether it is an http(s) address at all; whether it may be called is found out by calling."""
-    start = text[:8].lower().startswith(("http://", "https://"))
-    return start and len(text) <= MAX_URL_LENGTH and not _NOT_IN_URL.search(text)
+    if len(text) > MAX_URL_LENGTH or _NOT_IN_URL.search(text):
+        return False
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def send(method: str, url: str, body: bytes, headers: Mapping[str, str], config: Config, timeout_s: float) -> int:

@@ -18,7 +18,7 @@ of lease, and it becomes claimable for workers with `give_source`.
 import enum
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,15 +111,20 @@ class Jobs:
         states: Sequence[State] = (),
         created_from: float = 0.0,
         created_before: float | None = None,
+        request: Mapping[str, str] | None = None,
         limit: int = 50,
         offset: int = 0,
     ) -> tuple[Sequence[Job], int]:
-        """A page of the jobs that fit, newest first, and how many fit in all. `states` empty: any."""
+        """A page of the jobs that fit, newest first, and how many fit in all. `states` empty: any.
+
+        `request`: what fields of `Job.request` must be.
+        """
         where = [jobs.c.created_at >= created_from]
         where += [jobs.c.created_at < created_before] if created_before is not None else []
         where += [jobs.c.owner == owner] if owner is not None else []
         where += [jobs.c.dialect == dialect] if dialect is not None else []
         where += [jobs.c.state.in_([state.value for state in states])] if states else []
+        where += [jobs.c.request[name].as_string() == value for name, value in (request or {}).items()]
         page = select(*_COLUMNS).where(*where).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit).offset(offset)
         with reading(self._engine) as db:
             found = [_from_row(row) for row in db.execute(page)]
@@ -260,10 +265,12 @@ class Jobs:
         with reading(self._engine) as db:
             return [_from_row(row) for row in db.execute(query)]
 
-    def delete(self, job_id: str) -> None:
+    def delete(self, job_id: str) -> Job | None:
+        """Returns it as it was at last, or None when it was gone already."""
         with self._engine.begin() as db:
             db.execute(delete(_deliveries).where(_deliveries.c.job_id == job_id))
-            db.execute(delete(jobs).where(jobs.c.id == job_id))
+            row = db.execute(delete(jobs).where(jobs.c.id == job_id).returning(*_COLUMNS)).one_or_none()
+        return _from_row(row) if row else None
 
     def worker_beat(self, worker: WorkerInfo) -> None:
         """A worker process is there; `ready` once its weights are verified and loaded."""

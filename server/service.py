@@ -88,17 +88,19 @@ class Service:
                 job = replace(job, source_key=new_key())
                 assert job.source_key is not None
                 self.blobs.put(job.source_key, data)
+        self.keep(job, deliver, base_url)
+        return job
+
+    def keep(self, job: Job, deliver: Mapping[str, str] | None = None, base_url: str = "") -> None:
+        """Keep a job as it is, durably, with what is owed at its end. One that has ended already never runs: callers
+        ask for such to try their own side. Raises TooManyRequests and Conflict; its pictures are removed then."""
+        owed = [Delivery(job_id=job.id, kind=kind, url=url, base_url=base_url) for kind, url in (deliver or {}).items()]
         try:
-            owed = [
-                Delivery(job_id=job.id, kind=kind, url=url, base_url=base_url) for kind, url in (deliver or {}).items()
-            ]
             self._jobs.enqueue(job, owed)
         except Exception:
-            if job.source_key is not None:
-                self.blobs.delete(job.source_key)  # nobody else knows of it
+            self._delete_pictures(job)  # nobody else knows of them
             raise
-        log.info("job accepted", job=job.id, dialect=dialect, state=job.state.value)
-        return job
+        log.info("job accepted", job=job.id, dialect=job.dialect, state=job.state.value)
 
     def get(self, job_id: str, owner: str) -> Job:
         """Raises NotFound, also for a job of somebody else: its existence is nobody's business."""
@@ -151,13 +153,15 @@ class Service:
             raise Conflict(f"the job has no result: it is {job.state.value}")
         return self.blobs.get(job.result.key)
 
+    def read(self, source: Source) -> bytes:
+        """A picture's file, downloaded now if need be. Raises BadSource."""
+        if source.url is not None:
+            return download(source.url, self.config)
+        return source.data if source.data is not None else self._own_file(source.key)
+
     def header(self, source: Source) -> Header:
         """Size and kind of a picture, downloaded now if need be. Raises BadSource."""
-        if source.url is not None:
-            data = download(source.url, self.config)
-        else:
-            data = source.data if source.data is not None else self._own_file(source.key)
-        return read_header(data, self.config.max_source_pixels)
+        return read_header(self.read(source), self.config.max_source_pixels)
 
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
         """What would be done. Raises ModelNotFound and ResultImpossible."""
@@ -209,13 +213,18 @@ class Service:
         self.uploads.remove_expired()
 
     def delete(self, job: Job) -> None:
-        """The job and its pictures."""
+        """The job and its pictures, whatever its state: a worker that has it finds out at its next heartbeat."""
+        self._delete_pictures(job)  # before the row: what a crash leaves behind, upkeep still finds
+        last = self._jobs.delete(job.id)
+        if last is not None:
+            self._delete_pictures(last)  # it may have got one since
+
+    # --- within -----------------------------------------------------------------------------------------------------
+
+    def _delete_pictures(self, job: Job) -> None:
         for key in (job.source_key, job.result.key if job.result else None):
             if key is not None:
                 self.blobs.delete(key)
-        self._jobs.delete(job.id)
-
-    # --- within -----------------------------------------------------------------------------------------------------
 
     def _own_file(self, key: str | None) -> bytes:
         assert key is not None  # a Source has a URL, data or a key

@@ -1,5 +1,6 @@
 """Upload tickets: a caller asks for one, then puts the bytes at its address without showing a key again."""
 
+import re
 import time
 from dataclasses import dataclass, replace
 
@@ -77,3 +78,14 @@ class Uploads:
             with self._engine.begin() as db:
                 db.execute(delete(uploads).where(uploads.c.key == key))
         return len(keys)
+
+
+def clean_name(filename: str) -> str:
+    """A caller's name for its file, without folders and without what a database can't hold."""
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", re.split(r"[/\\]", filename)[-1])[-255:] or "upload"
+
+
+def suffix_of(filename: str) -> str:
+    """Its ending with the dot, or nothing: for people to see; what a file is, its bytes tell."""
+    ending = re.search(r"\.[a-z0-9]{1,8}\Z", filename.lower())
+    return ending[0] if ending else ""

@@ -1,5 +1,6 @@
 """What tests are made of: real files, a real database, a real server on a loopback port. Fixtures are factories."""
 
+import http.server
 import io
 import os
 import shutil
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from sqlalchemy import Engine
 
 from server.app import create_app
 from server.blobs import Blobs, new_key
-from server.config import Config
+from server.config import MIB, Config
 from server.database import metadata, migrate, open_database
 from server.errors import UpscaleError
 from server.formats import FORMATS
@@ -188,7 +190,15 @@ class Live:
 def serve(app: FastAPI) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                timeout_graceful_shutdown=2,
+                ws_max_size=64 * MIB,
+                ws_per_message_deflate=False,
+            )
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:
@@ -218,6 +228,57 @@ def live_server(config: MakeConfig) -> Iterator[LiveServer]:
 def live(live_server: LiveServer) -> Live:
     """A server with no settings of its own."""
     return live_server()
+
+
+@dataclass(frozen=True)
+class Received:
+    method: str
+    path: str
+    """With its query."""
+    headers: httpx.Headers
+    body: bytes
+
+
+class Receiver:
+    """A caller's own server: keeps what it is sent."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.got: list[Received] = []
+        self.answers: list[int] = []
+        """Statuses to give, in turn; then 200."""
+
+    def wait(self, requests: int = 1, seconds: float = 10) -> list[Received]:
+        deadline = time.monotonic() + seconds
+        while len(self.got) < requests:
+            assert time.monotonic() < deadline, f"{len(self.got)} requests came"
+            time.sleep(0.01)
+        return self.got
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            receiver.got.append(Received(self.command, self.path, httpx.Headers(list(self.headers.items())), body))
+            self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_PUT = do_POST
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver = Receiver(server.server_port)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield receiver
+        server.shutdown()
+        thread.join()
 
 
 class Served:

@@ -120,6 +120,22 @@ def test_the_list_is_newest_first_and_can_be_narrowed(table: Jobs) -> None:
     assert listed(owner="nobody") == ([], 0)
 
 
+def test_the_list_can_be_narrowed_by_what_a_request_held(table: Jobs) -> None:
+    one, _ = add(table, request={"model": "a/b", "n": 1}), add(table, request={"model": "a/c"})
+    add(table)
+    found, total = table.list(request={"model": "a/b"})
+    assert ([job.id for job in found], total) == ([one.id], 1)
+    assert table.list(request={"model": "a"}) == ([], 0)
+
+
+def test_a_deleted_job_is_returned_as_it_was_at_last(table: Jobs) -> None:
+    add(table)
+    job = take(table)
+    assert table.delete(job.id) == job
+    assert table.delete(job.id) is None
+    assert table.heartbeat(job, 0.5) is Beat.LOST
+
+
 def test_jobs_are_counted_by_state(table: Jobs) -> None:
     assert table.counts() == {}
     for _ in range(4):

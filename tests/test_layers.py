@@ -19,7 +19,7 @@ LEVELS = (
     ("deliveries", "price", "secret"),
     ("migrations", "jobs", "uploads", "weights", "device", "shim", "resample", "guard"),
     ("fetch", "models", "tile"),
-    ("service", "auth", "engine"),
+    ("service", "auth", "engine", "session"),
     ("dialects", "pipeline"),
     ("webhook", "upscaler"),
     ("app", "worker"),
@@ -29,7 +29,7 @@ LEVELS = (
 )
 """From the bottom up: a file imports only from levels below its own. A folder's files may import its `base`."""
 
-API_HALF = {"guard", "fetch", "service", "auth", "dialects", "webhook", "app"}
+API_HALF = {"guard", "fetch", "service", "auth", "session", "dialects", "webhook", "app"}
 WORKER_HALF = {"device", "shim", "resample", "models", "tile", "engine", "pipeline", "upscaler", "worker"}
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx"}

@@ -1,9 +1,9 @@
 """The HTTP APIs we speak. A new one is a file here and its line in DIALECTS."""
 
-from server.dialects import native, wavespeed
+from server.dialects import native, novita, runware, vibedream, wavespeed
 from server.dialects.base import Dialect
 
-DIALECTS: tuple[Dialect, ...] = (wavespeed, native)
+DIALECTS: tuple[Dialect, ...] = (wavespeed, vibedream, novita, runware, native)
 """In the order in which paths are asked for; native, which owns whatever no vendor does, comes last."""
 
 

@@ -5,20 +5,23 @@ work is done by `service`, and what goes wrong is raised as one of `errors` and 
 """
 
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Annotated, Any, NoReturn, Protocol, runtime_checkable
+from typing import Annotated, Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.datastructures import FormData
 from starlette.requests import HTTPConnection
 
 from server.auth import Caller, authenticate
-from server.errors import InvalidRequest, UpscaleError
+from server.errors import InvalidField, InvalidRequest, MissingField, UpscaleError
 from server.job import Job
 from server.service import Service
+
+_T = TypeVar("_T", bound=str)
 
 
 class Dialect(Protocol):
@@ -137,12 +140,17 @@ def iso_time(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def read_object(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises InvalidRequest."""
+def read_json(body: bytes | str) -> Any:
+    """Raises InvalidRequest."""
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        return json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("invalid request body") from error
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises InvalidRequest."""
+    value = read_json(body)
     if not isinstance(value, dict):
         raise InvalidRequest("invalid request body")
     return value
@@ -152,7 +160,76 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+# Fields of such an object: null is as good as absent, and all raise InvalidField.
+
+
+def read_number(body: Mapping[str, Any], name: str, default: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidField(f"{name} must be a number", field=name)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf  # an integer of hundreds of digits; out of every range
+
+
+def read_flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidField(f"{name} must be a boolean", field=name)
+    return bool(value)
+
+
+def read_whole(body: Mapping[str, Any], name: str, default: int, most: int) -> int:
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise InvalidField(f"{name} must be a whole number between 1 and {most}", field=name)
+    return value
+
+
+def read_text(body: Mapping[str, Any], name: str) -> str:
+    """A required field. Raises MissingField too, for an empty one."""
+    value = body.get(name)
+    if value is None or value == "":
+        raise MissingField(f"{name} is required", field=name)
+    if not isinstance(value, str):
+        raise InvalidField(f"{name} must be a string", field=name)
+    return value
+
+
+def read_choice(body: Mapping[str, Any], name: str, allowed: tuple[_T, ...], default: _T | None = None) -> _T:
+    """Without a default it is required: raises MissingField."""
+    value = body.get(name)
+    if value is None or (value == "" and default is None):
+        if default is None:
+            raise MissingField(f"{name} is required", field=name)
+        return default
+    for each in allowed:
+        if value == each:
+            return each
+    raise InvalidField(f"{name} must be one of {', '.join(allowed)}", field=name)
+
+
+def read_time(body: Mapping[str, Any], name: str) -> float | None:
+    """Unix seconds of an ISO 8601 time, UTC unless it says otherwise."""
+    value = body.get(name)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidField(f"{name} must be a time like 2023-04-01T12:34:56Z", field=name) from error
+
+
+def to_json(content: Any) -> bytes:
     # Escaped to ASCII: callers may send lone surrogates, which UTF-8 can't hold, and get their own words back.
-    data = json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
-    return Response(data, status, headers, media_type="application/json")
+    return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(content), status, headers, media_type="application/json")

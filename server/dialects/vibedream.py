@@ -24,7 +24,7 @@ import base64
 import math
 import uuid
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, Response
 from starlette.concurrency import run_in_threadpool
@@ -38,9 +38,12 @@ from server.dialects.base import (
     file_url,
     iso_time,
     json_response,
+    read_choice,
+    read_flag,
     read_object,
+    read_text,
 )
-from server.errors import BadSource, InvalidField, MissingField, ModelNotFound, NotFound, UpscaleError
+from server.errors import BadSource, ModelNotFound, NotFound, UpscaleError
 from server.fetch import Source, parse_source
 from server.formats import FormatName
 from server.job import Job, Params, State, Target
@@ -65,8 +68,6 @@ _STATUS = {
     State.CANCELLED: "failed",
 }
 
-_T = TypeVar("_T", bound=str)
-
 
 # --- requests -------------------------------------------------------------------------------------------------------
 
@@ -74,38 +75,9 @@ _T = TypeVar("_T", bound=str)
 def to_params(body: dict[str, Any]) -> Params:
     """What a submit body asks for. Raises InvalidRequest."""
     return Params(
-        target=_choice(body, "target_resolution", _TARGETS),
-        format=_choice(body, "output_format", _FORMATS),
+        target=read_choice(body, "target_resolution", _TARGETS),
+        format=read_choice(body, "output_format", _FORMATS),
     )
-
-
-def _image(body: dict[str, Any]) -> str:
-    image = _required(body, "image")
-    if not isinstance(image, str):
-        raise InvalidField("image must be a string", field="image")
-    return image
-
-
-def _required(body: dict[str, Any], name: str) -> Any:
-    value = body.get(name)
-    if value is None or value == "":
-        raise MissingField(f"{name} is required", field=name)
-    return value
-
-
-def _choice(body: dict[str, Any], name: str, allowed: tuple[_T, ...]) -> _T:
-    value = _required(body, name)
-    for each in allowed:
-        if value == each:
-            return each
-    raise InvalidField(f"{name} must be one of {', '.join(allowed)}", field=name)
-
-
-def _flag(body: dict[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise InvalidField(f"{name} must be a boolean", field=name)
-    return bool(value)
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -207,8 +179,8 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> 
     if model != MODEL:
         raise NotFound(f"model {model} not found")
     body = read_object(raw)
-    image, params = _image(body), to_params(body)
-    kept, sync = {"base64": _flag(body, "enable_base64_output")}, _flag(body, "enable_sync_mode")
+    image, params = read_text(body, "image"), to_params(body)
+    kept, sync = {"base64": read_flag(body, "enable_base64_output")}, read_flag(body, "enable_sync_mode")
     job = call.service.submit(
         dialect=NAME,
         owner=call.caller.id,

@@ -1,4 +1,4 @@
-"""WaveSpeedAI: submit, result, sync mode and uploads, under `/api/v3` and the `/api/v2` of old SDKs.
+"""WaveSpeedAI, under `/api/v3` and the `/api/v2` of old SDKs: predictions, uploads, webhooks, catalogue, account.
 
 Models: `wavespeed-ai/image-upscaler` and `wavespeed-ai/real-esrgan`. Where the vendor's documents are silent:
 
@@ -7,24 +7,33 @@ Models: `wavespeed-ai/image-upscaler` and `wavespeed-ai/real-esrgan`. Where the 
   fails: `data.code` 1402 for the source, 1401 for a result that can't be.
 * real-esrgan answers PNG. Its `scale: 0` is inside the documented range but no size, so it is refused with 400.
 * A queued prediction is `created`, a cancelled one `failed` with the error "the prediction was cancelled": the vendor
-  has no other word for it.
-* Every HTTP error has the union of the fields that the vendor's clients read: `code`, `message`, `error`.
+  has no other word for it. Lists can be asked for `cancelled`, `timeout` and `deleted`, and have none.
+* Every HTTP error has the union of the fields that the vendor's clients read: `code`, `message`, `error`. Somebody
+  else's prediction is not found, rather than forbidden.
+* A webhook is repeated 2, 10 and 50 s after it failed. `webhook-id` is the prediction's id, the same each time.
+* A deleted prediction is stopped if it runs, sends no webhook, and is not found from then on.
+* Lists leave `input` out unless `include_inputs`, and have links even where the prediction itself answers in base64.
+* There is no account: the balance is always 100. Prices are the operator's; one that depends on the result's size is
+  exact if `inputs` has the picture, and else the price per job alone.
 
-Not here yet, and refused rather than dropped: webhooks, `face_enhance: true`. Nor are listing, deleting, prices and
-account endpoints.
+Refused rather than dropped, for now: `face_enhance: true`.
 """
 
 import base64
-import math
+import hashlib
+import hmac
 import re
+import time
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, get_args
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from server.auth import Caller
+from server.deliveries import WEBHOOK
 from server.dialects.base import (
     BaseUrl,
     CallerDep,
@@ -32,10 +41,17 @@ from server.dialects.base import (
     OwnBases,
     RawBody,
     ServiceDep,
+    Webhook,
     file_url,
     iso_time,
     json_response,
+    read_choice,
+    read_flag,
+    read_number,
     read_object,
+    read_time,
+    read_whole,
+    to_json,
     upload_url,
 )
 from server.errors import (
@@ -55,12 +71,18 @@ from server.errors import (
 )
 from server.fetch import parse_source
 from server.formats import FormatName
+from server.guard import is_web_url
 from server.job import Job, Params, State, Target
+from server.plan import result_size
+from server.price import CURRENCY, cost_of
+from server.secret import load_secret, webhook_secret
 from server.service import Service
-from server.uploads import Upload
+from server.uploads import Upload, clean_name, suffix_of
 
 NAME = "wavespeed"
 PREFIXES: tuple[str, ...] = ("/api/v3", "/api/v2")
+WEBHOOK_PAUSES_S: tuple[float, ...] = (2.0, 10.0, 50.0)
+WEBHOOK_TIMEOUT_S = 10.0
 
 UPSCALER = "wavespeed-ai/image-upscaler"
 ESRGAN = "wavespeed-ai/real-esrgan"
@@ -70,7 +92,22 @@ _FIELDS = {
     ESRGAN: ("image", "scale", "guidance_scale", "face_enhance"),
 }
 _FLAGS = ("enable_base64_output", "enable_sync_mode")
-_WEBHOOK_FIELDS = ("webhook", "webhook_url", "webhookURL")
+_WEBHOOK_FIELDS = ("webhook_url", "webhookURL", "webhook")
+
+_SCHEMA: dict[str, dict[str, Any]] = {
+    "image": {"type": "string", "description": "URL, data URI or base64 of the picture."},
+    "creativity": {"type": "number", "minimum": -2, "maximum": 2, "default": 0},
+    "target_resolution": {"type": "string", "enum": ["2k", "4k", "8k"], "default": "4k"},
+    "output_format": {"type": "string", "enum": ["jpeg", "png", "webp"], "default": "jpeg"},
+    "scale": {"type": "number", "exclusiveMinimum": 0, "maximum": 10, "default": 4},
+    "face_enhance": {"type": "boolean", "default": False},
+    "enable_base64_output": {"type": "boolean", "default": False},
+    "enable_sync_mode": {"type": "boolean", "default": False},
+}
+_DESCRIPTION = {
+    UPSCALER: "Enlarges a picture to 2k, 4k or 8k.",
+    ESRGAN: "Enlarges a picture by a factor of up to 10.",
+}
 
 _TARGETS: tuple[Target, ...] = get_args(Target)
 _FORMATS: tuple[FormatName, ...] = get_args(FormatName)
@@ -82,6 +119,8 @@ _STATUS = {
     State.FAILED: "failed",
     State.CANCELLED: "failed",
 }
+_STATUSES = ("created", "processing", "completed", "failed", "cancelled", "timeout", "deleted")
+"""Those that lists can be asked for."""
 
 _CODES: tuple[tuple[type[UpscaleError], int], ...] = (
     (MissingField, 1400),
@@ -95,10 +134,10 @@ _CODES: tuple[tuple[type[UpscaleError], int], ...] = (
 )
 """The vendor's error codes, by our classes; the first that fits. Anything else is 5000, an internal error."""
 
+_BALANCE = 100.0
+_MOST_IDS = 1000
 _LONGEST_ECHO = 512
 """Characters of an inline picture that an answer's `input` repeats; longer ones become a note of their size."""
-
-_T = TypeVar("_T", bound=str)
 
 
 class _WebhookWithBase64(InvalidRequest):
@@ -112,21 +151,21 @@ def to_params(model: str, body: dict[str, Any]) -> Params:
     """What a submit body asks for. Raises InvalidField."""
     if model == UPSCALER:
         return Params(
-            target=_choice(body, "target_resolution", _TARGETS, "4k"),
-            format=_choice(body, "output_format", _FORMATS, "jpeg"),
-            creativity=_number(body, "creativity", 0.0),
+            target=read_choice(body, "target_resolution", _TARGETS, "4k"),
+            format=read_choice(body, "output_format", _FORMATS, "jpeg"),
+            creativity=read_number(body, "creativity", 0.0),
         )
-    if _flag(body, "face_enhance"):
+    if read_flag(body, "face_enhance"):
         raise InvalidField("face_enhance is not available in this version yet", field="face_enhance")
     # The vendor's own ComfyUI node calls it guidance_scale.
     name = "guidance_scale" if body.get("scale") is None else "scale"
-    return Params(scale=_number(body, name, 4.0), format="png")
+    return Params(scale=read_number(body, name, 4.0), format="png")
 
 
 def to_request(model: str, body: dict[str, Any]) -> dict[str, Any]:
     """What answers will need to know again: the model, whether to answer in base64, and the echo of the input."""
     known = {name: body[name] for name in (*_FIELDS[model], *_FLAGS) if body.get(name) is not None}
-    return {"model": model, "base64": _flag(body, "enable_base64_output"), "input": known | _echo(body["image"])}
+    return {"model": model, "base64": read_flag(body, "enable_base64_output"), "input": known | _echo(body["image"])}
 
 
 def _image(body: dict[str, Any]) -> str:
@@ -146,38 +185,23 @@ def _echo(image: str) -> dict[str, str]:
     return {"image": f"<{kind}, {len(image)} characters>"}
 
 
-def _number(body: dict[str, Any], name: str, default: float) -> float:
-    value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidField(f"{name} must be a number", field=name)
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf  # an integer of hundreds of digits; out of every range
+def _webhook(query: bytes, body: dict[str, Any]) -> str | None:
+    """Where the caller wants to be told, by the query or by the body. Raises InvalidField."""
+    url = _query_webhook(query) or next((body[name] for name in _WEBHOOK_FIELDS if body.get(name)), None)
+    if url is None:
+        return None
+    if isinstance(url, str) and is_web_url(url):
+        return url
+    raise InvalidField("webhook must be an http(s) URL", field="webhook")
 
 
-def _flag(body: dict[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise InvalidField(f"{name} must be a boolean", field=name)
-    return bool(value)
-
-
-def _choice(body: dict[str, Any], name: str, allowed: tuple[_T, ...], default: _T) -> _T:
-    value = body.get(name)
-    if value is None:
-        return default
-    for each in allowed:
-        if value == each:
-            return each
-    raise InvalidField(f"{name} must be one of {', '.join(allowed)}", field=name)
-
-
-def _has_webhook(request: Request, body: dict[str, Any]) -> bool:
-    # Old SDKs put the URL into the query without encoding it; that it is there is all that matters so far.
-    return bool(request.query_params.get("webhook")) or any(body.get(name) for name in _WEBHOOK_FIELDS)
+def _query_webhook(query: bytes) -> str:
+    """Old clients append the URL as it is: a bare `?` in it tells that what follows, `&` included, is its own."""
+    found = re.search("(?:^|&)webhook=(.*)", query.decode("utf-8", "replace"))
+    if found is None:
+        return ""
+    value = found[1].partition("&")[0]
+    return found[1] if "?" in value else unquote(value)
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -215,6 +239,26 @@ def to_response(job: Job, base_url: str, data: bytes | None = None) -> dict[str,
     }
 
 
+def to_webhook(job: Job, base_url: str, secret: bytes) -> Webhook:
+    body, timestamp = to_json(to_response(job, base_url)), int(time.time())
+    signature = sign(webhook_secret(secret, job.owner), job.id, timestamp, body)
+    return Webhook(
+        body,
+        {
+            "Content-Type": "application/json",
+            "webhook-id": job.id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": signature,
+        },
+    )
+
+
+def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
+    """What a receiver compares `webhook-signature` with. The secret's base64 is the key as it stands, not decoded."""
+    key = secret.removeprefix("whsec_").encode()
+    return "v3," + hmac.new(key, f"{webhook_id}.{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
+
+
 def _timed_out(prediction: dict[str, Any], seconds: float) -> dict[str, Any]:
     """A prediction that a synchronous request could not wait for."""
     error = f"Sync mode timed out after {seconds:g} seconds. The prediction is still processing asynchronously."
@@ -236,8 +280,8 @@ def _code(error: type[UpscaleError]) -> int:
     return next((code for cls, code in _CODES if issubclass(error, cls)), 5000)
 
 
-def _success(data: dict[str, Any]) -> Response:
-    return json_response({"code": 200, "message": "success", "data": data})
+def _success(data: Any, **beside: Any) -> Response:
+    return json_response({"code": 200, "message": "success", "data": data, **beside})
 
 
 def _uploaded(base_url: str, upload: Upload, size: int) -> dict[str, Any]:
@@ -262,54 +306,88 @@ class _Call:
         inline = job.request["base64"] and job.result is not None
         return to_response(job, self.base_url, self.service.result_data(job) if inline else None)
 
+    def find(self, job_id: str) -> Job:
+        """The caller's prediction. Raises NotFound."""
+        try:
+            job = self.service.get(job_id, self.caller.id)
+        except NotFound as error:
+            raise NotFound("prediction not found") from error
+        if job.dialect != NAME:
+            raise NotFound("prediction not found")
+        return job
+
 
 _CallDep = Annotated[_Call, Depends()]
-
-
-@_routes.post("/wavespeed-ai/{name}")
-async def submit(name: str, call: _CallDep, own_bases: OwnBases, request: Request, body: RawBody) -> Response:
-    job, sync = await run_in_threadpool(_submit, f"wavespeed-ai/{name}", call, own_bases, request, body)
-    if not sync:
-        return _success(await run_in_threadpool(call.answer, job))
-    wait_s = call.service.config.sync_wait_s
-    job = await call.service.wait(job.id, call.caller.id, wait_s)
-    prediction = await run_in_threadpool(call.answer, job)
-    return _success(prediction if job.state.final else _timed_out(prediction, wait_s))
-
-
-def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Request, raw: bytes) -> tuple[Job, bool]:
-    if model not in _FIELDS:
-        raise NotFound(f"model {model} not found")
-    body = read_object(raw)
-    image = _image(body)
-    params, kept, sync = to_params(model, body), to_request(model, body), _flag(body, "enable_sync_mode")
-    if _has_webhook(request, body):
-        if kept["base64"]:
-            raise _WebhookWithBase64(
-                "webhook callback does not support base64 output, please use the normal API to use base64 output"
-            )
-        raise InvalidField("webhooks are not supported yet", field="webhook")
-    source = parse_source(image, own_bases)
-    job = call.service.submit(
-        dialect=NAME, owner=call.caller.id, params=params, source=source, request=kept, strict=False
-    )
-    return job, sync
 
 
 @_routes.get("/predictions/{job_id}/result")
 @_routes.get("/predictions/{job_id}")
 def result(job_id: str, call: _CallDep) -> Response:
-    return _success(call.answer(_find(job_id, call.service, call.caller)))
+    return _success(call.answer(call.find(job_id)))
 
 
-def _find(job_id: str, service: Service, caller: Caller) -> Job:
-    try:
-        job = service.get(job_id, caller.id)
-    except NotFound as error:
-        raise NotFound("prediction not found") from error
-    if job.dialect != NAME:
-        raise NotFound("prediction not found")
-    return job
+@_routes.get("/predictions")
+def page(call: _CallDep, request: Request) -> Response:
+    words: dict[str, Any] = {"true": True, "false": False}
+    query = {
+        name: int(value) if re.fullmatch("[0-9]{1,9}", value) else words.get(value, value)
+        for name, value in request.query_params.items()
+    }
+    return _page(call, query)
+
+
+@_routes.post("/predictions")
+def page_by_body(call: _CallDep, raw: RawBody) -> Response:
+    return _page(call, read_object(raw) if raw else {})
+
+
+def _page(call: _Call, body: dict[str, Any]) -> Response:
+    number, size = read_whole(body, "page", 1, 1_000_000), read_whole(body, "page_size", 20, 100)
+    status = read_choice(body, "status", _STATUSES, "")
+    states = [state for state, word in _STATUS.items() if word == status]
+    model = body.get("model") or ""
+    if not isinstance(model, str):
+        raise InvalidField("model must be a string", field="model")
+    include_inputs = read_flag(body, "include_inputs")
+    after, before = read_time(body, "created_after"), read_time(body, "created_before")
+    if (status and not states) or (model and model not in _FIELDS):
+        return _success({"page": number, "total": 0, "items": []})
+    jobs, total = call.service.list(
+        call.caller.id,
+        dialect=NAME,
+        request={"model": model} if model else {},
+        states=states,
+        created_from=after or 0.0,
+        created_before=before,
+        limit=size,
+        offset=(number - 1) * size,
+    )
+    items = [to_response(job, call.base_url) for job in jobs]
+    for item in () if include_inputs else items:
+        del item["input"]
+    return _success({"page": number, "total": total, "items": items})
+
+
+@_routes.delete("/predictions/{job_id}")
+def delete(job_id: str, call: _CallDep) -> Response:
+    call.service.delete(call.find(job_id))
+    return _success({"id": job_id, "status": "deleted"})
+
+
+@_routes.post("/predictions/delete")
+def delete_many(call: _CallDep, raw: RawBody) -> Response:
+    """Ids that nobody knows are passed over."""
+    ids = read_object(raw).get("ids")
+    if ids is None:
+        raise MissingField('property "ids" is missing', field="ids")
+    if not isinstance(ids, list) or len(ids) > _MOST_IDS or not all(isinstance(each, str) for each in ids):
+        raise InvalidField(f"ids must be a list of at most {_MOST_IDS} strings", field="ids")
+    deleted = 0
+    for job_id in dict.fromkeys(ids):
+        with suppress(NotFound):
+            call.service.delete(call.find(job_id))
+            deleted += 1
+    return _success({"deleted_count": deleted})
 
 
 @_routes.post("/media/uploads")
@@ -324,7 +402,7 @@ def issue_ticket(call: _CallDep, raw: RawBody) -> Response:
     if not isinstance(mime, str | None) or not re.fullmatch(r"[\w.+-]+/[\w.+-]+", mime or "image/png"):
         raise InvalidField("content_type must be a MIME type", field="content_type")
     _check_size(size or 0, call.service)
-    upload = call.service.uploads.issue(call.caller.id, _base_name(filename), _suffix(filename))
+    upload = call.service.uploads.issue(call.caller.id, clean_name(filename), suffix_of(filename))
     put = {
         "method": "PUT",
         "url": upload_url(call.base_url, upload.key),
@@ -343,7 +421,7 @@ def upload_file(call: _CallDep, form: Form) -> Response:
     _check_size(file.size or 0, call.service)
     data = file.file.read()
     filename = file.filename or "upload"
-    ticket = call.service.uploads.issue(call.caller.id, _base_name(filename), _suffix(filename))
+    ticket = call.service.uploads.issue(call.caller.id, clean_name(filename), suffix_of(filename))
     return _success(_uploaded(call.base_url, call.service.uploads.fill(ticket.key, data), len(data)))
 
 
@@ -353,15 +431,114 @@ def _check_size(size: int, service: Service) -> None:
         raise TooLarge(f"the file is over this server's limit of {limit} bytes")
 
 
-def _base_name(filename: str) -> str:
-    """Without folders, and without what a database can't hold."""
-    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", re.split(r"[/\\]", filename)[-1])[-255:] or "upload"
+@_routes.get("/webhook/secret")
+def secret(call: _CallDep) -> Response:
+    own = {"secret": webhook_secret(load_secret(call.service.config), call.caller.id)}
+    return _success(own, **own)  # clients look for it in either place
 
 
-def _suffix(filename: str) -> str:
-    """A file ending for people to see; what a file is, its bytes tell."""
-    ending = re.search(r"\.[a-z0-9]{1,8}\Z", filename.lower())
-    return ending[0] if ending else ""
+@_routes.get("/balance")
+@_routes.get("/account/balance")
+def balance(call: _CallDep) -> Response:
+    return _success({"balance": _BALANCE, "currency": CURRENCY})
+
+
+@_routes.get("/account/usage")
+def usage(call: _CallDep) -> Response:
+    """The predictions that are still kept."""
+    _, total = call.service.list(call.caller.id, dialect=NAME, limit=1)
+    return _success({"total_requests": total})
+
+
+@_routes.get("/models")
+def models(call: _CallDep) -> Response:
+    return _success([_described(model, call) for model in _FIELDS])
+
+
+def _described(model: str, call: _Call) -> dict[str, Any]:
+    properties = {name: _SCHEMA[name] for name in (*_FIELDS[model], *_FLAGS) if name in _SCHEMA}
+    run = {
+        "type": "model_run",
+        "method": "POST",
+        "server": call.base_url,
+        "api_path": f"/api/v3/{model}",
+        "request_schema": {
+            "type": "object",
+            "properties": properties,
+            "required": ["image"],
+            "x-order-properties": list(properties),
+        },
+    }
+    return {
+        "model_id": model,
+        "name": model,
+        "description": _DESCRIPTION[model],
+        "type": "image-to-image",
+        "base_price": cost_of(None, call.service.config),
+        "sort_order": 0,
+        "formula": "",
+        "api_schema": {"api_schemas": [run]},
+    }
+
+
+@_routes.post("/model/price")
+@_routes.post("/model/pricing")
+def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
+    body, config = read_object(raw), call.service.config
+    model, inputs = body.get("model_id"), body.get("inputs") or {}
+    if not model:
+        raise MissingField('property "model_id" is missing', field="model_id")
+    if not isinstance(inputs, dict):
+        raise InvalidField("inputs must be an object", field="inputs")
+    params, size = to_params(_known(model), inputs), None
+    if inputs.get("image") and config.price_per_megapixel:
+        source = call.service.header(parse_source(_image(inputs), own_bases))
+        size = result_size(source.size, params)
+    cost = cost_of(size, config)
+    prices = {"price": cost, "discounted_price": cost, "discount_rate": 0, "unit_price": cost}
+    return _success({"model_id": model, **prices, "currency": CURRENCY})
+
+
+@_routes.post("/{owner}/{name:path}")  # the last: nearly every other path fits it
+async def submit(
+    owner: str, name: str, call: _CallDep, own_bases: OwnBases, request: Request, body: RawBody
+) -> Response:
+    job, sync = await run_in_threadpool(_submit, f"{owner}/{name}", call, own_bases, request, body)
+    if not sync:
+        return _success(await run_in_threadpool(call.answer, job))
+    wait_s = call.service.config.sync_wait_s
+    job = await call.service.wait(job.id, call.caller.id, wait_s)
+    prediction = await run_in_threadpool(call.answer, job)
+    return _success(prediction if job.state.final else _timed_out(prediction, wait_s))
+
+
+def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Request, raw: bytes) -> tuple[Job, bool]:
+    _known(model)
+    body = read_object(raw)
+    image = _image(body)
+    params, kept, sync = to_params(model, body), to_request(model, body), read_flag(body, "enable_sync_mode")
+    webhook = _webhook(request.scope["query_string"], body)
+    if webhook and kept["base64"]:
+        raise _WebhookWithBase64(
+            "webhook callback does not support base64 output, please use the normal API to use base64 output"
+        )
+    job = call.service.submit(
+        dialect=NAME,
+        owner=call.caller.id,
+        params=params,
+        source=parse_source(image, own_bases),
+        request=kept,
+        deliver={WEBHOOK: webhook} if webhook else {},
+        base_url=call.base_url,
+        strict=False,
+    )
+    return job, sync
+
+
+def _known(model: Any) -> str:
+    if isinstance(model, str) and model in _FIELDS:
+        return model
+    raise NotFound(f"model {model} not found")
 
 
 router = APIRouter()

@@ -1,0 +1,101 @@
+"""Conversations over WebSockets that outlive their sockets: a caller whose line broke gets its answers on the next one.
+
+The work begun in a session goes on without a socket, and what it has to say meanwhile is kept for `KEEP_S`. All of it
+lives in the API process and ends with it; jobs don't. One event loop uses a `Sessions`; nothing here is for threads.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Coroutine
+
+from fastapi import WebSocket, WebSocketDisconnect
+
+KEEP_S = 120.0
+"""How long what could not be delivered, and a session without a socket, may be asked for again."""
+
+
+async def next_frame(socket: WebSocket, session: "Session | None", idle_s: float) -> str | None:
+    """What comes next. None: the caller has gone, or was sent away, having said nothing for `idle_s` while nothing was
+    being done for it."""
+    while True:
+        try:
+            message = await asyncio.wait_for(socket.receive(), idle_s)
+        except asyncio.TimeoutError:
+            if session is None or not session.works:
+                await socket.close(1000, "idle")
+                return None
+        else:
+            if message["type"] == "websocket.disconnect":
+                return None
+            text: str | None = message.get("text")
+            return text if text is not None else bytes(message.get("bytes") or b"").decode("utf-8", "replace")
+
+
+class Session:
+    def __init__(self, owner: str) -> None:
+        self.id = str(uuid.uuid4())
+        """Who knows it and has the owner's key may go on with the session."""
+        self.owner = owner
+        self._socket: WebSocket | None = None
+        self._left_at = time.monotonic()
+        self._works: set[asyncio.Task[None]] = set()
+        self._kept: list[str] = []
+
+    @property
+    def works(self) -> int:
+        """How many are being done."""
+        return len(self._works)
+
+    def begin(self, work: Coroutine[None, None, None]) -> None:
+        """Do it alongside whatever else is being done. It must not raise."""
+        task = asyncio.create_task(work)
+        self._works.add(task)
+        task.add_done_callback(self._works.discard)
+
+    async def send(self, text: str) -> None:
+        """To the caller, now or when it comes back."""
+        while (socket := self._socket) is not None:
+            try:
+                await socket.send_text(text)
+            except (WebSocketDisconnect, RuntimeError):  # the latter after the socket was closed from our side
+                self.leave(socket)
+            else:
+                return
+        self._kept.append(text)
+        asyncio.get_running_loop().call_later(KEEP_S, self._forget, text)
+
+    async def join(self, socket: WebSocket) -> None:
+        """The caller is at this socket now, wherever it was before; what was kept for it is sent."""
+        self._socket = socket
+        kept, self._kept = self._kept, []
+        for text in kept:
+            await self.send(text)
+
+    def leave(self, socket: WebSocket) -> None:
+        """That socket is gone. Nothing happens if the caller has joined from another one since."""
+        if self._socket is socket:
+            self._socket = None
+            self._left_at = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        idle = self._socket is None and not self._works and not self._kept
+        return idle and time.monotonic() - self._left_at > KEEP_S
+
+    def _forget(self, text: str) -> None:
+        self._kept = [each for each in self._kept if each is not text]
+
+
+class Sessions:
+    def __init__(self) -> None:
+        self._all: dict[str, Session] = {}
+
+    def open(self, owner: str, session_id: object) -> Session:
+        """The owner's session of that id, or else a new one."""
+        self._all = {each.id: each for each in self._all.values() if not each.over}
+        session = self._all.get(session_id) if isinstance(session_id, str) else None
+        if session is None or session.owner != owner:
+            session = Session(owner)
+            self._all[session.id] = session
+        return session
