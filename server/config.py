@@ -35,7 +35,7 @@ class Config(BaseSettings):
     )
     allow_hosts: _Names = Field(
         (),
-        description="Private hosts to fetch from and deliver to all the same: names, addresses, CIDRs, each with `:port` or not.",
+        description="Private hosts that may be reached all the same: names, addresses or CIDRs, perhaps with `:port`.",
     )
 
     database_url: str | None = Field(
