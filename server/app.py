@@ -27,6 +27,7 @@ from server.dialects.base import ServiceDep, json_response
 from server.errors import InvalidField, InvalidRequest, MethodNotAllowed, NotFound, TooLarge, UpscaleError
 from server.guard import read_allowed
 from server.jobs import Jobs
+from server.schemas import document
 from server.service import Service
 from server.uploads import Uploads
 from server.webhook import Sender
@@ -139,6 +140,20 @@ def readyz(service: ServiceDep) -> Response:
         return json_response({"ready": True, **answer})
     reason = "no worker has loaded its weights yet" if workers else "no worker is running"
     return json_response({"ready": False, "reason": reason, **answer}, 503)
+
+
+@_own.get("/openapi.json")
+def openapi() -> Response:
+    """Of all our APIs together."""
+    return json_response(document())
+
+
+@_own.get("/openapi/{name}.json")
+def openapi_of(name: str) -> Response:
+    found = tuple(each for each in DIALECTS if name == each.NAME)
+    if not found:
+        raise NotFound(f"there is no API of that name; there are {', '.join(each.NAME for each in DIALECTS)}")
+    return json_response(document(found))
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

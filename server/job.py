@@ -17,6 +17,8 @@ TARGET_LONG_EDGE: dict[str, int] = {"2k": 2048, "4k": 4096, "8k": 8192}
 
 MAX_SCALE = 10.0
 MAX_CREATIVITY = 2.0
+QUALITIES = (1, 100)
+MAX_SEED = 2**63 - 1
 
 
 class State(str, Enum):
@@ -66,12 +68,12 @@ class Params:
             raise InvalidField("size must be two whole numbers of at least 1", field="size")
         if self.format not in get_args(FormatName):
             raise InvalidField(f"format must be one of {', '.join(FORMATS)}", field="format")
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise InvalidField("quality must be between 1 and 100", field="quality")
+        if self.quality is not None and not QUALITIES[0] <= self.quality <= QUALITIES[1]:
+            raise InvalidField("quality must be between {} and {}".format(*QUALITIES), field="quality")
         if not (math.isfinite(self.creativity) and abs(self.creativity) <= MAX_CREATIVITY):
             raise InvalidField("creativity must be between -2 and 2", field="creativity")
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise InvalidField("seed must be between 0 and 9223372036854775807", field="seed")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise InvalidField(f"seed must be between 0 and {MAX_SEED}", field="seed")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -21,7 +21,7 @@ LEVELS = (
     ("fetch", "models", "tile"),
     ("service", "auth", "engine", "session"),
     ("dialects", "pipeline"),
-    ("webhook", "upscaler"),
+    ("webhook", "schemas", "upscaler"),
     ("app", "worker"),
     ("launch",),
     ("cli",),
@@ -29,7 +29,7 @@ LEVELS = (
 )
 """From the bottom up: a file imports only from levels below its own. A folder's files may import its `base`."""
 
-API_HALF = {"guard", "fetch", "service", "auth", "session", "dialects", "webhook", "app"}
+API_HALF = {"guard", "fetch", "service", "auth", "session", "dialects", "schemas", "webhook", "app"}
 WORKER_HALF = {"device", "shim", "resample", "models", "tile", "engine", "pipeline", "upscaler", "worker"}
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx"}

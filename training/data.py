@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from training.degrade import SCALE, Pixels, degrade
+from training.degrade import SCALE, SHARES, Pixels, Shares, degrade
 
 HR_SIZE = 256
 LR_SIZE = HR_SIZE // SCALE
@@ -41,8 +41,9 @@ def load_pictures(folder: Path, split: str) -> list[Pixels]:
 class Pairs(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]):
     """Random access to the numbered stream."""
 
-    def __init__(self, pictures: list[Pixels], seed: int, first: int, count: int) -> None:
+    def __init__(self, pictures: list[Pixels], seed: int, first: int, count: int, shares: Shares = SHARES) -> None:
         self.pictures = pictures
+        self.shares = shares
         self.seed = seed
         self.first = first
         self.count = count
@@ -54,7 +55,7 @@ class Pairs(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]):
         rng = np.random.default_rng((self.seed, self.first + index))
         picture = self.pictures[rng.integers(len(self.pictures))]
         hr = crop(picture, rng)
-        return degrade(hr, rng), hr
+        return degrade(hr, rng, self.shares), hr
 
 
 def crop(picture: Pixels, rng: np.random.Generator) -> Pixels:
@@ -70,13 +71,20 @@ def crop(picture: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def batches(
-    pictures: list[Pixels], seed: int, step: int, batch: int, lr_crop: int, fresh: int, workers: int
+    pictures: list[Pixels],
+    seed: int,
+    step: int,
+    batch: int,
+    lr_crop: int,
+    fresh: int,
+    workers: int,
+    shares: Shares = SHARES,
 ) -> Iterator[Batch]:
     """Endless batches from training step `step` on; `fresh` pairs enter the window at every step."""
     numbers = window_at(step, fresh)
     stream: Iterator[tuple[Pixels, Pixels]] = iter(
         DataLoader(
-            Pairs(pictures, seed, first=0, count=1 << 40),
+            Pairs(pictures, seed, first=0, count=1 << 40, shares=shares),
             batch_size=None,
             sampler=_Numbers(numbers, WINDOW + step * fresh),
             collate_fn=_as_it_is,

@@ -32,18 +32,18 @@ SCALE = 4
 _KERNEL_SIZES = tuple(range(7, 22, 2))
 _INTERPOLATIONS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
-# Shares of the three kinds of pairs. A network that only ever saw second-order damage smooths good pictures;
-# the clean share is what keeps it sharp on them.
-CLEAN_SHARE = 0.50
-LIGHT_SHARE = 0.20
+Shares = tuple[float, float]
+"""How many of the pairs are clean and how many light; the rest is second-order. A network that only ever saw
+second-order damage smooths good pictures; the clean share is what keeps it sharp on them."""
+SHARES: Shares = (0.50, 0.20)
 
 
-def degrade(hr: Pixels, rng: np.random.Generator) -> Pixels:
+def degrade(hr: Pixels, rng: np.random.Generator, shares: Shares = SHARES) -> Pixels:
     """One low-resolution partner of `hr`, a quarter of its size, of a randomly chosen kind."""
     draw = rng.random()
-    if draw < CLEAN_SHARE:
+    if draw < shares[0]:
         return clean(hr)
-    if draw < CLEAN_SHARE + LIGHT_SHARE:
+    if draw < sum(shares):
         return light(hr, rng)
     return second_order(hr, rng)
 

@@ -131,7 +131,8 @@ def train(args: argparse.Namespace) -> None:
 
     validation = validation_sets(load_pictures(args.pictures, "val"))
     pictures = load_pictures(args.pictures, "train")
-    stream = batches(pictures, args.seed, step, args.batch, args.crop, args.fresh, args.workers)
+    shares = (args.clean, args.light)
+    stream = batches(pictures, args.seed, step, args.batch, args.crop, args.fresh, args.workers, shares)
     losses: list[float] = []
     started = time.monotonic()
     decay_from = args.steps - round(args.steps * DECAY_SHARE)
@@ -179,6 +180,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--crop", type=int, default=48, help="low-resolution crop, pixels")
     parser.add_argument("--fresh", type=int, default=2, help="new pairs per step")
     parser.add_argument("--lr", type=float, default=7e-4)
+    parser.add_argument("--clean", type=float, default=degrade.SHARES[0], help="share of clean pairs")
+    parser.add_argument("--light", type=float, default=degrade.SHARES[1], help="share of lightly damaged pairs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="cpu")

@@ -283,7 +283,8 @@ def models(caller: CallerDep, service: ServiceDep) -> Response:
     )
 
 
-@router.api_route("/files/{key}", methods=["GET", "HEAD"])
+@router.head("/files/{key}")
+@router.get("/files/{key}")
 def file(key: str, service: ServiceDep) -> Response:
     return _file(service.blobs, key, key)
 

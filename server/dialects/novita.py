@@ -80,18 +80,20 @@ UPSCALER, LEGACY = "IMAGE_UPSCALER", "UPSCALE"
 
 MODELS = ("RealESRGAN_x4plus_anime_6B", "RealESRNet_x4plus", "4x-UltraSharp")
 """Of the older API."""
+LEAST_FACTOR, MOST_FACTOR = 1, 4
+"""Of it too; the least is excluded."""
 
 _TARGETS: tuple[Target, ...] = get_args(Target)
 _FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
-_STATUS = {
+STATUS = {
     State.QUEUED: "TASK_STATUS_QUEUED",
     State.RUNNING: "TASK_STATUS_PROCESSING",
     State.SUCCEEDED: "TASK_STATUS_SUCCEED",
     State.FAILED: "TASK_STATUS_FAILED",
     State.CANCELLED: "TASK_STATUS_FAILED",
 }
-_MOCKS = {"TASK_STATUS_SUCCEED": State.SUCCEEDED, "TASK_STATUS_FAILED": State.FAILED}
+MOCKS = {"TASK_STATUS_SUCCEED": State.SUCCEEDED, "TASK_STATUS_FAILED": State.FAILED}
 
 
 class _TaskNotFound(NotFound):
@@ -131,8 +133,10 @@ def to_legacy_params(body: Mapping[str, Any], installed: list[str]) -> Params:
         raise MissingField("scale_factor is required", field="scale_factor")
     if isinstance(factor, bool) or not isinstance(factor, int | float):
         raise InvalidField("scale_factor must be a number", field="scale_factor")
-    if not 1 < factor <= 4:
-        raise InvalidField("scale_factor must be more than 1 and at most 4", field="scale_factor")
+    if not LEAST_FACTOR < factor <= MOST_FACTOR:
+        raise InvalidField(
+            f"scale_factor must be more than {LEAST_FACTOR} and at most {MOST_FACTOR}", field="scale_factor"
+        )
     extra = _object(body, "extra")
     if extra.get("custom_storage") is not None:
         raise InvalidField("extra.custom_storage is not supported", field="custom_storage")
@@ -167,9 +171,9 @@ def to_hook(body: Mapping[str, Any]) -> Hook | None:
     if not enabled:
         return Hook(url, None)
     status = read_text(test_mode, "return_task_status")
-    if status not in _MOCKS:
-        raise InvalidField(f"return_task_status must be one of {', '.join(_MOCKS)}", field="return_task_status")
-    return Hook(url, _MOCKS[status])
+    if status not in MOCKS:
+        raise InvalidField(f"return_task_status must be one of {', '.join(MOCKS)}", field="return_task_status")
+    return Hook(url, MOCKS[status])
 
 
 def _object(body: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -199,7 +203,7 @@ def to_response(job: Job, base_url: str) -> dict[str, Any]:
         images.append(_image(job, job.result, base_url))
     task = {
         "task_id": _shown_id(job),
-        "status": _STATUS[job.state],
+        "status": STATUS[job.state],
         "reason": reason,
         "task_type": job.request["task_type"],
         "eta": 0,

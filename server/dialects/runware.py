@@ -102,9 +102,12 @@ _GREETING_BYTES = 65536
 """What is looked at before we know who it is from: room for an authentication task, not for pictures."""
 
 UPSCALE = "imageUpscale"
+FACTORS = (2, 4)
+QUALITIES = (20, 99)
+LEAST_TTL_S = 60
 _PAGE = "https://runware.ai/docs/en/tools/upscale#request-"
-_FORMATS: dict[str, FormatName] = {"JPG": "jpeg", "PNG": "png", "WEBP": "webp"}
-_OUTPUTS = {"URL": "imageURL", "base64Data": "imageBase64Data", "dataURI": "imageDataURI"}
+FORMATS_BY_NAME: dict[str, FormatName] = {"JPG": "jpeg", "PNG": "png", "WEBP": "webp"}
+OUTPUTS = {"URL": "imageURL", "base64Data": "imageBase64Data", "dataURI": "imageDataURI"}
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 _TYPES = {"upscaleFactor": "integer", "outputQuality": "integer", "ttl": "integer", "includeCost": "boolean"}
@@ -155,14 +158,16 @@ _CODES: tuple[tuple[type[UpscaleError], str], ...] = (
 
 def to_params(task: dict[str, Any]) -> Params:
     """What an upscale task asks for. Raises InvalidRequest."""
-    factor = _integer(task, "upscaleFactor", 2, 4, "Must be one of 2, 3 or 4.")
+    factor = _integer(task, "upscaleFactor", *FACTORS, "Must be one of 2, 3 or 4.")
     if factor is None:
         raise _missing("upscaleFactor")
     form = _string(task, "outputFormat")
-    if form is not None and form.upper() not in _FORMATS:
+    if form is not None and form.upper() not in FORMATS_BY_NAME:
         raise _invalid("outputFormat", "Must be one of JPG, PNG or WEBP.")
-    quality = _integer(task, "outputQuality", 20, 99, "Must be an integer between 20 and 99.")
-    return Params(scale=factor, format=_FORMATS[(form or "JPG").upper()], quality=95 if quality is None else quality)
+    quality = _integer(task, "outputQuality", *QUALITIES, "Must be an integer between {} and {}.".format(*QUALITIES))
+    return Params(
+        scale=factor, format=FORMATS_BY_NAME[(form or "JPG").upper()], quality=95 if quality is None else quality
+    )
 
 
 def to_request(task: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +214,7 @@ def _output(task: dict[str, Any]) -> str:
         value = value[0]
     if value is None:
         return "URL"
-    if not isinstance(value, str) or value not in _OUTPUTS:
+    if not isinstance(value, str) or value not in OUTPUTS:
         raise _invalid("outputType", "Must be one of URL, base64Data or dataURI.")
     return value
 
@@ -236,7 +241,7 @@ def _deliver(task: dict[str, Any], output: str) -> dict[str, str]:
 
 
 def _keep_s(task: dict[str, Any], output: str, longest_s: float) -> float | None:
-    ttl = _integer(task, "ttl", 60, None, "Must be an integer of at least 60 seconds.")
+    ttl = _integer(task, "ttl", LEAST_TTL_S, None, f"Must be an integer of at least {LEAST_TTL_S} seconds.")
     if ttl is not None and output != "URL":
         raise _invalid("ttl", "It is available only with the outputType URL.")
     return None if ttl is None else float(min(ttl, longest_s))
@@ -296,7 +301,7 @@ def to_response(job: Job, base_url: str, data: bytes | None = None) -> dict[str,
         **_named(job),
         "imageUUID": _dashed(job.result_id),
         "inputImageUUID": job.request["input_uuid"] or _dashed(job.source_id),
-        _OUTPUTS[output]: image,
+        OUTPUTS[output]: image,
     }
     return item | {"cost": job.result.cost} if job.request["cost"] else item
 

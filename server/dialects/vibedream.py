@@ -60,7 +60,7 @@ ESTIMATED_TIME = "Fast & Efficient"
 _TARGETS: tuple[Target, ...] = get_args(Target)
 _FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
-_STATUS = {
+STATUS = {
     State.QUEUED: "processing",
     State.RUNNING: "processing",
     State.SUCCEEDED: "completed",
@@ -109,7 +109,7 @@ def to_response(job: Job, base_url: str, data: bytes | None = None) -> dict[str,
         "id": _shown_id(job),
         "modelId": MODEL,
         "modelName": MODEL_NAME,
-        "status": _STATUS[job.state],
+        "status": STATUS[job.state],
         "outputs": outputs,
         "error": error,
         "createdAt": iso_time(job.created_at),

@@ -72,7 +72,7 @@ from server.errors import (
 from server.fetch import parse_source
 from server.formats import FormatName
 from server.guard import is_web_url
-from server.job import Job, Params, State, Target
+from server.job import MAX_CREATIVITY, MAX_SCALE, Job, Params, State, Target
 from server.plan import result_size
 from server.price import CURRENCY, cost_of
 from server.secret import load_secret, webhook_secret
@@ -87,19 +87,19 @@ WEBHOOK_TIMEOUT_S = 10.0
 UPSCALER = "wavespeed-ai/image-upscaler"
 ESRGAN = "wavespeed-ai/real-esrgan"
 
-_FIELDS = {
+FIELDS = {
     UPSCALER: ("image", "creativity", "target_resolution", "output_format"),
     ESRGAN: ("image", "scale", "guidance_scale", "face_enhance"),
 }
 _FLAGS = ("enable_base64_output", "enable_sync_mode")
-_WEBHOOK_FIELDS = ("webhook_url", "webhookURL", "webhook")
+WEBHOOK_FIELDS = ("webhook_url", "webhookURL", "webhook")
 
-_SCHEMA: dict[str, dict[str, Any]] = {
+INPUTS: dict[str, dict[str, Any]] = {
     "image": {"type": "string", "description": "URL, data URI or base64 of the picture."},
-    "creativity": {"type": "number", "minimum": -2, "maximum": 2, "default": 0},
-    "target_resolution": {"type": "string", "enum": ["2k", "4k", "8k"], "default": "4k"},
-    "output_format": {"type": "string", "enum": ["jpeg", "png", "webp"], "default": "jpeg"},
-    "scale": {"type": "number", "exclusiveMinimum": 0, "maximum": 10, "default": 4},
+    "creativity": {"type": "number", "minimum": -MAX_CREATIVITY, "maximum": MAX_CREATIVITY, "default": 0},
+    "target_resolution": {"type": "string", "enum": list(get_args(Target)), "default": "4k"},
+    "output_format": {"type": "string", "enum": list(get_args(FormatName)), "default": "jpeg"},
+    "scale": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_SCALE, "default": 4},
     "face_enhance": {"type": "boolean", "default": False},
     "enable_base64_output": {"type": "boolean", "default": False},
     "enable_sync_mode": {"type": "boolean", "default": False},
@@ -112,14 +112,14 @@ _DESCRIPTION = {
 _TARGETS: tuple[Target, ...] = get_args(Target)
 _FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
-_STATUS = {
+STATUS = {
     State.QUEUED: "created",
     State.RUNNING: "processing",
     State.SUCCEEDED: "completed",
     State.FAILED: "failed",
     State.CANCELLED: "failed",
 }
-_STATUSES = ("created", "processing", "completed", "failed", "cancelled", "timeout", "deleted")
+STATUSES = ("created", "processing", "completed", "failed", "cancelled", "timeout", "deleted")
 """Those that lists can be asked for."""
 
 _CODES: tuple[tuple[type[UpscaleError], int], ...] = (
@@ -135,7 +135,8 @@ _CODES: tuple[tuple[type[UpscaleError], int], ...] = (
 """The vendor's error codes, by our classes; the first that fits. Anything else is 5000, an internal error."""
 
 _BALANCE = 100.0
-_MOST_IDS = 1000
+MOST_IDS = 1000
+LAST_PAGE, LARGEST_PAGE = 1_000_000, 100
 _LONGEST_ECHO = 512
 """Characters of an inline picture that an answer's `input` repeats; longer ones become a note of their size."""
 
@@ -164,7 +165,7 @@ def to_params(model: str, body: dict[str, Any]) -> Params:
 
 def to_request(model: str, body: dict[str, Any]) -> dict[str, Any]:
     """What answers will need to know again: the model, whether to answer in base64, and the echo of the input."""
-    known = {name: body[name] for name in (*_FIELDS[model], *_FLAGS) if body.get(name) is not None}
+    known = {name: body[name] for name in (*FIELDS[model], *_FLAGS) if body.get(name) is not None}
     return {"model": model, "base64": read_flag(body, "enable_base64_output"), "input": known | _echo(body["image"])}
 
 
@@ -187,7 +188,7 @@ def _echo(image: str) -> dict[str, str]:
 
 def _webhook(query: bytes, body: dict[str, Any]) -> str | None:
     """Where the caller wants to be told, by the query or by the body. Raises InvalidField."""
-    url = _query_webhook(query) or next((body[name] for name in _WEBHOOK_FIELDS if body.get(name)), None)
+    url = _query_webhook(query) or next((body[name] for name in WEBHOOK_FIELDS if body.get(name)), None)
     if url is None:
         return None
     if isinstance(url, str) and is_web_url(url):
@@ -229,7 +230,7 @@ def to_response(job: Job, base_url: str, data: bytes | None = None) -> dict[str,
         "outputs": outputs,
         "urls": {"get": f"{base_url}/api/v3/predictions/{job.id}/result"},
         "has_nsfw_contents": [False] * len(outputs),
-        "status": _STATUS[job.state],
+        "status": STATUS[job.state],
         "created_at": iso_time(job.created_at),
         "error": error,
         "code": code,
@@ -342,15 +343,15 @@ def page_by_body(call: _CallDep, raw: RawBody) -> Response:
 
 
 def _page(call: _Call, body: dict[str, Any]) -> Response:
-    number, size = read_whole(body, "page", 1, 1_000_000), read_whole(body, "page_size", 20, 100)
-    status = read_choice(body, "status", _STATUSES, "")
-    states = [state for state, word in _STATUS.items() if word == status]
+    number, size = read_whole(body, "page", 1, LAST_PAGE), read_whole(body, "page_size", 20, LARGEST_PAGE)
+    status = read_choice(body, "status", STATUSES, "")
+    states = [state for state, word in STATUS.items() if word == status]
     model = body.get("model") or ""
     if not isinstance(model, str):
         raise InvalidField("model must be a string", field="model")
     include_inputs = read_flag(body, "include_inputs")
     after, before = read_time(body, "created_after"), read_time(body, "created_before")
-    if (status and not states) or (model and model not in _FIELDS):
+    if (status and not states) or (model and model not in FIELDS):
         return _success({"page": number, "total": 0, "items": []})
     jobs, total = call.service.list(
         call.caller.id,
@@ -380,8 +381,8 @@ def delete_many(call: _CallDep, raw: RawBody) -> Response:
     ids = read_object(raw).get("ids")
     if ids is None:
         raise MissingField('property "ids" is missing', field="ids")
-    if not isinstance(ids, list) or len(ids) > _MOST_IDS or not all(isinstance(each, str) for each in ids):
-        raise InvalidField(f"ids must be a list of at most {_MOST_IDS} strings", field="ids")
+    if not isinstance(ids, list) or len(ids) > MOST_IDS or not all(isinstance(each, str) for each in ids):
+        raise InvalidField(f"ids must be a list of at most {MOST_IDS} strings", field="ids")
     deleted = 0
     for job_id in dict.fromkeys(ids):
         with suppress(NotFound):
@@ -452,11 +453,11 @@ def usage(call: _CallDep) -> Response:
 
 @_routes.get("/models")
 def models(call: _CallDep) -> Response:
-    return _success([_described(model, call) for model in _FIELDS])
+    return _success([_described(model, call) for model in FIELDS])
 
 
 def _described(model: str, call: _Call) -> dict[str, Any]:
-    properties = {name: _SCHEMA[name] for name in (*_FIELDS[model], *_FLAGS) if name in _SCHEMA}
+    properties = {name: INPUTS[name] for name in (*FIELDS[model], *_FLAGS) if name in INPUTS}
     run = {
         "type": "model_run",
         "method": "POST",
@@ -536,7 +537,7 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Reques
 
 
 def _known(model: Any) -> str:
-    if isinstance(model, str) and model in _FIELDS:
+    if isinstance(model, str) and model in FIELDS:
         return model
     raise NotFound(f"model {model} not found")
 

@@ -1,0 +1,120 @@
+"""What the documents say of an operation beyond what its endpoint's signature tells, and words to say it in.
+
+Schemas are JSON Schema 2020-12, as in OpenAPI 3.1. Ranges and choices come from the code that checks them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Protocol
+
+Schema = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path."""
+
+    answer: Schema | None
+    """Of what is answered when all went well: JSON, unless `answer_types` says otherwise. None: no body."""
+    errors: tuple[int, ...]
+    """Statuses of the errors it can be answered with, beside those that any operation can."""
+    body: Mapping[str, Schema] = field(default_factory=dict)
+    """Of the request, by media type."""
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    """Parameters that the endpoint's signature does not name."""
+    path: Mapping[str, Schema] = field(default_factory=dict)
+    """What the path's parameters may be."""
+    status: int = 200
+    also: tuple[int, ...] = ()
+    """Other statuses of answers that are no errors; 202 has the same body, others have none."""
+    answer_types: tuple[str, ...] = ("application/json",)
+    body_required: bool = True
+    key: bool = True
+    """A caller has to show its key, on a server that has keys."""
+
+
+class Described(Protocol):
+    TITLE: str
+    ERROR: Schema
+    """The vendor's own form of an error."""
+    OPERATIONS: dict[str, Operation]
+    """By method and path: `GET /jobs`."""
+
+
+JSON = "application/json"
+FORM = "multipart/form-data"
+
+ANY: Schema = {}
+TEXT: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer", "minimum": 0}
+NUMBER: Schema = {"type": "number"}
+FLAG: Schema = {"type": "boolean"}
+NOTHING: Schema = {"type": "null"}
+TIME: Schema = {"type": "string", "format": "date-time"}
+BYTES: Schema = {"type": "string", "format": "binary"}
+HEX32: Schema = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+UUID: Schema = {"type": "string", "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"}
+KEY: Schema = {"type": "string", "pattern": r"^[0-9a-f]{32}(\.[a-z0-9]{1,8})?$"}
+PICTURE: Schema = {"type": "string", "minLength": 1, "description": "URL, data URI or base64 of the picture."}
+
+
+def choice(values: Iterable[Any]) -> Schema:
+    return {"enum": list(dict.fromkeys(values))}
+
+
+def number(**limits: float) -> Schema:
+    return {"type": "number", **limits}
+
+
+def whole(low: int, high: int | None = None) -> Schema:
+    return {"type": "integer", "minimum": low} | ({} if high is None else {"maximum": high})
+
+
+def array(items: Schema, **limits: int) -> Schema:
+    return {"type": "array", "items": items, **limits}
+
+
+def nullable(schema: Schema) -> Schema:
+    return {"anyOf": [schema, NOTHING]}
+
+
+def answer(optional: Mapping[str, Schema] | None = None, /, **fields: Schema) -> Schema:
+    """An object of exactly these fields, of which the optional ones may be absent."""
+    properties = fields | dict(optional or {})
+    return {"type": "object", "properties": properties, "required": list(fields), "additionalProperties": False}
+
+
+def request(required: Mapping[str, Schema], /, **optional: Schema) -> Schema:
+    """An object to send. Of optional fields null is as good as absent; unknown ones are ignored."""
+    properties = dict(required) | {name: nullable(schema) for name, schema in optional.items()}
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+def write(operation: dict[str, Any], said: Operation, error: Schema) -> None:
+    """Complete what FastAPI made of an endpoint."""
+    parameters = operation.setdefault("parameters", [])
+    for parameter in parameters:
+        if parameter["name"] in said.path:
+            parameter["schema"] = said.path[parameter["name"]]
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in said.query.items()]
+    if said.body:
+        content = {kind: {"schema": schema} for kind, schema in said.body.items()}
+        operation["requestBody"] = {"content": content, "required": said.body_required}
+    responses = {}
+    for status in (said.status, *said.also):
+        has_body = said.answer is not None and status in (said.status, 202)
+        responses[status] = said.answer_types if has_body else (), said.answer
+    # An encoded slash in a parameter can make of a path another, which may not be there, or not for this method.
+    places = {400, 404, 405} if any(each["in"] == "path" for each in parameters) else set()
+    keys = {401} if said.key else set()
+    bodies = {413} if said.body else set()
+    for status in sorted(places | keys | bodies | {500} | set(said.errors)):
+        responses[status] = (JSON,), error
+    operation["responses"] = {
+        str(status): {"description": HTTPStatus(status).phrase}
+        | ({"content": {kind: {"schema": schema} for kind in kinds}} if kinds else {})
+        for status, (kinds, schema) in responses.items()
+    }
+    if said.key:
+        operation["security"] = [{"key": []}, {}]

@@ -1,0 +1,124 @@
+"""Our own API, described."""
+
+from typing import Any
+
+from server.dialects.native import JobRequest, PlanRequest
+from server.formats import FORMATS
+from server.job import MAX_CREATIVITY, MAX_SCALE, MAX_SEED, QUALITIES, TARGET_LONG_EDGE, State
+from server.schemas.base import (
+    BYTES,
+    FLAG,
+    FORM,
+    HEX32,
+    JSON,
+    KEY,
+    NOTHING,
+    NUMBER,
+    TEXT,
+    TIME,
+    WHOLE,
+    Operation,
+    Schema,
+    answer,
+    array,
+    choice,
+    nullable,
+    number,
+    whole,
+)
+
+TITLE = "upscale-server's own API"
+ERROR = answer(error=answer(code=TEXT, message=TEXT, field=nullable(TEXT)))
+
+_SIZE = array(whole(1), minItems=2, maxItems=2)
+_RANGES: dict[str, Schema] = {
+    "scale": number(exclusiveMinimum=0, maximum=MAX_SCALE),
+    "quality": whole(*QUALITIES),
+    "creativity": number(minimum=-MAX_CREATIVITY, maximum=MAX_CREATIVITY),
+    "seed": whole(0, MAX_SEED),
+}
+_PARAMS = answer(
+    scale=nullable(_RANGES["scale"]),
+    target=nullable(choice(TARGET_LONG_EDGE)),
+    size=nullable(_SIZE),
+    format=choice(FORMATS),
+    quality=nullable(_RANGES["quality"]),
+    model=TEXT,
+    creativity=_RANGES["creativity"],
+    faces=FLAG,
+    seed=nullable(_RANGES["seed"]),
+)
+_RESULT = answer(
+    url=TEXT,
+    key=KEY,
+    width=whole(1),
+    height=whole(1),
+    size_bytes=WHOLE,
+    format=choice(FORMATS),
+    model=TEXT,
+    model_sha256=nullable(TEXT),
+    seconds={"type": "object", "additionalProperties": NUMBER},
+    cost=number(minimum=0),
+)
+_JOB = answer(
+    id=HEX32,
+    state=choice(state.value for state in State),
+    progress=number(minimum=0, maximum=1),
+    dialect=TEXT,
+    params=_PARAMS,
+    created_at=TIME,
+    started_at=nullable(TIME),
+    finished_at=nullable(TIME),
+    attempt=WHOLE,
+    cancel_requested=FLAG,
+    result=nullable(_RESULT),
+    error=nullable(answer(code=TEXT, message=TEXT)),
+    urls=answer(self=TEXT, events=TEXT, result=TEXT),
+)
+_PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1))
+_PLAN = answer(source=_SIZE, result=_SIZE, model=TEXT, passes=array(_PASS), tiles=WHOLE)
+_MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT)
+_PICTURES = (*(each.mime for each in FORMATS.values()), "image/gif", "image/tiff", "image/avif", "image/heic")
+_FILE: dict[str, Any] = {
+    "answer": BYTES,
+    "also": (206,),
+    "answer_types": (*_PICTURES, "application/octet-stream"),
+}
+
+
+def _bodies(kind: type[JobRequest]) -> dict[str, Schema]:
+    """As JSON, or as a form with the picture's file."""
+    schema = kind.model_json_schema()
+    properties = schema["properties"]
+    for name, limits in _RANGES.items():
+        optional = any(each == NOTHING for each in properties[name].get("anyOf", ()))
+        properties[name] = nullable(limits) if optional else limits
+    text = {"type": "string", "pattern": "^[0-9]{1,7}[x×][0-9]{1,7}$"}
+    properties["size"]["anyOf"].append(text)
+    properties["faces"] = {"const": False, "default": False}
+    form = schema | {"properties": {**properties, "size": text, "image": TEXT, "file": BYTES}}
+    return {JSON: schema, FORM: form}
+
+
+_ID = {"job_id": HEX32}
+
+OPERATIONS = {
+    "POST /jobs": Operation(_JOB, (400, 422, 429, 503), _bodies(JobRequest), status=202),
+    "GET /jobs": Operation(answer(jobs=array(_JOB), total=WHOLE), (400,)),
+    "GET /jobs/{job_id}": Operation(_JOB, (404,), path=_ID),
+    "GET /jobs/{job_id}/events": Operation(TEXT, (404,), path=_ID, answer_types=("text/event-stream",)),
+    "GET /jobs/{job_id}/result": Operation(**_FILE, errors=(404, 409), path=_ID),
+    "POST /jobs/{job_id}/cancel": Operation(_JOB, (404, 409), path=_ID),
+    "DELETE /jobs/{job_id}": Operation(_JOB, (404, 409), path=_ID, status=202, also=(204,)),
+    "POST /plan": Operation(_PLAN, (400, 422), _bodies(PlanRequest)),
+    "GET /models": Operation(answer(models=array(_MODEL)), ()),
+    "GET /files/{key}": Operation(**_FILE, errors=(404,), path={"key": KEY}, key=False),
+    "HEAD /files/{key}": Operation(None, (404,), path={"key": KEY}, key=False),
+    "PUT /uploads/{key}": Operation(
+        answer(url=TEXT, size_bytes=WHOLE),
+        (404, 413),
+        {"application/octet-stream": BYTES},
+        path={"key": KEY},
+        key=False,
+    ),
+}
