@@ -85,6 +85,7 @@ async def measure(address: str, jobs: int, pollers: int) -> dict[str, Any]:
     return {
         name: {"p50": round(float(np.percentile(values, 50)), 1), "p99": round(float(np.percentile(values, 99)), 1)}
         for name, values in columns.items()
+        if values
     }
 
 

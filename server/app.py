@@ -1,7 +1,7 @@
 """The HTTP server, put together: one service behind every dialect, and its errors in each dialect's own form.
 
-Two guards stand before the routes: `_Door` (duplicate slashes, size of bodies, whatever breaks) and the exception
-handlers. Between them no body of Starlette's or FastAPI's own making ever reaches a client.
+Two guards stand before the routes: `_Door` (strangers, duplicate slashes, size of bodies, whatever breaks) and the
+exception handlers. Between them no body of Starlette's or FastAPI's own making ever reaches a client.
 """
 
 import re
@@ -13,18 +13,20 @@ from contextlib import asynccontextmanager, contextmanager
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import __version__
+from server.auth import check_origin
 from server.blobs import Blobs
 from server.config import MIB, Config
 from server.database import open_database
 from server.deliveries import Deliveries
 from server.dialects import DIALECTS, dialect_of
 from server.dialects.base import ServiceDep, json_response
-from server.errors import InvalidField, InvalidRequest, MethodNotAllowed, NotFound, TooLarge, UpscaleError
+from server.errors import Forbidden, InvalidField, InvalidRequest, MethodNotAllowed, NotFound, TooLarge, UpscaleError
 from server.guard import read_allowed
 from server.jobs import Jobs
 from server.schemas import document
@@ -67,8 +69,7 @@ def create_app(config: Config) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.service = service
-    # A base64 picture takes four thirds of its bytes, and other fields have room in the rest.
-    app.add_middleware(_Door, max_body=config.max_source_bytes * 4 // 3 + MIB)
+    app.add_middleware(_Door, config=config)
     app.add_exception_handler(UpscaleError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -188,11 +189,14 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 
 class _Door:
-    """Everything passes here: `//` becomes `/`, bodies are counted, and what breaks is logged and said in few words."""
+    """Everything passes here: strangers' pages are kept out, `//` becomes `/`, bodies are counted, and what breaks is
+    logged and said in few words."""
 
-    def __init__(self, app: ASGIApp, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, config: Config) -> None:
         self._app = app
-        self._max_body = max_body
+        self._config = config
+        # A base64 picture takes four thirds of its bytes, and other fields have room in the rest.
+        self._max_body = config.max_source_bytes * 4 // 3 + MIB
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -201,7 +205,12 @@ class _Door:
         # Clients that join a base URL ending in a slash with a path that begins with one.
         scope = {**scope, "path": re.sub("//+", "/", scope["path"])}
         if scope["type"] == "websocket":
-            await self._app(scope, receive, send)
+            try:
+                check_origin(Headers(scope=scope), self._config)
+            except Forbidden:
+                await send({"type": "websocket.close", "code": 1008})
+            else:
+                await self._app(scope, receive, send)
             return
         started = False
 
@@ -211,6 +220,7 @@ class _Door:
             await send(message)
 
         try:
+            check_origin(Headers(scope=scope), self._config)
             self._check(_content_length(scope))
             await self._app(scope, self._counted(receive), noted_send)
         except ClientDisconnect:

@@ -103,6 +103,7 @@ deliveries = Table(
 _LOOK_S = 0.005
 _ASK_AGAIN_S = 0.1
 _READ_ONLY = "upscale_read_only"
+_PASSING = "upscale_passing"
 
 
 def open_database(url: str) -> Engine:
@@ -122,14 +123,18 @@ def open_database(url: str) -> Engine:
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")  # NORMAL may lose the last commits when power fails
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if options.get(_READ_ONLY):
+            connection.exec_driver_sql("BEGIN")
+            return
+        # FULL waits for the disk; NORMAL may lose the last commits when power fails, but not when a process dies.
+        connection.exec_driver_sql(f"PRAGMA synchronous={'NORMAL' if options.get(_PASSING) else 'FULL'}")
         # A deferred transaction that turns from reading to writing fails at once with "database is locked".
-        read_only = connection.get_execution_options().get(_READ_ONLY)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
@@ -137,6 +142,11 @@ def open_database(url: str) -> Engine:
 def reading(engine: Engine) -> Connection:
     """A connection for SELECTs, which on SQLite waits for no writer. Use as a context manager."""
     return engine.connect().execution_options(**{_READ_ONLY: True})
+
+
+def passing(engine: Engine) -> Engine:
+    """The same database for writes that mean nothing after a power cut, such as leases: the disk is not waited for."""
+    return engine.execution_options(**{_PASSING: True})
 
 
 class Changes:

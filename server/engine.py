@@ -78,8 +78,9 @@ class Engine:
         scale, blend = model.facts.scale, model.facts.blend
         height = (row.keep_stop - row.keep_start) * scale
         band = np.zeros((height, samples.shape[1] * scale, samples.shape[2]), np.float32)
-        for first in range(0, len(columns), self._batch):
-            batch = columns[first : first + self._batch]
+        first = 0
+        while first < len(columns):
+            batch = columns[first : first + self._batch]  # _run may make the batch smaller for those that follow
             tiles = [samples[row.start : row.stop, column.start : column.stop] for column in batch]
             for i, result in enumerate(self._run(model, _to_tensor(tiles, self.device))):
                 column = batch[i]
@@ -92,26 +93,31 @@ class Engine:
                     target[:] = pixels
                 if on_tile is not None:
                     on_tile()
+            first += len(batch)
         return band
 
-    def _run(self, model: Model, image: Tensor) -> Tensor:
-        """(N, 3, H, W) → (N, 3, H·scale, W·scale), in smaller pieces if it must be."""
+    def _run(self, model: Model, image: Tensor, *, exact: bool = False) -> Tensor:
+        """(N, 3, H, W) → (N, 3, H·scale, W·scale), in smaller pieces if it must be, in fp32 if it must be."""
         try:
-            result = model(image)
+            result = model(image, exact=exact)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         else:
-            return self._repaired(model, image, result)
+            if exact or not _overflowed(model, image, result):
+                return result
+            log.warning("a tile overflowed: computing it again in fp32", model=model.name, dtype=str(model.dtype))
+            del result  # fp32 needs twice the memory
+            return self._run(model, image, exact=True)
         # Out of the except block: the exception holds the frames, and the frames hold the memory.
         release_memory(self.device)
         if len(image) > 1:
             self._batch = len(image) // 2
             log.warning("out of memory: halving the batch", model=model.name, batch=self._batch)
-            return torch.cat([self._run(model, part) for part in torch.split(image, self._batch)])
-        return self._run_cut(model, image)
+            return torch.cat([self._run(model, part, exact=exact) for part in torch.split(image, self._batch)])
+        return self._run_cut(model, image, exact)
 
-    def _run_cut(self, model: Model, image: Tensor) -> Tensor:
+    def _run_cut(self, model: Model, image: Tensor, exact: bool) -> Tensor:
         """One tile that did not fit, as smaller tiles, whose seams are not blended."""
         facts = model.facts
         h, w = image.shape[2:]
@@ -124,21 +130,18 @@ class Engine:
         result = torch.empty(1, image.shape[1], h * scale, w * scale, device=image.device)
         for row in cut(h, side, facts.halo, multiple=facts.multiple):
             for column in cut(w, side, facts.halo, multiple=facts.multiple):
-                part = self._run(model, image[:, :, row.start : row.stop, column.start : column.stop])
+                part = self._run(model, image[:, :, row.start : row.stop, column.start : column.stop], exact=exact)
                 kept = part[..., _kept(row, scale), _kept(column, scale)]
                 rows = slice(row.keep_start * scale, row.keep_stop * scale)
                 result[..., rows, column.keep_start * scale : column.keep_stop * scale] = kept
         return result
 
-    def _repaired(self, model: Model, image: Tensor, result: Tensor) -> Tensor:
-        """Half precision can overflow to NaN or to black; such a batch is computed again in fp32."""
-        if model.dtype is torch.float32:
-            return result
-        broken = ~torch.isfinite(result).all() | ((result.amax() < _BLACK) & (image.amax() > 8 * _BLACK))
-        if not broken:
-            return result
-        log.warning("a tile overflowed: computing it again in fp32", model=model.name, dtype=str(model.dtype))
-        return model(image, exact=True)
+
+def _overflowed(model: Model, image: Tensor, result: Tensor) -> bool:
+    """Half precision can overflow to NaN, or to black where the source is not."""
+    if model.dtype is torch.float32:
+        return False
+    return bool(~torch.isfinite(result).all() | ((result.amax() < _BLACK) & (image.amax() > 8 * _BLACK)))
 
 
 def _smallest_side(model: Model) -> int:

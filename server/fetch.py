@@ -18,7 +18,11 @@ _HEADERS = {
     "Accept": "image/*, */*;q=0.5",
     "Accept-Encoding": "identity",  # so that the bytes counted are the bytes kept
 }
-_DATA_URI = re.compile(r"data:(image/[\w.+-]+|application/octet-stream|)((?:;[^;,]*)*),", re.IGNORECASE)
+_DATA_URI = re.compile(
+    # Bounded: unbounded repeats remember every place they could go back to, gigabytes for a hostile text.
+    r"data:(image/[\w.+-]{1,100}|application/octet-stream|)((?:;[^;,]{0,100}){0,8}),",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)

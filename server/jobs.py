@@ -27,7 +27,7 @@ from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
 from server.database import deliveries as _deliveries
-from server.database import jobs, reading, workers
+from server.database import jobs, passing, reading, workers
 from server.deliveries import Delivery
 from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError
 from server.job import Job, Params, Result, State
@@ -62,6 +62,7 @@ class WorkerInfo:
 class Jobs:
     def __init__(self, engine: Engine, *, lease_s: float, max_queue: int = 1000) -> None:
         self._engine = engine
+        self._passing = passing(engine)
         self._lease_s = lease_s
         self._max_queue = max_queue
 
@@ -198,7 +199,7 @@ class Jobs:
 
     def heartbeat(self, job: Job, progress: float) -> Beat:
         """Renew the lease and report progress (0 … 1)."""
-        with self._engine.begin() as db:
+        with self._passing.begin() as db:
             row = db.execute(
                 update(jobs)
                 .where(_owned(job))
@@ -275,7 +276,7 @@ class Jobs:
     def worker_beat(self, worker: WorkerInfo) -> None:
         """A worker process is there; `ready` once its weights are verified and loaded."""
         values = {"device": worker.device, "ready": worker.ready, "beat_at": worker.beat_at}
-        with self._engine.begin() as db:
+        with self._passing.begin() as db:
             if not _count(db.execute(update(workers).where(workers.c.id == worker.id).values(**values))):
                 db.execute(insert(workers).values(id=worker.id, **values))
 
@@ -294,7 +295,7 @@ class Jobs:
                 return None
         chosen = waiting.with_for_update(skip_locked=True).scalar_subquery()
         statement = update(jobs).where(jobs.c.id == chosen).values(**values).returning(*_COLUMNS)
-        with self._engine.begin() as db:
+        with self._passing.begin() as db:
             row = db.execute(statement).one_or_none()
         return _from_row(row) if row else None
 

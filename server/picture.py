@@ -51,6 +51,8 @@ def read_header(data: bytes, max_pixels: int) -> Header:
     width, height = image.width, image.height
     if width * height > max_pixels:
         raise SourceTooLarge(f"the picture has {width}×{height} pixels; this server takes at most {max_pixels}")
+    if image.bands > (5 if image.interpretation == "cmyk" else 4):
+        raise SourceUnreadable(f"the picture has {image.bands} channels; this server reads up to RGB with alpha")
     if image.get_typeof("orientation") and image.get("orientation") >= 5:
         width, height = height, width
     mime = sniff(data)

@@ -82,6 +82,19 @@ def check_result(size: Size, params: Params, max_pixels: int) -> None:
         raise ResultImpossible(f"a result of {w}×{h} pixels is over this server's limit of {max_pixels} pixels")
 
 
+def check_plan(plan: Plan, max_pixels: int) -> None:
+    """Raises ResultImpossible when a network's result, which is held whole, would be too large although the picture
+    that is made from it is not."""
+    for each in plan.passes:
+        w, h = each.result
+        if w * h > max_pixels:
+            most = max_pixels * each.source[0] * each.source[1] // (w * h)
+            raise ResultImpossible(
+                f"enlarging takes a picture of {w}×{h} pixels on the way, over this server's limit of {max_pixels} "
+                f"pixels; a source of at most {most} pixels would do"
+            )
+
+
 def make_plan(source: Size, params: Params, shape: Shape) -> Plan:
     """Decide how to get from `source` to the size that `params` asks for."""
     result = result_size(source, params)

@@ -21,7 +21,7 @@ from server.fetch import Source, download
 from server.job import Job, Params, State
 from server.jobs import Jobs, WorkerInfo
 from server.picture import Header, read_header
-from server.plan import Plan, check_result, make_plan, result_size
+from server.plan import Plan, check_plan, check_result, make_plan
 from server.uploads import Uploads
 from server.weights import Catalog
 
@@ -97,8 +97,8 @@ class Service:
         owed = [Delivery(job_id=job.id, kind=kind, url=url, base_url=base_url) for kind, url in (deliver or {}).items()]
         try:
             self._jobs.enqueue(job, owed)
-        except Exception:
-            self._delete_pictures(job)  # nobody else knows of them
+        except UpscaleError:  # refused; a database that failed may have kept it all the same
+            self._delete_pictures(job)
             raise
         log.info("job accepted", job=job.id, dialect=job.dialect, state=job.state.value)
 
@@ -168,6 +168,7 @@ class Service:
         size = source.size if isinstance(source, Header) else source
         plan = make_plan(size, params, self.catalog.get(params.model).shape)
         check_result(plan.result, params, self.config.max_result_pixels)
+        check_plan(plan, self.config.max_result_pixels)
         return plan
 
     def workers(self) -> Sequence[WorkerInfo]:
@@ -205,12 +206,14 @@ class Service:
         """This process ends: others may fetch what it was about to."""
         self._jobs.release(self._fetcher)
 
-    def upkeep(self) -> None:
-        """Remove what has expired, end what has lapsed."""
+    def upkeep(self) -> bool:
+        """Remove what has expired, end what has lapsed. True when there may be more to remove."""
         self._jobs.sweep()
-        for job in self._jobs.expired(self.config.keep_s):
+        expired = self._jobs.expired(self.config.keep_s)
+        for job in expired:
             self.delete(job)
         self.uploads.remove_expired()
+        return bool(expired)
 
     def delete(self, job: Job) -> None:
         """The job and its pictures, whatever its state: a worker that has it finds out at its next heartbeat."""
@@ -235,4 +238,4 @@ class Service:
 
     def _check_source(self, data: bytes, params: Params) -> None:
         header = read_header(data, self.config.max_source_pixels)
-        check_result(result_size(header.size, params), params, self.config.max_result_pixels)
+        self.plan(params, header.size)

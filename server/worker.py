@@ -6,13 +6,16 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.blobs import Blobs, new_key
 from server.config import Config
 from server.database import Changes, open_database
-from server.errors import JobCancelled, JobFailed, UpscaleError
+from server.errors import JobCancelled, JobFailed, NotFound, UpscaleError
 from server.formats import FORMATS
 from server.job import Job, Result
 from server.jobs import Beat, Jobs, WorkerInfo
@@ -25,6 +28,8 @@ log = structlog.get_logger()
 
 _IDLE_S = 0.5
 """How long an idle worker waits for news before it looks for lapsed leases, of which there are none."""
+_DATABASE_PAUSE_S = 1.0
+"""Before a database that failed is asked again."""
 _PROGRESS_S = 0.5
 """How often progress is written while a job runs."""
 
@@ -35,6 +40,15 @@ class JobLost(Exception):
 
 class WorkerStopping(Exception):
     """The process was asked to end while the job ran."""
+
+
+@dataclass
+class _Run:
+    """A job in work. Heartbeats note their news here, so that one that comes late can't be taken for the next job's."""
+
+    job: Job
+    ctx: Context
+    news: Beat = Beat.CONTINUE
 
 
 class Worker:
@@ -49,9 +63,7 @@ class Worker:
         self._id = worker_id
         self._device = upscaler.describe()
         self._stop = threading.Event()
-        self._running: tuple[Job, Context] | None = None
-        self._news = Beat.CONTINUE
-        """What the last heartbeat of the running job learned."""
+        self._running: _Run | None = None
 
     def stop(self) -> None:
         """End soon: the running job goes back to the queue at its next tile."""
@@ -64,31 +76,31 @@ class Worker:
         beats.start()
         log.info("worker ready", worker=self._id, device=self._device)
         while not self._stop.is_set():
-            job = self._jobs.claim(self._id)
-            if job is None:
-                self._changes.wait(self._stop, _IDLE_S)
-                continue
-            with structlog.contextvars.bound_contextvars(job=job.id, attempt=job.attempt):
-                self._work(job)
+            try:
+                self._work_once()
+            except SQLAlchemyError:
+                # What was written is unknown. The lease decides: either the job is finished, or it is claimed again.
+                log.exception("the database failed")
+                self._stop.wait(_DATABASE_PAUSE_S)
         beats.join()
         self._jobs.release(self._id)
 
+    def _work_once(self) -> None:
+        job = self._jobs.claim(self._id)
+        if job is None:
+            self._changes.wait(self._stop, _IDLE_S)
+            return
+        with structlog.contextvars.bound_contextvars(job=job.id, attempt=job.attempt):
+            self._work(job)
+
     def _work(self, job: Job) -> None:
         log.info("job started")
-        key: str | None = None
         try:
             assert job.source_key is not None  # only jobs with a source are leased
-            ctx = self._upscaler.prepare(job.params, self._blobs.get(job.source_key))
-            self._news, self._running = Beat.CONTINUE, (job, ctx)
-            try:
-                self._upscaler.run(ctx, self._check)
-            finally:
-                self._running = None
-            key = new_key(FORMATS[job.params.format].suffix)
-            self._blobs.put(key, ctx.result)
-            if self._jobs.finish(job, self._result(key, ctx)):
-                log.info("job succeeded", seconds=ctx.seconds, tiles=ctx.tiles)
-                key = None
+            run = _Run(job, self._upscaler.prepare(job.params, self._blobs.get(job.source_key)))
+            self._running = run
+            self._upscaler.run(run.ctx, lambda: self._check(run))
+            self._publish(run)
         except JobLost:
             log.warning("job lost to another worker")
         except WorkerStopping:
@@ -100,14 +112,43 @@ class Worker:
         except UpscaleError as error:
             self._jobs.fail(job, error)
             log.info("job failed", code=error.code, reason=error.message)
+        except SQLAlchemyError:
+            raise
         except Exception as error:
             if "CUDA error" in str(error):
                 raise  # the context is broken for good; the launcher starts a new process, which retries the job
             log.exception("job broke")
             self._jobs.fail(job, JobFailed("the picture could not be processed; the server's log says why"))
         finally:
-            if key is not None:
-                self._blobs.delete(key)
+            self._running = None
+
+    def _publish(self, run: _Run) -> None:
+        """Store the result and finish the job. Done work survives a database that is away for less than a lease."""
+        key = new_key(FORMATS[run.job.params.format].suffix)
+        self._blobs.put(key, run.ctx.result)
+        result = self._result(key, run.ctx)
+        deadline = time.monotonic() + self._config.lease_s
+        while True:
+            try:
+                # A commit whose answer got lost makes the next try find the job finished, by us.
+                published = self._jobs.finish(run.job, result) or self._is_published(run.job, key)
+            except SQLAlchemyError:
+                if time.monotonic() > deadline:
+                    raise  # the blob stays: the row may name it
+                log.warning("finishing failed; trying again", exc_info=True)
+                time.sleep(_DATABASE_PAUSE_S)
+            else:
+                break
+        if not published:
+            self._blobs.delete(key)
+            raise JobLost
+        log.info("job succeeded", seconds=run.ctx.seconds, tiles=run.ctx.tiles)
+
+    def _is_published(self, job: Job, key: str) -> bool:
+        with suppress(NotFound):
+            result = self._jobs.get(job.id).result
+            return result is not None and result.key == key
+        return False
 
     def _result(self, key: str, ctx: Context) -> Result:
         h, w = ctx.samples.shape[:2]
@@ -123,10 +164,10 @@ class Worker:
             cost=cost_of((w, h), self._config),
         )
 
-    def _check(self) -> None:
-        if self._news is Beat.LOST:
+    def _check(self, run: _Run) -> None:
+        if run.news is Beat.LOST:
             raise JobLost
-        if self._news is Beat.CANCEL:
+        if run.news is Beat.CANCEL:
             raise JobCancelled("the job was cancelled")
         if self._stop.is_set():
             raise WorkerStopping
@@ -136,9 +177,9 @@ class Worker:
         told = 0.0
         while not self._stop.is_set() or self._running:
             try:
-                running = self._running
-                if running is not None:
-                    self._news = self._jobs.heartbeat(running[0], running[1].progress)
+                run = self._running
+                if run is not None:
+                    run.news = self._jobs.heartbeat(run.job, run.ctx.progress)
                 if time.monotonic() - told > self._config.lease_s / 4:
                     self._jobs.worker_beat(WorkerInfo(self._id, self._device, ready=True, beat_at=time.time()))
                     told = time.monotonic()

@@ -198,3 +198,28 @@ def test_a_black_picture_may_stay_black(tmp_path: Path) -> None:
     model = networks.load(networks.save(networks.nearest(), tmp_path / "net.pth"), dtype=torch.bfloat16)
     assert not run(model, np.zeros((20, 20, 3), np.uint8), 0).any()
     assert model._exact is None
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3])
+def test_a_batch_that_shrinks_in_the_middle_of_a_row_leaves_no_tile_out(compact: Model, fits: int) -> None:
+    samples = photo_like(60, 420)  # eight columns of tiles
+    engine = Engine(networks.CPU)
+    engine._batch = 4
+    model = limited(compact, fits * 64 * 60)
+    result = np.concatenate([band for _, band in engine.upscale(model, samples, tile=64)])
+    assert np.abs(result - untiled(compact, samples)).max() <= 1e-5
+
+
+def test_out_of_memory_while_a_tile_is_done_again_in_fp32_is_mended_too(tmp_path: Path) -> None:
+    half = networks.load(networks.save(networks.srvgg(), tmp_path / "srvgg.pth"), dtype=torch.bfloat16)
+    forward = half._forward
+
+    def overflow_then_run_out(net: torch.nn.Module, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if dtype is torch.bfloat16:
+            return forward(net, image, dtype) * float("nan")
+        if image.shape[-1] > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(net, image, dtype)
+
+    model = Model("x", None, "srvgg", half.facts, half.device, half.dtype, half._net, overflow_then_run_out)
+    assert np.isfinite(run(model, photo_like(60, 100), 0)).all()

@@ -4,11 +4,13 @@ import base64
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
+from server.config import MIB
 from server.errors import InvalidField, SourceNotAllowed, SourceTooLarge, SourceUnreachable
 from server.fetch import Source, download, parse_source
 from tests.conftest import MakeConfig, Picture
@@ -282,3 +284,14 @@ def test_nobody_there_and_no_such_name_and_half_a_body_are_unreachable(config: M
     for url in ("http://127.0.0.1:1/", "http://nowhere.invalid/", half, serve(lambda _: None)):
         with pytest.raises(SourceUnreachable, match="could not be downloaded: its server can't be reached$"):
             download(url, made)
+
+
+def test_a_hostile_data_uri_is_refused_in_little_time_and_memory() -> None:
+    text = "data:image/png" + ";" * 5_000_000
+    tracemalloc.start()
+    started = time.monotonic()
+    with pytest.raises(InvalidField):
+        parse_source(text, ())
+    assert time.monotonic() - started < 2
+    assert tracemalloc.get_traced_memory()[1] < 60 * MIB
+    tracemalloc.stop()

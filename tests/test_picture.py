@@ -90,3 +90,9 @@ def test_a_truncated_picture_has_a_header_but_no_pixels(picture: Picture) -> Non
     with pytest.raises(pyvips.Error):
         open_picture(part).numpy()
     assert open_picture(whole).numpy().shape[:2] == (300, 400)
+
+
+def test_a_picture_of_many_channels_is_refused_before_it_is_decoded() -> None:
+    image = pyvips.Image.black(50, 40, bands=200).cast("uchar")
+    with pytest.raises(SourceUnreadable, match="200 channels"):
+        read_header(image.tiffsave_buffer(compression="deflate"), 10**8)

@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 
 from server.errors import ResultImpossible
 from server.job import Params
-from server.plan import ONE_PASS_STRETCH, Pass, Plan, Shape, Size, check_result, make_plan, result_size, spans
+from server.plan import (
+    ONE_PASS_STRETCH,
+    Pass,
+    Plan,
+    Shape,
+    Size,
+    check_plan,
+    check_result,
+    make_plan,
+    result_size,
+    spans,
+)
 from server.tile import cut
 
 FIDELITY = Shape("fidelity-x4", 4, tile=512, halo=34)
@@ -153,3 +164,10 @@ def test_a_result_over_the_operators_limit_is_refused() -> None:
     check_result((100, 100), params, 10_000)
     with pytest.raises(ResultImpossible, match="100×101 pixels is over this server's limit of 10000 pixels"):
         check_result((100, 101), params, 10_000)
+
+
+def test_a_picture_too_large_on_the_way_is_refused_in_words() -> None:
+    plan = make_plan((10_000, 10_000), Params(scale=1.01), Shape("x", 4, 512, 34))
+    with pytest.raises(ResultImpossible, match="40000×40000 pixels on the way.*at most 25000000 pixels"):
+        check_plan(plan, 400_000_000)
+    check_plan(make_plan((4_000, 3_000), Params(scale=1.01), Shape("x", 4, 512, 34)), 400_000_000)

@@ -24,7 +24,7 @@ class Operation:
     query: Mapping[str, Schema] = field(default_factory=dict)
     """Parameters that the endpoint's signature does not name."""
     path: Mapping[str, Schema] = field(default_factory=dict)
-    """What the path's parameters may be."""
+    """What the path's parameters may be, or others that the signature names and that have to be there."""
     status: int = 200
     also: tuple[int, ...] = ()
     """Other statuses of answers that are no errors; 202 has the same body, others have none."""
@@ -96,7 +96,7 @@ def write(operation: dict[str, Any], said: Operation, error: Schema) -> None:
     parameters = operation.setdefault("parameters", [])
     for parameter in parameters:
         if parameter["name"] in said.path:
-            parameter["schema"] = said.path[parameter["name"]]
+            parameter |= {"schema": said.path[parameter["name"]], "required": True}
     parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in said.query.items()]
     if said.body:
         content = {kind: {"schema": schema} for kind, schema in said.body.items()}

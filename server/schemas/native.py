@@ -14,6 +14,7 @@ from server.schemas.base import (
     KEY,
     NOTHING,
     NUMBER,
+    PICTURE,
     TEXT,
     TIME,
     WHOLE,
@@ -75,6 +76,10 @@ _JOB = answer(
     error=nullable(answer(code=TEXT, message=TEXT)),
     urls=answer(self=TEXT, events=TEXT, result=TEXT),
 )
+_EVENT = answer(
+    event=choice(["progress", "done"]),
+    data={"type": "string", "contentMediaType": "application/json", "contentSchema": _JOB},
+)
 _PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1))
 _PLAN = answer(source=_SIZE, result=_SIZE, model=TEXT, passes=array(_PASS), tiles=WHOLE)
 _MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT)
@@ -96,8 +101,17 @@ def _bodies(kind: type[JobRequest]) -> dict[str, Schema]:
     text = {"type": "string", "pattern": "^[0-9]{1,7}[x×][0-9]{1,7}$"}
     properties["size"]["anyOf"].append(text)
     properties["faces"] = {"const": False, "default": False}
-    form = schema | {"properties": {**properties, "size": text, "image": TEXT, "file": BYTES}}
+    texts = {name: _not_null(each) for name, each in properties.items()}
+    form = schema | {"properties": {**texts, "size": text, "image": PICTURE, "file": BYTES}}
+    if kind is JobRequest:
+        schema |= {"properties": {**properties, "image": PICTURE}, "required": ["image"]}
     return {JSON: schema, FORM: form}
+
+
+def _not_null(schema: Schema) -> Schema:
+    """A form has no null."""
+    rest = [each for each in schema.get("anyOf", ()) if each != NOTHING]
+    return {"anyOf": rest} if rest else schema
 
 
 _ID = {"job_id": HEX32}
@@ -106,7 +120,7 @@ OPERATIONS = {
     "POST /jobs": Operation(_JOB, (400, 422, 429, 503), _bodies(JobRequest), status=202),
     "GET /jobs": Operation(answer(jobs=array(_JOB), total=WHOLE), (400,)),
     "GET /jobs/{job_id}": Operation(_JOB, (404,), path=_ID),
-    "GET /jobs/{job_id}/events": Operation(TEXT, (404,), path=_ID, answer_types=("text/event-stream",)),
+    "GET /jobs/{job_id}/events": Operation(_EVENT, (404,), path=_ID, answer_types=("text/event-stream",)),
     "GET /jobs/{job_id}/result": Operation(**_FILE, errors=(404, 409), path=_ID),
     "POST /jobs/{job_id}/cancel": Operation(_JOB, (404, 409), path=_ID),
     "DELETE /jobs/{job_id}": Operation(_JOB, (404, 409), path=_ID, status=202, also=(204,)),

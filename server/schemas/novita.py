@@ -87,5 +87,5 @@ _SUBMITTED, _REFUSED = answer(task_id=UUID), (400, 429, 503)
 OPERATIONS = {
     "POST /v3/async/image-upscaler": Operation(_SUBMITTED, _REFUSED, {JSON: _REQUEST}),
     "POST /v3/async/upscale": Operation(_SUBMITTED, _REFUSED, {JSON: _LEGACY_REQUEST}),
-    "GET /v3/async/task-result": Operation(_RESULT, (400, 404)),
+    "GET /v3/async/task-result": Operation(_RESULT, (400, 404), path={"task_id": UUID}),
 }

@@ -139,7 +139,5 @@ _OPERATIONS = {
     ),
 }
 OPERATIONS = {
-    f"{method} {prefix}{path}": operation
-    for prefix in PREFIXES
-    for method, path, operation in ((*key.split(), operation) for key, operation in _OPERATIONS.items())
+    key.replace(" ", f" {prefix}"): operation for prefix in PREFIXES for key, operation in _OPERATIONS.items()
 }

@@ -295,7 +295,9 @@ def test_an_upload_ticket_takes_bytes_once_and_not_too_many(live_server: LiveSer
     assert live.client.put(f"/uploads/{'0' * 32}", content=picture()).status_code == 404
 
 
-def test_links_follow_the_address_that_was_asked(live: Live, picture: Picture) -> None:
+def test_links_follow_the_address_that_was_asked(live_server: LiveServer, picture: Picture) -> None:
+    live = live_server(api_keys=("ann",))
+    live.client.headers["Authorization"] = "Bearer ann"
     behind = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "up.example, inner", "Host": "ignored"}
     job = live.client.post("/jobs", json={"image": inline(picture())}, headers=behind).json()
     assert job["urls"]["self"].startswith("https://up.example/jobs/")
