@@ -5,6 +5,7 @@ import json
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -195,3 +196,12 @@ def test_its_threads_end_with_it(live_server: LiveServer, config: MakeConfig) ->
         "fetch-3",
         "upkeep",
     }
+
+
+@pytest.mark.parametrize("path", [VENDOR, "/jobs", "/v1", "/v3/async/image-upscaler"])
+def test_a_body_of_nothing_but_json_parts_is_refused_unparsed(live: Live, path: str) -> None:
+    body = b"[" + b"{}," * 300_000 + b"{}]"
+    started = time.monotonic()
+    answer = live.client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 401)
+    assert time.monotonic() - started < 2

@@ -35,6 +35,7 @@ from server.dialects.base import (
     CallerDep,
     OwnBases,
     ServiceDep,
+    check_density,
     file_url,
     iso_time,
     json_response,
@@ -134,6 +135,7 @@ def _read_request(kind: type[_R], payload: FormData | bytes) -> tuple[_R, bytes 
     """Fields, and the file if a form carries one. Raises InvalidRequest."""
     try:
         if isinstance(payload, bytes):
+            check_density(payload)
             return kind.model_validate_json(payload), None
         values = {name: value for name, value in payload.items() if isinstance(value, str)}
         files = {name: value for name, value in payload.items() if isinstance(value, UploadFile)}
