@@ -149,7 +149,7 @@ def check_density(body: bytes | str) -> None:
     """Before a JSON body is parsed. Raises InvalidRequest."""
     parts = sum(map(body.count, "{[," if isinstance(body, str) else (b"{", b"[", b",")))  # type: ignore[arg-type]
     if parts > MOST_JSON_PARTS:
-        raise InvalidRequest("invalid request body: it has too many parts")
+        raise InvalidRequest("invalid request body")
 
 
 def read_json(body: bytes | str) -> Any:
