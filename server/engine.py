@@ -33,9 +33,8 @@ _BLACK = 1 / 512
 class Engine:
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._batch = (
-            _CUDA_BATCH if device.type == "cuda" else 1
-        )  # on the CPU, batching tiles of this size gains nothing
+        # On the CPU, batching tiles of this size gains nothing.
+        self._batch = _CUDA_BATCH if device.type == "cuda" else 1
         self._tiles: dict[str, int] = {}
         """Largest tile that fitted, by model, once one did not."""
 

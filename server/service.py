@@ -74,7 +74,7 @@ class Service:
         )
         if source.url is None:
             try:
-                data = source.data if source.data is not None else self._own_file(source.key)
+                data = self.read(source)
                 self._check_source(data, params)
             except (BadSource, ResultImpossible) as error:
                 if strict:
@@ -102,10 +102,11 @@ class Service:
             raise
         log.info("job accepted", job=job.id, dialect=job.dialect, state=job.state.value)
 
-    def get(self, job_id: str, owner: str) -> Job:
-        """Raises NotFound, also for a job of somebody else: its existence is nobody's business."""
+    def get(self, job_id: str, owner: str, dialect: str | None = None) -> Job:
+        """Raises NotFound, also for a job of somebody else: its existence is nobody's business. `dialect`: only one
+        that came through it, whose `request` its words can be made of."""
         job = self._jobs.get(job_id)
-        if job.owner != owner:
+        if job.owner != owner or dialect not in (None, job.dialect):
             raise NotFound(f"there is no job {job_id}")
         return job
 

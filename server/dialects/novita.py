@@ -329,9 +329,7 @@ def result(caller: CallerDep, service: ServiceDep, base_url: BaseUrl, task_id: s
     if not task_id:
         raise MissingField("task_id is required", field="task_id")
     try:
-        job = service.get(task_id.replace("-", "").lower(), caller.id)
+        job = service.get(task_id.replace("-", "").lower(), caller.id, NAME)
     except NotFound as error:
         raise _TaskNotFound("task not found") from error
-    if job.dialect != NAME:
-        raise _TaskNotFound("task not found")
     return json_response(to_response(job, base_url))

@@ -195,9 +195,7 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> 
 @router.get("/predictions/{prediction_id}")
 def result(prediction_id: str, call: _CallDep) -> Response:
     try:
-        job = call.service.get(prediction_id.replace("-", "").lower(), call.caller.id)
+        job = call.service.get(prediction_id.replace("-", "").lower(), call.caller.id, NAME)
     except NotFound as error:
         raise NotFound("prediction not found") from error
-    if job.dialect != NAME:
-        raise NotFound("prediction not found")
     return json_response(call.prediction(job))

@@ -310,12 +310,9 @@ class _Call:
     def find(self, job_id: str) -> Job:
         """The caller's prediction. Raises NotFound."""
         try:
-            job = self.service.get(job_id, self.caller.id)
+            return self.service.get(job_id, self.caller.id, NAME)
         except NotFound as error:
             raise NotFound("prediction not found") from error
-        if job.dialect != NAME:
-            raise NotFound("prediction not found")
-        return job
 
 
 _CallDep = Annotated[_Call, Depends()]
