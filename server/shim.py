@@ -1,28 +1,113 @@
-"""The one door to `basicsr`, whose networks we serve.
+"""The one door to `basicsr`, whose networks we serve, and to the packages that are built on it.
+
+Two things are wrong with the packages for a server, and both are put right here and nowhere else.
 
 basicsr 1.4.2 (2022) imports `rgb_to_grayscale` from `torchvision.transforms.functional_tensor`, a module that
 torchvision removed in 0.17. Its function lives on in `torchvision.transforms.functional`, so a module of the old name
-that holds just that one name makes the package import again. Nothing else in this project imports basicsr,
-realesrgan or gfpgan by itself: whoever needs them imports this file first (see CONTRIBUTING.md).
+that passes it on makes the package import again. Nothing else in this project imports basicsr, realesrgan or gfpgan by
+itself: whoever needs them imports this file first (see CONTRIBUTING.md).
+
+And `import basicsr` runs the whole training framework (torchvision, SciPy, OpenCV: 280 MB of resident memory), of which
+a worker needs two classes. `network_file` runs just the file that defines a network.
 """
 
+import contextlib
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import logging
 import sys
 import types
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-import torchvision.transforms.functional
+from torch import nn
 
 _OLD_NAME = "torchvision.transforms.functional_tensor"
 
+
+class _FunctionalTensor(types.ModuleType):
+    """The removed module. Lazy, because torchvision alone is 180 MB."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "rgb_to_grayscale":
+            raise AttributeError(name)
+        return importlib.import_module("torchvision.transforms.functional").rgb_to_grayscale
+
+
 if _OLD_NAME not in sys.modules:
-    _module = types.ModuleType(_OLD_NAME)
-    _module.__dict__["rgb_to_grayscale"] = torchvision.transforms.functional.rgb_to_grayscale
-    sys.modules[_OLD_NAME] = _module
+    sys.modules[_OLD_NAME] = _FunctionalTensor(_OLD_NAME)
 
-with warnings.catch_warnings():
-    # Old syntax inside the package, which nobody will change; it must not look like ours.
-    warnings.simplefilter("ignore")
-    from basicsr.archs.rrdbnet_arch import RRDBNet
-    from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
-__all__ = ["RRDBNet", "SRVGGNetCompact"]
+_PACKAGES = (
+    *("basicsr", "basicsr.archs", "basicsr.utils", "basicsr.ops"),
+    *("gfpgan", "gfpgan.archs"),
+    *("facexlib", "facexlib.detection", "facexlib.parsing", "facexlib.utils"),
+)
+
+
+def network_file(name: str, *, torchvision: bool = False) -> types.ModuleType:
+    """The module of that dotted name, run by itself: neither the `__init__` of its packages nor what the networks'
+    files import and never use. A private copy: a full import of the package later on is not touched by it.
+    `torchvision`: it is one of the few that do use torchvision."""
+    with _bare_packages(torchvision), warnings.catch_warnings():
+        # Old syntax inside the packages, which nobody will change; it must not look like ours.
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def _bare_packages(torchvision: bool) -> Iterator[None]:
+    roots = {name.split(".")[0] for name in _PACKAGES} | (set() if torchvision else {"torchvision"})
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in roots}
+    for name in _PACKAGES:
+        package = types.ModuleType(name)
+        package.__path__ = [str(_folder(name))]
+        sys.modules[name] = package
+    # basicsr/archs/arch_util.py wants these for deformable convolutions, which none of our networks have.
+    sys.modules["basicsr.utils"].__dict__["get_root_logger"] = logging.getLogger
+    unused = types.ModuleType("basicsr.ops.dcn")
+    unused.__dict__.update(ModulatedDeformConvPack=nn.Module, modulated_deform_conv=None)
+    sys.modules["basicsr.ops.dcn"] = unused
+    if not torchvision:
+        sys.modules["torchvision"] = types.ModuleType("torchvision")
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] in roots]:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _folder(package: str) -> Path:
+    root, *rest = package.split(".")
+    spec = importlib.machinery.PathFinder.find_spec(root)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"the package {root} is not installed", name=root)
+    return Path(spec.origin).parent.joinpath(*rest)
+
+
+RRDBNet: type[Any] = network_file("basicsr.archs.rrdbnet_arch").RRDBNet
+SRVGGNetCompact: type[Any] = network_file("basicsr.archs.srvgg_arch").SRVGGNetCompact
+
+
+@functools.cache
+def gfpgan_v1_clean() -> type[Any]:
+    """The networks for faces are fetched when the first face is: most workers never see one."""
+    return network_file("gfpgan.archs.gfpganv1_clean_arch").GFPGANv1Clean  # type: ignore[no-any-return]
+
+
+@functools.cache
+def retina_face() -> type[Any]:
+    return network_file("facexlib.detection.retinaface", torchvision=True).RetinaFace  # type: ignore[no-any-return]
+
+
+@functools.cache
+def parse_net() -> type[Any]:
+    return network_file("facexlib.parsing.parsenet").ParseNet  # type: ignore[no-any-return]
+
+
+__all__ = ["RRDBNet", "SRVGGNetCompact", "gfpgan_v1_clean", "network_file", "parse_net", "retina_face"]
