@@ -57,7 +57,7 @@ def create_app(config: Config) -> FastAPI:
         jobs,
         Uploads(engine, blobs, keep_s=config.keep_s),
         blobs,
-        Catalog(config.weights_path, tile=config.tile),
+        Catalog.of(config),
     )
     sender = Sender(jobs, Deliveries(engine), blobs, config)
 

@@ -3,11 +3,13 @@
 A key is a random UUID (122 bits of chance) and a file ending. Whoever knows it may read the blob: keys are the
 capability that download links consist of, so they are never logged and never derived from anything.
 
-NOTE: a blob survives the death of every process, but the disk is not waited for: after a power cut the newest may be
-missing, and then its job fails or its link says so.
+NOTE: a result is on the disk before its job is finished. A source survives the death of every process, but the disk is not
+waited for: after a power cut the newest may be missing, and then its job fails.
 """
 
+import os
 import re
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,9 @@ from obstore.store import LocalStore
 
 from server.errors import NotFound
 
+_STAGING = ".staging"
+_STAGED_S = 86400.0
+"""A staged file that old belongs to nobody who is alive."""
 KEY = re.compile(r"[0-9a-f]{32}(\.[a-z0-9]{1,8})?")
 
 
@@ -28,13 +33,30 @@ def new_key(suffix: str = "") -> str:
 
 class Blobs:
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _STAGING).mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._store = LocalStore(folder)
 
     def put(self, key: str, data: bytes) -> None:
         """Write whole or not at all; nobody sees a part of it."""
         obstore.put(self._store, _checked(key), data)
+
+    def stage(self) -> Path:
+        """A place for a file on its way to becoming a blob, see `adopt`. Whoever asked for it removes what is left."""
+        return self._folder / _STAGING / uuid.uuid4().hex
+
+    def adopt(self, key: str, staged: Path) -> None:
+        """Make the staged file the blob of that key, whole or not at all, once it is safely on the disk."""
+        _to_disk(staged)
+        staged.replace(self._folder / _checked(key))
+        _to_disk(self._folder)
+
+    def sweep(self) -> None:
+        """Remove what killed processes have left in the staging folder."""
+        for path in (self._folder / _STAGING).iterdir():
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - _STAGED_S:
+                    path.unlink()
 
     def get(self, key: str) -> bytes:
         """Raises NotFound."""
@@ -54,6 +76,14 @@ class Blobs:
         """Also fine when it is gone already."""
         with suppress(NotFoundError, FileNotFoundError):
             obstore.delete(self._store, _checked(key))
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _checked(key: str) -> str:

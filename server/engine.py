@@ -1,12 +1,13 @@
 """Runs networks over pictures in tiles: the loop that everything else is there to feed.
 
 One engine per device. A picture goes in as HWC samples and comes out as finished bands of rows, top to bottom, so that
-neither the device nor the float canvas grows with it. What can go wrong on a device is handled here and nowhere else:
-out of memory halves the batch, then the tile, and remembers; a result that is not finite, or black where the source is
-not, is computed again in fp32.
+neither the device's memory nor the host's grows with it. What can go wrong on a device is handled here and nowhere
+else: out of memory halves the batch, then the tile, and remembers; a result that is not finite, or black where the
+source is not, is computed again in fp32.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import structlog
@@ -18,6 +19,7 @@ from server.device import is_out_of_memory, release_memory
 from server.errors import OutOfMemory
 from server.models.base import Model
 from server.picture import Samples
+from server.plan import Shape, tile_size
 from server.tile import Span, cut, weights
 
 log = structlog.get_logger()
@@ -39,44 +41,78 @@ class Engine:
         """Largest tile that fitted, by model, once one did not."""
 
     def upscale(
-        self, model: Model, samples: Samples, *, tile: int = 0, on_tile: Callable[[], None] | None = None
-    ) -> Iterator[tuple[int, Floats]]:
-        """Yield (y, band): finished rows of the result from row y on, H_band × W·scale × 3 float32 in about [0, 1].
+        self,
+        model: Model,
+        samples: Samples,
+        *,
+        dtype: type[np.generic] = np.float32,
+        tile: int = 0,
+        on_tile: Callable[[], None] | None = None,
+    ) -> Iterator[NDArray[Any]]:
+        """Finished rows of the result, from top to bottom: H_band × W·scale × channels of `dtype`.
 
-        `samples`: H × W × 3, RGB. `tile`: side in source pixels, 0 for the model's own. `on_tile` is called after each
-        tile; it may raise, which ends the run. Raises OutOfMemory.
+        `samples`: H × W × 3 RGB, or H × W × 1 grey, which goes through the network as three equal channels and comes
+        back as their mean. `dtype`: uint8 or uint16, rounded and clamped, or float32 in about [0, 1]. `tile`: side in
+        source pixels, 0 for the model's own. `on_tile` is called after each tile; it may raise, which ends the run.
+        Where to cut is settled before the first band, so that two calls give bands of the same heights. Raises
+        OutOfMemory.
         """
         facts = model.facts
-        h, w = samples.shape[:2]
         padded = _pad(samples, facts.multiple)
-        side = self.side(model, tile)
-        rows = cut(padded.shape[0], side, facts.halo, facts.blend, facts.multiple)
-        columns = cut(padded.shape[1], side, facts.halo, facts.blend, facts.multiple)
-        carry: Floats | None = None  # rows that the next row of tiles still adds to
-        shared = 2 * facts.blend * facts.scale
-        for index, row in enumerate(rows):
-            band = self._row(model, padded, row, columns, on_tile)
-            band *= weights(rows, index, facts.scale, facts.blend)[:, None, None]
-            if carry is not None:
-                band[: len(carry)] += carry
-            top = row.keep_start * facts.scale
-            if index < len(rows) - 1 and shared:
-                band, carry = band[:-shared], band[-shared:].copy()
-            yield top, band[: h * facts.scale - top, : w * facts.scale]
+        h, w = padded.shape[:2]
+        width, height = tile_size((w, h), self.shape(model, tile))
+        rows = cut(h, height, facts.halo, facts.blend, facts.multiple)
+        columns = cut(w, width, facts.halo, facts.blend, facts.multiple)
+        result = samples.shape[0] * facts.scale, samples.shape[1] * facts.scale
+        return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile)
 
-    def side(self, model: Model, tile: int = 0) -> int:
-        """The side of the tiles that `upscale` will cut: what was asked for, within what fits and what makes sense."""
-        multiple = model.facts.multiple
-        side = min(tile or model.facts.tile, self._tiles.get(model.name, 1 << 30))
-        return max(side, _smallest_side(model)) // multiple * multiple
+    def shape(self, model: Model, tile: int = 0) -> Shape:
+        """What a plan has to know: with the side of the tiles that `upscale` will cut, which is what was asked for,
+        within what fits and what makes sense."""
+        facts = model.facts
+        side = min(tile or facts.tile, self._tiles.get(model.name, 1 << 30))
+        side = max(side, _smallest_side(model)) // facts.multiple * facts.multiple
+        return Shape(model.name, facts.scale, side, facts.halo)
+
+    def _bands(
+        self,
+        model: Model,
+        samples: Samples,
+        rows: list[Span],
+        columns: list[Span],
+        result: tuple[int, int],
+        dtype: np.dtype[Any],
+        on_tile: Callable[[], None] | None,
+    ) -> Iterator[NDArray[Any]]:
+        scale, blend = model.facts.scale, model.facts.blend
+        carry: Floats | None = None  # rows that the next row of tiles still adds to
+        shared = 2 * blend * scale
+        for index, row in enumerate(rows):
+            # Only where neighbours are mixed must a band be in floats, which is four times the memory.
+            band = self._row(model, samples, row, columns, np.dtype(np.float32) if blend else dtype, on_tile)
+            top = row.keep_start * scale
+            if blend:
+                band *= weights(rows, index, scale, blend)[:, None, None]
+                if carry is not None:
+                    band[: len(carry)] += carry
+                if index < len(rows) - 1:
+                    band, carry = band[:-shared], band[-shared:].copy()
+            yield _rounded(band[: result[0] - top, : result[1]], dtype)
 
     def _row(
-        self, model: Model, samples: Samples, row: Span, columns: list[Span], on_tile: Callable[[], None] | None
-    ) -> Floats:
+        self,
+        model: Model,
+        samples: Samples,
+        row: Span,
+        columns: list[Span],
+        dtype: np.dtype[Any],
+        on_tile: Callable[[], None] | None,
+    ) -> NDArray[Any]:
         """One row of tiles, joined side by side."""
         scale, blend = model.facts.scale, model.facts.blend
         height = (row.keep_stop - row.keep_start) * scale
-        band = np.zeros((height, samples.shape[1] * scale, samples.shape[2]), np.float32)
+        make = np.zeros if blend else np.empty
+        band: NDArray[Any] = make((height, samples.shape[1] * scale, samples.shape[2]), dtype)
         first = 0
         while first < len(columns):
             batch = columns[first : first + self._batch]  # _run may make the batch smaller for those that follow
@@ -84,8 +120,10 @@ class Engine:
             for i, result in enumerate(self._run(model, _to_tensor(tiles, self.device))):
                 column = batch[i]
                 kept = result[:, _kept(row, scale), _kept(column, scale)]
-                pixels = kept.permute(1, 2, 0).cpu().numpy()
+                if samples.shape[2] == 1:
+                    kept = kept.mean(dim=0, keepdim=True)
                 target = band[:, column.keep_start * scale : column.keep_stop * scale]
+                pixels = _to_samples(kept, dtype)
                 if blend:
                     target += pixels * weights(columns, first + i, scale, blend)[None, :, None]
                 else:
@@ -162,9 +200,29 @@ def _pad(samples: Samples, multiple: int) -> Samples:
 
 
 def _to_tensor(tiles: list[Samples], device: torch.device) -> Tensor:
-    """Equal tiles → (N, 3, H, W) float32 in [0, 1]."""
+    """Equal tiles of one or three channels → (N, 3, H, W) float32 in [0, 1]."""
     stacked = np.stack(tiles)
     top = 255 if stacked.dtype == np.uint8 else 65535
     # torch has no arithmetic on uint16, and int32 holds it.
     tensor = torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.int32))
-    return tensor.to(device).permute(0, 3, 1, 2).float().div_(top)
+    return tensor.to(device).permute(0, 3, 1, 2).float().div_(top).expand(-1, 3, -1, -1)
+
+
+def _to_samples(image: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """(C, H, W) float32 → H × W × C of `dtype`. Integers are made on the device: a fourth of the bytes to copy."""
+    image = image.permute(1, 2, 0)
+    if dtype.kind == "u":
+        top = 255 if dtype == np.uint8 else 65535
+        image = image.mul(top).round_().clamp_(0, top).to(torch.uint8 if dtype == np.uint8 else torch.int32)
+    return np.asarray(image.cpu())
+
+
+def _rounded(band: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A blended band in the type that was asked for; `band` is not needed after it."""
+    if band.dtype == dtype:
+        return band
+    top = np.iinfo(dtype).max
+    np.multiply(band, top, out=band)
+    np.rint(band, out=band)
+    np.clip(band, 0, top, out=band)
+    return band.astype(dtype)

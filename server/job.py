@@ -11,6 +11,8 @@ from server.errors import InvalidField
 from server.formats import FORMATS, FormatName
 
 Target = Literal["2k", "4k", "8k"]
+Metadata = Literal["keep", "copyright", "strip"]
+Colour = Literal["keep", "srgb"]
 
 TARGET_LONG_EDGE: dict[str, int] = {"2k": 2048, "4k": 4096, "8k": 8192}
 """Long edge of the result in pixels, exactly. No vendor defines the words; this is the reading we document."""
@@ -19,6 +21,8 @@ MAX_SCALE = 10.0
 MAX_CREATIVITY = 2.0
 QUALITIES = (1, 100)
 MAX_SEED = 2**63 - 1
+FACE_STRENGTH = 0.8
+WHITE = (255, 255, 255)
 
 
 class State(str, Enum):
@@ -31,6 +35,30 @@ class State(str, Enum):
     @property
     def final(self) -> bool:
         return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faces:
+    """How faces are restored. Raises InvalidField."""
+
+    strength: float = FACE_STRENGTH
+    """0 (as the upscaler left them) … 1 (wholly the restored ones)."""
+    only: Literal["all", "largest"] | tuple[int, ...] = "all"
+    """Which ones; numbers count from 0, in the order in which the result lists them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise InvalidField("the strength of faces must be between 0 and 1", field="faces")
+        if isinstance(self.only, str):
+            if self.only not in ("all", "largest"):
+                raise InvalidField("faces may be all, largest, or a list of their numbers", field="faces")
+        elif not all(number >= 0 for number in self.only):
+            raise InvalidField("faces are numbered from 0", field="faces")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Faces":
+        only = values.get("only", "all")
+        return cls(**{**values, "only": only if isinstance(only, str) else tuple(only)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +77,24 @@ class Params:
     format: FormatName = "png"
     quality: int | None = None
     """1…100, or None for the format's default."""
+    lossless: bool = False
+    """Where the format can be either."""
+    progressive: bool = False
+    """JPEG that shows a coarse picture first. The encoder then holds the whole picture."""
+    depth: Literal[8, 16] | None = None
+    """Bits per sample, or None for the source's where the format can hold them."""
+    metadata: Metadata = "keep"
+    colour: Colour = "keep"
+    """Keep the source's colour profile, or convert to sRGB."""
+    background: tuple[int, int, int] = WHITE
+    """What shows through transparent pixels in a format without transparency: 8-bit sRGB."""
     model: str = "auto"
+    denoise: float | None = None
+    """0 (keep grain) … 1 (smooth), for the model that has such a control; None for its own default."""
     creativity: float = 0.0
-    """−2 (strict) … 2 (reimagine). Accepted and kept; see README for what it does in this version."""
-    faces: bool = False
+    """−2 (strict) … 2 (reimagine)."""
+    faces: Faces | None = None
+    """Restore faces; None for leaving them as the upscaler makes them."""
     seed: int | None = None
     """0 … 2⁶³−1, or None for one derived from the source."""
 
@@ -70,6 +112,27 @@ class Params:
             raise InvalidField(f"format must be one of {', '.join(FORMATS)}", field="format")
         if self.quality is not None and not QUALITIES[0] <= self.quality <= QUALITIES[1]:
             raise InvalidField("quality must be between {} and {}".format(*QUALITIES), field="quality")
+        form = FORMATS[self.format]
+        if self.lossless and not form.lossless:
+            raise InvalidField(
+                f"{form.name} always loses something; for lossless use png, webp, avif or tiff", field="lossless"
+            )
+        if self.progressive and not form.progressive:
+            raise InvalidField(f"{form.name} can't be progressive; jpeg can", field="progressive")
+        if self.depth not in (None, 8, 16):
+            raise InvalidField("depth must be 8 or 16", field="depth")
+        if self.depth is not None and self.depth > form.depth:
+            raise InvalidField(
+                f"{form.name} holds at most {form.depth} bits per sample; use png or tiff", field="depth"
+            )
+        if self.metadata not in get_args(Metadata):
+            raise InvalidField(f"metadata must be one of {', '.join(get_args(Metadata))}", field="metadata")
+        if self.colour not in get_args(Colour):
+            raise InvalidField(f"colour must be one of {', '.join(get_args(Colour))}", field="colour")
+        if not (len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)):
+            raise InvalidField("background must be three numbers between 0 and 255", field="background")
+        if self.denoise is not None and not 0 <= self.denoise <= 1:
+            raise InvalidField("denoise must be between 0 and 1", field="denoise")
         if not (math.isfinite(self.creativity) and abs(self.creativity) <= MAX_CREATIVITY):
             raise InvalidField("creativity must be between -2 and 2", field="creativity")
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
@@ -80,8 +143,10 @@ class Params:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Params":
-        size = values.get("size")
-        return cls(**{**values, "size": tuple(size) if size else None})
+        """Also of rows that an earlier version has written."""
+        size, faces = values.get("size"), values.get("faces")
+        read = {"size": tuple(size) if size else None, "background": tuple(values.get("background", WHITE))}
+        return cls(**{**values, **read, "faces": Faces.from_dict(faces) if isinstance(faces, dict) else None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +162,10 @@ class Result:
     model: str
     """Name of the network that ran, or "none" when the picture was only reduced."""
     model_sha256: str | None
+    network_pixels: int = 0
+    """What the network was fed, over all passes."""
+    faces: tuple[dict[str, Any], ...] | None = None
+    """What was done to each face found, or None when nobody asked; see server/faces."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds by pipeline step."""
     cost: float = 0.0
@@ -107,7 +176,8 @@ class Result:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Result":
-        return cls(**values)
+        faces = values.get("faces")
+        return cls(**{**values, "faces": None if faces is None else tuple(faces)})
 
 
 @dataclass(frozen=True, kw_only=True)

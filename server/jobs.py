@@ -26,6 +26,7 @@ from sqlalchemy import CursorResult, Engine, Select, and_, delete, func, insert,
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
+from server.choice import DeviceKind
 from server.database import deliveries as _deliveries
 from server.database import jobs, passing, reading, workers
 from server.deliveries import Delivery
@@ -35,6 +36,8 @@ from server.job import Job, Params, Result, State
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""
 
+_RECENT = 20
+"""Jobs that tell how fast things go."""
 _ID = re.compile("[0-9a-f]{32}")
 """Whatever else a caller asks for is no job's id, and may be text that the database can't even compare."""
 
@@ -57,6 +60,7 @@ class WorkerInfo:
     device: str
     ready: bool
     beat_at: float
+    kind: DeviceKind = "cpu"
 
 
 class Jobs:
@@ -136,6 +140,15 @@ class Jobs:
         query = select(jobs.c.state, func.count().label("jobs")).group_by(jobs.c.state)
         with reading(self._engine) as db:
             return {row.state: row.jobs for row in db.execute(query)}
+
+    def speed(self, model: str) -> float | None:
+        """Pixels that this network was fed in a second of late, or None when it has not run."""
+        query = select(jobs.c.result).where(jobs.c.state == State.SUCCEEDED.value).order_by(jobs.c.finished_at.desc())
+        with reading(self._engine) as db:
+            results = [Result.from_dict(row.result) for row in db.execute(query.limit(_RECENT))]
+        runs = [(each.network_pixels, each.seconds.get("upscale", 0.0)) for each in results if each.model == model]
+        seconds = sum(time for _, time in runs)
+        return sum(pixels for pixels, _ in runs) / seconds if seconds else None
 
     def cancel(self, job_id: str) -> Job:
         """A waiting job ends now, a running one at its worker's next heartbeat; a finished one stays. Raises
@@ -275,7 +288,7 @@ class Jobs:
 
     def worker_beat(self, worker: WorkerInfo) -> None:
         """A worker process is there; `ready` once its weights are verified and loaded."""
-        values = {"device": worker.device, "ready": worker.ready, "beat_at": worker.beat_at}
+        values = {"device": worker.device, "kind": worker.kind, "ready": worker.ready, "beat_at": worker.beat_at}
         with self._passing.begin() as db:
             if not _count(db.execute(update(workers).where(workers.c.id == worker.id).values(**values))):
                 db.execute(insert(workers).values(id=worker.id, **values))
@@ -284,7 +297,7 @@ class Jobs:
         """Workers heard of within a lease; rows of older ones are nobody's and stay until `release` or upkeep."""
         query = select(workers).where(workers.c.beat_at > time.time() - self._lease_s).order_by(workers.c.id)
         with reading(self._engine) as db:
-            return [WorkerInfo(row.id, row.device, row.ready, row.beat_at) for row in db.execute(query)]
+            return [WorkerInfo(row.id, row.device, row.ready, row.beat_at, row.kind) for row in db.execute(query)]
 
     # --- within -----------------------------------------------------------------------------------------------------
 

@@ -11,10 +11,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from server.errors import ResultImpossible
-from server.formats import FORMATS
+from server.formats import FORMATS, check_fits
 from server.job import TARGET_LONG_EDGE, Params
 
 ONE_PASS_STRETCH = 1.25
+_BAND_SAMPLES = 64 * 1024 * 1024
+"""Samples in a band of the result's rows, about: what a host holds of a result, see engine.py and stream.py."""
+
+_TILE_STEP = 16
+"""Any network's tiles may have sides that are multiples of it."""
+
+_BYTES_PER_PIXEL = {"jpeg": 0.6, "png": 1.7, "webp": 0.25, "avif": 0.2, "tiff": 2.0}
+"""Of enlarged photographs in RGB at default quality, measured on a few; others take half or twice as much."""
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -52,8 +60,36 @@ class Plan:
     def tiles(self) -> int:
         return sum(each.tiles for each in self.passes)
 
+    @property
+    def network_pixels(self) -> int:
+        """What the network is fed, halos not counted: the time a job takes goes by it."""
+        return sum(each.source[0] * each.source[1] for each in self.passes)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"tiles": self.tiles}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan will take, for a picture of three channels and 8 bits."""
+
+    seconds: float | None
+    """In the network, or None when nothing is known of its speed here."""
+    memory_bytes: int
+    """Of the host, for the picture: what comes to the process's own, to the network's tiles and to the encoder's."""
+    result_bytes: int
+    """Of the file, about."""
+
+
+def estimate(plan: Plan, params: Params, speed: float | None) -> Estimate:
+    """`speed`: pixels that the network takes in a second."""
+    seconds = 0.0 if not plan.passes else plan.network_pixels / speed if speed else None
+    sources = [3 * w * h * (1 if number == 0 else 2) for number, (w, h) in enumerate(p.source for p in plan.passes)]
+    w, h = plan.result
+    bands = 2 * min(3 * w * h, _BAND_SAMPLES)  # one being made, one being read
+    held = 4 * w * h if params.format in ("webp", "avif") else 0  # their encoders want the whole picture
+    memory = (sum(sources) or 3 * plan.source[0] * plan.source[1]) + bands + held
+    return Estimate(seconds and round(seconds, 1), memory, round(_BYTES_PER_PIXEL[params.format] * w * h))
 
 
 def result_size(source: Size, params: Params) -> Size:
@@ -71,34 +107,20 @@ def result_size(source: Size, params: Params) -> Size:
 def check_result(size: Size, params: Params, max_pixels: int) -> None:
     """Raises ResultImpossible, in words that say what would work."""
     w, h = size
-    limit = FORMATS[params.format].max_side
-    if max(size) > limit:
-        others = [f.name for f in FORMATS.values() if f.max_side >= max(size)]
-        advice = f"; use {' or '.join(others)}" if others else ""
-        raise ResultImpossible(
-            f"{params.format} can't hold {w}×{h}: its longest side is {limit} pixels{advice}", field="format"
-        )
+    check_fits(size, FORMATS[params.format], lossless=params.lossless, progressive=params.progressive)
     if w * h > max_pixels:
         raise ResultImpossible(f"a result of {w}×{h} pixels is over this server's limit of {max_pixels} pixels")
 
 
-def check_plan(plan: Plan, max_pixels: int) -> None:
-    """Raises ResultImpossible when a network's result, which is held whole, would be too large although the picture
-    that is made from it is not."""
-    for each in plan.passes:
-        w, h = each.result
-        if w * h > max_pixels:
-            most = max_pixels * each.source[0] * each.source[1] // (w * h)
-            raise ResultImpossible(
-                f"enlarging takes a picture of {w}×{h} pixels on the way, over this server's limit of {max_pixels} "
-                f"pixels; a source of at most {most} pixels would do"
-            )
+def enlargement(source: Size, result: Size) -> float:
+    """How much larger the result is, along the side that grows more."""
+    return max(result[0] / source[0], result[1] / source[1])
 
 
 def make_plan(source: Size, params: Params, shape: Shape) -> Plan:
     """Decide how to get from `source` to the size that `params` asks for."""
     result = result_size(source, params)
-    ratio = max(result[0] / source[0], result[1] / source[1])
+    ratio = enlargement(source, result)
     if ratio <= 1:
         return Plan(source, result, "none", ())
     first = Pass(source, _times(source, shape.scale), _tiles(source, shape))
@@ -119,8 +141,19 @@ def spans(length: int, tile: int, halo: int) -> int:
     return 1 if length <= tile else math.ceil((length - 2 * halo) / (tile - 2 * halo))
 
 
+def tile_size(size: Size, shape: Shape) -> Size:
+    """(width, height) of the tiles that a picture of `size` is cut into: squares of `shape.tile`. A row of tiles is a
+    band of the result, so those of very wide pictures are flatter, and wider for it."""
+    rows = _BAND_SAMPLES // (3 * size[0] * shape.scale**2)
+    height = max(rows + 2 * shape.halo, 6 * shape.halo) // _TILE_STEP * _TILE_STEP
+    if height >= shape.tile:
+        return shape.tile, shape.tile
+    return shape.tile * shape.tile // height // _TILE_STEP * _TILE_STEP, height
+
+
 def _tiles(size: Size, shape: Shape) -> int:
-    return spans(size[0], shape.tile, shape.halo) * spans(size[1], shape.tile, shape.halo)
+    width, height = tile_size(size, shape)
+    return spans(size[0], width, shape.halo) * spans(size[1], height, shape.halo)
 
 
 def _times(size: Size, scale: int) -> Size:

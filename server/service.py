@@ -21,9 +21,9 @@ from server.fetch import Source, download
 from server.job import Job, Params, State
 from server.jobs import Jobs, WorkerInfo
 from server.picture import Header, read_header
-from server.plan import Plan, check_plan, check_result, make_plan
+from server.plan import Estimate, Plan, check_result, enlargement, estimate, make_plan, result_size
 from server.uploads import Uploads
-from server.weights import Catalog
+from server.weights import Catalog, DeviceKind
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class Service:
         `deliver`: addresses by kind (deliveries.WEBHOOK, UPLOAD), to be served when the job ends with links that start
         with `base_url`.
         """
-        self.catalog.get(params.model)
+        self.catalog.choose(params)
         job = Job(
             dialect=dialect,
             owner=owner,
@@ -165,12 +165,16 @@ class Service:
         return read_header(self.read(source), self.config.max_source_pixels)
 
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
-        """What would be done. Raises ModelNotFound and ResultImpossible."""
+        """What would be done. Raises ModelNotFound, ResultImpossible and InvalidField."""
         size = source.size if isinstance(source, Header) else source
-        plan = make_plan(size, params, self.catalog.get(params.model).shape)
+        ratio = enlargement(size, result_size(size, params))
+        plan = make_plan(size, params, self.catalog.choose(params, ratio=ratio, device=self._device()).shape)
         check_result(plan.result, params, self.config.max_result_pixels)
-        check_plan(plan, self.config.max_result_pixels)
         return plan
+
+    def estimate(self, plan: Plan, params: Params) -> Estimate:
+        """What it would take, by what jobs with that network have taken here of late."""
+        return estimate(plan, params, self._jobs.speed(plan.model))
 
     def workers(self) -> Sequence[WorkerInfo]:
         return self._jobs.live_workers()
@@ -214,6 +218,7 @@ class Service:
         for job in expired:
             self.delete(job)
         self.uploads.remove_expired()
+        self.blobs.sweep()
         return bool(expired)
 
     def delete(self, job: Job) -> None:
@@ -224,6 +229,10 @@ class Service:
             self._delete_pictures(last)  # it may have got one since
 
     # --- within -----------------------------------------------------------------------------------------------------
+
+    def _device(self) -> DeviceKind:
+        """Where a job is likely to run: on a GPU, if any worker has one."""
+        return "cuda" if any(worker.kind == "cuda" for worker in self._jobs.live_workers()) else "cpu"
 
     def _delete_pictures(self, job: Job) -> None:
         for key in (job.source_key, job.result.key if job.result else None):

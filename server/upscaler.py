@@ -1,6 +1,7 @@
 """Everything that turns one encoded picture into another within this process: device, engine, loaded models."""
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -10,11 +11,15 @@ from server import device as devices
 from server.config import Config
 from server.engine import Engine
 from server.job import Params
-from server.models import Model, load_model
+from server.models import Model, load_blend, load_model
+from server.own import SUFFIXES
 from server.pipeline import Context, run
-from server.weights import Catalog, sha256_of, verify
+from server.store import sha256_of
+from server.weights import Catalog, DeviceKind
 
 log = structlog.get_logger()
+
+_MODELS_KEPT = 4  # a caller who slides the creativity makes one after the other
 
 
 class Upscaler:
@@ -27,35 +32,41 @@ class Upscaler:
         self._catalog = catalog
         self._allow_paths = allow_paths
         self._engine = Engine(self.device)
-        self._models: dict[str, Model] = {}
+        self._models: OrderedDict[tuple[str, str], Model] = OrderedDict()
 
-    def load(self, name: str) -> Model:
-        """The model of that name, verified against the manifest and kept. Raises ModelNotFound."""
-        path = Path(name)
-        if self._allow_paths and (path.suffix in (".pth", ".safetensors") or path.is_file()):
-            return self._load(path, path.stem, None)
-        checkpoint = self._catalog.get(name)
-        return self._load(checkpoint.path, checkpoint.name, verify(checkpoint))
+    @property
+    def kind(self) -> DeviceKind:
+        return "cuda" if self.device.type == "cuda" else "cpu"
 
-    def _load(self, path: Path, name: str, sha256: str | None) -> Model:
-        key = str(path.resolve())
+    def load(self, params: Params, ratio: float = 4.0) -> Model:
+        """The network for these parameters and this `ratio` of result to source, verified against the manifest and
+        kept. Raises ModelNotFound and InvalidField."""
+        path = Path(params.model)
+        if self._allow_paths and params.denoise is None and (path.suffix in SUFFIXES or path.is_file()):
+            return self._load([(path, 1.0)], path.stem, sha256_of(path) if path.is_file() else "")
+        blend = self._catalog.choose(params, ratio=ratio, device=self.kind)
+        return self._load([(each.path, share) for each, share in blend.parts], blend.name, blend.verify())
+
+    def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str) -> Model:
+        key = (name, sha256)
         if key not in self._models:
-            model = load_model(
-                path,
-                name=name,
-                sha256=sha256 or (sha256_of(path) if path.is_file() else None),
-                device=self.device,
-                dtype=self.dtype,
-            )
+            if len(parts) == 1:
+                model = load_model(parts[0][0], name=name, sha256=sha256, device=self.device, dtype=self.dtype)
+            else:
+                model = load_blend(parts, name=name, sha256=sha256, device=self.device, dtype=self.dtype)
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.dtype))
             self._models[key] = model
+            if len(self._models) > _MODELS_KEPT:
+                self._models.popitem(last=False)
+        self._models.move_to_end(key)
         return self._models[key]
 
-    def prepare(self, params: Params, data: bytes) -> Context:
-        """A run that has not begun; its progress can be read from another thread."""
+    def prepare(self, params: Params, data: bytes, target: Path) -> Context:
+        """A run that has not begun, towards the file `target`; its progress can be read from another thread."""
         return Context(
             params=params,
             data=data,
+            target=target,
             engine=self._engine,
             load=self.load,
             max_source_pixels=self._config.max_source_pixels,

@@ -17,12 +17,13 @@ from server.config import Config
 from server.database import Changes, open_database
 from server.errors import JobCancelled, JobFailed, NotFound, UpscaleError
 from server.formats import FORMATS
-from server.job import Job, Result
+from server.indexer import index
+from server.job import Job, Params, Result
 from server.jobs import Beat, Jobs, WorkerInfo
 from server.pipeline import Context
 from server.price import cost_of
 from server.upscaler import Upscaler
-from server.weights import AUTO, Catalog
+from server.weights import Catalog
 
 log = structlog.get_logger()
 
@@ -71,7 +72,7 @@ class Worker:
 
     def loop(self) -> None:
         """Work until `stop`. The bundled weights are verified and loaded before the first lease."""
-        self._upscaler.load(AUTO)
+        self._upscaler.load(Params(scale=4.0))
         beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beats.start()
         log.info("worker ready", worker=self._id, device=self._device)
@@ -95,9 +96,10 @@ class Worker:
 
     def _work(self, job: Job) -> None:
         log.info("job started")
+        staged = self._blobs.stage()
         try:
             assert job.source_key is not None  # only jobs with a source are leased
-            run = _Run(job, self._upscaler.prepare(job.params, self._blobs.get(job.source_key)))
+            run = _Run(job, self._upscaler.prepare(job.params, self._blobs.get(job.source_key), staged))
             self._running = run
             self._upscaler.run(run.ctx, lambda: self._check(run))
             self._publish(run)
@@ -121,12 +123,14 @@ class Worker:
             self._jobs.fail(job, JobFailed("the picture could not be processed; the server's log says why"))
         finally:
             self._running = None
+            staged.unlink(missing_ok=True)
 
     def _publish(self, run: _Run) -> None:
         """Store the result and finish the job. Done work survives a database that is away for less than a lease."""
         key = new_key(FORMATS[run.job.params.format].suffix)
-        self._blobs.put(key, run.ctx.result)
-        result = self._result(key, run.ctx)
+        size_bytes = run.ctx.target.stat().st_size
+        self._blobs.adopt(key, run.ctx.target)
+        result = self._result(key, size_bytes, run.ctx)
         deadline = time.monotonic() + self._config.lease_s
         while True:
             try:
@@ -150,19 +154,24 @@ class Worker:
             return result is not None and result.key == key
         return False
 
-    def _result(self, key: str, ctx: Context) -> Result:
-        h, w = ctx.samples.shape[:2]
+    def _result(self, key: str, size_bytes: int, ctx: Context) -> Result:
+        assert ctx.plan is not None  # the run has ended well
+        w, h = ctx.plan.result
         return Result(
             key=key,
             width=w,
             height=h,
-            size_bytes=len(ctx.result),
+            size_bytes=size_bytes,
             format=ctx.params.format,
             model=ctx.model.name if ctx.model else "none",
             model_sha256=ctx.model.sha256 if ctx.model else None,
+            network_pixels=ctx.plan.network_pixels,
             seconds=ctx.seconds,
             cost=cost_of((w, h), self._config),
         )
+
+    def _info(self) -> WorkerInfo:
+        return WorkerInfo(self._id, self._device, ready=True, beat_at=time.time(), kind=self._upscaler.kind)
 
     def _check(self, run: _Run) -> None:
         if run.news is Beat.LOST:
@@ -181,7 +190,7 @@ class Worker:
                 if run is not None:
                     run.news = self._jobs.heartbeat(run.job, run.ctx.progress)
                 if time.monotonic() - told > self._config.lease_s / 4:
-                    self._jobs.worker_beat(WorkerInfo(self._id, self._device, ready=True, beat_at=time.time()))
+                    self._jobs.worker_beat(self._info())
                     told = time.monotonic()
             except Exception:
                 # A locked or restarting database: the lease outlasts several tries.
@@ -193,7 +202,8 @@ def run_worker(config: Config, worker_id: str | None = None) -> None:
     """The process's main function, until SIGTERM or SIGINT. Raises Unavailable or ModelNotFound at its start."""
     engine = open_database(config.database)
     jobs = Jobs(engine, lease_s=config.lease_s)
-    upscaler = Upscaler(config, Catalog(config.weights_path, tile=config.tile))
+    index(config.weights_path)
+    upscaler = Upscaler(config, Catalog.of(config))
     name = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
     worker = Worker(config, jobs, Blobs(config.blobs_dir), upscaler, Changes(engine), name)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,6 +1,8 @@
 """Blobs: whole or not at all, under names that can't be guessed and can't lead out of the folder."""
 
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -54,8 +56,25 @@ def test_putting_leaves_the_blob_and_nothing_else(blobs: Blobs, tmp_path: Path) 
     key = new_key()
     blobs.put(key, b"one")
     blobs.put(key, b"two")
-    assert [path.name for path in (tmp_path / "new" / "blobs").iterdir()] == [key]
+    assert [path.name for path in (tmp_path / "new" / "blobs").iterdir() if path.is_file()] == [key]
     assert blobs.get(key) == b"two"
+
+
+def test_a_staged_file_becomes_a_blob_and_leaves_nothing(blobs: Blobs) -> None:
+    staged, key = blobs.stage(), new_key(".png")
+    staged.write_bytes(b"picture")
+    blobs.adopt(key, staged)
+    assert blobs.get(key) == b"picture"
+    assert not list(staged.parent.iterdir())
+
+
+def test_what_a_killed_process_staged_is_swept_a_day_later(blobs: Blobs) -> None:
+    fresh, old = blobs.stage(), blobs.stage()
+    for path in (fresh, old):
+        path.write_bytes(b"part")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    blobs.sweep()
+    assert fresh.exists() and not old.exists()
 
 
 def test_a_reader_never_sees_a_part(blobs: Blobs) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from server.errors import InvalidField
-from server.job import Job, Params, Result, State
+from server.job import Faces, Job, Params, Result, State
 
 INF, NAN = float("inf"), float("nan")
 
@@ -65,7 +65,16 @@ def test_exactly_one_size_is_asked_for(wanted: dict[str, Any], field: str) -> No
     "params",
     [
         Params(scale=0.1 + 0.2),
-        Params(target="8k", format="webp", quality=7, model="x", creativity=-1.25, faces=True, seed=2**63 - 1),
+        Params(
+            target="8k",
+            format="webp",
+            quality=7,
+            model="x",
+            creativity=-1.25,
+            denoise=0.5,
+            faces=Faces(strength=0.5, only=(0, 2)),
+            seed=2**63 - 1,
+        ),
         Params(size=(3, 4), format="jpeg"),
     ],
 )

@@ -20,6 +20,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -43,7 +44,7 @@ from server.dialects.base import (
 from server.errors import Conflict, InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError
 from server.fetch import Source, parse_source
 from server.formats import FORMATS, FormatName, sniff
-from server.job import Job, Params, State, Target
+from server.job import WHITE, Colour, Job, Metadata, Params, State, Target
 
 NAME = "native"
 PREFIXES: tuple[str, ...] = ("/",)
@@ -53,6 +54,7 @@ _EVENT_POLL_S = 0.2
 
 Side = Annotated[int, Field(ge=1, le=1_000_000)]
 """Pixels; no format holds more."""
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 def _read_size(value: Any) -> Any:
@@ -61,6 +63,14 @@ def _read_size(value: Any) -> Any:
     if isinstance(value, list) and len(value) == 2:
         return tuple(value)
     raise ValueError('must be [width, height] or "WIDTHxHEIGHT"')
+
+
+def _read_colour(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        return tuple(bytes.fromhex(value[1:]))
+    if isinstance(value, list) and len(value) == 3:
+        return tuple(value)
+    raise ValueError('must be [red, green, blue] or "#rrggbb"')
 
 
 class JobRequest(BaseModel):
@@ -75,7 +85,14 @@ class JobRequest(BaseModel):
     size: Annotated[tuple[Side, Side], BeforeValidator(_read_size)] | None = None
     format: FormatName = "png"
     quality: int | None = None
+    lossless: bool = False
+    progressive: bool = False
+    depth: int | None = None
+    metadata: Metadata = "keep"
+    colour: Colour = "keep"
+    background: Annotated[tuple[Byte, Byte, Byte], BeforeValidator(_read_colour)] = WHITE
     model: str = "auto"
+    denoise: float | None = None
     creativity: float = 0.0
     faces: bool = False
     seed: int | None = None
@@ -98,7 +115,7 @@ def to_params(request: JobRequest) -> Params:
     """Raises InvalidField."""
     if request.faces:
         raise InvalidField("face restoration is not available in this version yet", field="faces")
-    values = request.model_dump(exclude={"image", "width", "height"})
+    values = request.model_dump(exclude={"image", "width", "height", "faces"})
     if request.scale is None and request.target is None and request.size is None:
         values["scale"] = DEFAULT_SCALE
     return Params(**values)
@@ -269,7 +286,8 @@ def plan(caller: CallerDep, service: ServiceDep, own_bases: OwnBases, payload: P
         raise InvalidField("give both width and height", field="width" if request.width is None else "height")
     else:
         size = request.width, request.height
-    return json_response(service.plan(params, size).to_dict())
+    made = service.plan(params, size)
+    return json_response(made.to_dict() | {"estimate": asdict(service.estimate(made, params))})
 
 
 @router.get("/models")

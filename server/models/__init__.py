@@ -1,6 +1,7 @@
 """The networks, one architecture per file; a checkpoint is recognised from its keys and shapes, never from its name."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,20 +16,48 @@ from server.models.base import Arch, Facts, Model, StateDict
 ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet))
 """In the order in which they are asked."""
 
-__all__ = ["ARCHS", "Arch", "Facts", "Model", "load_model", "load_state", "recognise"]
+__all__ = ["ARCHS", "Arch", "Facts", "Model", "load_blend", "load_model", "load_state", "mix", "recognise"]
 
 
 def load_model(
     path: Path, *, name: str, sha256: str | None, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Model:
     """Weights from a file, in the network they belong to, on a device. Raises ModelNotFound when they fit none."""
-    state = load_state(path)
-    arch, facts = recognise(state, path.name)
+    return _build(load_state(path), path.name, name, sha256, device, dtype)
+
+
+def load_blend(
+    parts: Sequence[tuple[Path, float]],
+    *,
+    name: str,
+    sha256: str | None,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Model:
+    """As `load_model`, from several files with the share of each, mixed weight by weight."""
+    state = mix([(load_state(path), share) for path, share in parts], name)
+    return _build(state, name, name, sha256, device, dtype)
+
+
+def mix(parts: Sequence[tuple[StateDict, float]], name: str) -> dict[str, torch.Tensor]:
+    """The weighted sum of state dicts of one network (arXiv:1811.10515), in fp32. Raises ModelNotFound when their keys
+    or shapes differ; `name` is what the words call the mix."""
+    shapes = [{key: value.shape for key, value in state.items()} for state, _ in parts]
+    if any(each != shapes[0] for each in shapes):
+        raise ModelNotFound(f"{name} can't be mixed: its networks are not of the same shape")
+    return {key: sum((state[key] * share for state, share in parts), torch.zeros(())) for key in shapes[0]}
+
+
+def _build(
+    state: StateDict, source: str, name: str, sha256: str | None, device: torch.device, dtype: torch.dtype
+) -> Model:
+    """`source` is what the words of an error call the weights."""
+    arch, facts = recognise(state, source)
     net = arch.build(facts)
     try:
         net.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise ModelNotFound(f"{path.name} looks like {arch.NAME} but its weights don't fit it") from error
+        raise ModelNotFound(f"{source} looks like {arch.NAME} but its weights don't fit it") from error
     net = net.eval().requires_grad_(False).to(device, dtype).to(memory_format=torch.channels_last)
     return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward)
 

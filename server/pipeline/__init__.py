@@ -1,6 +1,5 @@
 """What happens to a picture, read top to bottom."""
 
-import time
 from typing import cast
 
 from server.pipeline import decode, encode, plan, resize, upscale
@@ -18,9 +17,9 @@ __all__ = ["STEPS", "Context", "run"]
 
 
 def run(ctx: Context) -> None:
-    """Make `ctx.result` from `ctx.data`. Raises UpscaleError for what the caller did, and what `ctx.check` raises."""
+    """Make the file `ctx.target` from `ctx.data`. Raises UpscaleError for what the caller did, and what `ctx.check`
+    raises."""
     for name, step in STEPS:
         ctx.check()
-        started = time.perf_counter()
-        step.run(ctx)
-        ctx.seconds[name] = round(time.perf_counter() - started, 4)
+        with ctx.clock(name):
+            step.run(ctx)

@@ -1,32 +1,36 @@
-"""Encoded bytes → samples: orientation applied, CMYK through its profile, palette and odd spaces to RGB."""
+"""Encoded bytes → samples: upright, grey or RGB, in the space of their own profile, with colours under what is
+transparent."""
 
+from dataclasses import replace
+
+import numpy as np
 import pyvips
 
-from server.errors import SourceUnreadable
-from server.picture import open_picture, read_header
+from server import colour, metadata
+from server.bleed import bleed
+from server.picture import Samples, open_picture, why
 from server.pipeline.base import Context
-
-_KEPT_SPACES = {"b-w", "srgb", "rgb16", "grey16"}
+from server.resample import to_samples
 
 
 def run(ctx: Context) -> None:
-    read_header(ctx.data, ctx.max_source_pixels)  # raises before anything large is allocated
     try:
-        _decode(ctx)
+        image = open_picture(ctx.data, ctx.max_source_pixels)
+        found = metadata.read(image)
+        image = colour.to_rgb(image)
+        ctx.metadata = replace(found, icc=colour.profile(image))
+        samples = to_samples(image)
     except pyvips.Error as error:
-        raise SourceUnreadable("the picture file is damaged") from error
+        raise why(error) from error
+    ctx.deep = samples.dtype == np.uint16
+    ctx.samples = _upright(samples, found.orientation)
+    if ctx.samples.shape[2] in (2, 4):
+        ctx.samples = bleed(ctx.samples)
 
 
-def _decode(ctx: Context) -> None:
-    image = open_picture(ctx.data).autorot()
-    if image.interpretation == "cmyk":
-        image = image.icc_transform("srgb", embedded=True, intent="relative")
-    elif image.get_typeof("icc-profile-data"):
-        ctx.icc = bytes(image.get("icc-profile-data"))
-    if image.interpretation not in _KEPT_SPACES:
-        image = image.colourspace("rgb16" if image.format == "ushort" else "srgb")
-    if image.format not in ("uchar", "ushort"):
-        image = image.cast("uchar")
-    ctx.deep = image.format == "ushort"
-    samples = image.numpy()
-    ctx.samples = samples.reshape(image.height, image.width, image.bands)
+def _upright(samples: Samples, orientation: int) -> Samples:
+    """As the orientation (1 … 8, EXIF 2.32, figure 6) wants it shown."""
+    if orientation in (2, 4, 5, 7):  # mirrored: 5 and 7 along a diagonal, which is a mirror and a quarter turn
+        samples = samples[:, ::-1]
+    quarter_turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
+    return np.ascontiguousarray(np.rot90(samples, quarter_turns))  # type: ignore[return-value]

@@ -1,18 +1,12 @@
-"""To exactly the size asked for, and down to the depth of the result."""
+"""To exactly the size asked for and the depth of the result, while the rows are on their way to the encoder."""
 
 import numpy as np
 
-from server.formats import FORMATS
 from server.pipeline.base import Context
-from server.resample import resample
+from server.resample import resampled
 
 
 def run(ctx: Context) -> None:
     assert ctx.plan is not None  # the plan step came before
-    ctx.samples = resample(ctx.samples, ctx.plan.result)
-    if ctx.samples.dtype == np.uint16 and not (ctx.deep and FORMATS[ctx.params.format].deep):
-        # 65535 = 257 · 255. By rows, so that the wider integers never exist for the whole picture.
-        narrow = np.empty(ctx.samples.shape, np.uint8)
-        for target, row in zip(narrow, ctx.samples, strict=True):
-            target[:] = (row.astype(np.uint32) + 128) // 257
-        ctx.samples = narrow
+    size, depth = ctx.plan.result, np.uint16 if ctx.result_is_deep else np.uint8
+    ctx.finish = lambda image: resampled(image, size, depth)

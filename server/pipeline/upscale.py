@@ -1,65 +1,67 @@
 """The super-resolution network over tiles, once or twice; alpha goes through the same network."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from server.picture import Samples
 from server.pipeline.base import Context
-from server.resample import resample
+from server.resample import resample, resampled, to_samples
+from server.stream import Stream, pour
 
 
 def run(ctx: Context) -> None:
     if ctx.plan is None or not ctx.plan.passes:
+        ctx.stream = Stream.of(ctx.samples)
         return
     passes = ctx.plan.passes
     planes = 1 + _has_real_alpha(ctx.samples)
     ctx.tiles, ctx.tiles_done = planes * ctx.plan.tiles, 0
+    stream = Stream.of(ctx.samples)
     for number, each in enumerate(passes):
-        ctx.samples = resample(ctx.samples, each.source)
+        samples = resample(ctx.samples, each.source) if number == 0 else _gather(stream, each.source)
         last = number == len(passes) - 1
         # 8 bits are enough only where they are the final rounding.
-        deep = ctx.deep or not last or each.result != ctx.plan.result
-        ctx.samples = _upscale(ctx, np.uint16 if deep else np.uint8)
+        deep = ctx.result_is_deep or not last or each.result != ctx.plan.result or ctx.params.faces is not None
+        stream = _upscaled(ctx, samples, np.uint16 if deep else np.uint8)
+    ctx.stream = stream
 
 
-def _upscale(ctx: Context, dtype: type[np.uint8] | type[np.uint16]) -> Samples:
-    samples = ctx.samples
-    h, w, channels = samples.shape
+def _gather(stream: Stream, size: tuple[int, int]) -> Samples:
+    """The first pass's result, reduced as it comes to what the second is fed."""
+    return pour(stream, lambda image: to_samples(resampled(image, size, np.uint16)))
+
+
+def _upscaled(ctx: Context, samples: Samples, dtype: type[np.uint8] | type[np.uint16]) -> Stream:
     assert ctx.model is not None  # the plan has passes
+    h, w, channels = samples.shape
     scale = ctx.model.facts.scale
-    canvas = np.empty((h * scale, w * scale, channels), dtype)
     colours = channels - _has_alpha(samples)
-    _through_network(ctx, samples[..., :colours], canvas[..., :colours])
+    bands = _through_network(ctx, samples[..., :colours], dtype)
     if colours < channels:
         alpha = samples[..., colours:]
-        if _has_real_alpha(samples):
-            _through_network(ctx, alpha, canvas[..., colours:])
-        else:
-            canvas[..., colours:] = _top(dtype)
-    return canvas
+        opaque = _through_network(ctx, alpha, dtype) if _has_real_alpha(samples) else None
+        bands = _with_alpha(bands, opaque)
+    return Stream(w * scale, h * scale, channels, dtype, ctx.timed("upscale", bands))
 
 
-def _through_network(ctx: Context, samples: Samples, canvas: Samples) -> None:
-    """Fill `canvas` from `samples`, both with one or three channels. The network wants three: grey becomes three equal
-    ones, and their mean becomes grey again."""
+def _through_network(ctx: Context, samples: Samples, dtype: type[np.generic]) -> Iterator[NDArray[Any]]:
     assert ctx.model is not None
-    grey = samples.shape[2] == 1
-    source = np.ascontiguousarray(np.broadcast_to(samples, (*samples.shape[:2], 3)))
 
     def on_tile() -> None:
         ctx.tiles_done += 1
         ctx.check()
 
-    for y, band in ctx.engine.upscale(ctx.model, source, tile=ctx.tile, on_tile=on_tile):
-        _round_into(canvas[y : y + len(band)], band.mean(axis=2, keepdims=True) if grey else band)
+    return ctx.engine.upscale(ctx.model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile)
 
 
-def _round_into(canvas: Samples, band: NDArray[np.float32]) -> None:
-    top = _top(canvas.dtype.type)
-    np.multiply(band, top, out=band)
-    np.rint(band, out=band)
-    np.clip(band, 0, top, out=band)
-    canvas[:] = band
+def _with_alpha(colours: Iterator[NDArray[Any]], alpha: Iterator[NDArray[Any]] | None) -> Iterator[NDArray[Any]]:
+    """Band by band; without `alpha`, opaque."""
+    for band in colours:
+        top = np.iinfo(band.dtype).max
+        yield np.concatenate((band, next(alpha) if alpha else np.full_like(band[..., :1], top)), axis=2)
 
 
 def _has_alpha(samples: Samples) -> bool:
@@ -68,8 +70,4 @@ def _has_alpha(samples: Samples) -> bool:
 
 def _has_real_alpha(samples: Samples) -> bool:
     """Most files with alpha are opaque everywhere; those need no second plane."""
-    return _has_alpha(samples) and bool((samples[..., -1] != _top(samples.dtype.type)).any())
-
-
-def _top(dtype: type[np.generic]) -> int:
-    return 255 if dtype is np.uint8 else 65535
+    return _has_alpha(samples) and bool((samples[..., -1] != np.iinfo(samples.dtype).max).any())

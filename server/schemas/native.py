@@ -1,10 +1,20 @@
 """Our own API, described."""
 
-from typing import Any
+from typing import Any, get_args
 
 from server.dialects.native import JobRequest, PlanRequest
 from server.formats import FORMATS
-from server.job import MAX_CREATIVITY, MAX_SCALE, MAX_SEED, QUALITIES, TARGET_LONG_EDGE, State
+from server.job import (
+    MAX_CREATIVITY,
+    MAX_SCALE,
+    MAX_SEED,
+    QUALITIES,
+    TARGET_LONG_EDGE,
+    WHITE,
+    Colour,
+    Metadata,
+    State,
+)
 from server.schemas.base import (
     BYTES,
     FLAG,
@@ -35,18 +45,32 @@ _SIZE = array(whole(1), minItems=2, maxItems=2)
 _RANGES: dict[str, Schema] = {
     "scale": number(exclusiveMinimum=0, maximum=MAX_SCALE),
     "quality": whole(*QUALITIES),
+    "denoise": number(minimum=0, maximum=1),
     "creativity": number(minimum=-MAX_CREATIVITY, maximum=MAX_CREATIVITY),
     "seed": whole(0, MAX_SEED),
 }
+_DEPTH: Schema = {"enum": [8, 16]}
+_COLOUR = array(whole(0, 255), minItems=3, maxItems=3)
+_FACES = answer(
+    strength=number(minimum=0, maximum=1),
+    only={"anyOf": [choice(["all", "largest"]), array(WHOLE)]},
+)
 _PARAMS = answer(
     scale=nullable(_RANGES["scale"]),
     target=nullable(choice(TARGET_LONG_EDGE)),
     size=nullable(_SIZE),
     format=choice(FORMATS),
     quality=nullable(_RANGES["quality"]),
+    lossless=FLAG,
+    progressive=FLAG,
+    depth=nullable(_DEPTH),
+    metadata=choice(get_args(Metadata)),
+    colour=choice(get_args(Colour)),
+    background=_COLOUR,
     model=TEXT,
+    denoise=nullable(_RANGES["denoise"]),
     creativity=_RANGES["creativity"],
-    faces=FLAG,
+    faces=nullable(_FACES),
     seed=nullable(_RANGES["seed"]),
 )
 _RESULT = answer(
@@ -58,6 +82,8 @@ _RESULT = answer(
     format=choice(FORMATS),
     model=TEXT,
     model_sha256=nullable(TEXT),
+    network_pixels=WHOLE,
+    faces=nullable(array({"type": "object"})),
     seconds={"type": "object", "additionalProperties": NUMBER},
     cost=number(minimum=0),
 )
@@ -81,7 +107,8 @@ _EVENT = answer(
     data={"type": "string", "contentMediaType": "application/json", "contentSchema": _JOB},
 )
 _PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1))
-_PLAN = answer(source=_SIZE, result=_SIZE, model=TEXT, passes=array(_PASS), tiles=WHOLE)
+_ESTIMATE = answer(seconds=nullable(NUMBER), memory_bytes=WHOLE, result_bytes=WHOLE)
+_PLAN = answer(source=_SIZE, result=_SIZE, model=TEXT, passes=array(_PASS), tiles=WHOLE, estimate=_ESTIMATE)
 _MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT)
 _PICTURES = (*(each.mime for each in FORMATS.values()), "image/gif", "image/tiff", "image/avif", "image/heic")
 _FILE: dict[str, Any] = {
@@ -100,9 +127,12 @@ def _bodies(kind: type[JobRequest]) -> dict[str, Schema]:
         properties[name] = nullable(limits) if optional else limits
     text = {"type": "string", "pattern": "^[0-9]{1,7}[x×][0-9]{1,7}$"}
     properties["size"]["anyOf"].append(text)
+    properties["depth"] = nullable(_DEPTH)
+    hex_colour = {"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"}
+    properties["background"] = {"anyOf": [_COLOUR, hex_colour], "default": list(WHITE)}
     properties["faces"] = {"const": False, "default": False}
     texts = {name: _not_null(each) for name, each in properties.items()}
-    form = schema | {"properties": {**texts, "size": text, "image": PICTURE, "file": BYTES}}
+    form = schema | {"properties": {**texts, "size": text, "background": hex_colour, "image": PICTURE, "file": BYTES}}
     if kind is JobRequest:
         schema |= {"properties": {**properties, "image": PICTURE}, "required": ["image"]}
     return {JSON: schema, FORM: form}
