@@ -15,6 +15,7 @@ PREFIX = "UPSCALE_"
 TEST_PREFIX = "UPSCALE_TEST_"  # the test suite's own switches
 
 MIB = 1024 * 1024
+LicencePolicy = Literal["any", "commercial"]
 _Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
 
 
@@ -42,6 +43,13 @@ class Config(BaseSettings):
         None, description="SQLAlchemy URL of the job table. Unset: SQLite in the data folder."
     )
     weights_dir: Path | None = Field(None, description="Installed checkpoints. Unset: `weights` in the data folder.")
+    weights_mirror: str | None = Field(
+        None, description="Where `weights pull` downloads from, by file name. Unset: each file's own source."
+    )
+    weights_proxy: str | None = Field(None, description="HTTP proxy for `weights pull`. Unset: none.")
+    licence_policy: LicencePolicy = Field(
+        "any", description="`commercial` refuses weights whose licence does not allow commercial use beyond doubt."
+    )
 
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0 is one per GPU, or one on the CPU.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
@@ -71,7 +79,7 @@ class Config(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("public_base_url")
+    @field_validator("public_base_url", "weights_mirror", "weights_proxy")
     @classmethod
     def _no_trailing_slash(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):

@@ -69,6 +69,7 @@ workers = Table(
     metadata,
     Column("id", String(128), primary_key=True),
     Column("device", String(128), nullable=False),
+    Column("kind", String(16), nullable=False, server_default="cpu"),
     Column("ready", Boolean, nullable=False),
     Column("beat_at", Float, nullable=False),
 )

@@ -1,0 +1,20 @@
+"""The command line: `python -m server`, installed as `upscale-server`."""
+
+import typer
+
+from server.cli import doctor, jobs, serve, upscale, weights
+
+app = typer.Typer(
+    name="upscale-server", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
+app.command()(upscale.upscale)
+app.command()(serve.serve)
+app.command(hidden=True)(serve.api)
+app.command()(serve.worker)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(weights.app, name="weights")
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    app()

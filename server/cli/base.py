@@ -1,0 +1,48 @@
+"""What the commands share: where they print, how they end with an error, options of the same name."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from server.config import BadConfig
+from server.errors import UpscaleError
+
+DataDir = Annotated[Path | None, typer.Option(help="Jobs, pictures and installed weights.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+stdout = Console(emoji=False)
+stderr = Console(stderr=True, emoji=False)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Errors that a person can act on are one line and exit code 1, never a traceback."""
+    try:
+        yield
+    except (UpscaleError, BadConfig) as error:
+        fail(str(error))
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    complain(message)
+    raise typer.Exit(code)
+
+
+def complain(message: str) -> None:
+    stderr.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
+def with_malloc_settings() -> None:
+    """Start over with glibc's settings for networks: they are read before the first line of Python runs."""
+    from server.launch import MALLOC_ENV
+
+    if os.name == "posix" and not all(name in os.environ for name in MALLOC_ENV):
+        os.execve(sys.executable, [sys.executable, "-m", "server", *sys.argv[1:]], os.environ | MALLOC_ENV)

@@ -1,0 +1,70 @@
+"""`doctor`: what this installation consists of."""
+
+import json
+import logging
+import os
+import platform
+import shutil
+
+from rich.markup import escape
+from rich.table import Table
+
+from server import __version__
+from server.cli.base import AsJson, DataDir, Device, plain_errors, stdout
+from server.config import Config, load_config
+from server.errors import UpscaleError
+from server.job import Params
+from server.weights import Catalog, DeviceKind, verify
+
+
+def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = False) -> None:
+    """What this installation consists of: a page to paste into a bug report."""
+    with plain_errors():
+        facts = _examine(load_config(data_dir=data_dir, device=device))
+    if as_json:
+        print(json.dumps(facts))
+        return
+    table = Table(box=None, show_header=False)
+    for name, value in facts.items():
+        table.add_row(f"[bold]{escape(name)}[/]", escape(value))
+    stdout.print(table)
+
+
+def _examine(config: Config) -> dict[str, str]:
+    import pyvips
+    from sqlalchemy import make_url
+
+    from server.logs import configure_logs
+    from server.upscaler import Upscaler, torch_versions
+
+    configure_logs(logging.WARNING)
+    catalog = Catalog.of(config)
+    facts = {"upscale-server": __version__, "Python": platform.python_version(), "system": platform.platform()}
+    facts |= torch_versions()
+    facts["libvips"] = ".".join(str(pyvips.version(i)) for i in range(3))
+    kind: DeviceKind = "cpu"
+    try:
+        upscaler = Upscaler(config, catalog)
+        facts["device"], kind = upscaler.describe(), upscaler.kind
+    except UpscaleError as error:
+        facts["device"] = f"PROBLEM: {error.message}"
+    for name in catalog.names():
+        try:
+            facts[f"weights {name}"] = f"verified, {verify(catalog.get(name))[:12]}…"
+        except UpscaleError as error:
+            facts[f"weights {name}"] = f"PROBLEM: {error.message}"
+    facts["model auto"] = _auto(catalog, kind)
+    folder = next(path for path in (config.data_dir, *config.data_dir.parents) if path.exists())
+    facts["data folder"] = f"{config.data_dir}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
+    if not os.access(folder, os.W_OK):
+        facts["data folder"] += ", PROBLEM: not writable"
+    # Without its password: this is for others to read.
+    facts["database"] = repr(make_url(config.database_url)) if config.database_url else "SQLite in the data folder"
+    return facts
+
+
+def _auto(catalog: Catalog, kind: DeviceKind) -> str:
+    try:
+        return catalog.choose(Params(scale=4.0), device=kind).name
+    except UpscaleError as error:
+        return f"PROBLEM: {error.message}"

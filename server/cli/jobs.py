@@ -1,0 +1,86 @@
+"""`jobs`: what the server on a data folder has done, and is to do."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from server.cli.base import AsJson, DataDir, fail, plain_errors, stdout
+from server.config import load_config
+from server.job import Job, State
+
+app = typer.Typer(no_args_is_help=True, help="Look at the jobs of the server on this data folder.")
+
+
+@app.command("list")
+def jobs_list(
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many, newest first.", min=1, max=10_000)] = 50,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """The newest jobs, of every caller."""
+    with plain_errors():
+        found, _ = _open_jobs(data_dir).list(states=[state] if state else [], limit=limit)
+    if as_json:
+        print(json.dumps([asdict(job) for job in found]))
+        return
+    table = Table(Column("id", no_wrap=True), "api", "state", "progress", "wanted", "created", "error", box=None)
+    for job in found:
+        created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.created_at))
+        error = escape(job.error_message or "")
+        table.add_row(job.id, job.dialect, job.state.value, f"{job.progress:.0%}", _wanted(job), created, error)
+    stdout.print(table)
+
+
+@app.command("show")
+def jobs_show(job_id: str, data_dir: DataDir = None) -> None:
+    """Everything about one job, as JSON, with what is owed to its caller's addresses."""
+    from server.deliveries import Deliveries
+    from server.jobs import Jobs
+
+    with plain_errors():
+        engine, lease_s = _open_engine(data_dir)
+        job = Jobs(engine, lease_s=lease_s).get(job_id)
+        facts = asdict(job) | {"deliveries": [asdict(each) for each in Deliveries(engine).of_job(job_id)]}
+        print(json.dumps(facts, indent=2))
+
+
+@app.command("cancel")
+def jobs_cancel(job_id: str, data_dir: DataDir = None) -> None:
+    """Stop a job: at once if it waits, at its next tile if it runs."""
+    with plain_errors():
+        job = _open_jobs(data_dir).cancel(job_id)
+        if job.state.final and job.state is not State.CANCELLED:
+            fail(f"job {job_id} has ended already: it {job.state.value}")
+        print("cancelled" if job.state is State.CANCELLED else "cancelling")
+
+
+def _wanted(job: Job) -> str:
+    params = job.params
+    if params.size:
+        return f"{params.size[0]}x{params.size[1]} {params.format}"
+    return f"{params.target or f'×{params.scale:g}'} {params.format}"
+
+
+def _open_jobs(data_dir: Path | None) -> Any:
+    from server.jobs import Jobs
+
+    engine, lease_s = _open_engine(data_dir)
+    return Jobs(engine, lease_s=lease_s)
+
+
+def _open_engine(data_dir: Path | None) -> tuple[Any, float]:
+    """The database of the server on this data folder, and its lease."""
+    from server.database import migrate, open_database
+
+    config = load_config(data_dir=data_dir)
+    if config.database_url is None and not (config.data_dir / "jobs.sqlite3").exists():
+        fail(f"there are no jobs in {config.data_dir}: no server has run there")
+    migrate(config.database)
+    return open_database(config.database), config.lease_s

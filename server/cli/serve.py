@@ -1,0 +1,72 @@
+"""`serve` and the processes it consists of: `api` and `worker`."""
+
+from typing import Annotated
+
+import typer
+
+from server.cli.base import DataDir, Device, fail, plain_errors, with_malloc_settings
+from server.config import MIB, load_config
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. Default 8000.")] = None,
+    data_dir: DataDir = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one per GPU, or one.")] = None,
+    device: Device = None,
+) -> None:
+    """Run the server: the APIs and the workers."""
+    from server.launch import CannotListen, Launcher
+    from server.logs import configure_logs
+
+    with plain_errors():
+        config = load_config(host=host, port=port, data_dir=data_dir, workers=workers, device=device)
+        configure_logs()
+        try:
+            Launcher(config).run()
+        except CannotListen as error:
+            fail(str(error))
+
+
+def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
+    """The API process of `serve`."""
+    import socket
+
+    import uvicorn
+
+    from server.app import create_app
+    from server.launch import watch_parent
+    from server.logs import configure_logs
+
+    configure_logs()
+    watch_parent()
+    config = uvicorn.Config(
+        create_app(load_config()),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=10,
+        ws_max_size=64 * MIB,  # pictures come in frames, as base64
+        ws_per_message_deflate=False,  # they hardly shrink, and everybody would wait for it
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
+
+
+def worker(
+    data_dir: DataDir = None,
+    device: Device = None,
+    worker_id: Annotated[str | None, typer.Option("--id", hidden=True)] = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Run one more worker on the job table of `serve`, for example on another GPU."""
+    from server.launch import watch_parent
+    from server.logs import configure_logs
+
+    with_malloc_settings()
+    with plain_errors():
+        config = load_config(data_dir=data_dir, device=device)
+        configure_logs()
+        if supervised:
+            watch_parent()
+        from server.worker import run_worker
+
+        run_worker(config, worker_id)

@@ -1,0 +1,146 @@
+"""`upscale`: pictures here and now, without a server."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from server.cli.base import AsJson, DataDir, Device, complain, fail, plain_errors, stderr, stdout, with_malloc_settings
+from server.config import Config, load_config
+from server.errors import UpscaleError
+from server.formats import FORMATS
+from server.job import Params
+
+
+def upscale(
+    files: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A file, or a folder for several.")],
+    scale: Annotated[float | None, typer.Option(help="Outscale, more than 0 and at most 10. Default 4.")] = None,
+    target: Annotated[str | None, typer.Option(help="2k, 4k or 8k: the long edge.")] = None,
+    size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect may change.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="jpeg, png or webp. Default: by -o, else png.")
+    ] = None,
+    quality: Annotated[int | None, typer.Option(help="1…100, for jpeg and webp.")] = None,
+    model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
+    device: Device = None,
+    creativity: Annotated[float, typer.Option(help="-2…2. No effect in this version.")] = 0.0,
+    faces: Annotated[bool, typer.Option("--faces", help="Enhance faces. Not available in this version.")] = False,
+    seed: Annotated[int | None, typer.Option(help="For the refine pass. No effect in this version.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upscale pictures here and now, without a server."""
+    with_malloc_settings()
+    with plain_errors():
+        if faces:
+            fail("face enhancement is not available in this version", code=2)
+        config = load_config(device=device, data_dir=data_dir)
+        format_ = format_ or _format_of(output)
+        if scale is None and target is None and size is None:
+            scale = 4.0
+        params = Params(
+            scale=scale,
+            target=target,  # type: ignore[arg-type]  # Params refuses what is not a Target, in words
+            size=_parse_size(size),
+            format=format_,  # type: ignore[arg-type]  # likewise
+            quality=quality,
+            model=model,
+            creativity=creativity,
+            seed=seed,
+        )
+        destinations = _destinations(files, output, params.format)
+        failed = _upscale_all(config, params, destinations, as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path], as_json: bool) -> int:
+    """Returns how many failed; a failure of one does not stop the others."""
+    from server.logs import configure_logs
+    from server.upscaler import Upscaler
+    from server.weights import Catalog
+
+    configure_logs(logging.WARNING)  # without it they would go to standard output
+    upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)
+    upscaler.load(params)  # a wrong name is one error, not one per file
+    failed = 0
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, disable=as_json or not stderr.is_terminal, transient=True) as progress:
+        for source, destination in destinations.items():
+            bar = progress.add_task(source.name, total=1.0)
+            started = time.perf_counter()
+            try:
+                with _written(destination) as partial:
+                    ctx = upscaler.prepare(params, source.read_bytes(), partial)
+                    upscaler.run(ctx, lambda ctx=ctx, bar=bar: progress.update(bar, completed=ctx.progress))  # type: ignore[misc]
+            except (UpscaleError, OSError) as error:
+                failed += 1
+                reason = error.message if isinstance(error, UpscaleError) else error.strerror or str(error)
+                if as_json:
+                    print(json.dumps({"source": str(source), "error": reason}), flush=True)
+                else:
+                    complain(f"{source}: {reason}")
+                continue
+            finally:
+                progress.remove_task(bar)
+            assert ctx.plan is not None  # the run has ended well
+            w, h = ctx.plan.result
+            seconds = round(time.perf_counter() - started, 3)
+            if as_json:
+                line = {"source": str(source), "result": str(destination), "width": w, "height": h}
+                line |= {"model": ctx.model.name if ctx.model else "none", "seconds": seconds, "steps": ctx.seconds}
+                print(json.dumps(line), flush=True)
+            else:
+                done = f"{destination}  {w}×{h}  {seconds:.1f} s"
+                stdout.print(done, markup=False, highlight=False, soft_wrap=True)
+    return failed
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """A file to write to that becomes `path` whole or not at all; folders as needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _format_of(output: Path) -> str:
+    suffix = output.suffix.lower().lstrip(".")
+    return {"jpg": "jpeg"}.get(suffix, suffix) if suffix in (*FORMATS, "jpg") else "png"
+
+
+def _destinations(files: list[Path], output: Path, format_: str) -> dict[Path, Path]:
+    """Where each picture's result goes. Never over a source, and never two at one place."""
+    if len(files) == 1 and not output.is_dir() and output.suffix:
+        result = {files[0]: output}
+    elif output.is_file():
+        fail(f"{output} is a file; several pictures need a folder", code=2)
+    else:
+        result = {file: output / (file.stem + FORMATS[format_].suffix) for file in files}
+    if len(set(result.values())) < len(result):
+        fail("two of the pictures would be written to the same file", code=2)
+    sources = {file.resolve() for file in files}
+    for file, destination in result.items():
+        if destination.resolve() in sources:
+            fail(f"the result of {file} would overwrite {destination}", code=2)
+    return result
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        fail(f"--size wants WIDTHxHEIGHT, for example 1920x1080, not {text!r}", code=2)
+    return int(width), int(height)

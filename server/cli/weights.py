@@ -1,0 +1,216 @@
+"""`weights`: which there are, and getting them here, over the network or across an air gap."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Column, Table
+
+from server.cli.base import AsJson, DataDir, complain, fail, plain_errors, stderr, stdout
+from server.config import Config, LicencePolicy, load_config
+from server.errors import UpscaleError
+from server.manifest import ALL, Entry, File, Manifest, read_manifest
+from server.own import Own, candidates, read_index
+from server.store import Store
+from server.weights import Catalog, verify
+
+app = typer.Typer(no_args_is_help=True, help="Which weights there are; download, check and carry them.")
+
+Names = Annotated[list[str] | None, typer.Argument(help="Models, or groups of them. Default: all that are installed.")]
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    kind: str
+    state: str
+    """bundled, installed, own, missing, refused, or "PROBLEM: " and what it is."""
+    bytes: int | None
+    licence: str
+    commercial: bool | None
+    note: str
+
+
+@app.command("list")
+def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Every checkpoint of the manifest and those of your own in the weights folder."""
+    with _plain_errors():
+        config = load_config(data_dir=data_dir)
+        catalog = Catalog(config.weights_path)
+        rows = [_row(entry, catalog, config.licence_policy) for entry in read_manifest().entries.values()]
+        rows += [_own_row(own) for own in _look_at_own(config)]
+    if as_json:
+        print(json.dumps([vars(row) for row in rows]))
+        return
+    table = Table(Column("name", no_wrap=True), "kind", "state", "MB", "licence", "note", box=None)
+    for row in rows:
+        size = f"{row.bytes / 1e6:,.1f}" if row.bytes else "?"
+        table.add_row(row.name, row.kind, escape(row.state), size, row.licence, escape(row.note))
+    stdout.print(table)
+
+
+@app.command()
+def pull(
+    names: Annotated[list[str], typer.Argument(help=f"Models, or groups: realesrgan, gfpgan, sdxl, {ALL}.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Download weights, check them and install them. What was interrupted is resumed."""
+    from server.pull import pull as pull_files
+
+    with _plain_errors():
+        config = load_config(data_dir=data_dir)
+        entries = read_manifest().select(names)
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bars:
+
+            def show(file: File) -> "_Bar":
+                return _Bar(bars, str(file.path))
+
+            for pulled in pull_files(entries, config, show):
+                _say(f"{pulled.file.path}  {'was here' if pulled.was_here else 'installed'}, {pulled.sha256}")
+                if pulled.pinned:
+                    stderr.print(
+                        f"note: nobody vouches for the hash of {pulled.file.path}: no two public sources were found. "
+                        "It is pinned in pins.json from now on",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+
+
+class _Bar:
+    """Shows one download; gone when it has ended."""
+
+    def __init__(self, bars: Progress, name: str) -> None:
+        self._bars = bars
+        self._task = bars.add_task(name, total=None)
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self._bars.update(self._task, completed=done, total=total, visible=done != total)
+
+
+@app.command("verify")
+def verify_(names: Names = None, data_dir: DataDir = None) -> None:
+    """Check that files are what the manifest says. Ends with 1 when one is not."""
+    failed = 0
+    with _plain_errors():
+        config = load_config(data_dir=data_dir)
+        # Whether they are whole is asked here, not whether they may be used.
+        catalog = Catalog(config.weights_path)
+        manifest = read_manifest()
+        own = [each.name for each in _look_at_own(config) if each.network]
+        for name in _names_of(manifest, names, own) if names else [*_installed(catalog, manifest), *own]:
+            try:
+                weights = catalog.get(name) if name in own else catalog.find(name)
+                digest = verify(weights)
+            except UpscaleError as error:
+                failed += 1
+                complain(error.message)
+                continue
+            known = all(expected for _, expected in weights.files)
+            _say(f"{name}  {'verified' if known else 'hash not known to anybody'}, {digest}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    tar: Annotated[Path, typer.Argument(help="The file to write.")], names: Names = None, data_dir: DataDir = None
+) -> None:
+    """Write installed weights into one tar, to carry to a machine without a network."""
+    from server.archive import export as write
+
+    with _plain_errors():
+        config = load_config(data_dir=data_dir)
+        manifest = read_manifest()
+        names = names or [
+            name for name in _installed(Catalog(config.weights_path), manifest) if not manifest.entries[name].bundled
+        ]
+        entries = manifest.select(names)
+        for entry in entries:
+            if entry.bundled:
+                fail(f"{entry.name} comes with the server: it need not be carried", code=2)
+        for row in write(entries, Store(config.weights_path), tar):
+            _say(f"{row.file.path}  {row.size / 1e6:,.1f} MB, {row.sha256}")
+
+
+@app.command("import")
+def import_(tar: Annotated[Path, typer.Argument(help="What `export` has written.")], data_dir: DataDir = None) -> None:
+    """Install the weights of a tar, if every one of them is whole and known."""
+    from server.archive import import_ as read
+
+    with _plain_errors():
+        config = load_config(data_dir=data_dir)
+        for row in read(tar, Store(config.weights_path), read_manifest(), config.licence_policy):
+            _say(f"{row.file.path}  installed, {row.sha256}")
+
+
+@app.command()
+def path(name: str, data_dir: DataDir = None) -> None:
+    """Where the weights of that name lie: a file, or a folder of several."""
+    with _plain_errors():
+        config = load_config(data_dir=data_dir)
+        catalog = Catalog.of(config)
+        own = [each.name for each in _look_at_own(config)]
+        _say(str((catalog.get(name) if name in own else catalog.find(name)).path))
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """As everywhere, and what the file system says too: this is about files."""
+    with plain_errors():
+        try:
+            yield
+        except OSError as error:
+            fail(f"{error.filename or 'weights'}: {error.strerror or error}")
+
+
+def _say(line: str) -> None:
+    stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _row(entry: Entry, catalog: Catalog, policy: LicencePolicy) -> _Row:
+    if policy == "commercial" and not entry.commercial:
+        state = "refused"
+    elif entry.name not in catalog.names(entry.kind):
+        state = "missing"
+    else:
+        state = "bundled" if entry.bundled else "installed"
+    return _Row(entry.name, entry.kind.value, state, entry.size, entry.licence, entry.commercial, entry.note)
+
+
+def _own_row(own: Own) -> _Row:
+    note = f"{own.network.arch} ×{own.network.scale}, in {own.file}" if own.network else own.file
+    state = f"PROBLEM: {own.problem}" if own.problem else "own"
+    return _Row(own.name, "upscaler", state, own.size, "unknown", None, note)
+
+
+def _look_at_own(config: Config) -> list[Own]:
+    """The operator's own checkpoints; new ones are recognised now, which takes torch and a moment."""
+    folder = config.weights_path
+    known = read_index(folder)
+    files = {path.name for path in candidates(folder, read_manifest())}
+    if files == {own.file for own in known if own.network}:
+        return known
+    from server.indexer import index
+    from server.logs import configure_logs
+
+    configure_logs(logging.ERROR)  # what is wrong with a file is said by who asked
+    return index(folder)
+
+
+def _installed(catalog: Catalog, manifest: Manifest) -> list[str]:
+    kinds = dict.fromkeys(entry.kind for entry in manifest.entries.values())
+    return [name for kind in kinds for name in catalog.names(kind) if name in manifest.entries]
+
+
+def _names_of(manifest: Manifest, names: list[str], own: list[str]) -> list[str]:
+    rest = [name for name in names if name not in own]
+    return [entry.name for entry in manifest.select(rest)] + [name for name in names if name in own]

@@ -1,0 +1,52 @@
+"""What a plan depends on besides the request: the workers that are alive, and the operator's policy."""
+
+import time
+
+from server.jobs import WorkerInfo
+from tests.conftest import Live, LiveServer
+
+
+def plan(live: Live, **wanted: object) -> dict[str, object]:
+    answer = live.client.post("/plan", json={"width": 64, "height": 48, "scale": 4, **wanted})
+    result: dict[str, object] = answer.json()
+    return result
+
+
+def test_a_plan_is_for_the_devices_of_the_workers(live: Live) -> None:
+    (live.config.weights_path / "RealESRGAN_x4plus.pth").touch()
+    before = plan(live)["model"]
+    assert before != "RealESRGAN_x4plus"
+    live.worker.beat()
+    assert plan(live)["model"] == before, "the worker has a CPU"
+    live.worker.jobs.worker_beat(WorkerInfo("gpu", "NVIDIA H200 (cuda:0)", True, time.time(), "cuda"))
+    assert plan(live)["model"] == "RealESRGAN_x4plus"
+    assert plan(live, creativity=-2)["model"] == "fidelity-x4"
+
+
+def test_a_name_decides_by_itself(live: Live) -> None:
+    assert plan(live, model="realesr-animevideov3")["model"] == "realesr-animevideov3"
+
+
+def test_denoise_needs_its_network(live: Live) -> None:
+    error = plan(live, model="fidelity-x4", denoise=0.5)["error"]
+    assert error == {
+        "code": "invalid_field",
+        "message": "fidelity-x4 has no denoise strength; realesr-general-x4v3 has",
+        "field": "denoise",
+    }
+    words = plan(live, denoise=0.5)["error"]
+    assert "`python -m server weights pull realesr-general-x4v3` gets them" in str(words)
+
+
+def test_denoise_is_told_as_the_mix_it_is(live: Live) -> None:
+    for name in ("realesr-general-x4v3", "realesr-general-wdn-x4v3"):
+        (live.config.weights_path / f"{name}.pth").touch()
+    mixed = plan(live, denoise=0.25)["model"]
+    assert mixed == "realesr-general-x4v3 0.25 + realesr-general-wdn-x4v3 0.75"
+
+
+def test_the_policy_holds_for_what_callers_name(live_server: LiveServer) -> None:
+    live = live_server(licence_policy="commercial")
+    assert plan(live, model="realesr-animevideov3")["model"] == "realesr-animevideov3"
+    error = plan(live, model="GFPGANv1.4")["error"]
+    assert "GFPGANv1.4 is not an upscaling network" in str(error)
