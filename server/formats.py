@@ -1,9 +1,11 @@
-"""The picture formats we write, and what each can hold."""
+"""The picture formats: what each that we write can hold, and how those that we read are told apart."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-FormatName = Literal["jpeg", "png", "webp"]
+from server.errors import ResultImpossible
+
+FormatName = Literal["jpeg", "png", "webp", "avif", "tiff"]
 
 
 @dataclass(frozen=True)
@@ -13,35 +15,109 @@ class Format:
     suffix: str
     """File name ending, with its dot; the vendors write `.jpeg`, and so do we."""
     max_side: int
-    """Longest side in pixels that the file format can state."""
+    """Longest side in pixels that the file format, or its encoder, can state."""
     alpha: bool
-    deep: bool
-    """Can hold 16 bits per sample."""
+    depth: Literal[8, 10, 16]
+    """Most bits per sample."""
+    lossless: bool
+    """Can be without loss, always or on request."""
+    progressive: bool
+    """Can show a coarse picture first, on request."""
     default_quality: int | None
     """1…100, or None where quality means nothing."""
 
+    @property
+    def deep(self) -> bool:
+        """Can hold more than 8 bits per sample."""
+        return self.depth > 8
 
-FORMATS: dict[str, Format] = {
-    "jpeg": Format("jpeg", "image/jpeg", ".jpeg", max_side=65_500, alpha=False, deep=False, default_quality=95),
-    "png": Format("png", "image/png", ".png", max_side=1_000_000, alpha=True, deep=True, default_quality=None),
-    "webp": Format("webp", "image/webp", ".webp", max_side=16_383, alpha=True, deep=False, default_quality=90),
-}
-"""JPEG's limit is libjpeg's (65,500), PNG's is libpng's default user limit, WebP's is 14 bits (RFC 9649)."""
+
+_JPEG = Format(
+    "jpeg", "image/jpeg", ".jpeg", max_side=65_500, alpha=False, depth=8, lossless=False, progressive=True,
+    default_quality=95,
+)  # fmt: skip
+_PNG = Format(
+    "png", "image/png", ".png", max_side=1_000_000, alpha=True, depth=16, lossless=True, progressive=False,
+    default_quality=None,
+)  # fmt: skip
+_WEBP = Format(
+    "webp", "image/webp", ".webp", max_side=16_383, alpha=True, depth=8, lossless=True, progressive=False,
+    default_quality=90,
+)  # fmt: skip
+_AVIF = Format(
+    "avif", "image/avif", ".avif", max_side=16_384, alpha=True, depth=10, lossless=True, progressive=False,
+    default_quality=80,
+)  # fmt: skip
+_TIFF = Format(
+    "tiff", "image/tiff", ".tiff", max_side=1_000_000, alpha=True, depth=16, lossless=True, progressive=False,
+    default_quality=None,
+)  # fmt: skip
+
+FORMATS: dict[str, Format] = {each.name: each for each in (_JPEG, _PNG, _WEBP, _AVIF, _TIFF)}
+"""JPEG's side is libjpeg's (65,500), PNG's is libpng's default user limit, WebP's is 14 bits (RFC 9649), AVIF's is
+libvips's; TIFF's own would be 2³²."""
+
+_PIXELS_IN_MEMORY = {"progressive": 120_000_000, "lossless webp": 70_000_000, "avif": 70_000_000}
+"""Most pixels for encoders that hold the whole picture, and much beside it: 12, 20 and 21 bytes for each, which makes
+about 1.4 GiB. WebP with loss takes 5 to 8, and its longest side limits that to 2 GiB."""
+
+
+def check_fits(size: tuple[int, int], form: Format, *, lossless: bool = False, progressive: bool = False) -> None:
+    """`size`: (width, height). Raises ResultImpossible, in words that say what would work."""
+    w, h = size
+    if max(size) > form.max_side:
+        others: list[str] = [each.name for each in FORMATS.values() if each.max_side >= max(size)]
+        raise ResultImpossible(
+            f"{form.name} can't hold {w}×{h}: its longest side is {form.max_side} pixels{_advice(others)}",
+            field="format",
+        )
+    kind = "progressive" if progressive else f"lossless {form.name}" if lossless else form.name
+    limit = _PIXELS_IN_MEMORY.get(kind, _PIXELS_IN_MEMORY.get(form.name))
+    if limit is not None and w * h > limit:
+        others = ["png", "tiff"] if lossless else ["jpeg", "png", "tiff"]
+        raise ResultImpossible(
+            f"{kind} of {w}×{h} would take too much memory: at most {limit} pixels{_advice(others)}",
+            field="progressive" if progressive else "format",
+        )
+
+
+def _advice(others: list[str]) -> str:
+    *most, last = others or [""]
+    return f"; use {', '.join(most)} or {last}" if most else f"; use {last}" if last else ""
+
 
 _MAGIC = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"GIF8", "image/gif"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
     (b"II*\0", "image/tiff"),
     (b"MM\0*", "image/tiff"),
+    (b"II+\0", "image/tiff"),  # BigTIFF, like the next
+    (b"MM\0+", "image/tiff"),
 )
-_BRANDS = {b"avif": "image/avif", b"avis": "image/avif", b"heic": "image/heic", b"heix": "image/heic"}
+_BRANDS = {
+    b"avif": "image/avif",
+    b"avis": "image/avif",
+    b"heic": "image/heic",
+    b"heix": "image/heic",
+    b"hevc": "image/heic",
+    b"hevx": "image/heic",
+}
+"""ISO/IEC 23008-12 and the AVIF specification. A generic first brand (mif1, msf1) leaves it to the compatible ones."""
+_BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
+"""Sizes of a Windows or OS/2 bitmap's second header. The two letters before it are too common in texts."""
+
+READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC"
 
 
 def sniff(data: bytes) -> str | None:
-    """The MIME type that the first bytes tell, or None. Names and Content-Type headers are never believed."""
+    """The MIME type that the first 32 bytes tell, or None. Names and Content-Type headers are never believed."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     if data[4:8] == b"ftyp":
-        return _BRANDS.get(data[8:12])
+        brands = data[8:12], data[16:20], data[20:24], data[24:28], data[28:32]
+        return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), None)
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
+        return "image/bmp"
     return next((mime for magic, mime in _MAGIC if data.startswith(magic)), None)
