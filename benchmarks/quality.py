@@ -9,8 +9,12 @@ Set5 and 26.1 on Set14 (26.0 where a paper leaves its grey picture outside the Y
 fidelity on undamaged pictures; networks trained with a GAN lose here by design.
 
 Degraded: centred crops of Kodak24 and Set14 after the training's own second-order damage, with seeds of their own that
-never change: RGB PSNR to the truth, and NIQE of the result (basicsr's; lower looks more natural, and knows no truth).
-Real pictures arrive damaged; a network that does well on the clean tables can fail here.
+never change: RGB PSNR to the truth, HaarPSI (piq's; nearer to how people judge likeness than PSNR), and NIQE of the
+result (basicsr's; lower looks more natural, and knows no truth). Real pictures arrive damaged; a network that does well
+on the clean tables can fail here.
+
+Flat: what becomes of pictures with nothing in them: black, white, greys, colours and a grey ramp. `shift`: the largest
+difference of mean brightness, `texture`: the largest standard deviation around the right value, of 255.
 
 Networks run in fp32 on whole pictures, so the figures are the weights' own: no tiles, no half precision. Rows are the
 two classic resamplers, every ×4 checkpoint of the manifest that is present, and those given. The tables are Markdown;
@@ -24,13 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import piq
 import torch
 from PIL import Image
 
 from server.models import load_model
 from server.weights import Catalog, sha256_of
-from training.data import to_tensor
-from training.degrade import SCALE, Pixels, second_order
+from training.degrade import second_order
+from training.pair import SCALE, Pixels, to_tensor
 
 from basicsr.metrics.niqe import calculate_niqe  # isort: skip  (basicsr only after server.shim, which models import)
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim  # isort: skip
@@ -42,6 +47,8 @@ DEGRADED_SEED = 2028
 CROP = 480
 """Longest side of a degraded crop: five of NIQE's blocks of 96."""
 BORDER = 4
+FLAT = 96
+"""Side of a flat source."""
 
 Upscale = Callable[[Pixels], Pixels]
 """H×W×3 uint8 RGB → four times the size."""
@@ -83,13 +90,31 @@ def measure_clean(pictures: Iterable[Pixels], upscale: Upscale) -> Figures:
 
 
 def measure_degraded(pairs: Iterable[tuple[Pixels, Pixels]], upscale: Upscale) -> Figures:
-    """Mean RGB PSNR in dB and NIQE over pairs of (lr, hr)."""
-    psnr, niqe = [], []
+    """Mean RGB PSNR in dB, HaarPSI and NIQE over pairs of (lr, hr)."""
+    psnr, haarpsi, niqe = [], [], []
     for lr, hr in pairs:
         output = upscale(lr)
         psnr.append(calculate_psnr(output, hr, BORDER))
+        haarpsi.append(piq.haarpsi(to_tensor(output[None]), to_tensor(hr[None])).item())
         niqe.append(calculate_niqe(output[..., ::-1], 0))  # it wants BGR
-    return {"psnr_rgb": float(np.mean(psnr)), "niqe": float(np.mean(niqe))}
+    return {"psnr_rgb": float(np.mean(psnr)), "haarpsi": float(np.mean(haarpsi)), "niqe": float(np.mean(niqe))}
+
+
+def measure_flat(upscale: Upscale) -> Figures:
+    """The largest shift of the mean and the largest deviation from the right values, in levels of 255."""
+    colours = [(0, 0, 0), (255, 255, 255), (128, 128, 128), (20, 20, 20), (235, 64, 52), (20, 90, 200), (250, 240, 210)]
+    sources = [np.broadcast_to(np.array(colour, np.uint8), (FLAT, FLAT, 3)) for colour in colours]
+    shift, texture = [], []
+    for source in sources:
+        error = upscale(np.ascontiguousarray(source)).astype(float) - source[0, 0]
+        shift.append(np.abs(error.mean(axis=(0, 1))).max())
+        texture.append(error.std(axis=(0, 1)).max())
+    ramp = np.repeat(np.linspace(0, 255, FLAT).round().astype(np.uint8)[None, :, None], FLAT, axis=0).repeat(3, axis=2)
+    error = upscale(ramp).astype(float) - lanczos(ramp)
+    inner = error[:, BORDER * SCALE : -BORDER * SCALE]
+    shift.append(np.abs(inner.mean(axis=(0, 1))).max())
+    texture.append(inner.std(axis=0).max())  # down the columns, which are flat
+    return {"shift": float(max(shift)), "texture": float(max(texture))}
 
 
 def degraded_pairs(pictures: Iterable[Pixels]) -> list[tuple[Pixels, Pixels]]:
@@ -115,19 +140,23 @@ def report(sets: dict[str, list[Pixels]], rows: dict[str, Upscale]) -> dict[str,
     return {
         "clean": {name: {row: measure_clean(sets[name], rows[row]) for row in rows} for name in sets},
         "degraded": {row: measure_degraded(pairs, rows[row]) for row in rows} if pairs else {},
+        "flat": {row: measure_flat(rows[row]) for row in rows},
     }
 
 
 def tables(results: dict[str, Any]) -> str:
-    """The results as two Markdown tables."""
-    clean, degraded = results["clean"], results["degraded"]
+    """The results as Markdown tables."""
+    clean, degraded, flat = results["clean"], results["degraded"], results["flat"]
     lines = ["| clean ×4: PSNR-Y dB / SSIM-Y | " + " | ".join(clean) + " |", "|---" * (1 + len(clean)) + "|"]
     for row in next(iter(clean.values())):
         cells = (f"{figures[row]['psnr_y']:.2f} / {figures[row]['ssim_y']:.4f}" for figures in clean.values())
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     if degraded:
-        lines += ["", "| degraded ×4 | PSNR RGB dB | NIQE |", "|---|---|---|"]
-        lines += [f"| {row} | {each['psnr_rgb']:.2f} | {each['niqe']:.2f} |" for row, each in degraded.items()]
+        lines += ["", "| degraded ×4 | PSNR RGB dB | HaarPSI | NIQE |", "|---|---|---|---|"]
+        for row, each in degraded.items():
+            lines.append(f"| {row} | {each['psnr_rgb']:.2f} | {each['haarpsi']:.4f} | {each['niqe']:.2f} |")
+    lines += ["", "| flat | shift | texture |", "|---|---|---|"]
+    lines += [f"| {row} | {each['shift']:.2f} | {each['texture']:.2f} |" for row, each in flat.items()]
     return "\n".join(lines)
 
 

@@ -1,61 +1,50 @@
-"""Training pairs: a sliding window over an endless, numbered stream.
+"""Training pairs on the CPU: a sliding window over an endless, numbered stream.
 
 Pair number i is a pure function of (seed, i), so a run that stops and resumes, or one with other worker counts, sees
 the same data. Degrading a pair costs about as much CPU as training on it once, so each pair stays in a window of
-`WINDOW` pairs and is met about four times, each time as another crop, flip and rotation.
+`WINDOW` pairs and is met about four times, each time as another crop, flip and rotation. What a teacher makes of a pair
+is computed when it enters the window.
 """
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from training.degrade import SCALE, SHARES, Pixels, Shares, degrade
+from training import degrade
+from training.drawn import Pages
+from training.pair import HR_SIZE, LR_SIZE, Batch, Mix, Pixels, to_tensor
+from training.window import window_at
 
-HR_SIZE = 256
-LR_SIZE = HR_SIZE // SCALE
 WINDOW = 512
 """Pairs that are live at any time."""
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""(lr, hr): float32 NCHW in [0, 1], RGB, hr four times the size."""
+Teacher = Callable[[Pixels], Pixels]
+"""A network that is worth learning from, on damaged pictures."""
 
 
-def load_pictures(folder: Path, split: str) -> list[Pixels]:
-    """All pictures of a split ("train" or "val") as uint8 RGB, in the manifest's order."""
-    with (folder / "manifest.csv").open(newline="") as file:
-        names = [row["file"] for row in csv.DictReader(file) if row["split"] == split]
-    if not names:
-        raise SystemExit(f"{folder}/manifest.csv has no pictures of split {split!r}")
-    return [np.asarray(Image.open(folder / name).convert("RGB")) for name in names]
+class Pairs(Dataset[tuple[Pixels, Pixels, bool]]):
+    """Random access to the numbered stream: (lr, hr, whether the damage is of the second-order kind)."""
 
-
-class Pairs(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]):
-    """Random access to the numbered stream."""
-
-    def __init__(self, pictures: list[Pixels], seed: int, first: int, count: int, shares: Shares = SHARES) -> None:
+    def __init__(self, pictures: Sequence[Pixels], mix: Mix, seed: int) -> None:
         self.pictures = pictures
-        self.shares = shares
+        self.pages = Pages(seed)
+        self.mix = mix
         self.seed = seed
-        self.first = first
-        self.count = count
 
     def __len__(self) -> int:
-        return self.count
+        return 1 << 40
 
-    def __getitem__(self, index: int) -> tuple[Pixels, Pixels]:
-        rng = np.random.default_rng((self.seed, self.first + index))
-        picture = self.pictures[rng.integers(len(self.pictures))]
-        hr = crop(picture, rng)
-        return degrade(hr, rng, self.shares), hr
+    def __getitem__(self, number: int) -> tuple[Pixels, Pixels, bool]:
+        rng = np.random.default_rng((self.seed, number))
+        source = self.pages if rng.random() < self.mix.drawn else self.pictures
+        hr = crop(source[int(rng.integers(len(source)))], rng)
+        damage = degrade.choose(self.mix, rng)
+        return damage(hr, rng), hr, damage is degrade.second_order
 
 
 def crop(picture: Pixels, rng: np.random.Generator) -> Pixels:
@@ -71,66 +60,63 @@ def crop(picture: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def batches(
-    pictures: list[Pixels],
+    pictures: Sequence[Pixels],
+    mix: Mix,
     seed: int,
     step: int,
+    *,
     batch: int,
     lr_crop: int,
     fresh: int,
     workers: int,
-    shares: Shares = SHARES,
+    teacher: Teacher | None = None,
 ) -> Iterator[Batch]:
     """Endless batches from training step `step` on; `fresh` pairs enter the window at every step."""
-    numbers = window_at(step, fresh)
-    stream: Iterator[tuple[Pixels, Pixels]] = iter(
+    numbers = window_at(step, fresh, WINDOW)
+    following = max(numbers) + 1
+    stream: Iterator[tuple[Pixels, Pixels, bool]] = iter(
         DataLoader(
-            Pairs(pictures, seed, first=0, count=1 << 40, shares=shares),
+            Pairs(pictures, mix, seed),
             batch_size=None,
-            sampler=_Numbers(numbers, WINDOW + step * fresh),
+            sampler=_Numbers(numbers, following),
             collate_fn=_as_it_is,
             num_workers=workers,
             prefetch_factor=64 if workers else None,
             worker_init_fn=lambda _: cv2.setNumThreads(0),
         )
     )
-    window = [next(stream) for _ in numbers]
+
+    def enter() -> tuple[Pixels, Pixels, Pixels]:
+        lr, hr, second_order = next(stream)
+        # The milder the damage, the better a teacher is the truth itself.
+        return lr, hr, teacher(lr) if teacher and second_order else hr
+
+    window = [enter() for _ in numbers]
     while True:
         rng = np.random.default_rng((seed, step, 1))
-        lr = np.empty((batch, lr_crop, lr_crop, 3), np.uint8)
-        hr = np.empty((batch, lr_crop * SCALE, lr_crop * SCALE, 3), np.uint8)
-        for i, chosen in enumerate(rng.choice(WINDOW, batch, replace=False)):
-            lr[i], hr[i] = _vary(*window[int(chosen)], lr_crop, rng)
-        yield to_tensor(lr), to_tensor(hr)
+        chosen = rng.choice(WINDOW, batch, replace=False)
+        varied = zip(*(_vary(window[int(place)], lr_crop, rng) for place in chosen), strict=True)
+        yield Batch(*(to_tensor(np.stack(pictures)) for pictures in varied))
         step += 1
-        for i in range(fresh):
-            window[(step * fresh + i) % WINDOW] = next(stream)
-
-
-def window_at(step: int, fresh: int) -> list[int]:
-    """Numbers of the pairs in the window's places before training step `step`, as an unbroken run would have them."""
-    numbers = list(range(WINDOW))
-    entered = step * fresh
-    for i in range(max(0, entered - WINDOW), entered):
-        numbers[(fresh + i) % WINDOW] = WINDOW + i
-    return numbers
+        for number in range(following, following + fresh):
+            window[number % WINDOW] = enter()
+        following += fresh
 
 
 def _as_it_is(pair: Any) -> Any:
     return pair  # torch's default would wrap arrays that are not its own to write
 
 
-def _vary(lr: Pixels, hr: Pixels, size: int, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+def _vary(pair: Sequence[Pixels], size: int, rng: np.random.Generator) -> list[Pixels]:
+    """The same cut, turn and flip of a low-resolution picture and of its partners; `size` is that of the former."""
     y, x = rng.integers(LR_SIZE - size + 1, size=2)
-    lr = lr[y : y + size, x : x + size]
-    hr = hr[y * SCALE : (y + size) * SCALE, x * SCALE : (x + size) * SCALE]
     turns, flip = int(rng.integers(4)), rng.random() < 0.5
-    lr, hr = np.rot90(lr, turns), np.rot90(hr, turns)
-    return (lr[:, ::-1], hr[:, ::-1]) if flip else (lr, hr)
-
-
-def to_tensor(pixels: Pixels) -> torch.Tensor:
-    """N×H×W×3 uint8 → float NCHW (channels-last in memory) in [0, 1]."""
-    return torch.tensor(pixels).permute(0, 3, 1, 2).float().div_(255)
+    varied = []
+    for picture in pair:
+        scale = len(picture) // LR_SIZE
+        cut = np.rot90(picture[y * scale : (y + size) * scale, x * scale : (x + size) * scale], turns)
+        varied.append(cut[:, ::-1] if flip else cut)
+    return varied
 
 
 class _Numbers(Sampler[int]):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import server.shim  # noqa: F401  (basicsr cannot be imported before it)
+from training.pair import SCALE, Mix, Pixels
 
 from basicsr.data.degradations import (  # isort: skip
     bivariate_Gaussian,
@@ -25,31 +26,27 @@ from basicsr.data.degradations import (  # isort: skip
     circular_lowpass_kernel,
 )
 
-Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Damage = Callable[[Pixels, np.random.Generator], Pixels]
+"""A good picture → its low-resolution partner, a quarter of its size."""
 
-SCALE = 4
 _KERNEL_SIZES = tuple(range(7, 22, 2))
 _INTERPOLATIONS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
-Shares = tuple[float, float]
-"""How many of the pairs are clean and how many light; the rest is second-order. A network that only ever saw
-second-order damage smooths good pictures; the clean share is what keeps it sharp on them."""
-SHARES: Shares = (0.50, 0.20)
 
-
-def degrade(hr: Pixels, rng: np.random.Generator, shares: Shares = SHARES) -> Pixels:
-    """One low-resolution partner of `hr`, a quarter of its size, of a randomly chosen kind."""
+def choose(mix: Mix, rng: np.random.Generator) -> Damage:
+    """A kind of damage, as often as `mix` says."""
     draw = rng.random()
-    if draw < shares[0]:
-        return clean(hr)
-    if draw < sum(shares):
-        return light(hr, rng)
-    return second_order(hr, rng)
+    shares = ((mix.clean, clean), (mix.light, light), (mix.recompressed, recompressed), (mix.screenshot, screenshot))
+    for share, damage in shares:
+        if draw < share:
+            return damage
+        draw -= share
+    return second_order
 
 
-def clean(hr: Pixels) -> Pixels:
-    """Antialiased bicubic, the classic benchmark's only damage."""
+def clean(hr: Pixels, rng: np.random.Generator | None = None) -> Pixels:
+    """Antialiased bicubic, the classic benchmark's only damage; nothing in it is left to chance."""
     h, w = hr.shape[:2]
     return np.asarray(Image.fromarray(hr).resize((w // SCALE, h // SCALE), Image.Resampling.BICUBIC))
 
@@ -63,6 +60,35 @@ def light(hr: Pixels, rng: np.random.Generator) -> Pixels:
     if rng.random() < 0.3:
         image = _gaussian_noise(image, rng, 1, 6)
     return _compress(image, rng, 60, 98)
+
+
+def recompressed(hr: Pixels, rng: np.random.Generator) -> Pixels:
+    """A small copy that went round: compressed, cut at some other place, and compressed again by the next site."""
+    image = light(hr, rng)
+    h, w = image.shape[:2]
+    top, left = (int(offset) for offset in rng.integers(8, size=2))  # moves the grid of 8×8 blocks
+    wider = np.pad(image, ((top, 0), (left, 0), (0, 0)), "reflect")
+    if rng.random() < 0.25:
+        quality = int(rng.integers(40, 91))
+        again = _through(
+            wider, lambda picture, file: picture.save(file, "AVIF", quality=quality, speed=10, max_threads=1)
+        )
+    else:
+        again = _compress(wider.astype(np.float32), rng, 40, 95)
+    return np.ascontiguousarray(again[top : top + h, left : left + w])
+
+
+def screenshot(hr: Pixels, rng: np.random.Generator) -> Pixels:
+    """Reduced as screens do it, by leaving out pixels or with no regard for those between; half of them as JPEG."""
+    h, w = hr.shape[:2]
+    if rng.random() < 0.5:
+        offset = int(rng.integers(1, 3))  # 1.5 would be the middle
+        image = hr[offset::SCALE, offset::SCALE]
+    else:
+        image = np.asarray(cv2.resize(hr, (w // SCALE, h // SCALE), interpolation=cv2.INTER_LINEAR), np.uint8)
+    if rng.random() < 0.5:
+        return _compress(image.astype(np.float32), rng, 60, 98)
+    return np.ascontiguousarray(image)
 
 
 def second_order(hr: Pixels, rng: np.random.Generator) -> Pixels:
@@ -179,11 +205,11 @@ def _compress(image: Floats, rng: np.random.Generator, low: int, high: int) -> P
     return _through(image, lambda picture, file: picture.save(file, "WEBP", quality=quality, method=0))
 
 
-def _through(image: Floats, save: Callable[[Image.Image, io.BytesIO], None]) -> Pixels:
+def _through(image: Floats | Pixels, save: Callable[[Image.Image, io.BytesIO], None]) -> Pixels:
     file = io.BytesIO()
     save(Image.fromarray(_to_pixels(image)), file)
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def _to_pixels(image: Floats) -> Pixels:
+def _to_pixels(image: Floats | Pixels) -> Pixels:
     return np.asarray(np.clip(np.rint(image), 0, 255), np.uint8)

@@ -1,4 +1,4 @@
-"""Draw a training log: the loss, and both validation PSNRs.
+"""Draw a training log: the loss, both validation PSNRs, and NIQE.
 
     python -m training.plot training/runs/fidelity/log.jsonl --out training/runs/fidelity/log.png
 
@@ -23,18 +23,22 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def plot(lines: list[dict[str, Any]], out: Path) -> None:
-    figure, (above, below) = plt.subplots(2, sharex=True, figsize=(8, 7), layout="constrained")
-    above.plot([line["step"] for line in lines], [line["loss"] for line in lines], linewidth=0.8)
-    above.set(ylabel="loss (mean of 100 steps)", yscale="log")
-    validated = [line for line in lines if "psnr_clean" in line]
-    for kind in ("clean", "degraded"):
-        below.plot(
-            [line["step"] for line in validated], [line[f"psnr_{kind}"] for line in validated], marker=".", label=kind
-        )
-    below.set(xlabel="step", ylabel="validation PSNR, dB")
-    below.legend()
-    for axes in (above, below):
+    curves = (
+        (["loss"], "mean loss of 100 steps"),
+        (["psnr_clean", "psnr_degraded"], "validation PSNR, dB"),
+        (["niqe"], "validation NIQE"),
+    )
+    figure, panels = plt.subplots(len(curves), sharex=True, figsize=(8, 9), layout="constrained")
+    for axes, (names, label) in zip(panels, curves, strict=True):
+        for name in names:
+            measured = [line for line in lines if name in line]
+            steps, values = [line["step"] for line in measured], [line[name] for line in measured]
+            axes.plot(steps, values, linewidth=0.8, marker=".", label=name)
+        axes.set(ylabel=label)
         axes.grid(alpha=0.3)
+    panels[0].set(yscale="log")
+    panels[1].legend()
+    panels[-1].set(xlabel="step")
     figure.savefig(out, dpi=120)
     plt.close(figure)
 

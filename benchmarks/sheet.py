@@ -1,0 +1,63 @@
+"""Results beside each other, for eyes: a row for each picture, a column for each way of enlarging it.
+
+    python -m benchmarks.sheet PICTURES… -o SHEET.png [--checkpoint PATH …] [--crop 96]
+
+The crop is the part of the picture with the most going on, the same for all columns. The first column is bicubic, the
+second the bundled network, then the checkpoints in the order given.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from benchmarks.quality import Upscale, bicubic, network
+from server.weights import Catalog
+from training.pair import SCALE, Pixels
+
+MARGIN, TITLE = 6, 18
+
+
+def busiest(pixels: Pixels, side: int) -> Pixels:
+    """The square of that side with the largest sum of gradients."""
+    h, w = pixels.shape[:2]
+    side = min(side, h, w)
+    grey = pixels.astype(np.float32).mean(axis=2)
+    activity = np.abs(np.diff(grey, axis=0, append=grey[-1:])) + np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
+    sums = np.pad(activity, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    windows = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    y, x = np.unravel_index(int(windows.argmax()), windows.shape)
+    return np.ascontiguousarray(pixels[y : y + side, x : x + side])
+
+
+def draw_sheet(pictures: list[Pixels], ways: dict[str, Upscale], side: int) -> Image.Image:
+    cell = side * SCALE + MARGIN
+    sheet = Image.new("RGB", (cell * len(ways) + MARGIN, cell * len(pictures) + TITLE + MARGIN), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, (name, upscale) in enumerate(ways.items()):
+        pen.text((MARGIN + column * cell, 3), name, fill="black")
+        for row, picture in enumerate(pictures):
+            result = Image.fromarray(upscale(busiest(picture, side)))
+            sheet.paste(result, (MARGIN + column * cell, TITLE + row * cell))
+    return sheet
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="a further column")
+    parser.add_argument("--crop", type=int, default=96, help="side of what is enlarged, pixels")
+    args = parser.parse_args(argv)
+    cpu = torch.device("cpu")
+    bundled = Catalog(Path("none"))
+    paths = [bundled.get(name).path for name in bundled.names()] + args.checkpoint
+    ways: dict[str, Upscale] = {"bicubic": bicubic} | {path.stem: network(path, cpu) for path in paths}
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in args.pictures]
+    draw_sheet(pictures, ways, args.crop).save(args.output)
+
+
+if __name__ == "__main__":
+    main()

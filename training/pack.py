@@ -1,0 +1,92 @@
+"""Pack a folder of pictures into one file that travels: crops to train on, drawn ones, and the validation pairs.
+
+    python -m training.pack --pictures ../shared/images/train --out training/runs/pictures.npz --mib 60
+
+Every picture gives as many crops as the next; which ones is left to chance, the busier a place the likelier: a sky is
+learned from a few. Half of them come from the picture at half its size, where detail is denser and what the source's
+compression did is gone. Compressed size differs by picture, so crops are added until the budget is spent.
+"""
+
+import argparse
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from training.drawn import Pages
+from training.packed import Packed, filtered
+from training.pair import HR_SIZE, Pixels
+from training.pictures import load_folder, make_validation
+
+DRAWN_SHARE = 0.1
+"""Of the bytes."""
+RESERVE = 0.01
+"""Crops are weighed one at a time; together they may weigh a little more."""
+
+
+def choose(pictures: list[Pixels], budget: int, seed: int) -> Pixels:
+    """Crops, N×HR_SIZE×HR_SIZE×3, of at most about `budget` bytes together once compressed."""
+    rng = np.random.default_rng(seed)
+    queues = [_by_chance(picture, rng) for picture in pictures]
+    crops: list[Pixels] = []
+    while queues:
+        for queue in list(queues):
+            crop = next(queue, None)
+            if crop is None:
+                queues.remove(queue)
+                continue
+            budget -= len(zlib.compress(filtered(crop[None]).tobytes(), 6))
+            if budget < 0:
+                return np.stack(crops)
+            crops.append(crop)
+    return np.stack(crops)
+
+
+def _by_chance(picture: Pixels, rng: np.random.Generator) -> Iterator[Pixels]:
+    """Every cell of two grids, whole and half size, in an order that favours the busy."""
+    h, w = picture.shape[:2]
+    half = np.asarray(Image.fromarray(picture).resize((w // 2, h // 2), Image.Resampling.LANCZOS))
+    cells: list[list[Pixels]] = []
+    for source in (picture, half):
+        top, left = ((length % HR_SIZE) // 2 for length in source.shape[:2])
+        grid = [
+            source[y : y + HR_SIZE, x : x + HR_SIZE]
+            for y in range(top, source.shape[0] - HR_SIZE + 1, HR_SIZE)
+            for x in range(left, source.shape[1] - HR_SIZE + 1, HR_SIZE)
+        ]
+        # Weighted sampling without replacement: Efraimidis and Spirakis, IPL 2006.
+        keys = [rng.random() ** (1 / (_texture(cell) + 0.1)) for cell in grid]
+        cells.append([grid[i] for i in np.argsort(keys)[::-1]])
+    for i in range(max(map(len, cells))):
+        yield from (each[i] for each in cells if i < len(each))
+
+
+def _texture(cell: Pixels) -> float:
+    """Mean step between neighbours, in levels."""
+    levels = cell.astype(np.int16)
+    return float(np.abs(np.diff(levels, axis=0)).mean() + np.abs(np.diff(levels, axis=1)).mean())
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, required=True, help="folder with manifest.csv and the pictures")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    parser.add_argument("--mib", type=float, default=60, help="its largest size")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    validation = make_validation(load_folder(args.pictures, "val"))
+    kept = sum(len(zlib.compress(filtered(hr[None]).tobytes(), 6)) + 3 * lr.size for lr, hr in validation.clean)
+    budget = int((args.mib * 2**20 - kept) * (1 - RESERVE))
+    drawn = choose(list(Pages(args.seed)), int(budget * DRAWN_SHARE), args.seed)
+    train = choose(load_folder(args.pictures, "train"), int(budget * (1 - DRAWN_SHARE)), args.seed)
+    Packed(train, drawn, validation).save(args.out)
+    size = args.out.stat().st_size
+    print(f"{args.out}: {len(train)} crops of pictures, {len(drawn)} drawn, {size / 2**20:.1f} MiB")
+    if size > args.mib * 2**20:
+        raise SystemExit(f"{args.out} is larger than {args.mib} MiB; ask for less")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What the trainers learn from: low- and high-resolution partners, and how they are mixed.
+
+Everything that makes or meets pairs imports this file, the GPU's half of the training too, so it needs only torch.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+SCALE = 4
+HR_SIZE = 256
+LR_SIZE = HR_SIZE // SCALE
+
+Pixels = NDArray[np.uint8]
+"""H×W×3 RGB."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the kinds of damage, the rest being second-order; and how many targets are drawn instead of taken from
+    pictures. A network that only ever saw second-order damage smooths good pictures; the clean share keeps it sharp."""
+
+    clean: float
+    light: float
+    recompressed: float = 0.0
+    screenshot: float = 0.0
+    drawn: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = (self.clean, self.light, self.recompressed, self.screenshot)
+        if min(*shares, self.drawn) < 0 or sum(shares) > 1 or self.drawn > 1:
+            raise SystemExit(f"{self}: shares must not be negative, nor be more than 1 together")
+
+
+class Batch(NamedTuple):
+    """float32 NCHW in [0, 1], RGB; `hr` and `taught` four times the size of `lr`.
+
+    `taught` is what a teacher network makes of `lr`; where there is none, or nothing to teach, it is `hr`.
+    """
+
+    lr: torch.Tensor
+    hr: torch.Tensor
+    taught: torch.Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(tensor.to(device, memory_format=torch.channels_last) for tensor in self))
+
+
+def to_tensor(pixels: Pixels) -> torch.Tensor:
+    """N×H×W×3 uint8 → float NCHW (channels-last in memory) in [0, 1]."""
+    return torch.tensor(pixels).permute(0, 3, 1, 2).float().div_(255)
+
+
+def to_pixels(image: torch.Tensor) -> Pixels:
+    """The way back: NCHW in about [0, 1] → N×H×W×3 uint8, rounded."""
+    levels = image.detach().clamp(0, 1).mul(255).round().byte()
+    return np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())
