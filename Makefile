@@ -10,7 +10,7 @@ NEEDED_GB := 10
 RUN := .venv/bin/python -m
 INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
 
-.PHONY: venv demo serve test lint format lock clean
+.PHONY: venv demo serve test lint format lock clean verify-official
 
 venv: .venv/installed
 
@@ -46,6 +46,11 @@ lint: venv
 format: venv
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
+
+# Faces with the official checkpoints, against GFPGANer: make verify-official PICTURES="one.jpg two.jpg"
+verify-official: venv
+	@test -n "$(PICTURES)" || { echo 'error: say which pictures: make verify-official PICTURES="one.jpg two.jpg"' >&2; exit 1; }
+	@$(RUN) benchmarks.verify_official $(PICTURES)
 
 # New exact versions. The overrides in pyproject.toml keep out two packages that we must not have.
 lock: venv

@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from server.faces import Outcome, Paste
 from server.picture import Samples
 from server.pipeline.base import Context
+from server.stream import Stream
 
 
 def run(ctx: Context) -> None:
@@ -13,15 +16,23 @@ def run(ctx: Context) -> None:
     if wanted is None:
         return
     ctx.faces = ctx.load_faces()(ctx.samples, wanted, ctx.check)
-    ctx.stream = _pasted(ctx, ctx.faces, wanted.strength)
-
-
-def _pasted(ctx: Context, faces: Sequence[Outcome], strength: float) -> Stream:
     assert ctx.stream is not None  # the upscale step came before
+    ctx.stream = _pasted(ctx, ctx.stream, ctx.faces, wanted.strength)
+
+
+def _pasted(ctx: Context, stream: Stream, faces: Sequence[Outcome], strength: float) -> Stream:
     restored = [face.restored for face in faces if face.restored is not None]
-    if not restored or not strength:
-        return ctx.stream
+    if not restored:
+        return stream
     h, w = ctx.samples.shape[:2]
-    paste = Paste(restored, (w, h), (ctx.stream.width, ctx.stream.height), strength)
-    bands = ctx.stream.bands
-    return replace(ctx.stream, bands=ctx.timed("faces", _each(paste, bands)))
+    paste = Paste(restored, (w, h), (stream.width, stream.height), strength)
+    return replace(stream, bands=ctx.timed("faces", _each(stream.bands, paste)))
+
+
+def _each(bands: Iterator[Samples], paste: Paste) -> Iterator[Samples]:
+    y = 0
+    for band in bands:
+        band = np.require(band, requirements="W")
+        paste.into(band, y)
+        y += len(band)
+        yield band

@@ -1,0 +1,113 @@
+"""Faces: found in the source, drawn anew by GFPGAN, and pasted into the finished rows of the result."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from server.errors import InvalidField
+from server.face_weights import FaceWeights
+from server.faces.align import align, unfit
+from server.faces.base import Face, Guard, Outcome, RestoredFace, to_8_bits
+from server.faces.detector import Detector
+from server.faces.guard import LikenessGuard
+from server.faces.parser import Parser
+from server.faces.paste import Paste
+from server.faces.restorer import Restorer
+from server.job import Faces
+from server.models import load_state
+from server.picture import Samples
+from server.weights import verify
+
+__all__ = [
+    "Detector",
+    "Face",
+    "FaceRestorer",
+    "Guard",
+    "Outcome",
+    "Parser",
+    "Paste",
+    "RestoredFace",
+    "Restorer",
+    "load",
+]
+
+MOST = 64
+"""Faces that are restored in one picture, the largest ones. On a CPU each takes seconds."""
+
+
+class FaceRestorer:
+    def __init__(
+        self, detector: Detector, restorer: Restorer, parser: Parser | None, guards: Sequence[Guard] | None = None
+    ) -> None:
+        """Without `parser`, faces are pasted through a soft square. `guards`: each may refuse a restoration; None for
+        the likeness guard alone."""
+        self._detector = detector
+        self._restorer = restorer
+        self._parser = parser
+        self._guards = (LikenessGuard(detector),) if guards is None else tuple(guards)
+
+    def __call__(self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None) -> list[Outcome]:
+        """What became of every face in a picture of any kind, the largest first: the order in which `wanted.only`
+        counts. `check` is called before each run of the network, and may raise to stop. Raises InvalidField for the
+        number of a face that is not there, and OutOfMemory.
+        """
+        faces = self._detector(samples)
+        _check_numbers(wanted, len(faces))
+        outcomes = [Outcome(face, None, _left_out(number, face, wanted)) for number, face in enumerate(faces)]
+        waiting = [number for number, outcome in enumerate(outcomes) if outcome.reason is None]
+        while waiting:
+            check()
+            batch, waiting = waiting[: self._restorer.batch], waiting[self._restorer.batch :]
+            for number, outcome in zip(batch, self._restore(samples, [faces[number] for number in batch]), strict=True):
+                outcomes[number] = outcome
+        return outcomes
+
+    def _restore(self, samples: Samples, faces: list[Face]) -> list[Outcome]:
+        aligned = [align(samples, face) for face in faces]
+        outcomes = []
+        for face, (crop, matrix), image in zip(
+            faces, aligned, self._restorer([crop for crop, _ in aligned]), strict=True
+        ):
+            reason = self._refusal(crop, to_8_bits(image))
+            mask = self._parser(image) if self._parser and not reason else None
+            outcomes.append(Outcome(face, None if reason else RestoredFace(matrix, image, mask), reason))
+        return outcomes
+
+    def _refusal(self, crop: Samples, restored: Samples) -> str | None:
+        before = crop if crop.dtype == "uint8" else (crop >> 8).astype("uint8")
+        return next((reason for guard in self._guards if (reason := guard(before, restored))), None)
+
+
+def load(weights: FaceWeights, device: torch.device, dtype: torch.dtype) -> FaceRestorer:
+    """The networks for faces on a device. `dtype`: what GFPGAN multiplies in on CUDA. On the CPU it is as fast in fp32,
+    and the other networks are small. Raises ModelNotFound when a file is damaged or of another kind."""
+    for each in (weights.restorer, weights.detector, weights.parser):
+        if each is not None:
+            verify(each)
+    parser = weights.parser
+    return FaceRestorer(
+        Detector(load_state(weights.detector.path), weights.detector.name, device),
+        Restorer(
+            load_state(weights.restorer.path),
+            weights.restorer.name,
+            device,
+            dtype if device.type == "cuda" else torch.float32,
+        ),
+        Parser(load_state(parser.path), parser.name, device) if parser else None,
+    )
+
+
+def _check_numbers(wanted: Faces, found: int) -> None:
+    if isinstance(wanted.only, tuple) and max(wanted.only, default=-1) >= found:
+        there = f"the picture has {found}, numbered from 0" if found else "the picture has none"
+        raise InvalidField(f"there is no face {max(wanted.only)}: {there}", field="faces")
+
+
+def _left_out(number: int, face: Face, wanted: Faces) -> str | None:
+    """Why the network shall not see this face, in words for the caller, or None."""
+    asked = (
+        {"all": True, "largest": number == 0}[wanted.only] if isinstance(wanted.only, str) else number in wanted.only
+    )
+    if not asked:
+        return "not asked for"
+    return unfit(face) or (f"one too many: only the {MOST} largest are restored" if number >= MOST else None)

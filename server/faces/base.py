@@ -1,0 +1,134 @@
+"""What the steps of restoring a face pass to each other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from server.picture import Samples
+
+Floats = NDArray[np.float32]
+Points = NDArray[np.float64]
+"""N × 2: x, y. Whole numbers are the centres of pixels, as everywhere in OpenCV."""
+Matrix = NDArray[np.float64]
+"""2 × 3, affine: takes x, y, 1 to x, y."""
+
+SIDE = 512
+"""Pixels of an aligned face, in both directions: what GFPGAN and ParseNet were trained on."""
+
+TEMPLATE: Points = np.array(
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
+)
+"""Where an aligned face has its eyes, nose and corners of the mouth: FFHQ's means, as facexlib and GFPGAN use them."""
+
+EYE_DISTANCE = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))
+"""In pixels of an aligned face: the unit in which landmarks are compared."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face as it was found. Everything is in pixels of the picture."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom; may reach beyond the picture."""
+    score: float
+    """0 … 1, how sure the detector is. Not comparable between detectors."""
+    landmarks: Points
+    """The eye on the left, the eye on the right, the nose, the left and the right corner of the mouth."""
+
+    @property
+    def area(self) -> float:
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top)
+
+    @property
+    def eye_distance(self) -> float:
+        return float(np.hypot(*(self.landmarks[1] - self.landmarks[0])))
+
+
+@dataclass(frozen=True)
+class RestoredFace:
+    """A face that the network has drawn anew, ready to be pasted."""
+
+    matrix: Matrix
+    """From the picture to the aligned face."""
+    image: Floats
+    """SIDE × SIDE × 3, RGB in [0, 1]."""
+    mask: Floats | None
+    """SIDE × SIDE, how much of each pixel counts; None for a soft square, whose edge depends on the result's size."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one face of the picture."""
+
+    face: Face
+    restored: RestoredFace | None
+    """None when it was left as it is."""
+    reason: str | None
+    """Why it was, for the caller; None when it was restored."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the job's result."""
+        return {
+            "box": [round(value, 1) for value in self.face.box],
+            "score": round(self.face.score, 4),
+            "landmarks": [[round(x, 1), round(y, 1)] for x, y in self.face.landmarks.tolist()],
+            "applied": self.restored is not None,
+            "reason": self.reason,
+        }
+
+
+Guard = Callable[[Samples, Samples], str | None]
+"""`guard(before, after)`: two aligned faces, SIDE × SIDE × 3, 8 bits. Why the second may not stand for the first, in
+words for the caller, or None if it may."""
+
+
+def colours(samples: Samples) -> Samples:
+    """Three planes without alpha; grey three times. A view where it can be."""
+    planes = samples[..., :3] if samples.shape[2] >= 3 else samples[..., :1]
+    return np.broadcast_to(planes, (*planes.shape[:2], 3))  # type: ignore[return-value]
+
+
+def to_8_bits(image: Floats) -> NDArray[np.uint8]:
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def transform(matrix: Matrix, points: Points) -> Points:
+    moved: Points = points @ matrix[:, :2].T + matrix[:, 2]
+    return moved
+
+
+def inverse(matrix: Matrix) -> Matrix:
+    return np.asarray(cv2.invertAffineTransform(matrix), np.float64)
+
+
+def after(second: Matrix, first: Matrix) -> Matrix:
+    """Both in one: `first`, then `second`."""
+    return np.column_stack((second[:, :2] @ first[:, :2], transform(second, first[:, 2])))
+
+
+def after_cut(matrix: Matrix, left: int, top: int) -> Matrix:
+    """The same, for a picture whose first columns and rows have been cut off."""
+    return after(matrix, np.array([[1.0, 0.0, left], [0.0, 1.0, top]]))
+
+
+def square(grown: float = 0.0) -> Points:
+    """Corners of the aligned face, borders of pixels and not their centres, moved outwards by so many pixels."""
+    low, high = -0.5 - grown, SIDE - 0.5 + grown
+    return np.array([[low, low], [high, low], [high, high], [low, high]])
+
+
+def shrink(samples: Samples, width: int, height: int) -> Samples:
+    """To a smaller size, every pixel the mean of those it covers."""
+    small = cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
+    return small.reshape(height, width, -1)  # type: ignore[return-value]  # OpenCV drops the axis of a single channel

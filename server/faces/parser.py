@@ -1,0 +1,53 @@
+"""Which pixels of an aligned face are face: ParseNet of PSFRGAN (Chen et al., arXiv:2009.08709), as in facexlib.
+
+The mask is blurred as FaceRestoreHelper does it, so that hair, hat and background stay the upscaler's.
+"""
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from server import shim
+from server.errors import ModelNotFound
+from server.faces.base import SIDE, Floats
+from server.models.base import StateDict
+
+_CLASSES = 19
+_NOT_FACE = (0, 14, 16, 17, 18)
+"""Background, neck, cloth, hair and hat, in the order of CelebAMask-HQ that the network has learnt."""
+
+_BLUR, _BLUR_SIGMA, _BLURS = 101, 11, 2
+_BORDER = 10
+"""Pixels at each side that never count."""
+
+
+class Parser:
+    def __init__(self, state: StateDict, name: str, device: torch.device) -> None:
+        """`name`: of the checkpoint, for errors. Raises ModelNotFound."""
+        with torch.device("meta"):
+            self._net: nn.Module = shim.parse_net()(in_size=SIDE, out_size=SIDE, parsing_ch=_CLASSES)
+        try:
+            self._net.load_state_dict(state, strict=True, assign=True)
+        except RuntimeError as error:
+            raise ModelNotFound(f"{name} is not the ParseNet of facexlib") from error
+        self._net.eval().requires_grad_(False).to(device)
+        self._device = device
+
+    @torch.inference_mode()
+    def __call__(self, face: Floats) -> Floats:
+        """SIDE × SIDE × 3 RGB in [0, 1] → SIDE × SIDE, how much of each pixel is face."""
+        image = torch.from_numpy(face).permute(2, 0, 1)[None].to(self._device).sub(0.5).div_(0.5)
+        classes = self._net(image)[0].argmax(1)[0].cpu().numpy()
+        return soft_mask(classes)
+
+
+def soft_mask(classes: NDArray[np.int64]) -> Floats:
+    """Of each pixel's class, how much the pixel counts."""
+    mask = (~np.isin(classes, _NOT_FACE)).astype(np.float32)
+    for _ in range(_BLURS):
+        mask = np.asarray(cv2.GaussianBlur(mask, (_BLUR, _BLUR), _BLUR_SIGMA), np.float32)
+    inside = np.zeros_like(mask)
+    inside[_BORDER:-_BORDER, _BORDER:-_BORDER] = 1
+    return mask * inside
