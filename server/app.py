@@ -9,26 +9,38 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import __version__
-from server.auth import check_origin
+from server import __version__, page
+from server.auth import Gate
 from server.blobs import Blobs
 from server.config import MIB, Config
 from server.database import open_database
 from server.deliveries import Deliveries
 from server.dialects import DIALECTS, dialect_of
-from server.dialects.base import ServiceDep, json_response
-from server.errors import Forbidden, InvalidField, InvalidRequest, MethodNotAllowed, NotFound, TooLarge, UpscaleError
+from server.dialects.base import CallerDep, ServiceDep, json_response
+from server.errors import (
+    Forbidden,
+    InvalidField,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    TooManyRequests,
+    UpscaleError,
+)
 from server.guard import read_allowed
 from server.jobs import Jobs
+from server.keys import Keys
+from server.metrics import CONTENT_TYPE, COUNT_S, Metrics
 from server.schemas import document
 from server.service import Service
 from server.uploads import Uploads
@@ -60,20 +72,22 @@ def create_app(config: Config) -> FastAPI:
         Catalog.of(config),
     )
     sender = Sender(jobs, Deliveries(engine), blobs, config)
+    gate, metrics = Gate(config, Keys(engine)), Metrics(jobs)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with _background(service, sender):
+        with _background(service, sender, metrics):
             yield
         engine.dispose()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    app.state.service = service
-    app.add_middleware(_Door, config=config)
+    app.state.service, app.state.gate, app.state.metrics = service, gate, metrics
+    app.add_middleware(_Door, config=config, gate=gate, metrics=metrics)
     app.add_exception_handler(UpscaleError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.include_router(_own)
+    app.include_router(page.router)
     for dialect in DIALECTS:
         app.include_router(dialect.router)
     return app
@@ -83,14 +97,15 @@ def create_app(config: Config) -> FastAPI:
 
 
 @contextmanager
-def _background(service: Service, sender: Sender) -> Iterator[None]:
-    """Fetchers, senders and upkeep, for as long as the server runs."""
+def _background(service: Service, sender: Sender, metrics: Metrics) -> Iterator[None]:
+    """Fetchers, senders, upkeep and counting, for as long as the server runs."""
     stop = threading.Event()
     fetchers = [(f"fetch-{n}", service.fetch_next, _IDLE_S) for n in range(FETCHERS)]
     senders = [(f"send-{n}", sender.send_next, _IDLE_S) for n in range(SENDERS)]
+    others = [("upkeep", service.upkeep, _UPKEEP_S), ("count", metrics.count_ended, COUNT_S)]
     threads = [
         threading.Thread(target=_repeat, args=(stop, work, idle_s), name=name, daemon=True)
-        for name, work, idle_s in (*fetchers, *senders, ("upkeep", service.upkeep, _UPKEEP_S))
+        for name, work, idle_s in (*fetchers, *senders, *others)
     ]
     for thread in threads:
         thread.start()
@@ -122,7 +137,10 @@ _own = APIRouter()
 
 
 @_own.get("/")
-def root() -> Response:
+def root(request: Request) -> Response:
+    """The page for people, what this is for programs."""
+    if "text/html" in request.headers.get("accept", ""):
+        return page.index()
     return json_response({"name": "upscale-server", "version": __version__, "apis": [each.NAME for each in DIALECTS]})
 
 
@@ -141,6 +159,17 @@ def readyz(service: ServiceDep) -> Response:
         return json_response({"ready": True, **answer})
     reason = "no worker has loaded its weights yet" if workers else "no worker is running"
     return json_response({"ready": False, "reason": reason, **answer}, 503)
+
+
+async def _metrics(request: Request) -> Metrics:
+    found: Metrics = request.app.state.metrics
+    return found
+
+
+@_own.get("/metrics")
+def metrics(caller: CallerDep, metrics: Annotated[Metrics, Depends(_metrics)]) -> Response:
+    """For Prometheus, which sends a key like any caller: what is told is of all keys together."""
+    return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
 @_own.get("/openapi.json")
@@ -162,7 +191,10 @@ def openapi_of(name: str) -> Response:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, UpscaleError)
-    return dialect_of(request.scope["path"]).to_error(error)
+    response = dialect_of(request.scope["path"]).to_error(error)
+    if isinstance(error, TooManyRequests):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -189,12 +221,13 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 
 class _Door:
-    """Everything passes here: strangers' pages are kept out, `//` becomes `/`, bodies are counted, and what breaks is
-    logged and said in few words."""
+    """Everything passes here: strangers' pages are kept out, `//` becomes `/`, bodies and answers are counted, and what
+    breaks is logged and said in few words."""
 
-    def __init__(self, app: ASGIApp, config: Config) -> None:
+    def __init__(self, app: ASGIApp, config: Config, gate: Gate, metrics: Metrics) -> None:
         self._app = app
-        self._config = config
+        self._gate = gate
+        self._metrics = metrics
         # A base64 picture takes four thirds of its bytes, and other fields have room in the rest.
         self._max_body = config.max_source_bytes * 4 // 3 + MIB
 
@@ -206,21 +239,24 @@ class _Door:
         scope = {**scope, "path": re.sub("//+", "/", scope["path"])}
         if scope["type"] == "websocket":
             try:
-                check_origin(Headers(scope=scope), self._config)
+                self._gate.check_origin(Headers(scope=scope))
             except Forbidden:
                 await send({"type": "websocket.close", "code": 1008})
             else:
                 await self._app(scope, receive, send)
             return
+        dialect = dialect_of(scope["path"])
         started = False
 
         async def noted_send(message: Message) -> None:
             nonlocal started
             started = True
+            if message["type"] == "http.response.start":
+                self._metrics.answered(dialect.NAME, scope["method"], message["status"])
             await send(message)
 
         try:
-            check_origin(Headers(scope=scope), self._config)
+            self._gate.check_origin(Headers(scope=scope))
             self._check(_content_length(scope))
             await self._app(scope, self._counted(receive), noted_send)
         except ClientDisconnect:
@@ -230,7 +266,7 @@ class _Door:
                 log.exception("request broke", method=scope["method"], path=scope["path"])
                 error = UpscaleError("something went wrong inside the server")
             if not started:
-                await dialect_of(scope["path"]).to_error(error)(scope, receive, send)
+                await dialect.to_error(error)(scope, receive, noted_send)
 
     def _counted(self, receive: Receive) -> Receive:
         size = 0

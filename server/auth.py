@@ -1,7 +1,5 @@
 """API keys: the `Authorization` header of a request → whose request it is; and who may ask where there are none."""
 
-import hashlib
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -9,44 +7,67 @@ from urllib.parse import urlsplit
 
 from server.config import Config
 from server.errors import Forbidden, Unauthorized
+from server.keys import Keys, hash_key, owner_of
 
 
 @dataclass(frozen=True)
 class Caller:
     id: str
-    """Stands for a key wherever jobs and uploads name their owner; the key can't be told from it."""
+    """Stands for a key wherever jobs and uploads name their owner."""
 
 
 LOCAL = Caller("local")
 """Everybody, on a server without keys: such a server listens on loopback only."""
 
 
-def authenticate(authorization: str | None, config: Config) -> Caller:
-    """Who sends this header: `Bearer KEY`, or the bare `KEY` that some vendors' SDKs send. Raises Unauthorized."""
-    if not config.api_keys:
-        return LOCAL
-    key = _key_in(authorization or "").encode()
-    # Every key is compared, in constant time, so that an answer's time tells nothing about any of them.
-    matches = [hmac.compare_digest(key, known.encode()) for known in config.api_keys]
-    if not any(matches):
-        raise Unauthorized("Invalid API key")
-    return Caller(hashlib.sha256(key).hexdigest()[:16])
+class Gate:
+    """Who may come in. It is open, to this machine, until there is a key in the settings or in the table.
 
-
-def check_origin(headers: Mapping[str, str], config: Config) -> None:
-    """Keep strangers' web pages out of a server without keys. Raises Forbidden.
-
-    Loopback is no wall against a browser on this machine: any page it shows may send requests there, and by DNS
-    rebinding even read the answers. Such requests name another host, or come from another origin.
+    It never opens again, not even when every key has been revoked: who takes a key away wants less access, not more.
+    It reads the database each time, so that what an operator does to a key counts from the next request on.
     """
-    if config.api_keys:
-        return
-    public = urlsplit(config.public_base_url).hostname if config.public_base_url else None
-    host = urlsplit(f"//{headers.get('host', '')}").hostname
-    origin = headers.get("origin")
-    for name in (host, host if origin is None else urlsplit(origin).hostname):
-        if name is None or not (name == public or _is_loopback(name)):
-            raise Forbidden("without API keys this server answers its own machine only; set UPSCALE_API_KEYS")
+
+    def __init__(self, config: Config, keys: Keys) -> None:
+        self._keys = keys
+        self._public = urlsplit(config.public_base_url).hostname if config.public_base_url else None
+        self._fixed = {hashed: owner_of(hashed) for hashed in map(hash_key, config.api_keys)}
+        self._closed = bool(self._fixed)
+
+    def is_open(self) -> bool:
+        if not self._closed:
+            self._closed = self._keys.any()
+        return not self._closed
+
+    def admit(self, authorization: str | None) -> Caller:
+        """Who sends this header: `Bearer KEY`, or the bare `KEY` that some vendors' SDKs send. Raises Unauthorized."""
+        if self.is_open():
+            return LOCAL
+        # Keys are compared by their hashes, of which nobody who guesses can choose a part: see keys.py.
+        hashed = hash_key(_key_in(authorization or ""))
+        owner = self._fixed.get(hashed) or self._keys.find(hashed)
+        if owner is None:
+            raise Unauthorized("Invalid API key")
+        return Caller(owner)
+
+    def check(self, caller: Caller) -> None:
+        """Whether who was let in before still may be here. Raises Unauthorized."""
+        if not (self.is_open() or caller.id in self._fixed.values() or self._keys.is_good(caller.id)):
+            raise Unauthorized("Invalid API key")
+
+    def check_origin(self, headers: Mapping[str, str]) -> None:
+        """Keep strangers' web pages out of an open server. Raises Forbidden.
+
+        Loopback is no wall against a browser on this machine: any page it shows may send requests there, and by DNS
+        rebinding even read the answers. Such requests name another host, or come from another origin.
+        """
+        if self._is_foreign(headers) and self.is_open():
+            raise Forbidden("without API keys this server answers its own machine only; `keys create` makes one")
+
+    def _is_foreign(self, headers: Mapping[str, str]) -> bool:
+        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        origin = headers.get("origin")
+        names = (host, host if origin is None else urlsplit(origin).hostname)
+        return not all(name is not None and (name == self._public or _is_loopback(name)) for name in names)
 
 
 def _is_loopback(name: str) -> bool:

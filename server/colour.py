@@ -4,8 +4,8 @@ profile: grey or RGB, 8 or 16 bits, not linear. What is neither is brought there
 import pyvips
 
 from server.errors import SourceUnreadable
+from server.fields import ICC, get_field
 
-_PROFILE = "icc-profile-data"
 _SPACES = {(True, "uchar"): "b-w", (True, "ushort"): "grey16", (False, "uchar"): "srgb", (False, "ushort"): "rgb16"}
 """libvips' names, by whether it is grey and by the kind of number."""
 _SIGNATURES = {"b-w": b"GRAY", "grey16": b"GRAY", "srgb": b"RGB ", "rgb16": b"RGB ", "scrgb": b"RGB ", "cmyk": b"CMYK"}
@@ -14,9 +14,7 @@ _SIGNATURES = {"b-w": b"GRAY", "grey16": b"GRAY", "srgb": b"RGB ", "rgb16": b"RG
 
 def profile(image: pyvips.Image) -> bytes | None:
     """The embedded profile, if it is one and describes a space of this kind; else None."""
-    if not image.get_typeof(_PROFILE):
-        return None
-    data = bytes(image.get(_PROFILE))
+    data = get_field(image, ICC) or b""
     fits = data[36:40] == b"acsp" and data[16:20] == _SIGNATURES.get(image.interpretation)
     return data if fits else None
 
@@ -56,7 +54,7 @@ def to_srgb(image: pyvips.Image) -> pyvips.Image:
         alpha = [result[3]] if image.bands == 2 else []
         result = result[0].bandjoin(alpha) if alpha else result[0]
         result = result.copy(interpretation=_SPACES[True, image.format])
-        result.remove(_PROFILE)
+        result.remove(ICC)
     return result
 
 

@@ -59,6 +59,8 @@ jobs = Table(
     Column("error_message", Text),
     Index("jobs_waiting", "state", "priority", "created_at"),
     Index("jobs_owned", "owner", "created_at"),
+    Index("jobs_unended", "owner", "state"),
+    Index("jobs_ended", "finished_at"),
     Index("jobs_external", "owner", "dialect", "external_id", unique=True),
     Index("jobs_source", "source_id"),
     Index("jobs_result", "result_id"),
@@ -99,6 +101,32 @@ deliveries = Table(
     Column("last_error", Text),
     Index("deliveries_due", "state", "due_at"),
     Index("deliveries_job", "job_id"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("hash", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("prefix", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("revoked_at", Float),
+    Column("rate", Integer),
+    Column("daily", Integer),
+    Column("concurrent", Integer),
+    Column("priority", Integer, nullable=False),
+    Column("rate_until", Float, nullable=False),
+    Column("day", Integer, nullable=False),
+    Column("day_jobs", Integer, nullable=False),
+    Index("keys_hash", "hash", unique=True),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("served_at", Float, nullable=False),
 )
 
 _LOOK_S = 0.005

@@ -117,9 +117,9 @@ class Engine:
         while first < len(columns):
             batch = columns[first : first + self._batch]  # _run may make the batch smaller for those that follow
             tiles = [samples[row.start : row.stop, column.start : column.stop] for column in batch]
-            for i, result in enumerate(self._run(model, _to_tensor(tiles, self.device))):
-                column = batch[i]
-                kept = result[:, _kept(row, scale), _kept(column, scale)]
+            results = self._run(model, _to_tensor(tiles, self.device))
+            for i, column in enumerate(batch):
+                kept = results[i, :, _kept(row, scale), _kept(column, scale)]
                 if samples.shape[2] == 1:
                     kept = kept.mean(dim=0, keepdim=True)
                 target = band[:, column.keep_start * scale : column.keep_stop * scale]
@@ -130,6 +130,7 @@ class Engine:
                     target[:] = pixels
                 if on_tile is not None:
                     on_tile()
+            del results, kept, pixels  # or the next tiles would be computed beside them
             first += len(batch)
         return band
 
@@ -208,12 +209,14 @@ def _to_tensor(tiles: list[Samples], device: torch.device) -> Tensor:
     return tensor.to(device).permute(0, 3, 1, 2).float().div_(top).expand(-1, 3, -1, -1)
 
 
+@torch.inference_mode()  # else what the network gives can't be changed in place
 def _to_samples(image: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """(C, H, W) float32 → H × W × C of `dtype`. Integers are made on the device: a fourth of the bytes to copy."""
+    """(C, H, W) float32 → H × W × C of `dtype`; `image` is not needed after it. Integers are made on the device: a fourth
+    of the bytes to copy."""
     image = image.permute(1, 2, 0)
     if dtype.kind == "u":
         top = 255 if dtype == np.uint8 else 65535
-        image = image.mul(top).round_().clamp_(0, top).to(torch.uint8 if dtype == np.uint8 else torch.int32)
+        image = image.mul_(top).round_().clamp_(0, top).to(torch.uint8 if dtype == np.uint8 else torch.int32)
     return np.asarray(image.cpu())
 
 

@@ -11,7 +11,7 @@
     ├── MethodNotAllowed          405
     ├── Conflict                  409  the job is in a state that does not allow this
     ├── TooLarge                  413  the request body is over the limit
-    ├── TooManyRequests           429  queue full
+    ├── TooManyRequests           429  the queue is full, or a limit of the key is reached
     ├── BadSource                 422  the source picture
     │   ├── SourceUnreachable     422  could not be downloaded
     │   ├── SourceNotAllowed      422  lies at an address this server must not fetch from
@@ -27,6 +27,7 @@
 `code` into their vendor's words; a failed job keeps `code` and `message` in its row.
 """
 
+import math
 from collections.abc import Iterator
 
 
@@ -83,6 +84,11 @@ class TooLarge(UpscaleError):
 
 class TooManyRequests(UpscaleError):
     status, code = 429, "too_many_requests"
+
+    def __init__(self, message: str, *, field: str | None = None, retry_after_s: float = 5.0) -> None:
+        super().__init__(message, field=field)
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
+        """Whole seconds after which trying again makes sense; a guess where that depends on when others are done."""
 
 
 class BadSource(UpscaleError):

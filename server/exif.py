@@ -14,6 +14,7 @@ from pathlib import Path
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x0112, 0x011A, 0x011B, 0x0128
 ARTIST, COPYRIGHT = 0x013B, 0x8298
 _PHOTO, _GPS, _INTEROPERABILITY = 0x8769, 0x8825, 0xA005
+_IPTC = 0x83BB
 _WIDTH, _HEIGHT, _MAKER_NOTE = 0xA002, 0xA003, 0x927C
 _INCH, _CENTIMETRE = 2, 3
 _PREFIX = b"Exif\0\0"
@@ -28,7 +29,10 @@ _BASIC = {
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Bytes of the number, or of each of the two, that a TIFF type is made of: what changes with the byte order."""
 _PAIRS = {5, 10}
-_SHORT, _LONG, _RATIONAL, _LONG8 = 3, 4, 5, 16
+_SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8 = 3, 4, 5, 7, 16
+
+_MOST = 4
+"""Times MAX_BYTES in one directory: hostile files let all of its entries point at the same bytes."""
 
 MAX_BYTES = 60_000
 """A JPEG segment holds 65,533 bytes, of which some are for what an encoder adds."""
@@ -117,12 +121,20 @@ def directories(exif: Exif, layout: Tags, *, offset: int, wide: bool = False) ->
     return blocks + _directory(first, offset + len(blocks), wide), offset + len(blocks)
 
 
-def append(path: Path, exif: Exif) -> None:
-    """Add `exif` to a little-endian TIFF file: its first directory is written again, with the tags, at the end."""
+def iptc_of_tiff(data: bytes) -> bytes | None:
+    """The IIM records of a TIFF file, whatever type it says they have."""
+    reader = _Reader(data)
+    return reader.raw(reader.first, _IPTC)
+
+
+def append(path: Path, exif: Exif, iptc: bytes | None = None) -> None:
+    """Add `exif`, and IIM records, to a little-endian TIFF file: its first directory is written again at the end."""
     with path.open("r+b") as file:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             reader = _Reader(data, max_bytes=len(data))
             layout, end = reader.tags(reader.first), len(data) + len(data) % 2
+        if iptc is not None:
+            layout[_IPTC] = Value(_UNDEFINED, iptc)
         body, first = directories(exif, layout, offset=end, wide=reader.wide)
         file.seek(end)
         file.write(body)
@@ -155,30 +167,46 @@ class _Reader:
 
     def tags(self, offset: int) -> dict[int, Value]:
         """Those of the directory at `offset`; none where that is 0."""
-        if not 0 < offset < len(self._data):
-            return {}
-        head, inline = (8, 8) if self.wide else (2, 4)
-        size = 4 + 2 * inline
-        count = min(self._number(offset, head), (len(self._data) - offset - head) // size)
-        places = range(offset + head, offset + head + count * size, size)
-        found = ((self._number(place, 2), self._value(place, inline)) for place in places)
-        return {tag: value for tag, value in found if value is not None}
+        tags: dict[int, Value] = {}
+        room = _MOST * self._max_bytes
+        for place in self._entries(offset):
+            value = self._value(place)
+            if value is not None and (room := room - len(value.data)) > 0:
+                tags[self._number(place, 2)] = value
+        return tags
 
-    def _value(self, place: int, inline: int) -> Value | None:
-        type_, count = self._number(place + 2, 2), self._number(place + 4, inline)
-        if type_ not in _SIZES:
+    def raw(self, offset: int, tag: int) -> bytes | None:
+        """The bytes of one tag, in the order in which they lie there."""
+        places = (place for place in self._entries(offset) if self._number(place, 2) == tag)
+        return next((self._bytes(place) for place in places), None)
+
+    def _entries(self, offset: int) -> range:
+        """Where those of the directory at `offset` start."""
+        if not 0 < offset < len(self._data):
+            return range(0)
+        head = 8 if self.wide else 2
+        size = 20 if self.wide else 12
+        count = min(self._number(offset, head), (len(self._data) - offset - head) // size)
+        return range(offset + head, offset + head + count * size, size)
+
+    def _value(self, place: int) -> Value | None:
+        type_, data = self._number(place + 2, 2), self._bytes(place)
+        if data is None:
             return None
-        unit = _SIZES[type_]
-        length = count * unit * (2 if type_ in _PAIRS else 1)
+        if self._order == ">":
+            unit = _SIZES[type_]
+            data = b"".join(data[i : i + unit][::-1] for i in range(0, len(data), unit))
+        return Value(type_, data)
+
+    def _bytes(self, place: int) -> bytes | None:
+        inline = 8 if self.wide else 4
+        type_, count = self._number(place + 2, 2), self._number(place + 4, inline)
+        length = count * _SIZES.get(type_, 0) * (2 if type_ in _PAIRS else 1)
         start = place + 4 + inline
         if length > inline:
             start = self._number(start, inline)
         data = self._data[start : start + length]
-        if not 0 < length <= self._max_bytes or len(data) < length:
-            return None
-        if self._order == ">":
-            data = b"".join(data[i : i + unit][::-1] for i in range(0, length, unit))
-        return Value(type_, data)
+        return data if 0 < length <= self._max_bytes and len(data) == length else None
 
     def _number(self, place: int, size: int) -> int:
         return int.from_bytes(self._data[place : place + size], "big" if self._order == ">" else "little")

@@ -17,6 +17,11 @@ from PIL import AvifImagePlugin, BmpImagePlugin, Image, ImageOps
 
 from server import metadata, primaries
 from server.errors import SourceUnreadable
+from server.fields import EXIF, ICC, XMP, with_field
+
+_BOXES = 1 << 20
+"""Bytes at a file's start in which its boxes are looked for. They come before the pictures, and are small."""
+_HIGH_BITDEPTH = 0x40
 
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError)
 """What Pillow and pi-heif raise for damaged files, at their headers as well as later."""
@@ -38,7 +43,7 @@ def find_bmp(data: bytes) -> Foreign:
 def find_avif(data: bytes) -> Foreign:
     """For those that are animated or grey. Raises SourceUnreadable also for more than 8 bits, which Pillow cuts."""
     primaries.from_heif(data)
-    if any(part[1] & 0x40 for part in data.split(b"av1C\x81")[1:] if len(part) > 1):
+    if any(flag & _HIGH_BITDEPTH for flag in av1_flags(data)):
         raise SourceUnreadable("animated or grey AVIF of more than 8 bits is not read; convert it to PNG")
     return _find(lambda: AvifImagePlugin.AvifImageFile(io.BytesIO(data)), _from_pillow)
 
@@ -48,6 +53,12 @@ def find_heic(data: bytes) -> Foreign:
     return _find(
         lambda: pi_heif.open_heif(data, convert_hdr_to_8bit=False), lambda opened: _from_heif(opened, described)
     )
+
+
+def av1_flags(data: bytes) -> list[int]:
+    """Of each AV1 stream in a HEIF file: depth, monochrome, subsampling (AV1 in ISOBMFF, section 2.3.3: the third byte
+    of a box `av1C`)."""
+    return [part[1] for part in data[:_BOXES].split(b"av1C\x81")[1:] if len(part) > 1]
 
 
 def _find(open_: Callable[[], "Image.Image | pi_heif.HeifFile"], convert: Callable[..., pyvips.Image]) -> Foreign:
@@ -75,12 +86,11 @@ def _from_pillow(opened: Image.Image) -> pyvips.Image:
 
 def _from_heif(opened: "pi_heif.HeifFile", described: bytes | None) -> pyvips.Image:
     # NOTE: a copy. What it gives is a view of memory that goes away with `opened`, whoever still looks at it.
-    image = _to_vips(np.array(opened), opened.info["bit_depth"]).copy()
+    image = _to_vips(np.array(opened), opened.info["bit_depth"])
     found = opened.info
     profile = found.get("icc_profile") or described
-    for name, data in (("icc-profile-data", profile), ("exif-data", found.get("exif")), ("xmp-data", found.get("xmp"))):
-        if data:
-            image.set_type(pyvips.GValue.blob_type, name, data)
+    for name, data in ((ICC, profile), (EXIF, found.get("exif")), (XMP, found.get("xmp"))):
+        image = with_field(image, name, data or None)
     return metadata.upright(image)
 
 

@@ -16,6 +16,8 @@ class Format:
     """File name ending, with its dot; the vendors write `.jpeg`, and so do we."""
     max_side: int
     """Longest side in pixels that the file format, or its encoder, can state."""
+    grey: bool
+    """Can be without colours; where not, grey is three equal ones."""
     alpha: bool
     depth: Literal[8, 10, 16]
     """Most bits per sample."""
@@ -33,32 +35,32 @@ class Format:
 
 
 _JPEG = Format(
-    "jpeg", "image/jpeg", ".jpeg", max_side=65_500, alpha=False, depth=8, lossless=False, progressive=True,
+    "jpeg", "image/jpeg", ".jpeg", max_side=65_500, grey=True, alpha=False, depth=8, lossless=False, progressive=True,
     default_quality=95,
 )  # fmt: skip
 _PNG = Format(
-    "png", "image/png", ".png", max_side=1_000_000, alpha=True, depth=16, lossless=True, progressive=False,
+    "png", "image/png", ".png", max_side=1_000_000, grey=True, alpha=True, depth=16, lossless=True, progressive=False,
     default_quality=None,
 )  # fmt: skip
 _WEBP = Format(
-    "webp", "image/webp", ".webp", max_side=16_383, alpha=True, depth=8, lossless=True, progressive=False,
+    "webp", "image/webp", ".webp", max_side=16_383, grey=False, alpha=True, depth=8, lossless=True, progressive=False,
     default_quality=90,
 )  # fmt: skip
 _AVIF = Format(
-    "avif", "image/avif", ".avif", max_side=16_384, alpha=True, depth=10, lossless=True, progressive=False,
+    "avif", "image/avif", ".avif", max_side=16_384, grey=False, alpha=True, depth=10, lossless=True, progressive=False,
     default_quality=80,
 )  # fmt: skip
 _TIFF = Format(
-    "tiff", "image/tiff", ".tiff", max_side=1_000_000, alpha=True, depth=16, lossless=True, progressive=False,
-    default_quality=None,
+    "tiff", "image/tiff", ".tiff", max_side=1_000_000, grey=True, alpha=True, depth=16, lossless=True,
+    progressive=False, default_quality=None,
 )  # fmt: skip
 
 FORMATS: dict[str, Format] = {each.name: each for each in (_JPEG, _PNG, _WEBP, _AVIF, _TIFF)}
 """JPEG's side is libjpeg's (65,500), PNG's is libpng's default user limit, WebP's is 14 bits (RFC 9649), AVIF's is
 libvips's; TIFF's own would be 2³²."""
 
-_PIXELS_IN_MEMORY = {"progressive": 120_000_000, "lossless webp": 70_000_000, "avif": 70_000_000}
-"""Most pixels for encoders that hold the whole picture, and much beside it: 12, 20 and 21 bytes for each, which makes
+_PIXELS_IN_MEMORY = {"progressive": 120_000_000, "lossless webp": 50_000_000, "avif": 45_000_000}
+"""Most pixels for encoders that hold the whole picture, and much beside it: 12, 27 and 35 bytes for each, which makes
 about 1.4 GiB. WebP with loss takes 5 to 8, and its longest side limits that to 2 GiB."""
 
 

@@ -11,6 +11,10 @@ a result becomes visible once, whatever happens in between.
       │                 └──lease lapsed──► claimed again, or failed after MAX_ATTEMPTS
       └──cancel──► cancelled            fetch failed ──► failed
 
+Whose turn it is: the highest priority; among those the owner with the fewest jobs at work, then the one that has waited
+longest since a worker took one of its jobs, then the oldest job. So a thousand jobs of one key delay the first job of
+another by no more than what runs already, also where there is only one worker.
+
 A job that came with a URL has no source yet: `claim_fetch` gives it to a fetcher in the API half, under the same kind
 of lease, and it becomes claimable for workers with `give_source`.
 """
@@ -22,16 +26,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CursorResult, Engine, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, CursorResult, Engine, Select, and_, delete, func, insert, or_, select, text, update
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
 from server.choice import DeviceKind
 from server.database import deliveries as _deliveries
-from server.database import jobs, passing, reading, workers
+from server.database import jobs, passing, reading, turns, workers
 from server.deliveries import Delivery
 from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError
 from server.job import Job, Params, Result, State
+from server.limits import admit
 
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""
@@ -42,6 +47,8 @@ _ID = re.compile("[0-9a-f]{32}")
 """Whatever else a caller asks for is no job's id, and may be text that the database can't even compare."""
 
 _COLUMNS = [column for column in jobs.c if column.name != "lease_until"]
+
+_FIRST_TURN = text("INSERT INTO turns (owner, served_at) VALUES (:owner, :served_at) ON CONFLICT DO NOTHING")
 
 
 class Beat(enum.Enum):
@@ -63,6 +70,17 @@ class WorkerInfo:
     kind: DeviceKind = "cpu"
 
 
+@dataclass(frozen=True)
+class Backlog:
+    """Jobs of one dialect and state that have not ended."""
+
+    dialect: str
+    state: State
+    jobs: int
+    oldest_at: float
+    """When the oldest was submitted."""
+
+
 class Jobs:
     def __init__(self, engine: Engine, *, lease_s: float, max_queue: int = 1000) -> None:
         self._engine = engine
@@ -73,9 +91,11 @@ class Jobs:
     # --- for callers ------------------------------------------------------------------------------------------------
 
     def enqueue(self, job: Job, deliveries: Sequence[Delivery] = ()) -> None:
-        """Keep the job, durably, in the state it is in, with what is to be delivered at its end.
+        """Keep the job, durably, in the state it is in, with what is to be delivered at its end. Its owner's priority
+        is added to its own.
 
-        Raises TooManyRequests when too many wait already, Conflict when its `external_id` is taken.
+        Raises TooManyRequests when too many wait already or its owner's key has reached a limit, Conflict when its
+        `external_id` is taken, Unauthorized when the key has been revoked.
         """
         taken = and_(jobs.c.owner == job.owner, jobs.c.dialect == job.dialect, jobs.c.external_id == job.external_id)
         with self._engine.begin() as db:
@@ -84,8 +104,9 @@ class Jobs:
             waiting = select(func.count()).select_from(jobs).where(jobs.c.state == State.QUEUED.value)
             if job.state is State.QUEUED and db.execute(waiting).scalar_one() >= self._max_queue:
                 raise TooManyRequests("the queue is full; try again later")
+            priority = job.priority + admit(db, job.owner, waits=not job.state.final)
             try:
-                db.execute(insert(jobs).values(**_to_row(job)))
+                db.execute(insert(jobs).values(**_to_row(job) | {"priority": priority}))
             except IntegrityError as error:  # on PostgreSQL, two at the same moment
                 raise Conflict(f"there is a job of the name {job.external_id} already") from error
             if deliveries:
@@ -141,6 +162,19 @@ class Jobs:
         with reading(self._engine) as db:
             return {row.state: row.jobs for row in db.execute(query)}
 
+    def backlog(self) -> Sequence[Backlog]:
+        """The jobs that have not ended, by dialect and state."""
+        unended = jobs.c.state.in_([state.value for state in State if not state.final])
+        query = select(jobs.c.dialect, jobs.c.state, func.count(), func.min(jobs.c.created_at)).where(unended)
+        with reading(self._engine) as db:
+            rows = db.execute(query.group_by(jobs.c.dialect, jobs.c.state))
+            return [Backlog(dialect, State(state), number, oldest) for dialect, state, number, oldest in rows]
+
+    def ended_since(self, finished_at: float) -> Sequence[Job]:
+        query = select(*_COLUMNS).where(jobs.c.finished_at >= finished_at).order_by(jobs.c.finished_at)
+        with reading(self._engine) as db:
+            return [_from_row(row) for row in db.execute(query)]
+
     def speed(self, model: str) -> float | None:
         """Pixels that this network was fed in a second of late, or None when it has not run."""
         query = select(jobs.c.result).where(jobs.c.state == State.SUCCEEDED.value).order_by(jobs.c.finished_at.desc())
@@ -171,16 +205,14 @@ class Jobs:
     # --- for fetchers -----------------------------------------------------------------------------------------------
 
     def claim_fetch(self, fetcher: str, seconds: float) -> Job | None:
-        """The oldest job whose source nobody is fetching, for `seconds`; or None."""
+        """The next job whose source nobody is fetching, for `seconds`; or None."""
         now = time.time()
-        waiting = (
-            select(jobs.c.id)
-            .where(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_(None))
-            .where(or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now))
-            .order_by(jobs.c.created_at)
-            .limit(1)
-        )
-        return self._take(waiting, worker=fetcher, lease_until=now + seconds)
+        free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
+        waiting = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_(None), free)
+        if not self._any(waiting):
+            return None
+        with self._passing.begin() as db:
+            return _take(db, waiting, worker=fetcher, lease_until=now + seconds)
 
     def give_source(self, job_id: str, fetcher: str, source_key: str) -> bool:
         """The source is here: workers may have the job. False when the job is no longer this fetcher's."""
@@ -192,23 +224,28 @@ class Jobs:
     # --- for workers ------------------------------------------------------------------------------------------------
 
     def claim(self, worker: str) -> Job | None:
-        """Lease the next job: highest priority, then oldest; jobs of lapsed leases are among them. None: no work."""
+        """Lease the job whose turn it is; those of lapsed leases are among them. None: no work."""
         now = time.time()
         self.sweep()
         ready = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_not(None))
         lapsed = and_(jobs.c.state == State.RUNNING.value, jobs.c.lease_until < now)
-        waiting = (
-            select(jobs.c.id).where(or_(ready, lapsed)).order_by(jobs.c.priority.desc(), jobs.c.created_at).limit(1)
-        )
-        return self._take(
-            waiting,
-            state=State.RUNNING.value,
-            worker=worker,
-            attempt=jobs.c.attempt + 1,
-            lease_until=now + self._lease_s,
-            started_at=func.coalesce(jobs.c.started_at, now),
-            progress=0.0,
-        )
+        waiting = or_(ready, lapsed)
+        if not self._any(waiting):
+            return None
+        with self._passing.begin() as db:
+            job = _take(
+                db,
+                waiting,
+                state=State.RUNNING.value,
+                worker=worker,
+                attempt=jobs.c.attempt + 1,
+                lease_until=now + self._lease_s,
+                started_at=func.coalesce(jobs.c.started_at, now),
+                progress=0.0,
+            )
+            if job is not None:
+                _served(db, job.owner, now)
+        return job
 
     def heartbeat(self, job: Job, progress: float) -> Beat:
         """Renew the lease and report progress (0 … 1)."""
@@ -301,16 +338,10 @@ class Jobs:
 
     # --- within -----------------------------------------------------------------------------------------------------
 
-    def _take(self, waiting: Select[Any], **values: Any) -> Job | None:
-        """Lease the one job that `waiting` selects the id of, in one statement that works on both databases."""
-        with reading(self._engine) as db:  # idle processes ask all the time; reading holds nobody up
-            if db.execute(waiting).first() is None:
-                return None
-        chosen = waiting.with_for_update(skip_locked=True).scalar_subquery()
-        statement = update(jobs).where(jobs.c.id == chosen).values(**values).returning(*_COLUMNS)
-        with self._passing.begin() as db:
-            row = db.execute(statement).one_or_none()
-        return _from_row(row) if row else None
+    def _any(self, where: Any) -> bool:
+        """Idle processes ask all the time; reading holds nobody up."""
+        with reading(self._engine) as db:
+            return db.execute(select(jobs.c.id).where(where).limit(1)).first() is not None
 
     def _one(self, where: Any, missing: str) -> Job:
         with reading(self._engine) as db:
@@ -322,6 +353,39 @@ class Jobs:
     def _write(self, where: Any, **values: Any) -> bool:
         with self._engine.begin() as db:
             return _count(db.execute(update(jobs).where(where).values(**values))) == 1
+
+
+def _take(db: Connection, waiting: Any, **values: Any) -> Job | None:
+    """Write these values into the job whose turn it is, in one statement that works on both databases."""
+    chosen = _in_turn(waiting).limit(1).with_for_update(skip_locked=True, of=jobs).scalar_subquery()
+    row = db.execute(update(jobs).where(jobs.c.id == chosen).values(**values).returning(*_COLUMNS)).one_or_none()
+    return _from_row(row) if row else None
+
+
+def _in_turn(waiting: Any) -> Select[Any]:
+    """Ids of the jobs that wait, the next one first."""
+    running = jobs.alias("running")
+    live = and_(running.c.state == State.RUNNING.value, running.c.lease_until >= time.time())
+    at_work = select(running.c.owner, func.count().label("jobs")).where(live).group_by(running.c.owner)
+    busy = at_work.subquery("busy")
+    return (
+        select(jobs.c.id)
+        .outerjoin(busy, busy.c.owner == jobs.c.owner)
+        .outerjoin(turns, turns.c.owner == jobs.c.owner)
+        .where(waiting)
+        .order_by(
+            jobs.c.priority.desc(),
+            func.coalesce(busy.c.jobs, 0),
+            func.coalesce(turns.c.served_at, 0.0),
+            jobs.c.created_at,
+        )
+    )
+
+
+def _served(db: Connection, owner: str, now: float) -> None:
+    """This owner's next turn comes after everybody else's."""
+    if not _count(db.execute(update(turns).where(turns.c.owner == owner).values(served_at=now))):
+        db.execute(_FIRST_TURN, {"owner": owner, "served_at": now})
 
 
 def _owned(job: Job) -> Any:

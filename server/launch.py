@@ -20,9 +20,11 @@ from types import FrameType
 
 import structlog
 
+from server.auth import Gate
 from server.config import Config
 from server.database import migrate, open_database
 from server.jobs import Jobs
+from server.keys import Keys
 
 log = structlog.get_logger()
 
@@ -65,7 +67,9 @@ class Launcher:
         """Serve until SIGTERM or SIGINT. Raises CannotListen."""
         listener = listen(self._config)
         migrate(self._config.database)
-        jobs = Jobs(open_database(self._config.database), lease_s=self._config.lease_s)
+        engine = open_database(self._config.database)
+        refuse_strangers(listener, Gate(self._config, Keys(engine)))
+        jobs = Jobs(engine, lease_s=self._config.lease_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         host, port = listener.getsockname()[:2]
@@ -95,14 +99,19 @@ def listen(config: Config) -> socket.socket:
     """Raises CannotListen."""
     try:
         family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        loopback = ipaddress.ip_address(str(address[0])).is_loopback
-        if not loopback and not config.api_keys:
-            raise CannotListen(
-                f"refusing to listen on {config.host} without API keys: set UPSCALE_API_KEYS, or use 127.0.0.1"
-            )
         return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
         raise CannotListen(f"can't listen on {config.host}:{config.port}: {error.strerror or error}") from error
+
+
+def refuse_strangers(listener: socket.socket, gate: Gate) -> None:
+    """Beyond this machine, keys decide who may come in. Raises CannotListen, having closed the listener."""
+    host = str(listener.getsockname()[0])
+    if gate.is_open() and not ipaddress.ip_address(host).is_loopback:
+        listener.close()
+        raise CannotListen(
+            f"refusing to listen on {host} without API keys: make one with `keys create`, or use 127.0.0.1"
+        )
 
 
 def watch_parent() -> None:

@@ -8,13 +8,12 @@ import pyvips
 
 from server import colour, exif, xmp
 from server.exif import Exif
+from server.fields import EXIF, ICC, IPTC, XMP, get_field, with_field
 from server.job import Metadata as Policy
 
 DEFAULT_PIXELS_PER_MM = 72 / 25.4
 """What is written where the source says nothing: the resolution that JFIF, PNG and TIFF readers assume themselves."""
 _LIBVIPS_UNSET = 1.0
-
-_ICC, _EXIF, _XMP, _IPTC = "icc-profile-data", "exif-data", "xmp-data", "iptc-data"
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Metadata:
 
 def read(image: pyvips.Image) -> Metadata:
     """Of a picture that libvips has opened; costs no pixels. What is damaged is left out."""
-    tags = exif.parse(_blob(image, _EXIF) or b"")
-    packet = _blob(image, _XMP)
+    tags = exif.parse(get_field(image, EXIF) or b"")
+    packet = get_field(image, XMP)
     resolution = image.xres, image.yres
     if min(resolution) <= 0 or resolution == (_LIBVIPS_UNSET, _LIBVIPS_UNSET):
         # WebP, AVIF and HEIC have no place for it but EXIF.
@@ -48,7 +47,7 @@ def read(image: pyvips.Image) -> Metadata:
         icc=colour.profile(image),
         exif=tags,
         xmp=packet if packet and len(packet) <= xmp.MAX_BYTES else None,
-        iptc=_iim(_blob(image, _IPTC)),
+        iptc=_iim(get_field(image, IPTC)),
         pixels_per_mm=resolution,
     )
 
@@ -67,22 +66,20 @@ def dress(image: pyvips.Image, metadata: Metadata, policy: Policy = "keep") -> p
             image.remove(name)
     tags, packet, iptc = _left(metadata, policy, image.width, image.height)
     block = exif.serialise(tags) if tags else None
-    for name, data in ((_ICC, metadata.icc), (_EXIF, block), (_XMP, packet), (_IPTC, iptc)):
-        if data is not None:
-            image.set_type(pyvips.GValue.blob_type, name, data)
+    for name, data in ((ICC, metadata.icc), (EXIF, block), (XMP, packet), (IPTC, iptc)):
+        image = with_field(image, name, data)
     return image
 
 
 def upright(image: pyvips.Image) -> pyvips.Image:
     """Of a HEIF file, whose own boxes rotate it, which its decoder has done: what EXIF and XMP say of it does not count
     (ISO/IEC 23008-12, A.2)."""
-    image = image.copy()
-    tags, packet = _blob(image, _EXIF), _blob(image, _XMP)
+    tags, packet = get_field(image, EXIF), get_field(image, XMP)
     if tags is not None:
         straight = exif.parse(tags).upright(image.width, image.height)
-        image.set_type(pyvips.GValue.blob_type, _EXIF, exif.serialise(straight))
+        image = with_field(image, EXIF, exif.serialise(straight))
     if packet is not None:
-        image.set_type(pyvips.GValue.blob_type, _XMP, xmp.upright(packet, image.width, image.height))
+        image = with_field(image, XMP, xmp.upright(packet, image.width, image.height))
     return image
 
 
@@ -94,10 +91,6 @@ def _left(metadata: Metadata, policy: Policy, width: int, height: int) -> tuple[
         return metadata.exif.only(exif.ARTIST, exif.COPYRIGHT), xmp.rights(metadata.xmp or b""), None
     packet = metadata.xmp and xmp.upright(metadata.xmp, width, height)
     return metadata.exif.upright(width, height), packet, metadata.iptc
-
-
-def _blob(image: pyvips.Image, name: str) -> bytes | None:
-    return bytes(image.get(name)) if image.get_typeof(name) else None
 
 
 # --- IPTC: bare in TIFF; in JPEG in an "Image Resource Block" of Adobe's Photoshop File Formats ---

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from server import exif, foreign, metadata, primaries
 from server.errors import SourceTooLarge, SourceUnreadable
+from server.fields import EXIF, ICC, IPTC, get_field, with_field
 from server.formats import READABLE, sniff
+from server.jpeg import MAX_SCANS, is_tiresome
 
 pyvips.block_untrusted_set(True)
 # Every source is another picture: a cache of decoded ones would only hold memory.
@@ -24,8 +26,6 @@ pyvips.cache_set_max(0)
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
 """H × W × channels (grey, grey + alpha, RGB, RGB + alpha), 0 … 255 or 0 … 65535: the type tells, never the values."""
 
-_PROFILE = "icc-profile-data"
-
 _LOADERS = {
     "image/jpeg": "jpegload_buffer",
     "image/png": "pngload_buffer",
@@ -34,6 +34,8 @@ _LOADERS = {
     "image/tiff": "tiffload_buffer",
     "image/avif": "heifload_buffer",
 }
+_MONOCHROME = 0x10
+
 _REASONS = (
     ("data precision 12", "JPEG with 12 bits per sample is not read; convert it to PNG or TIFF of 16 bits"),
     ("not a whole number of bytes", "TIFF with 12 bits per sample is not read; convert it to 16"),
@@ -79,6 +81,8 @@ def _find(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Ima
     mime = sniff(data)
     if mime is None:
         raise SourceUnreadable(f"the file is not a picture of a kind this server reads: {READABLE}")
+    if mime == "image/jpeg" and is_tiresome(data):
+        raise SourceUnreadable(f"the JPEG has more than {MAX_SCANS} scans, which only serve to keep a decoder busy")
     find = _foreign_finder(data, mime)
     if find is not None:
         found = find(data)
@@ -117,24 +121,18 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 def _completed(image: pyvips.Image, data: bytes, mime: str) -> pyvips.Image:
     """With what the file tells and libvips does not."""
     if mime == "image/tiff":  # its tags are those of EXIF
-        return _with(image, "exif-data", exif.serialise(exif.parse(data)))
+        image = with_field(image, EXIF, exif.serialise(exif.parse(data)))
+        # NOTE: libvips takes a quarter of IPTC's bytes, where its type is not the LONG of old.
+        return with_field(image, IPTC, exif.iptc_of_tiff(data))
     if mime == "image/png":
-        image = _with(image, _PROFILE, primaries.from_png(data, grey=image.bands < 3))
-        if not image.get_typeof("exif-data"):  # ImageMagick and older programs put it into a text
+        image = with_field(image, ICC, primaries.from_png(data, grey=image.bands < 3))
+        if get_field(image, EXIF) is None:  # ImageMagick and older programs put it into a text
             names = (name for name in image.get_fields() if name.endswith(("profile type exif", "profile type APP1")))
-            return next((_with(image, "exif-data", _from_hex(str(image.get(name)))) for name in names), image)
+            return next((with_field(image, EXIF, _from_hex(str(image.get(name)))) for name in names), image)
     if mime == "image/avif":
         profile = primaries.from_heif(data)
-        image = image if image.get_typeof(_PROFILE) else _with(image, _PROFILE, profile)
+        image = image if get_field(image, ICC) else with_field(image, ICC, profile)
         return metadata.upright(image)
-    return image
-
-
-def _with(image: pyvips.Image, field: str, data: bytes | None) -> pyvips.Image:
-    if data is None:
-        return image
-    image = image.copy()
-    image.set_type(pyvips.GValue.blob_type, field, data)
     return image
 
 
@@ -148,7 +146,7 @@ def _from_hex(text: str) -> bytes:
 
 
 def _is_monochrome(data: bytes) -> bool:
-    """Whether all AV1 streams in it are, as a plane of alpha always is: a flag in the third byte of each box `av1C`.
+    """Whether all AV1 streams in it are, as a plane of alpha always is.
     libheif gives them in 16 … 235, where that is how they are coded, and as RGB."""
-    flags = [part[1] for part in data.split(b"av1C\x81")[1:] if len(part) > 1]
-    return bool(flags) and all(flag & 0x10 for flag in flags)
+    flags = foreign.av1_flags(data)
+    return bool(flags) and all(flag & _MONOCHROME for flag in flags)

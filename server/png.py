@@ -1,7 +1,7 @@
-"""Writing PNG: row by row, in parallel, several times faster than libpng.
+"""Writing PNG: row by row, in parallel, faster than libpng.
 
-A large result in PNG is mostly time spent in deflate. ISA-L's is four times as fast as the usual library's at the same
-size, and the picture is cut into bands that are compressed at the same time (benchmarks/codecs.py has the figures).
+A large result in PNG is mostly time spent in deflate. With ISA-L's it takes a half to a quarter of libpng's time at the
+same size, and the picture is cut into bands that are compressed at the same time (figures: benchmarks/codecs.py).
 Each band is a deflate block that ends at a byte, so that together they are one stream (RFC 1951, section 3.2.4). Every
 row is filtered by "Up": on enlarged pictures no other filter, nor choosing among them, made smaller files.
 """
@@ -18,6 +18,8 @@ from typing import BinaryIO
 import numpy as np
 import pyvips
 from isal import isal_zlib
+
+from server.fields import EXIF, ICC, XMP, get_field
 
 _LEVEL = 1
 _BAND_BYTES = 2 << 20
@@ -124,14 +126,15 @@ def _compressed(data: bytes, *, last: bool = False) -> bytes:
 
 
 def _write_metadata(file: BinaryIO, image: pyvips.Image) -> None:
-    if image.get_typeof("icc-profile-data"):
-        _write_chunk(file, b"iCCP", b"icc\0\0" + zlib.compress(image.get("icc-profile-data")))
+    profile, tags, packet = (get_field(image, name) for name in (ICC, EXIF, XMP))
+    if profile is not None:
+        _write_chunk(file, b"iCCP", b"icc\0\0" + zlib.compress(profile))
     metre = round(image.xres * 1000), round(image.yres * 1000)
     _write_chunk(file, b"pHYs", struct.pack(">IIB", *metre, 1))
-    if image.get_typeof("exif-data"):
-        _write_chunk(file, b"eXIf", bytes(image.get("exif-data")).removeprefix(b"Exif\0\0"))
-    if image.get_typeof("xmp-data"):
-        _write_chunk(file, b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + bytes(image.get("xmp-data")))
+    if tags is not None:
+        _write_chunk(file, b"eXIf", tags.removeprefix(b"Exif\0\0"))
+    if packet is not None:
+        _write_chunk(file, b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + packet)
 
 
 def _write_chunk(file: BinaryIO, name: bytes, data: bytes) -> None:

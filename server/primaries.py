@@ -12,6 +12,8 @@ _CODES: dict[int, Primaries] = {9: BT2020, 12: DISPLAY_P3}
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 """Of its table 3. All others are shown with sRGB's curve, by browsers too, and so they are read."""
 
+_BOXES = 1 << 20
+"""Bytes at a HEIF file's start in which the box is looked for."""
 _SRGB_GAMMA = 0.45455
 _SAME_GAMMA, _SAME_CHROMATICITY = 0.02, 0.005
 """Differences that are only rounding: many programs write the numbers of sRGB instead of its name."""
@@ -47,7 +49,7 @@ def from_png(data: bytes, *, grey: bool) -> bytes | None:
 def from_heif(data: bytes) -> bytes | None:
     """A profile by the box `colr` of type `nclx` (ISO/IEC 14496-12, section 12.1.5), or None where it says sRGB or is
     missing. Raises SourceUnreadable for HDR."""
-    place = data.find(b"colrnclx")
+    place = data.find(b"colrnclx", 0, _BOXES)
     if place < 0 or len(data) < place + 12:
         return None
     primaries, transfer = struct.unpack_from(">HH", data, place + 8)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyvips
 
 from server import colour, exif
+from server.fields import EXIF, ICC, IPTC, XMP, get_field, with_field
 from server.formats import FORMATS, check_fits
 from server.job import Params
 from server.metadata import photoshop_block
@@ -29,7 +30,8 @@ def save(image: pyvips.Image, path: Path, params: Params) -> None:
     """
     form = FORMATS[params.format]
     check_fits((image.width, image.height), form, lossless=params.lossless, progressive=params.progressive)
-    if params.colour == "srgb":
+    made_colourful = image.bands < 3 and not form.grey  # to which a profile for grey does not apply
+    if params.colour == "srgb" or made_colourful:
         image = colour.to_srgb(image)
     if image.hasalpha() and not form.alpha:
         image = _flattened(image, params.background)
@@ -53,9 +55,8 @@ def save(image: pyvips.Image, path: Path, params: Params) -> None:
 
 def _save_jpeg(image: pyvips.Image, path: Path, quality: int | None, progressive: bool) -> None:
     full_chroma = quality is not None and quality >= FULL_CHROMA_FROM
-    if image.get_typeof("iptc-data"):
-        image = image.copy()
-        image.set_type(pyvips.GValue.blob_type, "iptc-data", photoshop_block(bytes(image.get("iptc-data"))))
+    iptc = get_field(image, IPTC)
+    image = with_field(image, IPTC, iptc and photoshop_block(iptc))
     image.jpegsave(
         str(path), Q=quality, subsample_mode="off" if full_chroma else "on", interlace=progressive, keep=_kept(image)
     )
@@ -75,15 +76,16 @@ def _save_tiff(image: pyvips.Image, path: Path) -> None:
     samples = image.width * image.height * image.bands
     large = samples * (2 if image.format == "ushort" else 1) > _CLASSIC_TIFF_BYTES
     image.tiffsave(str(path), compression="deflate", level=3, predictor="horizontal", bigtiff=large, keep=_kept(image))
-    if image.get_typeof("exif-data"):  # which libvips leaves out
-        exif.append(path, exif.parse(bytes(image.get("exif-data"))))
+    tags, iptc = get_field(image, EXIF), get_field(image, IPTC)
+    if tags is not None or iptc is not None:  # libvips leaves EXIF out, and three quarters of IPTC
+        exif.append(path, exif.parse(tags or b""), iptc)
 
 
 def _kept(image: pyvips.Image) -> int:
     """Only what the picture has: libvips would make up EXIF where there is none. The rest is the resolution."""
     keep = pyvips.enums.ForeignKeep
-    fields = {"icc-profile-data": keep.ICC, "exif-data": keep.EXIF, "xmp-data": keep.XMP, "iptc-data": keep.IPTC}
-    return int(keep.OTHER + sum(flag for name, flag in fields.items() if image.get_typeof(name)))
+    flags = {ICC: keep.ICC, EXIF: keep.EXIF, XMP: keep.XMP, IPTC: keep.IPTC}
+    return int(keep.OTHER + sum(flag for name, flag in flags.items() if get_field(image, name) is not None))
 
 
 def _flattened(image: pyvips.Image, background: tuple[int, int, int]) -> pyvips.Image:

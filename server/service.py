@@ -17,6 +17,7 @@ from server.blobs import Blobs, new_key
 from server.config import Config
 from server.deliveries import Delivery
 from server.errors import BadSource, Conflict, NotFound, ResultImpossible, SourceUnreachable, UpscaleError
+from server.face_weights import face_weights
 from server.fetch import Source, download
 from server.job import Job, Params, State
 from server.jobs import Jobs, WorkerInfo
@@ -63,6 +64,8 @@ class Service:
         with `base_url`.
         """
         self.catalog.choose(params)
+        if params.faces is not None:
+            face_weights(self.catalog)
         job = Job(
             dialect=dialect,
             owner=owner,

@@ -10,6 +10,9 @@ import torch
 from server import device as devices
 from server.config import Config
 from server.engine import Engine
+from server.face_weights import face_weights
+from server.faces import FaceRestorer
+from server.faces import load as load_faces
 from server.job import Params
 from server.models import Model, load_blend, load_model
 from server.own import SUFFIXES
@@ -33,6 +36,7 @@ class Upscaler:
         self._allow_paths = allow_paths
         self._engine = Engine(self.device)
         self._models: OrderedDict[tuple[str, str], Model] = OrderedDict()
+        self._faces: FaceRestorer | None = None
 
     @property
     def kind(self) -> DeviceKind:
@@ -46,6 +50,14 @@ class Upscaler:
             return self._load([(path, 1.0)], path.stem, sha256_of(path) if path.is_file() else "")
         blend = self._catalog.choose(params, ratio=ratio, device=self.kind)
         return self._load([(each.path, share) for each, share in blend.parts], blend.name, blend.verify())
+
+    def load_faces(self) -> FaceRestorer:
+        """The networks for faces, verified against the manifest and kept. Raises ModelNotFound."""
+        if self._faces is None:
+            weights = face_weights(self._catalog)
+            self._faces = load_faces(weights, self.device, self.dtype)
+            log.info("face models loaded", restorer=weights.restorer.name, detector=weights.detector.name)
+        return self._faces
 
     def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str) -> Model:
         key = (name, sha256)
@@ -69,6 +81,7 @@ class Upscaler:
             target=target,
             engine=self._engine,
             load=self.load,
+            load_faces=self.load_faces,
             max_source_pixels=self._config.max_source_pixels,
             max_result_pixels=self._config.max_result_pixels,
             tile=self._config.tile,

@@ -165,6 +165,7 @@ class Worker:
             format=ctx.params.format,
             model=ctx.model.name if ctx.model else "none",
             model_sha256=ctx.model.sha256 if ctx.model else None,
+            faces=None if ctx.faces is None else tuple(face.to_dict() for face in ctx.faces),
             network_pixels=ctx.plan.network_pixels,
             seconds=ctx.seconds,
             cost=cost_of((w, h), self._config),

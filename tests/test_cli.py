@@ -113,6 +113,9 @@ def test_a_target_is_the_long_edge(run: Run, tmp_path: Path) -> None:
         ("out.JPEG", (), "out.JPEG", "JPEG"),
         ("out.webp", ("--quality", 50), "out.webp", "WEBP"),
         ("out.png", ("--format", "jpeg"), "out.png", "JPEG"),
+        ("out.avif", ("--lossless",), "out.avif", "AVIF"),
+        ("out.tif", ("--depth", 16, "--metadata", "strip"), "out.tif", "TIFF"),
+        ("out.jpeg", ("--progressive", "--colour", "srgb", "--background", "#ff00ff"), "out.jpeg", "JPEG"),
         ("folder", (), "folder/photo.png", "PNG"),
         ("folder", ("--format", "webp"), "folder/photo.webp", "WEBP"),
         ("deep/er/out.png", (), "deep/er/out.png", "PNG"),
@@ -158,7 +161,8 @@ def test_a_picture_that_fails_does_not_stop_the_others(run: Run, photo: Path, tm
     assert outcome.exit_code == 1
     assert outcome.stderr.splitlines() == [
         "error: missing.png: No such file or directory",
-        "error: text.jpg: the file is not a picture of a kind this server reads",
+        "error: text.jpg: the file is not a picture of a kind this server reads: "
+        "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC",
         "error: a folder: Is a directory",
     ]
     assert outcome.stdout.startswith("out/photo.png  32×24")
@@ -174,7 +178,12 @@ def test_a_picture_that_fails_does_not_stop_the_others(run: Run, photo: Path, tm
         (("--target", "16k"), "target must be one of 2k, 4k, 8k"),
         (("--creativity", "2.1"), "creativity must be between -2 and 2"),
         (("--quality", "0"), "quality must be between 1 and 100"),
-        (("--format", "gif"), "format must be one of jpeg, png, webp"),
+        (("--format", "gif"), "format must be one of jpeg, png, webp, avif, tiff"),
+        (("--format", "jpeg", "--lossless"), "jpeg always loses something; for lossless use png, webp, avif or tiff"),
+        (("--progressive",), "png can't be progressive; jpeg can"),
+        (("--format", "webp", "--depth", "16"), "webp holds at most 8 bits per sample; use png or tiff"),
+        (("--metadata", "some"), "metadata must be one of keep, copyright, strip"),
+        (("--colour", "cmyk"), "colour must be one of keep, srgb"),
         (("--scale", "2", "--target", "4k"), "give exactly one of scale, target and size"),
         (("--size", "0x5"), "size must be two whole numbers of at least 1"),
         (("--device", "tpu"), "there is no device 'tpu': use auto, cpu, cuda or cuda:N"),
@@ -212,8 +221,9 @@ def test_a_checkpoint_can_be_named_by_its_path(run: Run, photo: Path) -> None:
         (("link.jpg", "-o", "out"), None),
         (("photo.jpg", "-o", "out"), "two of the pictures would be written to the same file"),
         (("photo.jpg", "-o", "taken"), "taken is a file; several pictures need a folder"),
+        (("-o", "out.png", "--background", "white"), "--background wants #rrggbb, for example #ffffff, not 'white'"),
         (("-o", "out.png", "--size", "12"), "--size wants WIDTHxHEIGHT, for example 1920x1080, not '12'"),
-        (("-o", "out.png", "--faces"), "face enhancement is not available in this version"),
+        (("-o", "out.png", "--face-only", "me"), "--face-only wants all, largest, or numbers such as 0,2, not 'me'"),
     ],
 )
 def test_misuse_is_told_before_anything_is_done(

@@ -12,16 +12,20 @@ SERVER = Path(__file__).parent.parent / "server"
 
 LEVELS = (
     ("__init__",),
-    ("errors",),
-    ("formats", "config", "logs"),
+    ("errors", "exif", "xmp", "icc", "jpeg", "fields"),
+    ("formats", "config", "logs", "colour", "primaries", "png"),
     ("job",),
-    ("plan", "picture", "database", "blobs"),
-    ("deliveries", "price", "secret"),
-    ("migrations", "jobs", "uploads", "weights", "device", "shim", "resample", "guard"),
-    ("fetch", "models", "tile"),
-    ("service", "auth", "engine", "session"),
+    ("metadata",),
+    ("foreign",),
+    ("plan", "choice", "picture", "database", "blobs", "save"),
+    ("deliveries", "price", "secret", "manifest", "limits"),
+    ("migrations", "jobs", "keys", "uploads", "store", "device", "shim", "resample", "bleed", "stream", "guard"),
+    ("fetch", "models", "tile", "own", "download"),
+    ("weights",),
+    ("face_weights",),
+    ("service", "auth", "metrics", "engine", "faces", "session", "indexer", "pull", "archive"),
     ("dialects", "pipeline"),
-    ("webhook", "schemas", "upscaler"),
+    ("webhook", "schemas", "page", "upscaler"),
     ("app", "worker"),
     ("launch",),
     ("cli",),
@@ -29,8 +33,10 @@ LEVELS = (
 )
 """From the bottom up: a file imports only from levels below its own. A folder's files may import its `base`."""
 
-API_HALF = {"guard", "fetch", "service", "auth", "session", "dialects", "schemas", "webhook", "app"}
-WORKER_HALF = {"device", "shim", "resample", "models", "tile", "engine", "pipeline", "upscaler", "worker"}
+API_HALF = {"guard", "fetch", "download", "pull", "service", "auth", "session", "dialects", "schemas", "webhook"}
+API_HALF |= {"metrics", "page", "app"}
+WORKER_HALF = {"device", "shim", "resample", "stream", "models", "tile", "engine", "faces", "indexer", "pipeline"}
+WORKER_HALF |= {"bleed", "png", "save", "upscaler", "worker"}
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx"}
 

@@ -6,13 +6,19 @@ import struct
 import time
 import zlib
 
+import numpy as np
 import pytest
 import pyvips
+import tifffile
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from server import metadata
 from server.errors import SourceTooLarge, SourceUnreadable
+from server.exif import ORIENTATION, Exif, Value, serialise
 from server.picture import Header, open_picture, read_header
 from tests.conftest import Picture
+from tests.pictures import FILES, encoded, scene
 
 MANY = 10**12
 
@@ -28,7 +34,7 @@ def claim(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "tiff"])
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "tiff", "bmp", "avif"])
 def test_a_header_tells_size_and_kind(picture: Picture, kind: str) -> None:
     assert read_header(picture(40, 30, "RGB", kind), MANY) == Header(40, 30, f"image/{kind}")
 
@@ -39,7 +45,7 @@ def test_the_size_is_that_after_rotation(orientation: int) -> None:
     exif[0x0112] = orientation
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30)).save(buffer, "jpeg", exif=exif)
-    upright = open_picture(buffer.getvalue()).autorot()
+    upright = open_picture(buffer.getvalue(), MANY).autorot()
     size = read_header(buffer.getvalue(), MANY).size
     assert size == (upright.width, upright.height) == ((40, 30) if orientation < 5 else (30, 40))
 
@@ -88,11 +94,58 @@ def test_a_truncated_picture_has_a_header_but_no_pixels(picture: Picture) -> Non
     part = whole[: len(whole) // 2]
     assert read_header(part, MANY).size == (400, 300)
     with pytest.raises(pyvips.Error):
-        open_picture(part).numpy()
-    assert open_picture(whole).numpy().shape[:2] == (300, 400)
+        open_picture(part, MANY).numpy()
+    assert open_picture(whole, MANY).numpy().shape[:2] == (300, 400)
 
 
 def test_a_picture_of_many_channels_is_refused_before_it_is_decoded() -> None:
     image = pyvips.Image.black(50, 40, bands=200).cast("uchar")
     with pytest.raises(SourceUnreadable, match="200 channels"):
         read_header(image.tiffsave_buffer(compression="deflate"), 10**8)
+
+
+@pytest.mark.parametrize("kind", ["bmp", "avif"])
+def test_no_kind_is_decoded_beyond_the_limit(picture: Picture, kind: str) -> None:
+    with pytest.raises(SourceTooLarge, match="40×30"):
+        open_picture(picture(40, 30, kind=kind), 1199)
+    with pytest.raises(SourceTooLarge, match="64×48"):
+        open_picture((FILES / "turned.heic").read_bytes(), 1000)
+
+
+def test_heic_is_turned_by_its_own_boxes_only() -> None:
+    data = (FILES / "turned.heic").read_bytes()
+    assert b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06" in data  # its EXIF says 6, which HEIF ignores
+    image = open_picture(data, MANY)
+    assert read_header(data, MANY) == Header(64, 48, "image/heic")
+    assert (image.width, image.height) == (64, 48) and metadata.read(image).orientation == 1
+
+
+def test_heic_of_ten_bits_is_not_cut_to_eight() -> None:
+    image = open_picture((FILES / "deep.heic").read_bytes(), MANY)
+    assert image.format == "ushort" and len(np.unique(image.numpy()[..., 0])) > 60
+
+
+def test_grey_avif_is_grey_and_reaches_black_and_white() -> None:
+    data = encoded(np.linspace(0, 255, 64 * 64).astype(np.uint8).reshape(64, 64, 1), "AVIF", quality=100)
+    image = open_picture(data, MANY)
+    assert image.bands == 1 and image.min() < 4 and image.max() > 251
+
+
+def test_orientation_is_also_found_in_the_texts_of_png() -> None:
+    block = serialise(Exif({ORIENTATION: Value(3, b"\x06\0")}))
+    for text in (
+        ("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n"),
+        ("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="8"/>'),
+    ):
+        info = PngInfo()
+        info.add_itxt(*text) if text[0].startswith("XML") else info.add_text(*text)
+        assert read_header(encoded(scene(40, 30), "PNG", pnginfo=info), MANY).size == (30, 40)
+
+
+def test_reasons_are_told_where_they_are_known() -> None:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.zeros((9, 9), np.complex64))
+    with pytest.raises(SourceUnreadable, match="TIFF with samples of this kind is not read"):
+        read_header(buffer.getvalue(), MANY)
+    with pytest.raises(SourceUnreadable, match="JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC"):
+        read_header(b"\xff\x0a" + bytes(50), MANY)

@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import doctor, jobs, serve, upscale, weights
+from server.cli import doctor, jobs, keys, serve, upscale, weights
 
 app = typer.Typer(
     name="upscale-server", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -12,6 +12,7 @@ app.command()(serve.serve)
 app.command(hidden=True)(serve.api)
 app.command()(serve.worker)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys.app, name="keys")
 app.add_typer(weights.app, name="weights")
 app.command()(doctor.doctor)
 

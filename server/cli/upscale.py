@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -15,7 +15,7 @@ from server.cli.base import AsJson, DataDir, Device, complain, fail, plain_error
 from server.config import Config, load_config
 from server.errors import UpscaleError
 from server.formats import FORMATS
-from server.job import Params
+from server.job import FACE_STRENGTH, Faces, Params
 
 
 def upscale(
@@ -25,13 +25,25 @@ def upscale(
     target: Annotated[str | None, typer.Option(help="2k, 4k or 8k: the long edge.")] = None,
     size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect may change.")] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="jpeg, png or webp. Default: by -o, else png.")
+        str | None, typer.Option("--format", help="jpeg, png, webp, avif or tiff. Default: by -o, else png.")
     ] = None,
-    quality: Annotated[int | None, typer.Option(help="1…100, for jpeg and webp.")] = None,
+    quality: Annotated[int | None, typer.Option(help="1…100, for jpeg, webp and avif.")] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="For webp and avif; png and tiff always are.")] = False,
+    progressive: Annotated[bool, typer.Option("--progressive", help="For jpeg: a coarse picture first.")] = False,
+    depth: Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: the source's.")] = None,
+    metadata: Annotated[str, typer.Option(help="EXIF, XMP and IPTC: keep, copyright or strip.")] = "keep",
+    colour: Annotated[str, typer.Option(help="The colour profile: keep, or srgb to convert.")] = "keep",
+    background: Annotated[str, typer.Option(help="#rrggbb under what is transparent, in jpeg.")] = "#ffffff",
     model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
     device: Device = None,
     creativity: Annotated[float, typer.Option(help="-2…2. No effect in this version.")] = 0.0,
-    faces: Annotated[bool, typer.Option("--faces", help="Enhance faces. Not available in this version.")] = False,
+    faces: Annotated[bool, typer.Option("--faces", help="Restore faces with GFPGAN.")] = False,
+    face_strength: Annotated[
+        float | None, typer.Option(help=f"0…1: how much of the restored faces shows. Default {FACE_STRENGTH}.")
+    ] = None,
+    face_only: Annotated[
+        str | None, typer.Option(help="all, largest, or numbers such as 0,2: the largest face is 0. Default all.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="For the refine pass. No effect in this version.")] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -39,8 +51,6 @@ def upscale(
     """Upscale pictures here and now, without a server."""
     with_malloc_settings()
     with plain_errors():
-        if faces:
-            fail("face enhancement is not available in this version", code=2)
         config = load_config(device=device, data_dir=data_dir)
         format_ = format_ or _format_of(output)
         if scale is None and target is None and size is None:
@@ -51,8 +61,15 @@ def upscale(
             size=_parse_size(size),
             format=format_,  # type: ignore[arg-type]  # likewise
             quality=quality,
+            lossless=lossless,
+            progressive=progressive,
+            depth=depth,  # type: ignore[arg-type]  # here too, and for the next two
+            metadata=metadata,  # type: ignore[arg-type]
+            colour=colour,  # type: ignore[arg-type]
+            background=_parse_colour(background),
             model=model,
             creativity=creativity,
+            faces=_parse_faces(faces, face_strength, face_only),
             seed=seed,
         )
         destinations = _destinations(files, output, params.format)
@@ -70,6 +87,8 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
     configure_logs(logging.WARNING)  # without it they would go to standard output
     upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)
     upscaler.load(params)  # a wrong name is one error, not one per file
+    if params.faces is not None:
+        upscaler.load_faces()
     failed = 0
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, disable=as_json or not stderr.is_terminal, transient=True) as progress:
@@ -96,9 +115,15 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
             if as_json:
                 line = {"source": str(source), "result": str(destination), "width": w, "height": h}
                 line |= {"model": ctx.model.name if ctx.model else "none", "seconds": seconds, "steps": ctx.seconds}
+                if ctx.faces is not None:
+                    line |= {"faces": [face.to_dict() for face in ctx.faces]}
                 print(json.dumps(line), flush=True)
             else:
                 done = f"{destination}  {w}×{h}  {seconds:.1f} s"
+                if ctx.faces is not None:
+                    done += (
+                        f"  {sum(face.restored is not None for face in ctx.faces)} of {len(ctx.faces)} faces restored"
+                    )
                 stdout.print(done, markup=False, highlight=False, soft_wrap=True)
     return failed
 
@@ -117,7 +142,8 @@ def _written(path: Path) -> Iterator[Path]:
 
 def _format_of(output: Path) -> str:
     suffix = output.suffix.lower().lstrip(".")
-    return {"jpg": "jpeg"}.get(suffix, suffix) if suffix in (*FORMATS, "jpg") else "png"
+    suffix = {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix)
+    return suffix if suffix in FORMATS else "png"
 
 
 def _destinations(files: list[Path], output: Path, format_: str) -> dict[Path, Path]:
@@ -137,6 +163,19 @@ def _destinations(files: list[Path], output: Path, format_: str) -> dict[Path, P
     return result
 
 
+def _parse_faces(wanted: bool, strength: float | None, only: str | None) -> Faces | None:
+    """Whoever says how wants it, with or without `--faces`."""
+    if not wanted and strength is None and only is None:
+        return None
+    which: Any = only or "all"
+    if which not in ("all", "largest"):
+        numbers = which.split(",")
+        if not all(number.strip().isdecimal() for number in numbers):
+            fail(f"--face-only wants all, largest, or numbers such as 0,2, not {only!r}", code=2)
+        which = tuple(int(number) for number in numbers)
+    return Faces(strength=FACE_STRENGTH if strength is None else strength, only=which)
+
+
 def _parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -144,3 +183,11 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     if not (width.isdecimal() and height.isdecimal()):
         fail(f"--size wants WIDTHxHEIGHT, for example 1920x1080, not {text!r}", code=2)
     return int(width), int(height)
+
+
+def _parse_colour(text: str) -> tuple[int, int, int]:
+    digits = text.removeprefix("#")
+    if len(digits) != 6 or not set(digits.lower()) <= set("0123456789abcdef"):
+        fail(f"--background wants #rrggbb, for example #ffffff, not {text!r}", code=2)
+    red, green, blue = bytes.fromhex(digits)
+    return red, green, blue

@@ -2,13 +2,14 @@
 
 from typing import cast
 
-from server.pipeline import decode, encode, plan, resize, upscale
+from server.pipeline import decode, encode, faces, plan, resize, upscale
 from server.pipeline.base import Context, Step
 
 STEPS: tuple[tuple[str, Step], ...] = (
     ("decode", cast(Step, decode)),
     ("plan", cast(Step, plan)),
     ("upscale", cast(Step, upscale)),
+    ("faces", cast(Step, faces)),
     ("resize", cast(Step, resize)),
     ("encode", cast(Step, encode)),
 )

@@ -1,7 +1,7 @@
 """What a step reads and writes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,8 @@ import numpy as np
 import pyvips
 
 from server.engine import Engine
+from server.errors import ModelNotFound
+from server.faces import FaceRestorer, Outcome
 from server.formats import FORMATS
 from server.job import Params
 from server.metadata import Metadata
@@ -24,6 +26,10 @@ _T = TypeVar("_T")
 
 def _nothing() -> None:
     pass
+
+
+def _no_faces() -> FaceRestorer:
+    raise ModelNotFound("faces can't be restored here: no weights for them were given")
 
 
 def _as_it_is(image: pyvips.Image) -> pyvips.Image:
@@ -50,6 +56,8 @@ class Context:
     max_result_pixels: int
     tile: int = 0
     """Tile side in source pixels; 0 is the model's own."""
+    load_faces: Callable[[], FaceRestorer] = _no_faces
+    """The networks for faces, likewise. Raises ModelNotFound where there are none."""
     check: Callable[[], None] = _nothing
     """Called between steps and after every tile. Raises when the job must stop: cancelled, or no longer ours."""
 
@@ -69,6 +77,8 @@ class Context:
     stream: Stream | None = None
     """The enlarged picture, band by band; filled by upscale. It may be 16-bit although the result is not, so that
     nothing is rounded twice."""
+    faces: Sequence[Outcome] | None = None
+    """What became of each face of the source, or None when they are nobody's concern; filled by faces."""
     finish: Callable[[pyvips.Image], pyvips.Image] = _as_it_is
     """What libvips does to the rows between the stream and the encoder; filled by resize."""
     seconds: dict[str, float] = field(default_factory=dict)
