@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 from skimage.color import deltaE_ciede2000, rgb2lab, xyz2rgb
 
-from server import colour
 from server.errors import UpscaleError
+from server.files import colour
+from server.files.metadata import Metadata, dress
+from server.files.picture import Samples
+from server.files.save import save
 from server.job import Params
-from server.metadata import Metadata, dress
-from server.picture import Samples
 from server.pipeline import decode
-from server.save import save
 
 MAX_DIFFERENCE = 2.0
 MAX_SECONDS = 10.0

@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyvips
 
-from server.picture import Samples
-from server.png import save_png
+from server.files.picture import Samples
+from server.files.png import save_png
 
 PHOTO = Path(__file__).parents[1] / "demo" / "photo.jpg"
 SIZE = (4200, 2800)

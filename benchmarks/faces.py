@@ -32,9 +32,9 @@ from server.faces import Detector, FaceRestorer, Parser, Paste, RestoredFace, Re
 from server.faces.align import align, unfit
 from server.faces.base import SIDE, TEMPLATE, Face
 from server.faces.guard import LikenessGuard
+from server.files.picture import Samples
 from server.job import Faces
 from server.models import load_state
-from server.picture import Samples
 
 _ROUNDS = 3
 _SOURCE, _SCALE = (1024, 683), 4

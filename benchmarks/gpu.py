@@ -24,7 +24,7 @@ from server.engine import Engine
 from server.models import Model, load_model, load_state
 from server.shim import RRDBNet, SRVGGNetCompact
 from server.upscaler import torch_versions
-from server.weights import FOLDER
+from server.weights.catalog import FOLDER
 
 Samples = NDArray[np.uint8]
 FLOP_PER_PIXEL = {"SRVGG-32": 2_418_048, "RRDBNet-23": 35_853_696}

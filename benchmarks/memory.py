@@ -32,7 +32,7 @@ def run_case(source: Path, scale: float, format_: str) -> dict[str, Any]:
     from server.config import Config
     from server.job import Params
     from server.upscaler import Upscaler
-    from server.weights import Catalog
+    from server.weights.catalog import Catalog
 
     with tempfile.TemporaryDirectory() as folder:
         config = Config(data_dir=Path(folder))

@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 
 from server.models import load_model
-from server.weights import Catalog, sha256_of
+from server.weights.catalog import Catalog, sha256_of
 from training.degrade import second_order
 from training.pair import SCALE, Pixels, to_tensor
 

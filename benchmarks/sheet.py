@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from benchmarks.quality import Upscale, bicubic, network
-from server.weights import Catalog
+from server.weights.catalog import Catalog
 from training.pair import SCALE, Pixels
 
 MARGIN, TITLE = 6, 18

@@ -28,13 +28,13 @@ from server import shim  # noqa: F401  # before gfpgan
 from server.config import load_config
 from server.device import pick_device
 from server.errors import UpscaleError
-from server.face_weights import FaceWeights, face_weights
 from server.faces import FaceRestorer, Outcome, Paste, RestoredFace, load
 from server.faces.align import align
 from server.faces.base import Face
+from server.files.picture import Samples
 from server.job import Faces
-from server.picture import Samples
-from server.weights import Catalog
+from server.weights.catalog import Catalog
+from server.weights.faces import FaceWeights, face_weights
 
 _UPSCALE = 2
 _MOST_DIFFERENT = 2

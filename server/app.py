@@ -45,7 +45,7 @@ from server.schemas import document
 from server.service import Service
 from server.uploads import Uploads
 from server.webhook import Sender
-from server.weights import Catalog
+from server.weights.catalog import Catalog
 
 log = structlog.get_logger()
 

@@ -3,8 +3,8 @@
 A key is a random UUID (122 bits of chance) and a file ending. Whoever knows it may read the blob: keys are the
 capability that download links consist of, so they are never logged and never derived from anything.
 
-NOTE: a result is on the disk before its job is finished. A source survives the death of every process, but the disk is not
-waited for: after a power cut the newest may be missing, and then its job fails.
+NOTE: a result is on the disk before its job is finished. A source survives the death of every process, but the disk is
+not waited for: after a power cut the newest may be missing, and then its job fails.
 """
 
 import os

@@ -32,7 +32,8 @@ class Config(BaseSettings):
         None, description="Start of the links we hand out. Unset: taken from each request's Host header."
     )
     api_keys: _Names = Field(
-        (), description="Keys that callers must present, comma-separated. None: any, loopback only."
+        (),
+        description="Keys for callers, comma-separated, beside those of `keys create`. None at all: loopback only.",
     )
     allow_hosts: _Names = Field(
         (),

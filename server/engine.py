@@ -17,8 +17,8 @@ from torch import Tensor
 
 from server.device import is_out_of_memory, release_memory
 from server.errors import OutOfMemory
+from server.files.picture import Samples
 from server.models.base import Model
-from server.picture import Samples
 from server.plan import Shape, tile_size
 from server.tile import Span, cut, weights
 
@@ -211,8 +211,8 @@ def _to_tensor(tiles: list[Samples], device: torch.device) -> Tensor:
 
 @torch.inference_mode()  # else what the network gives can't be changed in place
 def _to_samples(image: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """(C, H, W) float32 → H × W × C of `dtype`; `image` is not needed after it. Integers are made on the device: a fourth
-    of the bytes to copy."""
+    """(C, H, W) float32 → H × W × C of `dtype`; `image` is not needed after it. Integers are made on the device: a
+    fourth of the bytes to copy."""
     image = image.permute(1, 2, 0)
     if dtype.kind == "u":
         top = 255 if dtype == np.uint8 else 65535

@@ -30,13 +30,13 @@ from sqlalchemy import Connection, CursorResult, Engine, Select, and_, delete, f
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
-from server.choice import DeviceKind
 from server.database import deliveries as _deliveries
 from server.database import jobs, passing, reading, turns, workers
 from server.deliveries import Delivery
 from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError
 from server.job import Job, Params, Result, State
 from server.limits import admit
+from server.weights.choice import DeviceKind
 
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pyvips
 
-from server.picture import Samples
+from server.files.picture import Samples
 from server.plan import Size
 
 Depth = type[np.uint8] | type[np.uint16]

@@ -17,14 +17,14 @@ from server.blobs import Blobs, new_key
 from server.config import Config
 from server.deliveries import Delivery
 from server.errors import BadSource, Conflict, NotFound, ResultImpossible, SourceUnreachable, UpscaleError
-from server.face_weights import face_weights
 from server.fetch import Source, download
+from server.files.picture import Header, read_header
 from server.job import Job, Params, State
 from server.jobs import Jobs, WorkerInfo
-from server.picture import Header, read_header
 from server.plan import Estimate, Plan, check_result, enlargement, estimate, make_plan, result_size
 from server.uploads import Uploads
-from server.weights import Catalog, DeviceKind
+from server.weights.catalog import Catalog, DeviceKind
+from server.weights.faces import face_weights
 
 log = structlog.get_logger()
 

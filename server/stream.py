@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 import pyvips
 
-from server.picture import Samples
+from server.files.picture import Samples
 
 _T = TypeVar("_T")
 

@@ -10,15 +10,15 @@ import torch
 from server import device as devices
 from server.config import Config
 from server.engine import Engine
-from server.face_weights import face_weights
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job import Params
 from server.models import Model, load_blend, load_model
-from server.own import SUFFIXES
 from server.pipeline import Context, run
-from server.store import sha256_of
-from server.weights import Catalog, DeviceKind
+from server.weights.catalog import Catalog, DeviceKind
+from server.weights.faces import face_weights
+from server.weights.own import SUFFIXES
+from server.weights.store import sha256_of
 
 log = structlog.get_logger()
 

@@ -17,13 +17,13 @@ from server.config import Config
 from server.database import Changes, open_database
 from server.errors import JobCancelled, JobFailed, NotFound, UpscaleError
 from server.formats import FORMATS
-from server.indexer import index
 from server.job import Job, Params, Result
 from server.jobs import Beat, Jobs, WorkerInfo
 from server.pipeline import Context
 from server.price import cost_of
 from server.upscaler import Upscaler
-from server.weights import Catalog
+from server.weights.catalog import Catalog
+from server.weights.indexer import index
 
 log = structlog.get_logger()
 

@@ -28,10 +28,10 @@ from server.blobs import Blobs, new_key
 from server.config import MIB, Config
 from server.database import metadata, migrate, open_database
 from server.errors import UpscaleError
+from server.files.picture import read_header
 from server.formats import FORMATS
 from server.job import Job, Result
 from server.jobs import Jobs, WorkerInfo
-from server.picture import read_header
 from server.plan import result_size
 
 Picture = Callable[..., bytes]

@@ -9,7 +9,7 @@ from torch import nn
 
 from server.models import Model, load_model
 from server.shim import RRDBNet, SRVGGNetCompact
-from server.weights import FOLDER
+from server.weights.catalog import FOLDER
 
 CPU = torch.device("cpu")
 BUNDLED = FOLDER / "bundled" / "fidelity-x4.safetensors"

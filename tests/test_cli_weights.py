@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from server.cli import app
 from tests.networks import save, srvgg
-from tests.publisher import Publisher, publishing
+from tests.weights.publisher import Publisher, publishing
 
 CONFIG, NET = b'{"_class_name": "ControlNetModel"}', b"weights" * 10_000
 

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server import colour, exif, metadata
 from server.engine import Engine
-from server.exif import ARTIST, ORIENTATION, Exif, Value
+from server.files import colour, exif, metadata
+from server.files.exif import ARTIST, ORIENTATION, Exif, Value
+from server.files.icc import DISPLAY_P3, grey_profile, rgb_profile
+from server.files.picture import open_picture
 from server.formats import FORMATS
-from server.icc import DISPLAY_P3, grey_profile, rgb_profile
 from server.job import Params
 from server.models import Model
-from server.picture import open_picture
 from server.pipeline import Context, run
 from tests import networks
 from tests.pictures import far, over, scene, to_vips

@@ -204,6 +204,65 @@ def test_the_highest_priority_comes_first_then_the_oldest(table: Jobs) -> None:
     assert table.claim("a") is None
 
 
+def test_the_first_job_of_a_key_does_not_wait_for_all_of_another(table: Jobs) -> None:
+    for place in range(6):
+        add(table, owner="many", created_at=float(place))
+    add(table, owner="one", created_at=10.0)
+    add(table, owner="two", created_at=11.0)
+    owners = []
+    while (job := table.claim("the only worker")) is not None:
+        owners.append(job.owner)
+        table.finish(job, RESULT)
+    assert owners == ["many", "one", "two", "many", "many", "many", "many", "many"]
+
+
+def test_an_owner_with_fewer_jobs_at_work_comes_first_and_priority_before_that(table: Jobs) -> None:
+    for place in range(3):
+        add(table, owner="many", created_at=float(place))
+    assert [take(table, "a").owner, take(table, "b").owner] == ["many", "many"]
+    add(table, owner="one", created_at=10.0)
+    job = take(table, "c")
+    assert job.owner == "one"
+    add(table, owner="one", created_at=11.0)
+    assert take(table, "d").owner == "one", "one at work against two, though its turn was later"
+    add(table, owner="other", created_at=12.0)
+    add(table, owner="many", created_at=13.0, priority=1)
+    assert [take(table, "e").created_at for _ in range(3)] == [13.0, 12.0, 2.0]
+
+
+def test_what_died_with_its_worker_is_not_at_work(table: Jobs, lapsing: Jobs) -> None:
+    first = add(table, owner="unlucky", created_at=1.0)
+    take(lapsing)
+    add(table, owner="busy", created_at=2.0)
+    assert take(table).owner == "busy"
+    add(table, owner="busy", created_at=0.5)
+    assert take(table).id == first.id
+
+
+def test_sources_are_fetched_in_the_same_order(table: Jobs) -> None:
+    values = {"source_key": None, "source_url": "https://example.com/a.png"}
+    take_from = add(table, owner="many", created_at=0.0)
+    assert take(table).id == take_from.id
+    for place in range(1, 4):
+        add(table, owner="many", created_at=float(place), **values)
+    add(table, owner="one", created_at=10.0, **values)
+    fetched = [table.claim_fetch("f", 60) for _ in range(4)]
+    assert [job and job.created_at for job in fetched] == [10.0, 1.0, 2.0, 3.0]
+
+
+def test_four_threads_drain_the_jobs_of_three_owners_each_exactly_once(table: Jobs) -> None:
+    expected = {add(table, owner=f"owner {place % 3}").id for place in range(30)}
+
+    def drain(name: str) -> list[str]:
+        drained = []
+        while (job := table.claim(name)) is not None:
+            drained.append(job.id)
+            assert table.finish(job, RESULT)
+        return drained
+
+    assert Counter(in_threads(drain)) == Counter(expected)
+
+
 def test_a_claimed_job_says_whose_it_is(table: Jobs) -> None:
     before = time.time()
     add(table)

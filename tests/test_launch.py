@@ -4,6 +4,8 @@ import base64
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +13,13 @@ from typing import Any
 
 import pytest
 
+from server.auth import Gate
 from server.config import Config
-from server.launch import CannotListen, listen
-from tests.conftest import Served, draw
+from server.database import open_database
+from server.keys import Keys
+from server.launch import CannotListen, listen, refuse_strangers
+from server.limits import Limits
+from tests.conftest import MakeConfig, Served, draw
 
 
 @pytest.fixture
@@ -95,12 +101,26 @@ def test_killed_processes_lose_nothing_and_finish_nothing_twice(own_server: Serv
     assert job(own_server, given_back)["attempt"] <= 1
 
 
-def test_without_keys_only_loopback_is_listened_on() -> None:
+def test_without_keys_only_loopback_is_listened_on(config: MakeConfig) -> None:
+    def try_to(made: Config) -> None:
+        with listen(made) as listener:
+            refuse_strangers(listener, Gate(made, Keys(open_database(made.database))))
+
     for host in ("0.0.0.0", "::"):
         with pytest.raises(CannotListen, match="without API keys"):
-            listen(Config(host=host, port=0))
-    listen(Config(host="127.0.0.1", port=0)).close()
-    listen(Config(host="0.0.0.0", port=0, api_keys=("secret",))).close()
+            try_to(config(host=host, port=0))
+    try_to(config(host="127.0.0.1", port=0))
+    try_to(config(host="0.0.0.0", port=0, api_keys=("secret",)))
+    made = config(host="0.0.0.0", port=0)
+    Keys(open_database(made.database)).create("ann", Limits())
+    try_to(made)
+
+
+def test_a_server_that_is_open_does_not_start_beyond_loopback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "server", "serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "refusing to listen on 0.0.0.0 without API keys: make one with `keys create`" in run.stderr
 
 
 def test_a_taken_port_is_one_clear_line() -> None:

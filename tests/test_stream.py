@@ -13,7 +13,7 @@ import pyvips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.picture import Samples
+from server.files.picture import Samples
 from server.resample import resample, resampled, to_samples
 from server.stream import Stream, pour
 

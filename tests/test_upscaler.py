@@ -10,11 +10,11 @@ import torch
 from server.config import Config
 from server.errors import InvalidField, ModelNotFound
 from server.job import Params
-from server.manifest import read_manifest
 from server.models import Model, load_state, mix
-from server.store import sha256_of
 from server.upscaler import Upscaler
-from server.weights import Catalog
+from server.weights.catalog import Catalog
+from server.weights.manifest import read_manifest
+from server.weights.store import sha256_of
 from tests import networks
 from tests.networks import rrdbnet, save, srvgg
 

@@ -13,7 +13,7 @@ from server.database import Changes, open_database
 from server.job import Job, Params, Result, State
 from server.jobs import Beat, Jobs
 from server.upscaler import Upscaler
-from server.weights import Catalog
+from server.weights.catalog import Catalog
 from server.worker import Worker
 from tests.conftest import MakeConfig, draw
 

@@ -14,7 +14,7 @@ from server.cli.base import AsJson, DataDir, Device, plain_errors, stdout
 from server.config import Config, load_config
 from server.errors import UpscaleError
 from server.job import Params
-from server.weights import Catalog, DeviceKind, verify
+from server.weights.catalog import Catalog, DeviceKind, verify
 
 
 def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = False) -> None:

@@ -82,7 +82,7 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
     """Returns how many failed; a failure of one does not stop the others."""
     from server.logs import configure_logs
     from server.upscaler import Upscaler
-    from server.weights import Catalog
+    from server.weights.catalog import Catalog
 
     configure_logs(logging.WARNING)  # without it they would go to standard output
     upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)

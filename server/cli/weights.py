@@ -16,10 +16,10 @@ from rich.table import Column, Table
 from server.cli.base import AsJson, DataDir, complain, fail, plain_errors, stderr, stdout
 from server.config import Config, LicencePolicy, load_config
 from server.errors import UpscaleError
-from server.manifest import ALL, Entry, File, Manifest, read_manifest
-from server.own import Own, candidates, read_index
-from server.store import Store
-from server.weights import Catalog, verify
+from server.weights.catalog import Catalog, verify
+from server.weights.manifest import ALL, Entry, File, Manifest, read_manifest
+from server.weights.own import Own, candidates, read_index
+from server.weights.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Which weights there are; download, check and carry them.")
 
@@ -62,7 +62,7 @@ def pull(
     data_dir: DataDir = None,
 ) -> None:
     """Download weights, check them and install them. What was interrupted is resumed."""
-    from server.pull import pull as pull_files
+    from server.weights.pull import pull as pull_files
 
     with _plain_errors():
         config = load_config(data_dir=data_dir)
@@ -125,7 +125,7 @@ def export(
     tar: Annotated[Path, typer.Argument(help="The file to write.")], names: Names = None, data_dir: DataDir = None
 ) -> None:
     """Write installed weights into one tar, to carry to a machine without a network."""
-    from server.archive import export as write
+    from server.weights.archive import export as write
 
     with _plain_errors():
         config = load_config(data_dir=data_dir)
@@ -144,7 +144,7 @@ def export(
 @app.command("import")
 def import_(tar: Annotated[Path, typer.Argument(help="What `export` has written.")], data_dir: DataDir = None) -> None:
     """Install the weights of a tar, if every one of them is whole and known."""
-    from server.archive import import_ as read
+    from server.weights.archive import import_ as read
 
     with _plain_errors():
         config = load_config(data_dir=data_dir)
@@ -199,8 +199,8 @@ def _look_at_own(config: Config) -> list[Own]:
     files = {path.name for path in candidates(folder, read_manifest())}
     if files == {own.file for own in known if own.network}:
         return known
-    from server.indexer import index
     from server.logs import configure_logs
+    from server.weights.indexer import index
 
     configure_logs(logging.ERROR)  # what is wrong with a file is said by who asked
     return index(folder)

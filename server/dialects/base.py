@@ -13,11 +13,13 @@ from datetime import datetime, timezone
 from typing import Annotated, Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import HTTPConnection
 
-from server.auth import Caller, authenticate
+from server.auth import Caller, Gate
 from server.errors import InvalidField, InvalidRequest, MissingField, UpscaleError
+from server.formats import FormatName
 from server.job import Job
 from server.service import Service
 
@@ -70,8 +72,16 @@ async def _service(connection: HTTPConnection) -> Service:
 ServiceDep = Annotated[Service, Depends(_service)]
 
 
-async def _caller(connection: HTTPConnection, service: ServiceDep) -> Caller:
-    return authenticate(connection.headers.get("authorization"), service.config)
+async def _gate(connection: HTTPConnection) -> Gate:
+    gate: Gate = connection.app.state.gate
+    return gate
+
+
+GateDep = Annotated[Gate, Depends(_gate)]
+
+
+async def _caller(connection: HTTPConnection, gate: GateDep) -> Caller:
+    return await run_in_threadpool(gate.admit, connection.headers.get("authorization"))
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]
@@ -139,6 +149,9 @@ def iso_time(seconds: float) -> str:
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
+
+VENDOR_FORMATS: tuple[FormatName, ...] = ("jpeg", "png", "webp")
+"""What every vendor of ours offers; our own API has more."""
 
 MOST_JSON_PARTS = 20_000
 """Braces, brackets and commas of a body. A picture in base64 has none, however large; a body made of nothing else would

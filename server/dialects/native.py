@@ -20,12 +20,13 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
@@ -44,7 +45,7 @@ from server.dialects.base import (
 from server.errors import Conflict, InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError
 from server.fetch import Source, parse_source
 from server.formats import FORMATS, FormatName, sniff
-from server.job import WHITE, Colour, Job, Metadata, Params, State, Target
+from server.job import FACE_STRENGTH, WHITE, Colour, Faces, Job, Metadata, Params, State, Target
 
 NAME = "native"
 PREFIXES: tuple[str, ...] = ("/",)
@@ -73,6 +74,25 @@ def _read_colour(value: Any) -> Any:
     raise ValueError('must be [red, green, blue] or "#rrggbb"')
 
 
+def _read_faces(value: Any) -> Faces | None:
+    """True, or an object of what Faces has; in a form, the same as JSON."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, bool):
+        return Faces() if value else None
+    if not isinstance(value, dict) or not set(value) <= {"strength", "only"}:
+        raise ValueError("must be true, false, or an object with strength and only")
+    strength, only = value.get("strength", FACE_STRENGTH), value.get("only", "all")
+    if isinstance(strength, bool) or not isinstance(strength, int | float):
+        raise ValueError("strength must be a number between 0 and 1")
+    if isinstance(only, list) and all(type(number) is int for number in only):
+        return Faces(strength=strength, only=tuple(only))
+    if only not in ("all", "largest"):
+        raise ValueError('only must be "all", "largest" or a list of whole numbers')
+    return Faces(strength=strength, only=only)
+
+
 class JobRequest(BaseModel):
     """The body of POST /jobs. Ranges are looked at by Params."""
 
@@ -94,7 +114,7 @@ class JobRequest(BaseModel):
     model: str = "auto"
     denoise: float | None = None
     creativity: float = 0.0
-    faces: bool = False
+    faces: Annotated[Faces | None, PlainValidator(_read_faces), WithJsonSchema({})] = None
     seed: int | None = None
 
 
@@ -113,12 +133,10 @@ _R = TypeVar("_R", bound=JobRequest)
 
 def to_params(request: JobRequest) -> Params:
     """Raises InvalidField."""
-    if request.faces:
-        raise InvalidField("face restoration is not available in this version yet", field="faces")
     values = request.model_dump(exclude={"image", "width", "height", "faces"})
     if request.scale is None and request.target is None and request.size is None:
         values["scale"] = DEFAULT_SCALE
-    return Params(**values)
+    return Params(**values, faces=request.faces)
 
 
 def to_response(job: Job, base_url: str) -> dict[str, Any]:

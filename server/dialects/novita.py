@@ -36,6 +36,7 @@ from fastapi import APIRouter, Response
 from server.blobs import new_key
 from server.deliveries import WEBHOOK
 from server.dialects.base import (
+    VENDOR_FORMATS,
     BaseUrl,
     CallerDep,
     OwnBases,
@@ -62,11 +63,11 @@ from server.errors import (
     UpscaleError,
 )
 from server.fetch import Source, parse_source
-from server.formats import FORMATS, FormatName
+from server.formats import FORMATS
 from server.guard import is_web_url
 from server.job import Job, Params, Result, State, Target
 from server.service import Service
-from server.weights import AUTO
+from server.weights.catalog import AUTO
 
 NAME = "novita"
 PREFIXES: tuple[str, ...] = ("/v3",)
@@ -84,7 +85,6 @@ LEAST_FACTOR, MOST_FACTOR = 1, 4
 """Of it too; the least is excluded."""
 
 _TARGETS: tuple[Target, ...] = get_args(Target)
-_FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 STATUS = {
     State.QUEUED: "TASK_STATUS_QUEUED",
@@ -118,7 +118,7 @@ def to_params(body: Mapping[str, Any]) -> Params:
     """What a body of image-upscaler asks for. Raises InvalidField."""
     return Params(
         target=read_choice(body, "resolution", _TARGETS, "4k"),
-        format=read_choice(body, "output_format", _FORMATS, "jpeg"),
+        format=read_choice(body, "output_format", VENDOR_FORMATS, "jpeg"),
     )
 
 
@@ -142,7 +142,7 @@ def to_legacy_params(body: Mapping[str, Any], installed: list[str]) -> Params:
         raise InvalidField("extra.custom_storage is not supported", field="custom_storage")
     return Params(
         scale=float(factor),
-        format=read_choice(extra, "response_image_type", _FORMATS, "png"),
+        format=read_choice(extra, "response_image_type", VENDOR_FORMATS, "png"),
         model=model if model in installed else AUTO,
     )
 

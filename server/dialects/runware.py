@@ -39,10 +39,11 @@ from fastapi import APIRouter, Depends, Request, Response, WebSocket, WebSocketD
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
-from server.auth import authenticate
+from server.auth import Caller, Gate
 from server.deliveries import UPLOAD, WEBHOOK
 from server.dialects.base import (
     BaseUrl,
+    GateDep,
     OwnBases,
     ServiceDep,
     Webhook,
@@ -390,6 +391,7 @@ async def _shared(connection: HTTPConnection) -> _Shared:
 class _Place:
     """Where tasks come in."""
 
+    gate: GateDep
     service: ServiceDep
     shared: Annotated[_Shared, Depends(_shared)]
     base_url: BaseUrl
@@ -405,6 +407,8 @@ class _Answer:
 
     item: dict[str, Any]
     status: int = 200
+    retry_after_s: int = 0
+    """Of a task that was refused for now, with status 429."""
 
     def frame(self) -> str:
         return to_json({"data" if self.status == 200 else "errors": [self.item]}).decode("ascii")
@@ -433,7 +437,7 @@ def _refused(error: UpscaleError, kind: Any, task_uuid: Any) -> _Answer:
         item["taskUUID"] = task_uuid
     if isinstance(kind, str):
         item["taskType"] = UPSCALE if kind == "upscale" else kind
-    return _Answer(item, _status(error))
+    return _Answer(item, _status(error), error.retry_after_s if isinstance(error, TooManyRequests) else 0)
 
 
 async def _upscale(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
@@ -589,29 +593,28 @@ def _is_authentication(task: Any) -> bool:
     return isinstance(task, dict) and task.get("taskType") == "authentication"
 
 
-def _owner(task: dict[str, Any], service: Service) -> str:
+def _owner(task: dict[str, Any], gate: Gate) -> str:
     """Who sends this authentication task. Raises Unauthorized."""
     key = task.get("apiKey")
     if not isinstance(key, str) or not key.strip():
         raise _KeyMissing(_NO_KEY)
-    try:
-        return authenticate(f"Bearer {key}", service.config).id
-    except UnicodeEncodeError as error:
-        raise Unauthorized(_BAD_KEY) from error
+    return gate.admit(f"Bearer {key}").id
 
 
-async def _read(request: Request, service: Service) -> tuple[str, bytes]:
+async def _read(request: Request, gate: Gate) -> tuple[str, bytes]:
     """Who asks, by the header or else the first task; and the body, of which only the start is read before that."""
     header = request.headers.get("authorization")
-    if header or not service.config.api_keys:
-        return authenticate(header, service.config).id, await request.body()
+    is_open = await run_in_threadpool(gate.is_open)
+    if header or is_open:
+        caller = await run_in_threadpool(gate.admit, header)
+        return caller.id, await request.body()
     body = bytearray()
     chunks = request.stream()
     async for chunk in chunks:
         body += chunk
         if len(body) >= _GREETING_BYTES:
             break
-    owner = _owner(_first_task(bytes(body[:_GREETING_BYTES])), service)
+    owner = await run_in_threadpool(_owner, _first_task(bytes(body[:_GREETING_BYTES])), gate)
     async for chunk in chunks:
         body += chunk
     return owner, bytes(body)
@@ -633,7 +636,7 @@ router = APIRouter()
 
 @router.post("/v1")
 async def tasks(place: _PlaceDep, request: Request) -> Response:
-    owner, body = await _read(request, place.service)
+    owner, body = await _read(request, place.gate)
     found = await run_in_threadpool(_read_tasks, body)
     del body  # it may be large, and the wait for the answers long
     if _is_authentication(found[0]):
@@ -649,7 +652,9 @@ def _response(answers: list[_Answer]) -> Response:
     errors = [each.item for each in answers if each.status != 200]
     # NOTE: newer clients take the mere key `errors` for a failure.
     body = ({"data": data} if data else {}) | ({"errors": errors} if errors else {})
-    return json_response(body, 200 if data else max(each.status for each in answers))
+    status = 200 if data else max(each.status for each in answers)
+    pause = {"Retry-After": str(max(each.retry_after_s for each in answers))} if status == 429 else {}
+    return json_response(body, status, pause)
 
 
 @router.websocket("/v1")
@@ -691,7 +696,7 @@ async def _read_frame(frame: str, session: Session | None) -> list[Any]:
 async def _join(place: _Place, socket: WebSocket, session: Session | None, task: dict[str, Any]) -> Session | None:
     """The session that this authentication opens or goes on with; the one there was if its key is no good."""
     try:
-        owner = _owner(task, place.service)
+        owner = await run_in_threadpool(_owner, task, place.gate)
     except Unauthorized as error:
         await socket.send_text(_refused(error, None, None).frame())
         return session
@@ -705,9 +710,13 @@ async def _join(place: _Place, socket: WebSocket, session: Session | None, task:
 
 
 async def _do(place: _Place, session: Session, task: Any) -> None:
-    if session.works > MAX_TASKS:
+    try:
+        if session.works > MAX_TASKS:
+            raise TooManyRequests(f"At most {MAX_TASKS} tasks are done at a time; wait for some to end.")
+        # A session outlives the request that opened it, and perhaps its key.
+        await run_in_threadpool(place.gate.check, Caller(session.owner))
+    except UpscaleError as error:
         kind, task_uuid = (task.get("taskType"), task.get("taskUUID")) if isinstance(task, dict) else (None, None)
-        error = TooManyRequests(f"At most {MAX_TASKS} tasks are done at a time; wait for some to end.")
         answer = _refused(error, kind, task_uuid)
     else:
         answer = await _answer(place, session.owner, task)

@@ -30,6 +30,7 @@ from fastapi import APIRouter, Depends, Response
 from starlette.concurrency import run_in_threadpool
 
 from server.dialects.base import (
+    VENDOR_FORMATS,
     BaseUrl,
     CallerDep,
     OwnBases,
@@ -45,7 +46,6 @@ from server.dialects.base import (
 )
 from server.errors import BadSource, ModelNotFound, NotFound, UpscaleError
 from server.fetch import Source, parse_source
-from server.formats import FormatName
 from server.job import Job, Params, State, Target
 from server.plan import result_size
 from server.price import cost_of
@@ -58,7 +58,6 @@ MODEL_NAME = "WaveSpeed AI Image Upscaler"
 ESTIMATED_TIME = "Fast & Efficient"
 
 _TARGETS: tuple[Target, ...] = get_args(Target)
-_FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 STATUS = {
     State.QUEUED: "processing",
@@ -76,7 +75,7 @@ def to_params(body: dict[str, Any]) -> Params:
     """What a submit body asks for. Raises InvalidRequest."""
     return Params(
         target=read_choice(body, "target_resolution", _TARGETS),
-        format=read_choice(body, "output_format", _FORMATS),
+        format=read_choice(body, "output_format", VENDOR_FORMATS),
     )
 
 

@@ -15,8 +15,6 @@ Models: `wavespeed-ai/image-upscaler` and `wavespeed-ai/real-esrgan`. Where the 
 * Lists leave `input` out unless `include_inputs`, and have links even where the prediction itself answers in base64.
 * There is no account: the balance is always 100. Prices are the operator's; one that depends on the result's size is
   exact if `inputs` has the picture, and else the price per job alone.
-
-Refused rather than dropped, for now: `face_enhance: true`.
 """
 
 import base64
@@ -35,6 +33,7 @@ from starlette.datastructures import UploadFile
 
 from server.deliveries import WEBHOOK
 from server.dialects.base import (
+    VENDOR_FORMATS,
     BaseUrl,
     CallerDep,
     Form,
@@ -70,9 +69,8 @@ from server.errors import (
     UpscaleError,
 )
 from server.fetch import parse_source
-from server.formats import FormatName
 from server.guard import is_web_url
-from server.job import MAX_CREATIVITY, MAX_SCALE, Job, Params, State, Target
+from server.job import MAX_CREATIVITY, MAX_SCALE, Faces, Job, Params, State, Target
 from server.plan import result_size
 from server.price import CURRENCY, cost_of
 from server.secret import load_secret, webhook_secret
@@ -98,7 +96,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "image": {"type": "string", "description": "URL, data URI or base64 of the picture."},
     "creativity": {"type": "number", "minimum": -MAX_CREATIVITY, "maximum": MAX_CREATIVITY, "default": 0},
     "target_resolution": {"type": "string", "enum": list(get_args(Target)), "default": "4k"},
-    "output_format": {"type": "string", "enum": list(get_args(FormatName)), "default": "jpeg"},
+    "output_format": {"type": "string", "enum": list(VENDOR_FORMATS), "default": "jpeg"},
     "scale": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_SCALE, "default": 4},
     "face_enhance": {"type": "boolean", "default": False},
     "enable_base64_output": {"type": "boolean", "default": False},
@@ -110,7 +108,6 @@ _DESCRIPTION = {
 }
 
 _TARGETS: tuple[Target, ...] = get_args(Target)
-_FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 STATUS = {
     State.QUEUED: "created",
@@ -153,14 +150,13 @@ def to_params(model: str, body: dict[str, Any]) -> Params:
     if model == UPSCALER:
         return Params(
             target=read_choice(body, "target_resolution", _TARGETS, "4k"),
-            format=read_choice(body, "output_format", _FORMATS, "jpeg"),
+            format=read_choice(body, "output_format", VENDOR_FORMATS, "jpeg"),
             creativity=read_number(body, "creativity", 0.0),
         )
-    if read_flag(body, "face_enhance"):
-        raise InvalidField("face_enhance is not available in this version yet", field="face_enhance")
+    faces = Faces() if read_flag(body, "face_enhance") else None
     # The vendor's own ComfyUI node calls it guidance_scale.
     name = "guidance_scale" if body.get("scale") is None else "scale"
-    return Params(scale=read_number(body, name, 4.0), format="png")
+    return Params(scale=read_number(body, name, 4.0), format="png", faces=faces)
 
 
 def to_request(model: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import torch
 
 from server.errors import InvalidField
-from server.face_weights import FaceWeights
 from server.faces.align import align, unfit
 from server.faces.base import Face, Guard, Outcome, RestoredFace, to_8_bits
 from server.faces.detector import Detector
@@ -13,10 +12,11 @@ from server.faces.guard import LikenessGuard
 from server.faces.parser import Parser
 from server.faces.paste import Paste
 from server.faces.restorer import Restorer
+from server.files.picture import Samples
 from server.job import Faces
 from server.models import load_state
-from server.picture import Samples
-from server.weights import verify
+from server.weights.catalog import verify
+from server.weights.faces import FaceWeights
 
 __all__ = [
     "Detector",

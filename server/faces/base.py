@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from server.picture import Samples
+from server.files.picture import Samples
 
 Floats = NDArray[np.float32]
 Points = NDArray[np.float64]

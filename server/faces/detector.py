@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from server import shim
 from server.errors import ModelNotFound
 from server.faces.base import Face, colours, shrink
+from server.files.picture import Samples
 from server.models.base import StateDict
-from server.picture import Samples
 
 LONG_EDGE = 1600
 """The picture is looked at in at most this size, about facexlib's own 1600 … 2150. The smallest anchors are 16 pixels,

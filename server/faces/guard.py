@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.faces.base import EYE_DISTANCE, SIDE, TEMPLATE, Face, Floats
-from server.picture import Samples
+from server.files.picture import Samples
 
 _AFAR = 32
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.faces.base import SIDE, Floats, Matrix, Points, RestoredFace, after, after_cut, inverse, square, transform
-from server.picture import Samples
+from server.files.picture import Samples
 from server.plan import Size
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)

@@ -16,8 +16,8 @@ from server import shim
 from server.device import is_out_of_memory, release_memory
 from server.errors import ModelNotFound, OutOfMemory
 from server.faces.base import SIDE, Floats
+from server.files.picture import Samples
 from server.models.base import StateDict
-from server.picture import Samples
 
 log = structlog.get_logger()
 

@@ -13,11 +13,11 @@ import pyvips
 from server.engine import Engine
 from server.errors import ModelNotFound
 from server.faces import FaceRestorer, Outcome
+from server.files.metadata import Metadata
+from server.files.picture import Samples
 from server.formats import FORMATS
 from server.job import Params
-from server.metadata import Metadata
 from server.models.base import Model
-from server.picture import Samples
 from server.plan import Plan
 from server.stream import Stream
 

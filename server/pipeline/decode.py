@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pyvips
 
-from server import colour, metadata
-from server.bleed import bleed
-from server.picture import Samples, open_picture, why
+from server.files import colour, metadata
+from server.files.bleed import bleed
+from server.files.picture import Samples, open_picture, why
 from server.pipeline.base import Context
 from server.resample import to_samples
 

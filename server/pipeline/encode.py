@@ -1,8 +1,8 @@
 """The picture's rows, as they come, into a file of the asked format; the network goes on meanwhile."""
 
-from server.metadata import dress
+from server.files.metadata import dress
+from server.files.save import save
 from server.pipeline.base import Context
-from server.save import save
 from server.stream import pour
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from server.faces import Outcome, Paste
-from server.picture import Samples
+from server.files.picture import Samples
 from server.pipeline.base import Context
 from server.stream import Stream
 

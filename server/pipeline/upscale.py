@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.picture import Samples
+from server.files.picture import Samples
 from server.pipeline.base import Context
 from server.resample import resample, resampled, to_samples
 from server.stream import Stream, pour

@@ -55,6 +55,7 @@ _FACES = answer(
     strength=number(minimum=0, maximum=1),
     only={"anyOf": [choice(["all", "largest"]), array(WHOLE)]},
 )
+_WANTED_FACES: Schema = {"type": "object", "properties": _FACES["properties"], "additionalProperties": False}
 _PARAMS = answer(
     scale=nullable(_RANGES["scale"]),
     target=nullable(choice(TARGET_LONG_EDGE)),
@@ -73,6 +74,13 @@ _PARAMS = answer(
     faces=nullable(_FACES),
     seed=nullable(_RANGES["seed"]),
 )
+_FACE = answer(
+    box=array(NUMBER, minItems=4, maxItems=4),
+    score=number(minimum=0, maximum=1),
+    landmarks=array(array(NUMBER, minItems=2, maxItems=2), minItems=5, maxItems=5),
+    applied=FLAG,
+    reason=nullable(TEXT),
+)
 _RESULT = answer(
     url=TEXT,
     key=KEY,
@@ -83,7 +91,7 @@ _RESULT = answer(
     model=TEXT,
     model_sha256=nullable(TEXT),
     network_pixels=WHOLE,
-    faces=nullable(array({"type": "object"})),
+    faces=nullable(array(_FACE)),
     seconds={"type": "object", "additionalProperties": NUMBER},
     cost=number(minimum=0),
 )
@@ -110,7 +118,7 @@ _PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1))
 _ESTIMATE = answer(seconds=nullable(NUMBER), memory_bytes=WHOLE, result_bytes=WHOLE)
 _PLAN = answer(source=_SIZE, result=_SIZE, model=TEXT, passes=array(_PASS), tiles=WHOLE, estimate=_ESTIMATE)
 _MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT)
-_PICTURES = (*(each.mime for each in FORMATS.values()), "image/gif", "image/tiff", "image/avif", "image/heic")
+_PICTURES = (*(each.mime for each in FORMATS.values()), "image/gif", "image/bmp", "image/heic")
 _FILE: dict[str, Any] = {
     "answer": BYTES,
     "also": (206,),
@@ -130,8 +138,9 @@ def _bodies(kind: type[JobRequest]) -> dict[str, Schema]:
     properties["depth"] = nullable(_DEPTH)
     hex_colour = {"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"}
     properties["background"] = {"anyOf": [_COLOUR, hex_colour], "default": list(WHITE)}
-    properties["faces"] = {"const": False, "default": False}
+    properties["faces"] = {"anyOf": [{"type": "boolean"}, _WANTED_FACES], "default": False}
     texts = {name: _not_null(each) for name, each in properties.items()}
+    texts["faces"] = {"type": "boolean"}  # or the object as JSON, which forms have no type for
     form = schema | {"properties": {**texts, "size": text, "background": hex_colour, "image": PICTURE, "file": BYTES}}
     if kind is JobRequest:
         schema |= {"properties": {**properties, "image": PICTURE}, "required": ["image"]}

@@ -2,8 +2,8 @@
 
 from typing import get_args
 
+from server.dialects.base import VENDOR_FORMATS
 from server.dialects.novita import LEAST_FACTOR, LEGACY, MOCKS, MODELS, MOST_FACTOR, STATUS, UPSCALER
-from server.formats import FormatName
 from server.job import Target
 from server.schemas.base import (
     ANY,
@@ -57,7 +57,7 @@ _RESULT = answer(
         answer(
             image_url=TEXT,
             image_url_ttl=WHOLE,
-            image_type=choice(get_args(FormatName)),
+            image_type=choice(VENDOR_FORMATS),
             nsfw_detection_result=NOTHING,
         )
     ),
@@ -67,7 +67,7 @@ _RESULT = answer(
 _REQUEST = request(
     {"image": PICTURE},
     resolution=choice(get_args(Target)),
-    output_format=choice(get_args(FormatName)),
+    output_format=choice(VENDOR_FORMATS),
     extra=request({}, webhook=_WEBHOOK),
 )
 _LEGACY_REQUEST = request(
@@ -80,7 +80,7 @@ _LEGACY_REQUEST = request(
             }
         )
     },
-    extra=request({}, response_image_type=choice(get_args(FormatName)), webhook=_WEBHOOK, custom_storage=NOTHING),
+    extra=request({}, response_image_type=choice(VENDOR_FORMATS), webhook=_WEBHOOK, custom_storage=NOTHING),
 )
 _SUBMITTED, _REFUSED = answer(task_id=UUID), (400, 429, 503)
 

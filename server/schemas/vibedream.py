@@ -2,8 +2,8 @@
 
 from typing import get_args
 
+from server.dialects.base import VENDOR_FORMATS
 from server.dialects.vibedream import MODEL, STATUS
-from server.formats import FormatName
 from server.job import Target
 from server.schemas.base import (
     FLAG,
@@ -46,7 +46,7 @@ _REQUEST = request(
     {
         "image": PICTURE,
         "target_resolution": choice(get_args(Target)),
-        "output_format": choice(get_args(FormatName)),
+        "output_format": choice(VENDOR_FORMATS),
     },
     enable_base64_output=FLAG,
     enable_sync_mode=FLAG,

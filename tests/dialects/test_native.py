@@ -61,9 +61,29 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "quality": 80,
         "model": "auto",
         "creativity": -1.5,
-        "faces": False,
+        "faces": None,
         "seed": 7,
     }
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (True, {"strength": 0.8, "only": "all"}),
+        ({}, {"strength": 0.8, "only": "all"}),
+        ({"strength": 1, "only": "largest"}, {"strength": 1, "only": "largest"}),
+        ({"only": [0, 2]}, {"strength": 0.8, "only": [0, 2]}),
+        (False, None),
+    ],
+)
+def test_faces_as_a_flag_or_in_detail_in_json_and_in_forms(
+    live: Live, picture: Picture, said: Any, wanted: dict[str, Any] | None
+) -> None:
+    for name in ("GFPGANv1.4.pth", "detection_Resnet50_Final.pth"):
+        (live.config.weights_path / name).write_bytes(b"the API half only looks whether it is there")
+    assert submit(live, picture, faces=said)["params"]["faces"] == wanted
+    answer = live.client.post("/jobs", files={"file": ("a.png", picture())}, data={"faces": json.dumps(said)})
+    assert answer.json()["params"]["faces"] == wanted
 
 
 def test_a_form_may_name_the_picture_instead(live: Live, picture: Picture) -> None:
@@ -104,7 +124,12 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"quality": 0}, 400, "invalid_field", "quality"),
     ({"creativity": 2.1}, 400, "invalid_field", "creativity"),
     ({"faces": "yes"}, 400, "invalid_field", "faces"),
-    ({"faces": True}, 400, "invalid_field", "faces"),
+    ({"faces": {"strength": 2}}, 400, "invalid_field", "faces"),
+    ({"faces": {"strength": "much"}}, 400, "invalid_field", "faces"),
+    ({"faces": {"only": "smallest"}}, 400, "invalid_field", "faces"),
+    ({"faces": {"only": [-1]}}, 400, "invalid_field", "faces"),
+    ({"faces": {"weight": 0.5}}, 400, "invalid_field", "faces"),
+    ({"faces": True}, 422, "model_not_found", "faces"),
     ({"seed": -1}, 400, "invalid_field", "seed"),
     ({"model": "nobody"}, 422, "model_not_found", "model"),
     ({"scael": 2}, 400, "invalid_field", "scael"),

@@ -15,7 +15,7 @@ import pytest
 
 from server.dialects import wavespeed
 from server.errors import OutOfMemory
-from server.job import Job, State
+from server.job import Faces, Job, State
 from server.jobs import Beat
 from tests.conftest import Live, LiveServer, Picture, Receiver
 
@@ -94,7 +94,8 @@ def test_defaults_are_the_documented_ones() -> None:
     upscaler = wavespeed.to_params(wavespeed.UPSCALER, {"image": "x"})
     assert (upscaler.target, upscaler.format, upscaler.creativity) == ("4k", "jpeg", 0.0)
     esrgan = wavespeed.to_params(wavespeed.ESRGAN, {"image": "x"})
-    assert (esrgan.scale, esrgan.format, esrgan.faces) == (4.0, "png", False)
+    assert (esrgan.scale, esrgan.format, esrgan.faces) == (4.0, "png", None)
+    assert wavespeed.to_params(wavespeed.ESRGAN, {"image": "x", "face_enhance": True}).faces == Faces()
 
 
 def test_guidance_scale_stands_in_for_an_absent_scale() -> None:
@@ -155,7 +156,6 @@ BAD: list[tuple[str, dict[str, Any], str, int]] = [
     (ESRGAN, {"scale": "4"}, "scale must be a number", 1401),
     (ESRGAN, {"guidance_scale": []}, "guidance_scale must be a number", 1401),
     (ESRGAN, {"face_enhance": "true"}, "face_enhance must be a boolean", 1401),
-    (ESRGAN, {"face_enhance": True}, "face_enhance is not available in this version yet", 1401),
 ]
 
 
@@ -164,6 +164,19 @@ def test_w4_missing_image_and_what_is_out_of_range_is_400_in_the_vendors_form(li
         answer = live.client.post(path, json={"image": inline(picture()), **body})
         assert (answer.status_code, answer.json()) == (400, error_body(400, message, code)), body
     assert live.worker.jobs.counts() == {}
+
+
+def test_faces_without_their_weights_are_an_error_at_once(live: Live, picture: Picture) -> None:
+    answer = live.client.post(ESRGAN, json={"image": inline(picture()), "face_enhance": True})
+    assert answer.status_code == 503 and "weights pull gfpgan" in answer.json()["message"]
+    assert live.worker.jobs.counts() == {}
+
+
+def test_faces_with_their_weights_are_restored(live: Live, picture: Picture) -> None:
+    for name in ("GFPGANv1.4.pth", "detection_Resnet50_Final.pth"):
+        (live.config.weights_path / name).write_bytes(b"the API half only looks whether it is there")
+    assert live.client.post(ESRGAN, json={"image": inline(picture()), "face_enhance": True}).status_code == 200
+    assert live.worker.claim().params.faces == Faces()
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"creativity": NaN}'])

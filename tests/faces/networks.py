@@ -12,8 +12,8 @@ from torch import nn
 
 from server import shim
 from server.faces import Detector, Restorer
+from server.files.picture import Samples
 from server.models import load_state
-from server.picture import Samples
 
 CPU = torch.device("cpu")
 SHARED = Path(__file__).parents[3] / "shared"

@@ -9,7 +9,7 @@ import pytest
 from server.faces.align import align
 from server.faces.base import SIDE, Face
 from server.faces.guard import LikenessGuard
-from server.picture import Samples
+from server.files.picture import Samples
 from tests.faces import networks
 
 NAMES = ("astronaut_collins.png", "biden_portrait.jpg", "hopper_128.png", "partial_face.jpg", "women_on_phones.jpg")

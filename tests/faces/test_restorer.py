@@ -11,7 +11,7 @@ from torch import nn
 from server import shim
 from server.errors import ModelNotFound, OutOfMemory
 from server.faces import Restorer
-from server.picture import Samples
+from server.files.picture import Samples
 from tests.faces import networks
 from tests.faces.networks import CPU, GFPGAN
 

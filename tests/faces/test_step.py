@@ -15,14 +15,14 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from server.config import Config
 from server.engine import Engine
 from server.errors import InvalidField, ModelNotFound
-from server.face_weights import FaceWeights
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job import Faces, Params
 from server.models import Model
 from server.pipeline import Context, run
 from server.upscaler import Upscaler
-from server.weights import Catalog, Weights
+from server.weights.catalog import Catalog, Weights
+from server.weights.faces import FaceWeights
 from tests import networks as upscalers
 from tests.faces import networks
 

@@ -1,0 +1,99 @@
+"""A picture that libvips computes as it goes → a file of the asked format. Settings are measured: benchmarks/codecs.py.
+
+JPEG, PNG and TIFF are written row by row. Progressive JPEG keeps the whole picture's coefficients, WebP and AVIF the
+whole picture: formats.py says how large these may be.
+"""
+
+from pathlib import Path
+
+import pyvips
+
+from server.files import colour, exif
+from server.files.fields import EXIF, ICC, IPTC, XMP, get_field, with_field
+from server.files.metadata import photoshop_block
+from server.files.png import save_png
+from server.formats import FORMATS, check_fits
+from server.job import Params
+
+FULL_CHROMA_FROM = 90
+"""Quality of JPEG from which colour has as many samples as brightness (4:4:4). In AVIF it always has, which costs no
+bytes there; in WebP with loss it never has (RFC 6386)."""
+_CLASSIC_TIFF_BYTES = 3_900_000_000
+"""Of samples, before compression, beyond which 32 bits might not be enough for places in a TIFF file."""
+
+
+def save(image: pyvips.Image, path: Path, params: Params) -> None:
+    """Write `image` (8 or 16 bits, of the result's size, dressed by metadata.py) to `path`, in the format and with the
+    options of `params`. It is read once, from top to bottom.
+
+    Raises ResultImpossible when the format can't hold it, pyvips.Error when it can't be computed, or written.
+    """
+    form = FORMATS[params.format]
+    check_fits((image.width, image.height), form, lossless=params.lossless, progressive=params.progressive)
+    made_colourful = image.bands < 3 and not form.grey  # to which a profile for grey does not apply
+    if params.colour == "srgb" or made_colourful:
+        image = colour.to_srgb(image)
+    if image.hasalpha() and not form.alpha:
+        image = _flattened(image, params.background)
+    if image.format == "ushort" and (not form.deep or params.depth == 8):
+        image = _to_8_bits(image)
+    quality = params.quality or form.default_quality
+    if form.name == "jpeg":
+        _save_jpeg(image, path, quality, params.progressive)
+    elif form.name == "png":
+        save_png(image, path)
+    elif form.name == "webp":
+        # NOTE: efforts below 2 fail on large lossy pictures ("partition 0 overflow"). Without loss 0 is as small as it
+        # pays: 2 takes twice the time for a tenth less.
+        effort = 0 if params.lossless else 2
+        image.webpsave(str(path), Q=quality, lossless=params.lossless, effort=effort, keep=_kept(image))
+    elif form.name == "avif":
+        _save_avif(image, path, quality, params.lossless)
+    else:
+        _save_tiff(image, path)
+
+
+def _save_jpeg(image: pyvips.Image, path: Path, quality: int | None, progressive: bool) -> None:
+    full_chroma = quality is not None and quality >= FULL_CHROMA_FROM
+    iptc = get_field(image, IPTC)
+    image = with_field(image, IPTC, iptc and photoshop_block(iptc))
+    image.jpegsave(
+        str(path), Q=quality, subsample_mode="off" if full_chroma else "on", interlace=progressive, keep=_kept(image)
+    )
+
+
+def _save_avif(image: pyvips.Image, path: Path, quality: int | None, lossless: bool) -> None:
+    bits = 10 if image.format == "ushort" else 8
+    if bits == 10:  # libvips cuts the low bits off
+        image = ((image * (1023 / 65535)).rint() * 64).cast("ushort")
+    image.heifsave(
+        str(path), compression="av1", Q=quality, lossless=lossless, bitdepth=bits, effort=0,
+        subsample_mode="off", keep=_kept(image),
+    )  # fmt: skip
+
+
+def _save_tiff(image: pyvips.Image, path: Path) -> None:
+    samples = image.width * image.height * image.bands
+    large = samples * (2 if image.format == "ushort" else 1) > _CLASSIC_TIFF_BYTES
+    image.tiffsave(str(path), compression="deflate", level=3, predictor="horizontal", bigtiff=large, keep=_kept(image))
+    tags, iptc = get_field(image, EXIF), get_field(image, IPTC)
+    if tags is not None or iptc is not None:  # libvips leaves EXIF out, and three quarters of IPTC
+        exif.append(path, exif.parse(tags or b""), iptc)
+
+
+def _kept(image: pyvips.Image) -> int:
+    """Only what the picture has: libvips would make up EXIF where there is none. The rest is the resolution."""
+    keep = pyvips.enums.ForeignKeep
+    flags = {ICC: keep.ICC, EXIF: keep.EXIF, XMP: keep.XMP, IPTC: keep.IPTC}
+    return int(keep.OTHER + sum(flag for name, flag in flags.items() if get_field(image, name) is not None))
+
+
+def _flattened(image: pyvips.Image, background: tuple[int, int, int]) -> pyvips.Image:
+    """On `background`, in the picture's own depth, and as grey if it is."""
+    patch = pyvips.Image.new_from_list([list(background)]).bandfold(factor=3).cast("uchar").copy(interpretation="srgb")
+    return image.flatten(background=patch.colourspace(image.interpretation)(0, 0))
+
+
+def _to_8_bits(image: pyvips.Image) -> pyvips.Image:
+    narrow = (image * (255 / 65535)).rint().cast("uchar")
+    return narrow.copy(interpretation="b-w" if image.bands < 3 else "srgb")

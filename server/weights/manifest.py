@@ -1,0 +1,134 @@
+"""`weights/manifest.toml` read: which checkpoints the server knows, where they come from, what their licence allows."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from server.errors import InvalidRequest
+from server.plan import Shape
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_REPOSITORY = Path(__file__).parents[2] / "weights"
+_INSTALLED = Path(__file__).parents[1] / "weights_data"  # where the wheel puts the same folder
+FOLDER = _REPOSITORY if (_REPOSITORY / "manifest.toml").exists() else _INSTALLED
+
+ALL = "all"
+"""The group of everything that can be downloaded."""
+
+
+class Kind(str, Enum):
+    UPSCALER = "upscaler"
+    FACE_RESTORER = "face-restorer"
+    FACE_DETECTOR = "face-detector"
+    FACE_PARSER = "face-parser"
+    DIFFUSION = "diffusion"
+    CONTROLNET = "controlnet"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an entry."""
+
+    path: PurePosixPath
+    """Below the weights folder, and below the start of a mirror."""
+    url: str
+    """Where its makers publish it; empty for what comes with the server."""
+    sha256: str | None
+    size: int | None
+    """In bytes. Like the hash, None when no two public sources agree on it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the manifest says of a checkpoint, here or not."""
+
+    name: str
+    kind: Kind
+    bundled: bool
+    """Comes with the server; every other is installed into the weights folder."""
+    path: PurePosixPath
+    """Of its one file, or of the folder of its files."""
+    files: tuple[File, ...]
+    arch: str
+    shape: Shape | None
+    """Of upscalers only."""
+    licence: str
+    commercial: bool
+    """Whether the licence allows commercial use beyond doubt."""
+    note: str
+
+    @property
+    def size(self) -> int | None:
+        """In bytes, or None while that of any file is unknown."""
+        sizes = [file.size for file in self.files]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    folder: Path
+    """Where it lies; what is bundled with the server lies in `bundled/` below it."""
+    entries: Mapping[str, Entry]
+    """By name, in the manifest's order."""
+    groups: Mapping[str, tuple[str, ...]]
+
+    def select(self, names: Sequence[str]) -> list[Entry]:
+        """The entries of these names and groups, each once. Raises InvalidRequest for a name that is neither."""
+        found: dict[str, Entry] = {}
+        for name in names:
+            members = (name,) if name in self.entries else self.groups.get(name)
+            if members is None:
+                known = ", ".join((*self.groups, *self.entries))
+                raise InvalidRequest(f"there are no weights {name!r}; the manifest has {known}", field="name")
+            found |= {member: self.entries[member] for member in members}
+        return list(found.values())
+
+    def hint(self, name: str) -> str:
+        """What to give `weights pull` to get this entry with all that it needs beside it."""
+        if self.entries[name].kind is Kind.UPSCALER:
+            return name
+        groups = (group for group, members in self.groups.items() if name in members and group != ALL)
+        return next(groups, name)
+
+
+def read_manifest(folder: Path = FOLDER) -> Manifest:
+    """The manifest in `folder`, by default the server's own."""
+    content = tomllib.loads((folder / "manifest.toml").read_text("utf-8"))
+    entries = {name: _entry(name, values) for name, values in content["models"].items()}
+    groups = {name: tuple(members) for name, members in content.get("groups", {}).items()}
+    groups[ALL] = tuple(name for name, entry in entries.items() if not entry.bundled)
+    return Manifest(folder, entries, groups)
+
+
+def _entry(name: str, values: dict[str, Any]) -> Entry:
+    url = values.get("url", "")
+    if "folder" in values:
+        path = PurePosixPath(values["folder"])
+        files = tuple(_file(path / each["file"], url + each["file"], each) for each in values["files"])
+    else:
+        path = PurePosixPath(values["file"])
+        files = (_file(path, url, values),)
+    kind = Kind(values["kind"])
+    return Entry(
+        name=name,
+        kind=kind,
+        bundled=values["bundled"],
+        path=path,
+        files=files,
+        arch=values["arch"],
+        shape=Shape(name, values["scale"], values["tile"], values["halo"]) if kind is Kind.UPSCALER else None,
+        licence=values["licence"],
+        commercial=values["commercial"],
+        note=values["note"],
+    )
+
+
+def _file(path: PurePosixPath, url: str, values: dict[str, Any]) -> File:
+    return File(path, url, values.get("sha256"), values.get("bytes"))
