@@ -1,4 +1,4 @@
-"""What encoders cost: time, bytes, likeness and memory, for the settings in server/save.py and those beside them.
+"""What encoders cost: time, bytes, likeness and memory, for the settings in server/files/save.py and those beside them.
 
     python -m benchmarks.codecs [--json FILE]
 

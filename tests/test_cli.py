@@ -420,4 +420,4 @@ def test_doctor_does_not_show_the_database_password(run: Run, monkeypatch: pytes
 
 def test_a_server_for_others_does_not_start_without_keys(run: Run) -> None:
     words = complaint(run("serve", "--host", "0.0.0.0", "--port", 0))
-    assert words == "refusing to listen on 0.0.0.0 without API keys: set UPSCALE_API_KEYS, or use 127.0.0.1"
+    assert words == "refusing to listen on 0.0.0.0 without API keys: make one with `keys create`, or use 127.0.0.1"

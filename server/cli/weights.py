@@ -40,7 +40,7 @@ class _Row:
 
 @app.command("list")
 def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Every checkpoint of the manifest and those of your own in the weights folder."""
+    """Every checkpoint of the manifest and those of your own in the weights folder. --json has notes on each."""
     with _plain_errors():
         config = load_config(data_dir=data_dir)
         catalog = Catalog(config.weights_path)
@@ -49,10 +49,10 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([vars(row) for row in rows]))
         return
-    table = Table(Column("name", no_wrap=True), "kind", "state", "MB", "licence", "note", box=None)
+    table = Table(Column("name", no_wrap=True), "kind", "state", Column("MB", justify="right"), "licence", box=None)
     for row in rows:
         size = f"{row.bytes / 1e6:,.1f}" if row.bytes else "?"
-        table.add_row(row.name, row.kind, escape(row.state), size, row.licence, escape(row.note))
+        table.add_row(row.name, row.kind, escape(row.state), size, row.licence)
     stdout.print(table)
 
 

@@ -1,0 +1,92 @@
+/** The form that says what to make. */
+
+const LONG_EDGE = { "2k": 2048, "4k": 4096, "8k": 8192 };
+const WITH_LOSS = ["jpeg", "webp", "avif"];
+const PERCEPTUAL = "perceptual-x4";
+const LARGE = ["RealESRGAN_x2plus", "RealESRGAN_x4plus"];
+
+export class Options {
+  #form;
+  #models = [];
+
+  /** `form` is index.html's #options. */
+  constructor(form) {
+    this.#form = form;
+    this.#say();
+    form.addEventListener("input", () => this.#say());
+  }
+
+  get valid() {
+    return this.#form.checkValidity();
+  }
+
+  /** As the API takes them; what has its usual value is left out. */
+  get params() {
+    const { size, scale, creativity, faces, format, quality, model } = this.#form.elements;
+    return {
+      ...(size.value in LONG_EDGE
+        ? { target: size.value }
+        : { scale: size.value === "other" ? scale.valueAsNumber : Number(size.value.slice(1)) }),
+      ...(creativity.valueAsNumber && { creativity: creativity.valueAsNumber }),
+      ...(faces.checked && { faces: true }),
+      format: format.value,
+      ...(WITH_LOSS.includes(format.value) && quality.value && { quality: quality.valueAsNumber }),
+      ...(model.value !== "auto" && { model: model.value }),
+    };
+  }
+
+  /** The networks that can be asked for. */
+  offer(models) {
+    const select = this.#form.elements.model;
+    const chosen = select.value;
+    this.#models = models.map((each) => each.name);
+    select.replaceChildren(select.options[0], ...this.#models.map((name) => new Option(name, name)));
+    if (this.#models.includes(chosen)) select.value = chosen;
+    this.#say();
+  }
+
+  /** Faces can't be restored here, in the server's words; or they can, with null. */
+  refuseFaces(reason) {
+    const { faces } = this.#form.elements;
+    faces.disabled = reason !== null;
+    if (reason !== null) {
+      faces.checked = false;
+      this.#form.querySelector("#faces-note").textContent = reason;
+    }
+  }
+
+  #say() {
+    const { size, scale, creativity, format, quality } = this.#form.elements;
+    const other = size.value === "other";
+    this.#form.querySelector("#scale-row").hidden = !other;
+    scale.disabled = !other;
+    this.#form.querySelector("#size-note").textContent =
+      size.value in LONG_EDGE
+        ? `The long edge will be exactly ${LONG_EDGE[size.value]} pixels. Larger pictures are reduced to it.`
+        : other
+          ? "Anything up to 10; below 1 the picture is reduced."
+          : "Each side as many times as long.";
+    const lossy = WITH_LOSS.includes(format.value);
+    this.#form.querySelector("#quality-row").hidden = !lossy;
+    quality.disabled = !lossy;
+    const level = creativity.valueAsNumber;
+    const signed = level > 0 ? `+${level}` : String(level).replace("-", "−");
+    this.#form.querySelector("#creativity-value").value = signed;
+    const words = this.#creativityWords(level);
+    this.#form.querySelector("#creativity-note").textContent = words;
+    creativity.setAttribute("aria-valuetext", `${signed}: ${words}`);
+  }
+
+  #creativityWords(level) {
+    if (this.#form.elements.model.value !== "auto") return "Matters only when the network is chosen automatically.";
+    if (level > 0) return "The same as 0 for now: inventing more needs a diffusion pass, which is still to come.";
+    if (!this.#models.includes(PERCEPTUAL)) {
+      return this.#models.some((name) => LARGE.includes(name))
+        ? "Below 0 the faithful network; from 0 on a GPU the largest one."
+        : "No effect here yet: this server has only its faithful network.";
+    }
+    if (level === -2) return "Strict: nothing but what the picture itself shows.";
+    if (level < 0) return `Faithful: ${-level * 50} % strict, the rest lifelike texture.`;
+    return "Balanced: crisp, lifelike texture.";
+  }
+}
