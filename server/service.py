@@ -16,7 +16,15 @@ import structlog
 from server.blobs import Blobs, new_key
 from server.config import Config
 from server.deliveries import Delivery
-from server.errors import BadSource, Conflict, NotFound, ResultImpossible, SourceUnreachable, UpscaleError
+from server.errors import (
+    BadSource,
+    Conflict,
+    ModelNotFound,
+    NotFound,
+    ResultImpossible,
+    SourceUnreachable,
+    UpscaleError,
+)
 from server.fetch import Source, download
 from server.files.picture import Header, read_header
 from server.job import Job, Params, State
@@ -169,6 +177,8 @@ class Service:
 
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
         """What would be done. Raises ModelNotFound, ResultImpossible and InvalidField."""
+        if params.faces is not None:
+            face_weights(self.catalog)
         size = source.size if isinstance(source, Header) else source
         ratio = enlargement(size, result_size(size, params))
         plan = make_plan(size, params, self.catalog.choose(params, ratio=ratio, device=self._device()).shape)
@@ -178,6 +188,14 @@ class Service:
     def estimate(self, plan: Plan, params: Params) -> Estimate:
         """What it would take, by what jobs with that network have taken here of late."""
         return estimate(plan, params, self._jobs.speed(plan.model))
+
+    def why_no_faces(self) -> str | None:
+        """Why faces can't be restored here, or None when they can."""
+        try:
+            face_weights(self.catalog)
+        except ModelNotFound as error:
+            return error.message
+        return None
 
     def workers(self) -> Sequence[WorkerInfo]:
         return self._jobs.live_workers()

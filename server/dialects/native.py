@@ -8,7 +8,7 @@
     POST   /jobs/{id}/cancel   stop it
     DELETE /jobs/{id}          forget it with its pictures; one that has not ended is cancelled instead (202)
     POST   /plan               what POST /jobs would do; `width` and `height` may stand for the picture
-    GET    /models             networks that can be asked for, best first
+    GET    /models             networks that can be asked for, best first; and whether faces can be restored
     GET    /files/{key}        a source or result; the name is the permission
     PUT    /uploads/{key}      the bytes of an upload ticket; likewise
 
@@ -316,7 +316,8 @@ def models(caller: CallerDep, service: ServiceDep) -> Response:
             "models": [
                 {"name": each.name, "scale": each.shape.scale, "licence": each.licence, "note": each.note}
                 for each in found
-            ]
+            ],
+            "faces": {"available": (reason := service.why_no_faces()) is None, "reason": reason},
         }
     )
 

@@ -164,7 +164,7 @@ OPERATIONS = {
     "POST /jobs/{job_id}/cancel": Operation(_JOB, (404, 409), path=_ID),
     "DELETE /jobs/{job_id}": Operation(_JOB, (404, 409), path=_ID, status=202, also=(204,)),
     "POST /plan": Operation(_PLAN, (400, 422), _bodies(PlanRequest)),
-    "GET /models": Operation(answer(models=array(_MODEL)), ()),
+    "GET /models": Operation(answer(models=array(_MODEL), faces=answer(available=FLAG, reason=nullable(TEXT))), ()),
     "GET /files/{key}": Operation(**_FILE, errors=(404,), path={"key": KEY}, key=False),
     "HEAD /files/{key}": Operation(None, (404,), path={"key": KEY}, key=False),
     "PUT /uploads/{key}": Operation(

@@ -273,7 +273,7 @@ async function connect() {
   try {
     const { models, faces } = await api.models();
     options.offer(models);
-    options.refuseFaces(faces?.reason ?? null);
+    options.refuseFaces(faces.reason);
     await refresh();
     connected = true;
   } catch (error) {

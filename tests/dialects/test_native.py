@@ -59,7 +59,14 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "size": [50, 40],
         "format": "jpeg",
         "quality": 80,
+        "lossless": False,
+        "progressive": False,
+        "depth": None,
+        "metadata": "keep",
+        "colour": "keep",
+        "background": [255, 255, 255],
         "model": "auto",
+        "denoise": None,
         "creativity": -1.5,
         "faces": None,
         "seed": 7,
@@ -218,7 +225,7 @@ def test_deleting_cancels_what_runs_and_forgets_what_has_ended(live: Live, pictu
     assert live.client.delete(job["urls"]["self"]).status_code == 204
     assert live.client.get(job["urls"]["self"]).status_code == 404
     assert live.client.get(url).status_code == 404
-    assert list(live.config.blobs_dir.iterdir()) == []
+    assert not [path for path in live.config.blobs_dir.iterdir() if path.is_file()]
 
 
 def test_listing_is_newest_first_filtered_and_limited(live: Live, picture: Picture) -> None:
@@ -261,6 +268,7 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
         "model": "realesr-animevideov3",
         "passes": [{"source": [100, 50], "result": [400, 200], "tiles": 1}],
         "tiles": 1,
+        "estimate": {"seconds": None, "memory_bytes": 495_000, "result_bytes": 136_000},
     }
     by_picture = live.client.post(
         "/plan", files={"file": ("a.png", picture(100, 50))}, data={"model": "realesr-animevideov3"}
@@ -333,3 +341,35 @@ def test_links_follow_the_address_that_was_asked(live_server: LiveServer, pictur
 def test_links_start_with_the_public_base_url_if_there_is_one(live_server: LiveServer, picture: Picture) -> None:
     live = live_server(public_base_url="https://up.example/")
     assert submit(live, picture)["urls"]["self"].startswith("https://up.example/jobs/")
+
+
+def test_the_fields_of_the_file_are_taken_as_they_are_written(live: Live, picture: Picture) -> None:
+    wanted = {"format": "tiff", "depth": 16, "metadata": "strip", "colour": "srgb", "background": "#102030"}
+    job = submit(live, picture, **wanted)
+    assert {name: job["params"][name] for name in wanted} == wanted | {"background": [16, 32, 48]}
+    answer = live.client.post("/jobs", files={"file": ("a.png", picture())}, data={"depth": "8", "lossless": "true"})
+    assert (answer.json()["params"]["depth"], answer.json()["params"]["lossless"]) == (8, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"format": "jpeg", "lossless": True}, "lossless"),
+        ({"format": "webp", "depth": 16}, "depth"),
+        ({"format": "png", "progressive": True}, "progressive"),
+        ({"metadata": "some"}, "metadata"),
+        ({"background": "white"}, "background"),
+        ({"background": [0, 0, 256]}, "background"),
+        ({"denoise": 1.5}, "denoise"),
+    ],
+)
+def test_a_file_that_can_not_be_written_so_is_refused(
+    live: Live, picture: Picture, fields: dict[str, Any], field: str
+) -> None:
+    answer = live.client.post("/jobs", json={"image": inline(picture()), **fields})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, field)
+
+
+def test_the_models_say_whether_faces_can_be_restored(live: Live) -> None:
+    faces = live.client.get("/models").json()["faces"]
+    assert faces["available"] is False and "weights pull gfpgan" in faces["reason"]
