@@ -77,7 +77,7 @@ def test_the_list_has_everything_with_its_state_and_licence(run: Run, folder: Pa
 
 def test_the_list_is_a_table_for_people(run: Run) -> None:
     lines = run("list").stdout.splitlines()
-    assert lines[0].split() == ["name", "kind", "state", "MB", "licence", "note"]
+    assert lines[0].split() == ["name", "kind", "state", "MB", "licence"]
     assert any(line.split()[:4] == ["RealESRGAN_x4plus", "upscaler", "missing", "67.0"] for line in lines)
 
 
@@ -86,10 +86,10 @@ def test_ones_own_checkpoints_are_listed_and_problems_named(run: Run, folder: Pa
     save(srvgg(), folder / "mine.pth")
     (folder / "[text].pth").write_text("no network")
     found = states(run)
-    assert found["mine"] == "own"
+    assert found["mine"] == "own, srvgg ×4"
     assert found["[text]"] == "PROBLEM: [text].pth is not a checkpoint, or a damaged one"
     table = run("list").stdout
-    assert "srvgg ×4, in mine.pth" in table and "PROBLEM: [text].pth" in table
+    assert "own, srvgg ×4" in table and "PROBLEM: [text].pth" in table
 
 
 def test_pull_installs_and_says_what_nobody_vouches_for(run: Run, folder: Path, mirror: Publisher) -> None:

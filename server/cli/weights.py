@@ -31,7 +31,7 @@ class _Row:
     name: str
     kind: str
     state: str
-    """bundled, installed, own, missing, refused, or "PROBLEM: " and what it is."""
+    """bundled, installed, missing, refused; "own, " and the network, or "PROBLEM: " and what it is."""
     bytes: int | None
     licence: str
     commercial: bool | None
@@ -187,9 +187,8 @@ def _row(entry: Entry, catalog: Catalog, policy: LicencePolicy) -> _Row:
 
 
 def _own_row(own: Own) -> _Row:
-    note = f"{own.network.arch} ×{own.network.scale}, in {own.file}" if own.network else own.file
-    state = f"PROBLEM: {own.problem}" if own.problem else "own"
-    return _Row(own.name, "upscaler", state, own.size, "unknown", None, note)
+    state = f"own, {own.network.arch} ×{own.network.scale}" if own.network else f"PROBLEM: {own.problem}"
+    return _Row(own.name, "upscaler", state, own.size, "unknown", None, own.file)
 
 
 def _look_at_own(config: Config) -> list[Own]:

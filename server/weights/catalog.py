@@ -134,10 +134,10 @@ class Catalog:
         path = self._path(entry, entry.path)
         if not self._is_here(entry):
             advice = (
-                f"they come with the server, but {path} is not there: install it again"
+                f"they come with the server, but {path.name} is not there: install it again"
                 if entry.bundled
                 else f"`python -m server weights pull {self._manifest.hint(name)}` gets them, or put {path.name} into "
-                f"{path.parent}"
+                "the weights folder"  # no path: callers over the network read this too
             )
             raise ModelNotFound(f"the weights of {name!r} are not installed: {advice}", field="model")
         files = tuple((self._path(entry, file.path), self._store.expected(file)) for file in entry.files)
