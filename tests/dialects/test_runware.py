@@ -875,7 +875,8 @@ def test_a_frame_that_is_too_large_ends_the_line(live: Live, dial: Dial) -> None
     with pytest.raises(ConnectionClosed) as closed:
         talk.line.send("A" * (64 * MIB + 1))
         talk.hear(30)
-    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+    # The rest of the frame is on its way when the server hangs up, and a reset may overtake the reason.
+    assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
 
 
 def test_other_paths_take_no_sockets(live: Live) -> None:
