@@ -14,10 +14,13 @@ def configure_logs(level: int = logging.INFO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # no variables here either
+    renderer = plain if terminal else structlog.processors.JSONRenderer()
     final: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if not terminal:  # the console renderer draws tracebacks by itself, and better
-        final.append(structlog.processors.dict_tracebacks)
+        # NOTE: without the values of variables, which are the default: they hold callers' keys and pictures.
+        transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        final.append(structlog.processors.ExceptionRenderer(transformer))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

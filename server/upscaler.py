@@ -1,5 +1,6 @@
 """Everything that turns one encoded picture into another within this process: device, engine, loaded models."""
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ class Upscaler:
         """The network for these parameters and this `ratio` of result to source, verified against the manifest and
         kept. Raises ModelNotFound and InvalidField."""
         path = Path(params.model)
-        if self._allow_paths and params.denoise is None and (path.suffix in SUFFIXES or path.is_file()):
+        if self._allow_paths and params.denoise is None and (path.suffix in SUFFIXES or os.sep in params.model):
             return self._load([(path, 1.0)], path.stem, sha256_of(path) if path.is_file() else "")
         blend = self._catalog.choose(params, ratio=ratio, device=self.kind)
         return self._load([(each.path, share) for each, share in blend.parts], blend.name, blend.verify())

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyvips
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -36,7 +37,8 @@ def upscale(
     background: Annotated[str, typer.Option(help="#rrggbb under what is transparent, in jpeg.")] = "#ffffff",
     model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
     device: Device = None,
-    creativity: Annotated[float, typer.Option(help="-2…2. No effect in this version.")] = 0.0,
+    creativity: Annotated[float, typer.Option(help="-2…2: less or more invented. See README.")] = 0.0,
+    denoise: Annotated[float | None, typer.Option(help="0…1, for realesr-general-x4v3.")] = None,
     faces: Annotated[bool, typer.Option("--faces", help="Restore faces with GFPGAN.")] = False,
     face_strength: Annotated[
         float | None, typer.Option(help=f"0…1: how much of the restored faces shows. Default {FACE_STRENGTH}.")
@@ -68,6 +70,7 @@ def upscale(
             colour=colour,  # type: ignore[arg-type]
             background=_parse_colour(background),
             model=model,
+            denoise=denoise,
             creativity=creativity,
             faces=_parse_faces(faces, face_strength, face_only),
             seed=seed,
@@ -76,6 +79,12 @@ def upscale(
         failed = _upscale_all(config, params, destinations, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UpscaleError):
+        return error.message
+    return (isinstance(error, OSError) and error.strerror) or str(error).strip().splitlines()[-1]
 
 
 def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path], as_json: bool) -> int:
@@ -99,9 +108,9 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
                 with _written(destination) as partial:
                     ctx = upscaler.prepare(params, source.read_bytes(), partial)
                     upscaler.run(ctx, lambda ctx=ctx, bar=bar: progress.update(bar, completed=ctx.progress))  # type: ignore[misc]
-            except (UpscaleError, OSError) as error:
+            except (UpscaleError, OSError, pyvips.Error) as error:  # the last: writing failed, a full disk for example
                 failed += 1
-                reason = error.message if isinstance(error, UpscaleError) else error.strerror or str(error)
+                reason = _reason(error)
                 if as_json:
                     print(json.dumps({"source": str(source), "error": reason}), flush=True)
                 else:

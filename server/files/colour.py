@@ -1,10 +1,12 @@
 """Colour spaces of picture files. The network works on the samples as they are stored, in the space of their own
 profile: grey or RGB, 8 or 16 bits, not linear. What is neither is brought there on the way in."""
 
+import functools
+
 import pyvips
 
 from server.errors import SourceUnreadable
-from server.files.fields import ICC, get_field
+from server.files.fields import ICC, get_field, with_field
 
 _SPACES = {(True, "uchar"): "b-w", (True, "ushort"): "grey16", (False, "uchar"): "srgb", (False, "ushort"): "rgb16"}
 """libvips' names, by whether it is grey and by the kind of number."""
@@ -13,10 +15,24 @@ _SIGNATURES = {"b-w": b"GRAY", "grey16": b"GRAY", "srgb": b"RGB ", "rgb16": b"RG
 
 
 def profile(image: pyvips.Image) -> bytes | None:
-    """The embedded profile, if it is one and describes a space of this kind; else None."""
+    """The embedded profile, if it is one, whole, and describes a space of this kind; else None."""
     data = get_field(image, ICC) or b""
-    fits = data[36:40] == b"acsp" and data[16:20] == _SIGNATURES.get(image.interpretation)
-    return data if fits else None
+    signature = _SIGNATURES.get(image.interpretation)
+    fits = signature is not None and data[36:40] == b"acsp" and data[16:20] == signature
+    return data if fits and _is_usable(data, signature) else None
+
+
+@functools.lru_cache(maxsize=16)
+def _is_usable(data: bytes, signature: bytes) -> bool:
+    """Whether littleCMS can do anything with it: damaged ones often look well from outside."""
+    bands = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4}[signature]
+    space = {b"GRAY": "b-w", b"RGB ": "srgb", b"CMYK": "cmyk"}[signature]
+    pixel = with_field(pyvips.Image.black(1, 1, bands=bands).copy(interpretation=space), ICC, data)
+    try:
+        pixel.icc_transform("srgb", embedded=True, intent="relative").avg()
+    except pyvips.Error:
+        return False
+    return True
 
 
 def to_rgb(image: pyvips.Image) -> pyvips.Image:

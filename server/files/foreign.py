@@ -5,7 +5,9 @@ which is GPL). Each function looks at the header only; what it returns decodes w
 """
 
 import io
-from collections.abc import Callable
+import re
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,17 @@ _BOXES = 1 << 20
 """Bytes at a file's start in which its boxes are looked for. They come before the pictures, and are small."""
 _HIGH_BITDEPTH = 0x40
 
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError)
+_DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    TypeError,
+    struct.error,
+)
 """What Pillow and pi-heif raise for damaged files, at their headers as well as later."""
 
 
@@ -37,22 +49,36 @@ class Foreign:
 
 
 def find_bmp(data: bytes) -> Foreign:
-    return _find(lambda: BmpImagePlugin.BmpImageFile(io.BytesIO(data)), _from_pillow)
+    return _find(lambda: BmpImagePlugin.BmpImageFile(io.BytesIO(data)), lambda opened: _from_pillow(opened, None))
 
 
 def find_avif(data: bytes) -> Foreign:
     """For those that are animated or grey. Raises SourceUnreadable also for more than 8 bits, which Pillow cuts."""
-    primaries.from_heif(data)
+    described = primaries.from_heif(data)
     if any(flag & _HIGH_BITDEPTH for flag in av1_flags(data)):
         raise SourceUnreadable("animated or grey AVIF of more than 8 bits is not read; convert it to PNG")
-    return _find(lambda: AvifImagePlugin.AvifImageFile(io.BytesIO(data)), _from_pillow)
+    return _find(
+        lambda: AvifImagePlugin.AvifImageFile(io.BytesIO(data)), lambda opened: _from_pillow(opened, described)
+    )
 
 
 def find_heic(data: bytes) -> Foreign:
+    _check_items(data)
     described = primaries.from_heif(data)
     return _find(
         lambda: pi_heif.open_heif(data, convert_hdr_to_8bit=False), lambda opened: _from_heif(opened, described)
     )
+
+
+def _check_items(data: bytes) -> None:
+    """NOTE: pi_heif dies, and the process with it, of an item's type, name or content type (boxes `infe`, ISO/IEC
+    14496-12, 8.11.6) that is not UTF-8."""
+    for found in re.finditer(rb"(....)infe([\2\3])", data[:_BOXES], re.DOTALL):
+        start = found.end() + 3 + (4 if found[2] == b"\2" else 6)  # flags, the item's number, a protection index
+        try:
+            data[start : found.start() + int.from_bytes(found[1], "big")].decode()
+        except UnicodeDecodeError as error:
+            raise SourceUnreadable("the picture file is damaged") from error
 
 
 def av1_flags(data: bytes) -> list[int]:
@@ -69,25 +95,35 @@ def _find(open_: Callable[[], "Image.Image | pi_heif.HeifFile"], convert: Callab
         except _DAMAGED as error:
             raise SourceUnreadable("the picture file is damaged") from error
 
-    opened = guarded(open_)
-    width, height = opened.size
+    def look() -> tuple[Any, int, int]:
+        found = open_()
+        return found, *found.size
+
+    opened, width, height = guarded(look)
     return Foreign(width, height, lambda: guarded(lambda: convert(opened)))
 
 
-def _from_pillow(opened: Image.Image) -> pyvips.Image:
+def _from_pillow(opened: Image.Image, described: bytes | None) -> pyvips.Image:
     """8 bits: neither kind that comes here has more."""
+    found = dict(opened.info)
     opened = ImageOps.exif_transpose(opened)
     grey = opened.mode in ("1", "L")
     alpha = opened.has_transparency_data
     image = _to_vips(np.asarray(opened.convert("L" if grey else "RGBA" if alpha else "RGB")), 8)
-    across, down = opened.info.get("dpi", (0, 0))
-    return image.copy(xres=across / 25.4, yres=down / 25.4) if across > 0 and down > 0 else image
+    across, down = found.get("dpi", (0, 0))
+    if across > 0 and down > 0:
+        image = image.copy(xres=across / 25.4, yres=down / 25.4)
+    return _with_metadata(image, found, described)
 
 
 def _from_heif(opened: "pi_heif.HeifFile", described: bytes | None) -> pyvips.Image:
     # NOTE: a copy. What it gives is a view of memory that goes away with `opened`, whoever still looks at it.
     image = _to_vips(np.array(opened), opened.info["bit_depth"])
-    found = opened.info
+    return _with_metadata(image, opened.info, described)
+
+
+def _with_metadata(image: pyvips.Image, found: Mapping[Any, Any], described: bytes | None) -> pyvips.Image:
+    """`found`: what Pillow and pi-heif call info. `described`: a profile made of the file's own numbers."""
     profile = found.get("icc_profile") or described
     for name, data in ((ICC, profile), (EXIF, found.get("exif")), (XMP, found.get("xmp"))):
         image = with_field(image, name, data or None)

@@ -14,6 +14,8 @@ from server.job import Metadata as Policy
 DEFAULT_PIXELS_PER_MM = 72 / 25.4
 """What is written where the source says nothing: the resolution that JFIF, PNG and TIFF readers assume themselves."""
 _LIBVIPS_UNSET = 1.0
+_MOST_PIXELS_PER_MM = 1e6
+"""libvips' limit; PNG's is a little above it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ def read(image: pyvips.Image) -> Metadata:
     resolution = image.xres, image.yres
     if min(resolution) <= 0 or resolution == (_LIBVIPS_UNSET, _LIBVIPS_UNSET):
         # WebP, AVIF and HEIC have no place for it but EXIF.
-        resolution = tags.pixels_per_mm or (DEFAULT_PIXELS_PER_MM, DEFAULT_PIXELS_PER_MM)
+        resolution = tags.pixels_per_mm or (0, 0)
+    if not all(0 < each <= _MOST_PIXELS_PER_MM for each in resolution):
+        resolution = DEFAULT_PIXELS_PER_MM, DEFAULT_PIXELS_PER_MM
     return Metadata(
         icc=colour.profile(image),
         exif=tags,

@@ -7,6 +7,7 @@ animated files and those with several pages the first picture is taken.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyvips
@@ -22,6 +23,14 @@ pyvips.block_untrusted_set(True)
 # Every source is another picture: a cache of decoded ones would only hold memory.
 pyvips.cache_set_max(0)
 
+
+def _lenient(text: Any) -> str:
+    return "" if text == pyvips.ffi.NULL else bytes(pyvips.ffi.string(text)).decode("utf-8", "replace")
+
+
+# NOTE: libvips puts names out of files into its errors, in any encoding. pyvips decodes them strictly, and where that
+# fails never empties libvips' buffer: every later error of the process would fail in the same way.
+pyvips.error._to_string = _lenient
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
 """H × W × channels (grey, grey + alpha, RGB, RGB + alpha), 0 … 255 or 0 … 65535: the type tells, never the values."""

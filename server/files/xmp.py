@@ -40,7 +40,7 @@ def rights(packet: bytes) -> bytes | None:
         return None
     try:
         source = ElementTree.fromstring(packet.strip(b"\0"))
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, ValueError, LookupError):  # the latter two: encodings that Python or expat lacks
         return None
     for prefix, uri in _PREFIXES.items():
         ElementTree.register_namespace(prefix, uri)
@@ -52,7 +52,10 @@ def rights(packet: bytes) -> bytes | None:
         return None
     root = ElementTree.Element("{adobe:ns:meta/}xmpmeta")
     ElementTree.SubElement(root, f"{{{_RDF}}}RDF").append(kept)
-    body: bytes = ElementTree.tostring(root, encoding="utf-8")
+    try:
+        body: bytes = ElementTree.tostring(root, encoding="utf-8")
+    except RecursionError:  # thousands of elements in each other
+        return None
     return b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>' + body + b'<?xpacket end="w"?>'
 
 

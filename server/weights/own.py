@@ -58,9 +58,9 @@ def read_index(folder: Path) -> list[Own]:
     """What is known of the files that are still as they were then."""
     try:
         rows: list[dict[str, Any]] = json.loads((folder / _INDEX).read_text("utf-8"))
-    except FileNotFoundError:
-        return []
-    found = [Own(**{**row, "network": row["network"] and Network(**row["network"])}) for row in rows]
+        found = [Own(**{**row, "network": row["network"] and Network(**row["network"])}) for row in rows]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return []  # none, or damaged, or another version's: it is only a cache
     return [own for own in found if stamp(folder / own.file) == (own.size, own.mtime_ns)]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import pyvips
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from server.errors import SourceTooLarge, SourceUnreadable
@@ -149,3 +149,42 @@ def test_reasons_are_told_where_they_are_known() -> None:
         read_header(buffer.getvalue(), MANY)
     with pytest.raises(SourceUnreadable, match="JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC"):
         read_header(b"\xff\x0a" + bytes(50), MANY)
+
+
+@pytest.mark.parametrize("place", [176, 177, 178, 179])
+def test_a_heic_with_names_in_no_encoding_is_refused_and_kills_nobody(place: int) -> None:
+    data = bytearray((FILES / "turned.heic").read_bytes())
+    assert bytes(data[176:180]) == b"Exif"  # the type of an item
+    data[place] = 0xFF
+    with pytest.raises(SourceUnreadable):
+        read_header(bytes(data), MANY)
+
+
+def test_an_error_in_no_encoding_spoils_no_later_one(picture: Picture) -> None:
+    """The AVIF has a property whose name is not UTF-8, which libvips quotes."""
+    for data in ((FILES / "bad_name.avif").read_bytes(), picture(40, 30, "RGB", "png")[:20]):
+        with pytest.raises(SourceUnreadable, match="damaged"):
+            open_picture(data, MANY)
+
+
+def test_animated_avif_keeps_its_profile_and_exif() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    profile = profile[:16] + b"RGB " + profile[20:]
+    exif = Image.Exif()
+    exif[0x8298] = "Zoe"
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (32, 24), colour) for colour in ("red", "blue")]
+    frames[0].save(file, "AVIF", save_all=True, append_images=frames[1:], icc_profile=profile, exif=exif)
+    image = open_picture(file.getvalue(), MANY)
+    assert bytes(image.get("icc-profile-data")) == profile
+    assert metadata.read(image).exif.image[0x8298].data.rstrip(b"\0") == b"Zoe"
+
+
+@pytest.mark.parametrize("value", [0, 2**32 - 1])
+def test_a_resolution_out_of_this_world_is_left_out(picture: Picture, value: int) -> None:
+    rational = struct.pack("<II", value, 1)
+    tags = Exif(image={0x011A: Value(5, rational), 0x011B: Value(5, rational)})
+    image = pyvips.Image.new_from_buffer(picture(40, 30, "RGB", "webp"), "").copy()
+    image.set_type(pyvips.GValue.blob_type, "exif-data", serialise(tags))
+    found = metadata.read(image)
+    assert found.pixels_per_mm == (metadata.DEFAULT_PIXELS_PER_MM,) * 2

@@ -55,3 +55,16 @@ def test_rights_are_kept_and_nothing_else() -> None:
 )
 def test_where_there_are_none_nothing_is_kept(packet: bytes) -> None:
     assert rights(packet) is None
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b'<?xml version="1.0" encoding="gbk"?><x/>',
+        b'<?xml version="1.0" encoding="utf-32"?><x/>',
+        b'<?xml version="1.0" encoding="nonsense"?><x/>',
+        ELEMENTS.replace("© Zoë".encode(), b"<a>" * 5000 + b"</a>" * 5000),
+    ],
+)
+def test_packets_that_python_can_not_read_or_write_say_nothing(packet: bytes) -> None:
+    assert rights(packet) is None

@@ -172,3 +172,14 @@ def test_callers_see_it_and_can_ask_for_it(live: Live) -> None:
     assert (mine["name"], mine["scale"], mine["licence"]) == ("mine", 2, "unknown")
     plan = live.client.post("/plan", json={"width": 64, "height": 48, "scale": 2, "model": "mine"}).json()
     assert (plan["model"], plan["result"]) == ("mine", [128, 96])
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", '[{"file": "x"}]', '{"file": 1}', '[{"file": "a", "later": 1}]', "null"]
+)
+def test_a_damaged_index_or_a_later_version_s_is_made_again(tmp_path: Path, look: Look, content: str) -> None:
+    save(srvgg(), tmp_path / "mine.pth")
+    (tmp_path / "index.json").write_text(content)
+    assert read_index(tmp_path) == []
+    assert look()["mine.pth"].network is not None
+    assert [own.file for own in read_index(tmp_path)] == ["mine.pth"]
