@@ -26,7 +26,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Engine, Select, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Engine,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
@@ -205,18 +219,21 @@ class Jobs:
     # --- for fetchers -----------------------------------------------------------------------------------------------
 
     def claim_fetch(self, fetcher: str, seconds: float) -> Job | None:
-        """The next job whose source nobody is fetching, for `seconds`; or None."""
+        """The next job whose source nobody is fetching, for `seconds`; or None. Its `attempt` says how often that was
+        tried: more than once only when processes died of it."""
         now = time.time()
         free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
         waiting = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_(None), free)
         if not self._any(waiting):
             return None
         with self._passing.begin() as db:
-            return _take(db, waiting, worker=fetcher, lease_until=now + seconds)
+            return _take(db, waiting, worker=fetcher, attempt=jobs.c.attempt + 1, lease_until=now + seconds)
 
     def give_source(self, job_id: str, fetcher: str, source_key: str) -> bool:
-        """The source is here: workers may have the job. False when the job is no longer this fetcher's."""
-        return self._write(_fetching(job_id, fetcher), source_key=source_key, worker=None, lease_until=None)
+        """The source is here: workers may have the job, whose attempts count anew. False when the job is no longer this
+        fetcher's."""
+        given = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None}
+        return self._write(_fetching(job_id, fetcher), **given)
 
     def fail_fetch(self, job_id: str, fetcher: str, error: UpscaleError) -> bool:
         return self._write(_fetching(job_id, fetcher), **_failure(error))
@@ -284,7 +301,9 @@ class Jobs:
         where = and_(jobs.c.worker == worker, jobs.c.state.in_((State.RUNNING.value, State.QUEUED.value)))
         with self._engine.begin() as db:
             db.execute(delete(workers).where(workers.c.id == worker))
-            return _count(db.execute(update(jobs).where(where).values(lease_until=0.0)))
+            fetching = jobs.c.state == State.QUEUED.value  # that was no attempt which failed
+            attempt = case((fetching, jobs.c.attempt - 1), else_=jobs.c.attempt)
+            return _count(db.execute(update(jobs).where(where).values(lease_until=0.0, attempt=attempt)))
 
     def sweep(self) -> int:
         """End the lapsed jobs that must not run again: cancelled ones, and those of too many crashes."""

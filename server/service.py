@@ -23,12 +23,13 @@ from server.errors import (
     NotFound,
     ResultImpossible,
     SourceUnreachable,
+    SourceUnreadable,
     UpscaleError,
 )
 from server.fetch import Source, download
 from server.files.picture import Header, read_header
 from server.job import Job, Params, State
-from server.jobs import Jobs, WorkerInfo
+from server.jobs import MAX_ATTEMPTS, Jobs, WorkerInfo
 from server.plan import Estimate, Plan, check_result, enlargement, estimate, make_plan, result_size
 from server.uploads import Uploads
 from server.weights.catalog import Catalog, DeviceKind
@@ -212,6 +213,10 @@ class Service:
         if job is None:
             return False
         assert job.source_url is not None
+        if job.attempt > MAX_ATTEMPTS:
+            reason = SourceUnreadable(f"the server's process died {MAX_ATTEMPTS} times while it read this picture")
+            self._jobs.fail_fetch(job.id, self._fetcher, reason)
+            return True
         try:
             data = download(job.source_url, self.config)
             self._check_source(data, job.params)

@@ -503,7 +503,7 @@ def test_a_fetched_source_makes_a_job_ready(table: Jobs) -> None:
     job = add(table, source_key=None, source_url="https://example.com/")
     fetched = table.claim_fetch("f", 60)
     assert fetched is not None
-    assert (fetched.id, fetched.state, fetched.attempt) == (job.id, State.QUEUED, 0)
+    assert (fetched.id, fetched.state, fetched.attempt) == (job.id, State.QUEUED, 1)
     assert table.give_source(job.id, "f", "1" * 32)
     taken = take(table)
     assert (taken.source_key, taken.attempt) == ("1" * 32, 1)
@@ -519,6 +519,19 @@ def test_a_lapsed_fetch_belongs_to_the_next_fetcher(table: Jobs) -> None:
     assert table.get(job.id) == before
     assert table.give_source(job.id, "quick", "2" * 32)
     assert take(table).source_key == "2" * 32
+
+
+def test_fetches_are_counted_but_for_those_given_back(table: Jobs) -> None:
+    add(table, source_key=None, source_url="https://example.com/")
+    counts = []
+    for name in ("died", "died too", "ended"):
+        fetched = table.claim_fetch(name, -1)
+        assert fetched is not None
+        counts.append(fetched.attempt)
+    table.release("ended")
+    fetched = table.claim_fetch("next", 60)
+    assert fetched is not None
+    assert [*counts, fetched.attempt] == [1, 2, 3, 3]
 
 
 def test_a_fetch_that_failed_fails_the_job(table: Jobs) -> None:

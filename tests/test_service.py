@@ -2,7 +2,8 @@
 
 import time
 
-from server.jobs import WorkerInfo
+from server.job import Job, Params, State
+from server.jobs import MAX_ATTEMPTS, WorkerInfo
 from tests.conftest import Live, LiveServer
 
 
@@ -50,3 +51,13 @@ def test_the_policy_holds_for_what_callers_name(live_server: LiveServer) -> None
     assert plan(live, model="realesr-animevideov3")["model"] == "realesr-animevideov3"
     error = plan(live, model="GFPGANv1.4")["error"]
     assert "GFPGANv1.4 is not an upscaling network" in str(error)
+
+
+def test_a_source_that_kills_whoever_reads_it_is_not_read_for_ever(live: Live) -> None:
+    url = "http://127.0.0.1:9/picture.png"
+    job = Job(dialect="native", owner="local", params=Params(scale=2), source_url=url, attempt=MAX_ATTEMPTS)
+    live.worker.jobs.enqueue(job)
+    deadline = time.monotonic() + 10
+    while (found := live.worker.jobs.get(job.id)).state is not State.FAILED and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert found.error_message == "the server's process died 3 times while it read this picture"
