@@ -1,0 +1,16 @@
+"""The script that waits for a GPU goes through on the CPU, small: on the day there is one, there is no time to mend it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_the_gpu_script_s_dry_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--device", "cpu", "--json", str(tmp_path / "x")]
+    subprocess.run(command, check=True, capture_output=True)
+    facts = json.loads((tmp_path / "x").read_text())
+    for name in ("SRVGG-32", "RRDBNet-23"):
+        exact = {way: each["max"] for way, each in facts[name]["correctness"].items() if way.startswith("fp32")}
+        assert len(exact) == 3 and set(exact.values()) == {0}, name
+        assert facts[name]["speed"]["64x64"]["seconds"]["ours"] > 0
