@@ -7,7 +7,6 @@ NOTE: a result is on the disk before its job is finished. A source survives the 
 not waited for: after a power cut the newest may be missing, and then its job fails.
 """
 
-import os
 import re
 import time
 import uuid
@@ -18,6 +17,7 @@ import obstore
 from obstore.exceptions import NotFoundError
 from obstore.store import LocalStore
 
+from server.disk import sync
 from server.errors import NotFound
 
 _STAGING = ".staging"
@@ -47,9 +47,9 @@ class Blobs:
 
     def adopt(self, key: str, staged: Path) -> None:
         """Make the staged file the blob of that key, whole or not at all, once it is safely on the disk."""
-        _to_disk(staged)
+        sync(staged)
         staged.replace(self._folder / _checked(key))
-        _to_disk(self._folder)
+        sync(self._folder)
 
     def sweep(self) -> None:
         """Remove what killed processes have left in the staging folder."""
@@ -76,14 +76,6 @@ class Blobs:
         """Also fine when it is gone already."""
         with suppress(NotFoundError, FileNotFoundError):
             obstore.delete(self._store, _checked(key))
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _checked(key: str) -> str:

@@ -1,4 +1,4 @@
-"""The script that waits for a GPU goes through on the CPU, small: on the day there is one, there is no time to mend it."""
+"""The script that waits for a GPU goes through on the CPU, small: when there is one, there is no time to mend it."""
 
 import json
 import subprocess

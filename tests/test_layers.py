@@ -15,7 +15,7 @@ ROOMS = ("files", "weights")
 
 LEVELS = (
     ("__init__", "files", "weights"),
-    ("errors", "files.exif", "files.xmp", "files.icc", "files.jpeg", "files.fields"),
+    ("errors", "disk", "files.exif", "files.xmp", "files.icc", "files.jpeg", "files.fields"),
     ("formats", "config", "logs", "files.colour", "files.primaries", "files.png"),
     ("job",),
     ("files.metadata",),

@@ -48,7 +48,7 @@ class Context:
     data: bytes
     """The encoded source."""
     target: Path
-    """The file that the encoded result goes to. What a run that failed has left of it is nothing."""
+    """The file that the encoded result goes to. A run that failed may leave a part of it: its caller removes that."""
     engine: Engine
     load: Callable[[Params, float], Model]
     """The network for these parameters and this enlargement, from the process's cache."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from server.disk import sync
 from server.errors import Conflict, Unavailable
 from server.weights.manifest import File
 
@@ -70,22 +71,19 @@ class Store:
         if pin:
             # Before the file is visible: a crash in between leaves a pin without a file, which does no harm.
             write_whole(self.folder / "pins.json", json.dumps({**self.pins(), str(file.path): sha256}, indent=2))
-        with partial.open("rb+") as content:
-            os.fsync(content.fileno())
+        sync(partial)
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
         return pin
 
 
 def write_whole(path: Path, text: str) -> None:
     """Replace a small file, so that readers see the old or the new one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    partial.write_text(text, "utf-8")
+    sync(partial)
     partial.replace(path)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def sha256_of(path: Path) -> str:
@@ -101,11 +99,3 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
