@@ -39,8 +39,7 @@ class Metadata:
 
 def read(image: pyvips.Image) -> Metadata:
     """Of a picture that libvips has opened; costs no pixels. What is damaged is left out."""
-    tags = exif.parse(get_field(image, EXIF) or b"")
-    packet = get_field(image, XMP)
+    tags, packet = _tags(image), _packet(image)
     resolution = image.xres, image.yres
     if min(resolution) <= 0 or resolution == (_LIBVIPS_UNSET, _LIBVIPS_UNSET):
         # WebP, AVIF and HEIC have no place for it but EXIF.
@@ -50,10 +49,15 @@ def read(image: pyvips.Image) -> Metadata:
     return Metadata(
         icc=colour.profile(image),
         exif=tags,
-        xmp=packet if packet and len(packet) <= xmp.MAX_BYTES else None,
+        xmp=packet,
         iptc=_iim(get_field(image, IPTC)),
         pixels_per_mm=resolution,
     )
+
+
+def read_orientation(image: pyvips.Image) -> int:
+    """The same, of all that only what a header needs: a profile, for one, is not tried."""
+    return Metadata(exif=_tags(image), xmp=_packet(image)).orientation
 
 
 def dress(image: pyvips.Image, metadata: Metadata, policy: Policy = "keep") -> pyvips.Image:
@@ -73,6 +77,15 @@ def dress(image: pyvips.Image, metadata: Metadata, policy: Policy = "keep") -> p
     for name, data in ((ICC, metadata.icc), (EXIF, block), (XMP, packet), (IPTC, iptc)):
         image = with_field(image, name, data)
     return image
+
+
+def _tags(image: pyvips.Image) -> Exif:
+    return exif.parse(get_field(image, EXIF) or b"")
+
+
+def _packet(image: pyvips.Image) -> bytes | None:
+    packet = get_field(image, XMP)
+    return packet if packet and len(packet) <= xmp.MAX_BYTES else None
 
 
 def upright(image: pyvips.Image) -> pyvips.Image:

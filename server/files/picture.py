@@ -108,7 +108,7 @@ def _find(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Ima
     if image.bands > (5 if image.interpretation == "cmyk" else 4):
         raise SourceUnreadable(f"the picture has {image.bands} channels; this server reads up to RGB with alpha")
     image = _completed(image, data, mime)
-    if metadata.read(image).orientation >= 5:
+    if metadata.read_orientation(image) >= 5:
         width, height = height, width
     return Header(width, height, mime), lambda: image
 
