@@ -60,6 +60,7 @@ class Run:
 
     data: bytes
     max_source_pixels: int = MAX_PIXELS
+    params: Params = field(default_factory=lambda: Params(scale=1))
     samples: Samples = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
     metadata: Metadata = field(default_factory=Metadata)
 

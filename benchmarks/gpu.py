@@ -3,14 +3,20 @@
 benchmarks/gpu_todo.md says what each part is for. Without a GPU the same runs on the CPU, smaller and without any
 meaning as a figure: that only shows that the script works. Speeds are medians of interleaved runs, so that a noisy
 moment hits all contenders alike; what is compared is compared in one process.
+
+Each part's figures are printed and written as soon as they are there, and one that fails says so in its place and does
+not stop the others: time on a GPU is short. After `--minutes` no further part is begun.
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +25,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks import pipeline
 from server import device as devices
+from server import refiners
+from server.creativity import recipe
 from server.engine import Engine
+from server.graphs import Graphs
 from server.models import Model, load_model, load_state
 from server.shim import RRDBNet, SRVGGNetCompact
 from server.upscaler import torch_versions
-from server.weights.catalog import FOLDER
+from server.weights.catalog import FOLDER, Catalog
+from server.weights.refiner import refiner_weights
 
 Samples = NDArray[np.uint8]
 FLOP_PER_PIXEL = {"SRVGG-32": 2_418_048, "RRDBNet-23": 35_853_696}
@@ -54,9 +65,12 @@ def picture(width: int, height: int) -> Samples:
     return np.clip(image * 60 + 100 + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
 
 
-def ours(model: Model, samples: Samples, tile: int = 0) -> Samples:
-    """Through the engine, to 8 bits, as a job does it."""
-    return np.concatenate(list(Engine(model.device).upscale(model, samples, dtype=np.uint8, tile=tile)))
+def ours(
+    model: Model, samples: NDArray[Any], tile: int = 0, *, engine: Engine | None = None, deep: bool = False
+) -> Any:
+    """Through the engine, to 8 or 16 bits, as a job does it."""
+    engine = engine or Engine(model.device)
+    return np.concatenate(list(engine.upscale(model, samples, dtype=np.uint16 if deep else np.uint8, tile=tile)))
 
 
 def correctness(path: Path, device: torch.device, samples: Samples) -> dict[str, Any]:
@@ -73,6 +87,103 @@ def correctness(path: Path, device: torch.device, samples: Samples) -> dict[str,
     return result
 
 
+def deep_and_grey(path: Path, device: torch.device, samples: Samples) -> dict[str, int]:
+    """Largest errors of the other kinds of samples on the device, in fp32, against the CPU: 16 bits go there and back
+    as other bits, grey as one channel."""
+    here, there = (load_model(path, name=str(each), sha256=None, device=each) for each in (torch.device("cpu"), device))
+    worst = {}
+    for name, picture_ in (
+        ("16 bits", samples.astype(np.uint16) * 257),
+        ("grey", np.ascontiguousarray(samples[..., :1])),
+    ):
+        results = [ours(each, picture_, 160, deep=True).astype(int) for each in (here, there)]
+        worst[name] = int(np.abs(results[0] - results[1]).max())
+    return worst
+
+
+def graphs(path: Path, device: torch.device, runs: int) -> dict[str, Any]:
+    """Seconds of a batch of small tiles as launched one by one and as a recorded graph, and whether they agree."""
+    model = load_model(path, name="graphs", sha256=None, device=device, dtype=devices.pick_dtype("auto", device))
+    result: dict[str, Any] = {}
+    for n, side in ((1, 64), (16, 64), (2, 256)) if device.type == "cuda" else ((1, 32),):
+        recorder, eager = Graphs(device), Graphs(device, enabled=False)
+        image = torch.rand(n, 3, side, side, device=device)
+        taken: dict[str, list[float]] = {"eager": [], "graph": []}
+        with torch.inference_mode():
+            for _ in range(5):  # until it has been recorded
+                recorder.run("x", model, image)
+            expected, got = eager.run("x", model, image).clone(), recorder.run("x", model, image).clone()
+            for _ in range(runs):
+                for name, each in (("eager", eager), ("graph", recorder)):
+                    started = time.perf_counter()
+                    each.run("x", model, image)
+                    synchronize(device)
+                    taken[name].append(time.perf_counter() - started)
+        result[f"{n}x{side}x{side}"] = {
+            "recorded": len(recorder),
+            "ms": {name: round(statistics.median(times) * 1000, 3) for name, times in taken.items()},
+            "max_difference": float((expected - got).abs().max()),
+        }
+    return result
+
+
+def same_bytes(path: Path, device: torch.device, samples: Samples) -> dict[str, Any]:
+    """A job alone, and the same job beside three others, must give the same bytes; and batches must have been full."""
+    model = load_model(path, name="same", sha256=None, device=device, dtype=devices.pick_dtype("auto", device))
+    parts = [np.ascontiguousarray(np.roll(samples, 13 * i, 0)) for i in range(4)]
+    digests = [hashlib.sha256(ours(model, each, 96).tobytes()).hexdigest() for each in parts]
+    engine = Engine(device)
+    with ThreadPoolExecutor(4) as pool:
+        beside = list(pool.map(lambda each: ours(model, each, 96, engine=engine), parts))
+    counted = engine.counters()
+    return {
+        "same": [hashlib.sha256(each.tobytes()).hexdigest() for each in beside] == digests,
+        "tiles_per_batch": round(counted["tiles"] / counted["batches"], 2),
+        "graphs": counted["graphs"],
+    }
+
+
+def refiner(device: torch.device, small: bool) -> dict[str, Any]:
+    """The bundled diffusion network in half precision against fp32, and its seconds for a tile."""
+    weights = refiner_weights(Catalog(FOLDER), "bundled", "cuda" if device.type == "cuda" else "cpu")
+    side = 64 if small else 768
+    torch.manual_seed(0)
+    noisy, picture_ = torch.randn(1, 3, side, side, device=device), torch.rand(1, 3, side, side, device=device)
+    reference = None
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for dtype in ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16"):
+            net = refiners.load(weights, device, devices.DTYPES[dtype], Path(cache))
+            step = torch.tensor(300.0, device=device)
+            taken = []
+            for _ in range(3):
+                started = time.perf_counter()
+                answer = net.denoise(noisy, picture_, step, recipe(0.0))
+                synchronize(device)
+                taken.append(time.perf_counter() - started)
+            reference = answer if reference is None else reference
+            error = float((answer - reference).square().mean() / reference.square().mean())
+            result[dtype] = {"seconds": round(min(taken), 4), "snr_db": round(-10 * np.log10(max(error, 1e-12)), 1)}
+    return result
+
+
+def memory(path: Path, device: torch.device) -> dict[str, Any]:
+    """The device's peak for an 8k result; the host's is what benchmarks.memory measures."""
+    if device.type != "cuda":
+        return {"skipped": "needs a GPU"}
+    model = load_model(path, name="memory", sha256=None, device=device, dtype=torch.float16)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    for _ in Engine(device).upscale(model, picture(2048, 1152), dtype=np.uint8):
+        pass
+    return {"peak_mib": torch.cuda.max_memory_reserved(device) // 2**20}
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def out_of_memory(path: Path, device: torch.device) -> dict[str, Any]:
     """A real one: most of the device is taken, and the engine must get through with smaller tiles."""
     if device.type != "cuda":
@@ -86,7 +197,8 @@ def out_of_memory(path: Path, device: torch.device) -> dict[str, Any]:
     engine = Engine(device)
     result = np.concatenate(list(engine.upscale(model, samples, dtype=np.uint8))).astype(float)
     del ballast
-    return {"tile": engine._tiles.get("oom"), "max_error": int(np.abs(result - expected).max())}
+    counted = {name: value for name, value in engine.counters().items() if name.endswith("retries")}
+    return {"tile": engine.shape(model).tile, "max_error": int(np.abs(result - expected).max()), **counted}
 
 
 def speed(name: str, net: nn.Module, path: Path, device: torch.device, size: tuple[int, int], runs: int) -> Any:
@@ -109,8 +221,7 @@ def speed(name: str, net: nn.Module, path: Path, device: torch.device, size: tup
         for label, run in contenders.items():
             started = time.perf_counter()
             run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            synchronize(device)
             if round_:  # the first warms up
                 taken[label].append(time.perf_counter() - started)
     medians = {label: statistics.median(times) for label, times in taken.items()}
@@ -132,41 +243,64 @@ def matmul_peak(device: torch.device) -> float:
     for _ in range(10):
         started = time.perf_counter()
         a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - started)
     return round(2 * n**3 / best / 1e12, 2)
+
+
+class Report:
+    """The figures so far: printed and written part by part."""
+
+    def __init__(self, path: Path | None, minutes: float) -> None:
+        self.facts: dict[str, Any] = {}
+        self._path = path
+        self._until = time.monotonic() + minutes * 60
+
+    def add(self, name: str, part: Callable[[], Any]) -> None:
+        started = time.monotonic()
+        if started > self._until:
+            self.facts[name] = {"skipped": "no time left"}
+            return
+        try:
+            self.facts[name] = part()
+        except Exception:
+            self.facts[name] = {"failed": traceback.format_exc().splitlines()[-8:]}
+        print(f"{name} ({time.monotonic() - started:.1f} s): {json.dumps(self.facts[name])}", flush=True)
+        if self._path:
+            self._path.write_text(json.dumps(self.facts, indent=1) + "\n", "utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--minutes", type=float, default=8.5)
     args = parser.parse_args()
     device = devices.pick_device(args.device)
     gpu = device.type == "cuda"
     sizes, runs = ([(512, 512), (1280, 720)], 5) if gpu else ([(64, 64)], 2)
-    facts: dict[str, Any] = {
-        "device": devices.describe(device),
-        **torch_versions(),
-        "matmul_tflops": matmul_peak(device),
-    }
+    checked = picture(300, 260) if gpu else picture(90, 70)
+    report = Report(args.json, args.minutes)
+    report.add("machine", lambda: {"device": devices.describe(device), **torch_versions()})
+    report.add("matmul_tflops", lambda: matmul_peak(device))
     with tempfile.TemporaryDirectory() as folder:
-        for name, (net, path) in make_networks(Path(folder), small=not gpu).items():
-            part: dict[str, Any] = {
-                "correctness": correctness(path, device, picture(300, 260) if gpu else picture(90, 70))
-            }
-            part["out_of_memory"] = out_of_memory(path, device)
-            if gpu:
-                torch.cuda.reset_peak_memory_stats(device)
-            part["speed"] = {f"{w}x{h}": speed(name, net, path, device, (w, h), runs) for w, h in sizes}
-            if gpu:
-                part["peak_memory_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
-            facts[name] = part
-            print(json.dumps({name: part}), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(facts, indent=1) + "\n")
-    print(json.dumps(facts))
+        networks = make_networks(Path(folder), small=not gpu)
+        # What is right comes before what is fast.
+        for name, (_, path) in networks.items():
+            report.add(f"{name} correctness", lambda path=path: correctness(path, device, checked))
+            report.add(f"{name} 16 bits and grey", lambda path=path: deep_and_grey(path, device, checked))
+            report.add(f"{name} graphs", lambda path=path: graphs(path, device, runs * 4))
+            report.add(f"{name} same bytes", lambda path=path: same_bytes(path, device, checked))
+            report.add(f"{name} out of memory", lambda path=path: out_of_memory(path, device))
+            report.add(f"{name} memory at 8k", lambda path=path: memory(path, device))
+        report.add("refiner", lambda: refiner(device, not gpu))
+        for name, (net, path) in networks.items():
+            for size in sizes:
+                report.add(
+                    f"{name} speed {size[0]}x{size[1]}",
+                    lambda name=name, net=net, path=path, size=size: speed(name, net, path, device, size, runs),
+                )
+        report.add("pipeline", lambda: pipeline.measure(args.device, pipeline.FULL if gpu else pipeline.TINY))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from server.config import MIB, Config
 from server.database import open_database
 from server.deliveries import Deliveries
 from server.dialects import DIALECTS, dialect_of
-from server.dialects.base import CallerDep, ServiceDep, json_response
+from server.dialects.base import CallerDep, Dialect, ServiceDep
 from server.errors import (
     Forbidden,
     InvalidField,
@@ -34,15 +34,17 @@ from server.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
-    TooManyRequests,
     UpscaleError,
 )
 from server.guard import read_allowed
 from server.jobs import Jobs
 from server.keys import Keys
 from server.metrics import CONTENT_TYPE, COUNT_S, Metrics
+from server.outage import outage_of
 from server.schemas import document
 from server.service import Service
+from server.serving import json_response
+from server.upkeep import Upkeep
 from server.uploads import Uploads
 from server.webhook import Sender
 from server.weights.catalog import Catalog
@@ -56,6 +58,7 @@ SENDERS = 2
 _IDLE_S = 0.2
 _UPKEEP_S = 60.0
 _STOP_S = 2.0
+_BROKEN = "something went wrong inside the server"
 
 
 def create_app(config: Config) -> FastAPI:
@@ -64,19 +67,16 @@ def create_app(config: Config) -> FastAPI:
     engine = open_database(config.database)
     blobs = Blobs(config.blobs_dir)
     jobs = Jobs(engine, lease_s=config.lease_s, max_queue=config.max_queue)
-    service = Service(
-        config,
-        jobs,
-        Uploads(engine, blobs, keep_s=config.keep_s),
-        blobs,
-        Catalog.of(config),
-    )
-    sender = Sender(jobs, Deliveries(engine), blobs, config)
-    gate, metrics = Gate(config, Keys(engine)), Metrics(jobs)
+    uploads = Uploads(engine, blobs, keep_s=config.keep_s)
+    service = Service(config, jobs, uploads, blobs, Catalog.of(config))
+    deliveries = Deliveries(engine)
+    sender = Sender(jobs, deliveries, blobs, config)
+    gate, metrics = Gate(config, Keys(engine)), Metrics(jobs, deliveries)
+    upkeep = Upkeep(config, service, jobs, uploads, blobs, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with _background(service, sender, metrics):
+        with _background(service, sender, upkeep, metrics):
             yield
         engine.dispose()
 
@@ -97,12 +97,12 @@ def create_app(config: Config) -> FastAPI:
 
 
 @contextmanager
-def _background(service: Service, sender: Sender, metrics: Metrics) -> Iterator[None]:
+def _background(service: Service, sender: Sender, upkeep: Upkeep, metrics: Metrics) -> Iterator[None]:
     """Fetchers, senders, upkeep and counting, for as long as the server runs."""
     stop = threading.Event()
     fetchers = [(f"fetch-{n}", service.fetch_next, _IDLE_S) for n in range(FETCHERS)]
     senders = [(f"send-{n}", sender.send_next, _IDLE_S) for n in range(SENDERS)]
-    others = [("upkeep", service.upkeep, _UPKEEP_S), ("count", metrics.count_ended, COUNT_S)]
+    others = [("upkeep", upkeep.once, _UPKEEP_S), ("count", metrics.count, COUNT_S)]
     threads = [
         threading.Thread(target=_repeat, args=(stop, work, idle_s), name=name, daemon=True)
         for name, work, idle_s in (*fetchers, *senders, *others)
@@ -154,8 +154,9 @@ async def healthz() -> Response:
 def readyz(service: ServiceDep) -> Response:
     """200 once a worker has verified and loaded its weights, as long as it is heard of."""
     workers = [{"id": each.id, "device": each.device, "ready": each.ready} for each in service.workers()]
-    answer = {"workers": workers, "jobs": service.counts()}
-    if any(each["ready"] for each in workers):
+    ready = any(each["ready"] for each in workers)
+    answer = {"weights_verified": ready, "workers": workers, "jobs": service.counts()}
+    if ready:
         return json_response({"ready": True, **answer})
     reason = "no worker has loaded its weights yet" if workers else "no worker is running"
     return json_response({"ready": False, "reason": reason, **answer}, 503)
@@ -191,9 +192,12 @@ def openapi_of(name: str) -> Response:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, UpscaleError)
-    response = dialect_of(request.scope["path"]).to_error(error)
-    if isinstance(error, TooManyRequests):
-        response.headers["Retry-After"] = str(error.retry_after_s)
+    return _say(error, dialect_of(request.scope["path"]))
+
+
+def _say(error: UpscaleError, dialect: Dialect) -> Response:
+    response = dialect.to_error(error)
+    response.headers.update(error.headers)
     return response
 
 
@@ -262,11 +266,14 @@ class _Door:
         except ClientDisconnect:
             pass
         except Exception as error:
-            if not isinstance(error, UpscaleError):
+            outage = outage_of(error)
+            if outage is not None:
+                log.error("disk or database failed", method=scope["method"], path=scope["path"], reason=str(error))
+            elif not isinstance(error, UpscaleError):
                 log.exception("request broke", method=scope["method"], path=scope["path"])
-                error = UpscaleError("something went wrong inside the server")
             if not started:
-                await dialect.to_error(error)(scope, receive, noted_send)
+                ours = error if isinstance(error, UpscaleError) else outage or UpscaleError(_BROKEN)
+                await _say(ours, dialect)(scope, receive, noted_send)
 
     def _counted(self, receive: Receive) -> Receive:
         size = 0

@@ -64,10 +64,17 @@ class Gate:
             raise Forbidden("without API keys this server answers its own machine only; `keys create` makes one")
 
     def _is_foreign(self, headers: Mapping[str, str]) -> bool:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        host = _hostname(f"//{headers.get('host', '')}")
         origin = headers.get("origin")
-        names = (host, host if origin is None else urlsplit(origin).hostname)
+        names = (host, host if origin is None else _hostname(origin))
         return not all(name is not None and (name == self._public or _is_loopback(name)) for name in names)
+
+
+def _hostname(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # brackets around what is no address
+        return None
 
 
 def _is_loopback(name: str) -> bool:

@@ -53,9 +53,19 @@ class Config(BaseSettings):
     )
 
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0 is one per GPU, or one on the CPU.")
+    jobs_per_worker: int = Field(
+        0, ge=0, le=32, description="Jobs that a worker has in hand at a time; 0 is 2 on the CPU and 4 on a GPU."
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Network precision. auto: fp16 on CUDA; on the CPU bf16 where it is fast, else fp32."
+        "auto",
+        description="Network precision. auto: fp16 on CUDA; on the CPU fp32 with own kernels, else bf16 if it is fast.",
+    )
+    kernels: Literal["auto", "off"] = Field(
+        "auto", description="Own CPU kernels, fp32: auto compiles them on first use if there is a C++ compiler."
+    )
+    refiner: Literal["auto", "bundled", "sdxl"] = Field(
+        "auto", description="What adds detail when creativity is asked for. auto: SDXL on CUDA if installed."
     )
     tile: int = Field(0, ge=0, le=4096, description="Tile side in source pixels; 0 is the model's own choice.")
 
@@ -74,6 +84,7 @@ class Config(BaseSettings):
     sync_wait_s: float = Field(90, gt=0, description="How long a synchronous request waits for its result.")
     lease_s: float = Field(15, ge=1, description="A worker silent for so long is taken for dead.")
     keep_s: float = Field(7 * 86400, gt=0, description="How long finished jobs, results and uploads are kept.")
+    keep_bytes: int = Field(0, ge=0, description="What pictures may take in all; the oldest go first. 0: no limit.")
 
     @field_validator("api_keys", "allow_hosts", mode="before")
     @classmethod
@@ -94,6 +105,11 @@ class Config(BaseSettings):
     @property
     def blobs_dir(self) -> Path:
         return self.data_dir / "blobs"
+
+    @property
+    def cache_dir(self) -> Path:
+        """What may be thrown away, and is computed again."""
+        return self.data_dir / "cache"
 
     @property
     def weights_path(self) -> Path:

@@ -5,6 +5,7 @@ Times are Unix seconds as floats: they compare the same on both databases. The s
 """
 
 import re
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    URL,
     Boolean,
     Column,
     Connection,
@@ -27,6 +29,9 @@ from sqlalchemy import (
     event,
     make_url,
 )
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from server.config import BadConfig
 
 metadata = MetaData()
 
@@ -74,6 +79,7 @@ workers = Table(
     Column("kind", String(16), nullable=False, server_default="cpu"),
     Column("ready", Boolean, nullable=False),
     Column("beat_at", Float, nullable=False),
+    Column("counters", JSON, nullable=False, server_default="{}"),
 )
 
 uploads = Table(
@@ -129,6 +135,9 @@ turns = Table(
     Column("served_at", Float, nullable=False),
 )
 
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
+_PATIENCE_S = 30
+"""How long a writer waits for others on SQLite, unless the URL says `?timeout=`."""
 _LOOK_S = 0.005
 _ASK_AGAIN_S = 0.1
 _READ_ONLY = "upscale_read_only"
@@ -136,15 +145,24 @@ _PASSING = "upscale_passing"
 
 
 def open_database(url: str) -> Engine:
-    """An engine whose `begin()` is a write transaction. The schema must be there: see `migrate`."""
-    if not url.startswith("sqlite"):
-        # The driver we come with, whatever SQLAlchemy's default is: it changed with 2.1.
-        url = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
-        return create_engine(url, pool_pre_ping=True)
-    path = make_url(url).database
-    if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 30})
+    """An engine whose `begin()` is a write transaction. The schema must be there: see `migrate`.
+
+    Raises BadConfig for what is no URL of a database that this server can use. Nothing is connected to yet.
+    """
+    parsed = _parse(url)
+    try:
+        # NOTE: without the values of statements in errors, which are the default: they hold callers' keys to files.
+        if not url.startswith("sqlite"):
+            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        patience = {} if "timeout" in parsed.query else {"timeout": _PATIENCE_S}
+        engine = create_engine(parsed, connect_args=patience, hide_parameters=True)
+    except ImportError as error:
+        raise BadConfig(f"UPSCALE_DATABASE_URL: its driver is missing: {error}") from error
+    except OSError as error:
+        folder = Path(parsed.database or "").parent
+        raise BadConfig(f"the folder {folder} can't be made: {error.strerror}") from error
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:
@@ -166,6 +184,22 @@ def open_database(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _parse(url: str) -> URL:
+    """Raises BadConfig, whose text never shows a password."""
+    # The driver we come with, whatever SQLAlchemy's default is: it changed with 2.1.
+    url = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
+    try:
+        parsed = make_url(url)
+        if parsed.drivername in _DRIVERS:
+            return parsed
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        pass
+    raise BadConfig(
+        "UPSCALE_DATABASE_URL is not the URL of a database that this server can use; "
+        "it looks like postgresql://user:password@host/name or sqlite:////folder/jobs.sqlite3"
+    )
 
 
 def reading(engine: Engine) -> Connection:
@@ -211,14 +245,24 @@ class Changes:
 
 
 def migrate(url: str) -> None:
-    """Bring the schema up to date. Once, before any process that uses it starts."""
+    """Bring the schema up to date. Once, before any process that uses it starts. Raises BadConfig when there is no
+    database there that could be, now."""
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     engine = open_database(url)
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    engine.dispose()
+    shown = engine.url.render_as_string(hide_password=True)
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except CommandError as error:
+        raise BadConfig(f"the database {shown} is of another version of this server: {error}") from error
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
+        raise BadConfig(f"the database {shown} can't be used: {said.splitlines()[0]}") from error
+    finally:
+        engine.dispose()

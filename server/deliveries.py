@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import CursorResult, Engine, func, select, update
 
 from server.database import deliveries, jobs, reading
 from server.job import State
@@ -80,12 +80,33 @@ class Deliveries:
         self._set(delivery, due_at=time.time() + pause_s, last_error=error)
 
     def give_up(self, delivery: Delivery, error: str) -> None:
-        self._set(delivery, state=DEAD, last_error=error)
+        self._set(delivery, state=DEAD, due_at=time.time(), last_error=error)
 
     def of_job(self, job_id: str) -> Sequence[Delivery]:
         with reading(self._engine) as db:
             rows = db.execute(select(deliveries).where(deliveries.c.job_id == job_id).order_by(deliveries.c.kind))
             return [Delivery(**row._mapping) for row in rows]
+
+    def dead(self, limit: int) -> Sequence[Delivery]:
+        """What was given up, the latest first."""
+        query = select(deliveries).where(deliveries.c.state == DEAD).order_by(deliveries.c.due_at.desc()).limit(limit)
+        with reading(self._engine) as db:
+            return [Delivery(**row._mapping) for row in db.execute(query)]
+
+    def revive(self, job_id: str) -> int:
+        """What was given up of this job's is due again, with all its tries. Returns how many."""
+        given_up = update(deliveries).where(deliveries.c.job_id == job_id, deliveries.c.state == DEAD)
+        with self._engine.begin() as db:
+            result = db.execute(given_up.values(state=PENDING, attempts=0, due_at=0.0))
+            assert isinstance(result, CursorResult)
+            return result.rowcount
+
+    def counts(self) -> dict[str, int]:
+        """By state; delivered ones are left out."""
+        open_ = deliveries.c.state.in_((PENDING, DEAD))
+        query = select(deliveries.c.state, func.count().label("number")).where(open_).group_by(deliveries.c.state)
+        with reading(self._engine) as db:
+            return {row.state: row.number for row in db.execute(query)}
 
     def _set(self, delivery: Delivery, **values: object) -> None:
         # The attempt number fences: a slow sender must not undo what a later one has found out.

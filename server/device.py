@@ -27,16 +27,17 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+def pick_dtype(wanted: str, device: torch.device, kernel: bool = False) -> torch.dtype:
     """ "auto" is fp16 on CUDA, where it is as fast as bf16 and 20 dB nearer to fp32, and on the CPU bf16 where the
-    processor multiplies it natively, else fp32. Raises Unavailable for fp16 on the CPU."""
+    processor multiplies it natively, else fp32. `kernel`: for networks that run on our own convolutions, which on the
+    CPU are faster in fp32 than torch's in bf16. Raises Unavailable for fp16 on the CPU."""
     if wanted == "fp16" and device.type == "cpu":
         raise Unavailable("fp16 needs a GPU; use bf16 or fp32 on the CPU")
     if wanted != "auto":
         return DTYPES[wanted]
     if device.type == "cuda":
         return torch.float16
-    return torch.bfloat16 if _has_fast_bf16() else torch.float32
+    return torch.bfloat16 if _has_fast_bf16() and not kernel else torch.float32
 
 
 @functools.cache

@@ -1,13 +1,26 @@
 """Runs networks over pictures in tiles: the loop that everything else is there to feed.
 
-One engine per device. A picture goes in as HWC samples and comes out as finished bands of rows, top to bottom, so that
-neither the device's memory nor the host's grows with it. What can go wrong on a device is handled here and nowhere
-else: out of memory halves the batch, then the tile, and remembers; a result that is not finite, or black where the
-source is not, is computed again in fp32.
+One engine per device, for the threads of all jobs. A picture goes in as HWC samples and comes out as finished bands of
+rows, top to bottom, so that neither the device's memory nor the host's grows with it. Each job cuts its tiles and joins
+them in its own thread; between the two the device's thread (`scheduler.py`) runs those of all jobs in turn. A job is a
+few tiles ahead of what it waits for, so that the device need not wait, and no more, so that it holds little.
+
+What can go wrong on a device is handled here and nowhere else: out of memory halves the batch, then the tile, and
+remembers; a result that is not finite, or black where the source is not, is computed again in fp32.
+
+The same job gives the same bytes whatever else runs: how a network rounds depends on the batch, so a tile's shape alone
+says how large that is, and what is missing is filled up. Only running out of memory changes it.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import functools
+import math
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
@@ -18,27 +31,78 @@ from torch import Tensor
 from server.device import is_out_of_memory, release_memory
 from server.errors import OutOfMemory
 from server.files.picture import Samples
+from server.graphs import Graphs
 from server.models.base import Model
 from server.plan import Shape, tile_size
+from server.scheduler import Scheduler
 from server.tile import Span, cut, weights
+from server.transfer import Landing, Transfer
 
 log = structlog.get_logger()
 
 Floats = NDArray[np.float32]
+_T = TypeVar("_T")
 
-_CUDA_BATCH = 4
+_CUDA_BATCH_PIXELS = 1 << 17
+"""Source pixels that fill a GPU, about: more in a batch gain nothing. On the CPU a single tile does."""
+_MOST_IN_BATCH = 16
+_AHEAD = 2
+"""Batches that a job has queued up or unread: one that runs while the last one is joined, and one to follow it."""
 _SMALLEST_KEPT = 32
 """Pixels that a tile must be long beyond its halos and blends; smaller ones are nearly all halo."""
 _BLACK = 1 / 512
 
 
+@dataclass(frozen=True)
+class _Tile:
+    """A piece of a picture, and what is wanted of its result."""
+
+    model: Model
+    samples: Samples
+    rows: slice
+    columns: slice
+    """Which of the result's rows and columns are kept."""
+    dtype: np.dtype[Any]
+    exact: bool = False
+
+    @property
+    def pixels(self) -> int:
+        return int(self.samples.shape[0] * self.samples.shape[1])
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """A tile on its way to the device."""
+
+    tile: _Tile
+    samples: Tensor
+
+
+@dataclass(frozen=True)
+class _Done:
+    kept: Landing
+    overflowed: Landing | None
+
+
 class Engine:
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, batch_pixels: int | None = None) -> None:
+        """`batch_pixels`: source pixels to which batches are filled up, or 0 for one tile at a time; None for what
+        suits the device."""
         self.device = device
-        # On the CPU, batching tiles of this size gains nothing.
-        self._batch = _CUDA_BATCH if device.type == "cuda" else 1
+        self._batch_pixels = (
+            (_CUDA_BATCH_PIXELS if device.type == "cuda" else 0) if batch_pixels is None else batch_pixels
+        )
+        self._transfer = Transfer(device)
+        self._graphs = Graphs(device)
+        self._scheduler: Scheduler[_Staged | Callable[[], Any], Any] = Scheduler(self._run)
         self._tiles: dict[str, int] = {}
         """Largest tile that fitted, by model, once one did not."""
+        self._pixels: dict[str, int] = {}
+        """Source pixels of the largest batch that may fit, by model, once one did not."""
+        self._counted: Counter[str] = Counter()
+        self._counting = threading.Lock()
+
+    # --- for jobs, in their own threads -----------------------------------------------------------------------------
 
     def upscale(
         self,
@@ -53,9 +117,9 @@ class Engine:
 
         `samples`: H × W × 3 RGB, or H × W × 1 grey, which goes through the network as three equal channels and comes
         back as their mean. `dtype`: uint8 or uint16, rounded and clamped, or float32 in about [0, 1]. `tile`: side in
-        source pixels, 0 for the model's own. `on_tile` is called after each tile; it may raise, which ends the run.
-        Where to cut is settled before the first band, so that two calls give bands of the same heights. Raises
-        OutOfMemory.
+        source pixels, 0 for the model's own. `on_tile` is called after each tile, in the thread that takes the bands;
+        it may raise, which ends the run. Where to cut is settled before the first band, so that two calls give bands of
+        the same heights. Raises OutOfMemory.
         """
         facts = model.facts
         padded = _pad(samples, facts.multiple)
@@ -74,6 +138,57 @@ class Engine:
         side = max(side, _smallest_side(model)) // facts.multiple * facts.multiple
         return Shape(model.name, facts.scale, side, facts.halo)
 
+    def call(self, function: Callable[[], _T]) -> _T:
+        """`function()` in the device's thread, when it is this job's turn; what it raises is raised here.
+
+        The door for all that uses the device but is no upscaling network. A job's turn should be short: others wait
+        for it. On CUDA what was launched goes on after it has returned, in order with whatever this thread launches
+        next on its current stream, which must be the default one.
+        """
+        if self._scheduler.is_mine():
+            return function()
+        result: _T = self._scheduler.submit(function).result()
+        return result
+
+    def run(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """`function(*tensors)` as `call` does it, in smaller batches if it must be.
+
+        `tensors`: each N × …, on this engine's device; `function` gives N × … for any N, row by row. Run out of
+        memory, it is called again with halves, and halves of those; raises OutOfMemory when a single row does not fit.
+        Batches are not shared between jobs, so that the same call gives the same bytes.
+        """
+        count = len(tensors[0])
+        try:
+            return self.call(functools.partial(function, *tensors))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Out of the except block: the exception holds the frames, and the frames hold the memory.
+        self.call(self._release)
+        if count == 1:
+            raise OutOfMemory(f"not even one piece of {tuple(tensors[0].shape[1:])} fits on {self.device}")
+        self._count("batch_retries")
+        parts = zip(*(torch.split(each, math.ceil(count / 2)) for each in tensors), strict=True)
+        return torch.cat([self.run(function, *part) for part in parts])
+
+    def forget(self, model: Model) -> None:
+        """The model is no longer kept: let go of what was made for it, soon."""
+        self._scheduler.submit(lambda: self._graphs.forget(id(model)))
+
+    def counters(self) -> Mapping[str, float]:
+        """Since the start: `tiles` and the `batches` they went in, `batch_retries` and `tile_retries` (out of memory),
+        `precision_retries`, `busy_seconds` of the device. Now: `graphs`, and on CUDA `device_memory_bytes` and
+        `device_memory_peak_bytes`."""
+        with self._counting:
+            counted: dict[str, float] = dict(self._counted)
+        names = ("tiles", "batches", "batch_retries", "tile_retries", "precision_retries")
+        counted = {name: counted.get(name, 0) for name in names}
+        counted |= {"busy_seconds": round(self._transfer.busy_s, 3), "graphs": len(self._graphs)}
+        if self.device.type == "cuda":
+            counted["device_memory_bytes"] = torch.cuda.memory_reserved(self.device)
+            counted["device_memory_peak_bytes"] = torch.cuda.max_memory_reserved(self.device)
+        return counted
+
     def _bands(
         self,
         model: Model,
@@ -87,99 +202,184 @@ class Engine:
         scale, blend = model.facts.scale, model.facts.blend
         carry: Floats | None = None  # rows that the next row of tiles still adds to
         shared = 2 * blend * scale
-        for index, row in enumerate(rows):
-            # Only where neighbours are mixed must a band be in floats, which is four times the memory.
-            band = self._row(model, samples, row, columns, np.dtype(np.float32) if blend else dtype, on_tile)
-            top = row.keep_start * scale
-            if blend:
-                band *= weights(rows, index, scale, blend)[:, None, None]
-                if carry is not None:
-                    band[: len(carry)] += carry
-                if index < len(rows) - 1:
-                    band, carry = band[:-shared], band[-shared:].copy()
-            yield _rounded(band[: result[0] - top, : result[1]], dtype)
-
-    def _row(
-        self,
-        model: Model,
-        samples: Samples,
-        row: Span,
-        columns: list[Span],
-        dtype: np.dtype[Any],
-        on_tile: Callable[[], None] | None,
-    ) -> NDArray[Any]:
-        """One row of tiles, joined side by side."""
-        scale, blend = model.facts.scale, model.facts.blend
-        height = (row.keep_stop - row.keep_start) * scale
-        make = np.zeros if blend else np.empty
-        band: NDArray[Any] = make((height, samples.shape[1] * scale, samples.shape[2]), dtype)
-        first = 0
-        while first < len(columns):
-            batch = columns[first : first + self._batch]  # _run may make the batch smaller for those that follow
-            tiles = [samples[row.start : row.stop, column.start : column.stop] for column in batch]
-            results = self._run(model, _to_tensor(tiles, self.device))
-            for i, column in enumerate(batch):
-                kept = results[i, :, _kept(row, scale), _kept(column, scale)]
-                if samples.shape[2] == 1:
-                    kept = kept.mean(dim=0, keepdim=True)
-                target = band[:, column.keep_start * scale : column.keep_stop * scale]
-                pixels = _to_samples(kept, dtype)
+        # Only where neighbours are mixed must a band be in floats, which is four times the memory.
+        kind = np.dtype(np.float32) if blend else dtype
+        with closing(self._results(_tiles(model, samples, rows, columns, kind))) as results:
+            for index, row in enumerate(rows):
+                shape = ((row.keep_stop - row.keep_start) * scale, samples.shape[1] * scale, samples.shape[2])
+                band = _row(
+                    results, columns, scale, blend, np.zeros(shape, kind) if blend else np.empty(shape, kind), on_tile
+                )
+                top = row.keep_start * scale
                 if blend:
-                    target += pixels * weights(columns, first + i, scale, blend)[None, :, None]
-                else:
-                    target[:] = pixels
-                if on_tile is not None:
-                    on_tile()
-            del results, kept, pixels  # or the next tiles would be computed beside them
-            first += len(batch)
-        return band
+                    band *= weights(rows, index, scale, blend)[:, None, None]
+                    if carry is not None:
+                        band[: len(carry)] += carry
+                    if index < len(rows) - 1:
+                        band, carry = band[:-shared], band[-shared:].copy()
+                yield _rounded(band[: result[0] - top, : result[1]], dtype)
 
-    def _run(self, model: Model, image: Tensor, *, exact: bool = False) -> Tensor:
-        """(N, 3, H, W) → (N, 3, H·scale, W·scale), in smaller pieces if it must be, in fp32 if it must be."""
+    def _results(self, tiles: Iterator[_Tile]) -> Generator[NDArray[Any], None, None]:
+        """What is kept of each tile's result, in order, with the next ones under way."""
+        waiting: deque[tuple[_Tile, Future[_Done] | None]] = deque()
         try:
-            result = model(image, exact=exact)
-        except RuntimeError as error:
+            for tile in tiles:
+                waiting.append((tile, self._submit(tile)))
+                if len(waiting) > _AHEAD * self._batch(tile):
+                    yield self._collect(*waiting.popleft())
+            while waiting:
+                yield self._collect(*waiting.popleft())
+        finally:
+            for _, future in waiting:
+                if future is not None:
+                    future.cancel()
+
+    def _submit(self, tile: _Tile) -> "Future[_Done] | None":
+        """None for a tile that is known not to fit."""
+        if max(tile.samples.shape[:2]) > self._tiles.get(tile.model.name, 1 << 30):
+            return None
+        staged = _Staged(tile, self._transfer.stage(tile.samples))
+        key = id(tile.model), tile.exact, staged.samples.shape, staged.samples.dtype
+        return self._scheduler.submit(staged, key=key, most=self._batch(tile))
+
+    def _collect(self, tile: _Tile, future: "Future[_Done] | None") -> NDArray[Any]:
+        """The result that is waited for, in smaller pieces if it must be, in fp32 if it must be."""
+        try:
+            done = future.result() if future is not None else None
+        except OutOfMemory:
+            done = None
+        if done is None:
+            return self._in_pieces(tile)
+        kept = done.kept.take()
+        if done.overflowed is None or not done.overflowed.take():
+            return kept.view(np.uint16) if tile.dtype == np.uint16 else kept
+        del done, kept
+        log.warning("a tile overflowed: computing it again in fp32", model=tile.model.name)
+        self._count("precision_retries")
+        exact = replace(tile, exact=True)
+        return self._collect(exact, self._submit(exact))
+
+    def _in_pieces(self, tile: _Tile) -> NDArray[Any]:
+        """One tile that did not fit, as smaller tiles, whose seams are not blended."""
+        facts, scale = tile.model.facts, tile.model.facts.scale
+        h, w = tile.samples.shape[:2]
+        side = max(h, w) // 2 // facts.multiple * facts.multiple
+        if side < _smallest_side(tile.model):
+            raise OutOfMemory(f"not even a tile of {w}×{h} pixels fits on {self.device}")
+        self._count("tile_retries")
+        if side < self._tiles.get(tile.model.name, 1 << 30):
+            self._tiles[tile.model.name] = side
+            log.warning("out of memory: halving the tile", model=tile.model.name, tile=side)
+        rows = cut(h, side, facts.halo, multiple=facts.multiple)
+        columns = cut(w, side, facts.halo, multiple=facts.multiple)
+        pieces = _tiles(tile.model, tile.samples, rows, columns, tile.dtype, exact=tile.exact)
+        band = np.empty((h * scale, w * scale, tile.samples.shape[2]), tile.dtype)
+        with closing(self._results(pieces)) as results:
+            for row in rows:
+                _row(results, columns, scale, 0, band[row.keep_start * scale : row.keep_stop * scale], None)
+        return band[tile.rows, tile.columns]
+
+    # --- in the device's thread -------------------------------------------------------------------------------------
+
+    def _run(self, items: "Sequence[_Staged | Callable[[], Any]]") -> Sequence[Any]:
+        with self._transfer.turn():
+            tiles = [each for each in items if isinstance(each, _Staged)]
+            return self._run_tiles(tiles) if tiles else [each() for each in items if not isinstance(each, _Staged)]
+
+    def _run_tiles(self, staged: Sequence[_Staged]) -> list[_Done]:
+        """Equal tiles, in smaller batches if they must be. Raises OutOfMemory where one alone does not fit."""
+        tile, batch = staged[0].tile, self._batch(staged[0].tile)
+        if len(staged) > batch:  # it has become smaller since they were queued
+            return self._run_tiles(staged[:batch]) + self._run_tiles(staged[batch:])
+        try:
+            done = self._run_batch(staged, batch)
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         else:
-            if exact or not _overflowed(model, image, result):
-                return result
-            log.warning("a tile overflowed: computing it again in fp32", model=model.name, dtype=str(model.dtype))
-            del result  # fp32 needs twice the memory
-            return self._run(model, image, exact=True)
-        # Out of the except block: the exception holds the frames, and the frames hold the memory.
+            self._count("batches")
+            self._count("tiles", len(staged))
+            return done
+        # Out of the except block, for the same reason as above.
+        self._release()
+        if batch == 1:
+            self._pixels[tile.model.name] = tile.pixels // 4  # of what it will be cut into
+            h, w = tile.samples.shape[:2]
+            raise OutOfMemory(f"a tile of {w}×{h} pixels does not fit on {self.device}")
+        self._pixels[tile.model.name] = batch // 2 * tile.pixels
+        log.warning("out of memory: halving the batch", model=tile.model.name, batch=batch // 2)
+        self._count("batch_retries")
+        return self._run_tiles(staged)
+
+    @torch.inference_mode()  # else what the network gives can't be changed in place
+    def _run_batch(self, staged: Sequence[_Staged], batch: int) -> list[_Done]:
+        model, exact = staged[0].tile.model, staged[0].tile.exact
+        image = _to_image(self._transfer.up([each.samples for each in staged], batch))
+        result = model(image, exact=True) if exact else self._graphs.run(id(model), model, image)
+        overflowed: list[Landing] | None = None
+        if not exact and model.dtype is not torch.float32:
+            overflowed = [self._transfer.down(each) for each in _overflowed(image, result)]
+        return [
+            _Done(self._transfer.down(_to_samples(result[i], each.tile)), overflowed[i] if overflowed else None)
+            for i, each in enumerate(staged)
+        ]
+
+    def _batch(self, tile: _Tile) -> int:
+        """How many tiles of this shape are computed at a time."""
+        fits = self._pixels.get(tile.model.name, self._batch_pixels)
+        return max(1, min(min(fits, self._batch_pixels) // tile.pixels, _MOST_IN_BATCH))
+
+    def _release(self) -> None:
+        self._graphs.clear()
         release_memory(self.device)
-        if len(image) > 1:
-            self._batch = len(image) // 2
-            log.warning("out of memory: halving the batch", model=model.name, batch=self._batch)
-            return torch.cat([self._run(model, part, exact=exact) for part in torch.split(image, self._batch)])
-        return self._run_cut(model, image, exact)
 
-    def _run_cut(self, model: Model, image: Tensor, exact: bool) -> Tensor:
-        """One tile that did not fit, as smaller tiles, whose seams are not blended."""
-        facts = model.facts
-        h, w = image.shape[2:]
-        side = max(h, w) // 2 // facts.multiple * facts.multiple
-        if side < _smallest_side(model):
-            raise OutOfMemory(f"not even a tile of {w}×{h} pixels fits on {self.device}")
-        self._tiles[model.name] = min(side, self._tiles.get(model.name, side))
-        log.warning("out of memory: halving the tile", model=model.name, tile=side)
-        scale = facts.scale
-        result = torch.empty(1, image.shape[1], h * scale, w * scale, device=image.device)
-        for row in cut(h, side, facts.halo, multiple=facts.multiple):
-            for column in cut(w, side, facts.halo, multiple=facts.multiple):
-                part = self._run(model, image[:, :, row.start : row.stop, column.start : column.stop], exact=exact)
-                kept = part[..., _kept(row, scale), _kept(column, scale)]
-                rows = slice(row.keep_start * scale, row.keep_stop * scale)
-                result[..., rows, column.keep_start * scale : column.keep_stop * scale] = kept
-        return result
+    def _count(self, name: str, number: int = 1) -> None:
+        with self._counting:
+            self._counted[name] += number
 
 
-def _overflowed(model: Model, image: Tensor, result: Tensor) -> bool:
-    """Half precision can overflow to NaN, or to black where the source is not."""
-    if model.dtype is torch.float32:
-        return False
-    return bool(~torch.isfinite(result).all() | ((result.amax() < _BLACK) & (image.amax() > 8 * _BLACK)))
+def _tiles(
+    model: Model,
+    samples: Samples,
+    rows: list[Span],
+    columns: list[Span],
+    dtype: np.dtype[Any],
+    *,
+    exact: bool = False,
+) -> Iterator[_Tile]:
+    """From top to bottom, each row from left to right."""
+    for row in rows:
+        for column in columns:
+            part = samples[row.start : row.stop, column.start : column.stop]
+            yield _Tile(model, part, _kept(row, model.facts.scale), _kept(column, model.facts.scale), dtype, exact)
+
+
+def _row(
+    results: Iterator[NDArray[Any]],
+    columns: list[Span],
+    scale: int,
+    blend: int,
+    band: NDArray[Any],
+    on_tile: Callable[[], None] | None,
+) -> NDArray[Any]:
+    """One row of tiles, joined side by side in `band`, which is zero where they are blended."""
+    for index, column in enumerate(columns):
+        target = band[:, column.keep_start * scale : column.keep_stop * scale]
+        pixels = next(results)
+        if blend:
+            target += pixels * weights(columns, index, scale, blend)[None, :, None]
+        else:
+            target[:] = pixels
+        del pixels  # or the next one would come beside it
+        if on_tile is not None:
+            on_tile()
+    return band
+
+
+def _overflowed(image: Tensor, result: Tensor) -> Tensor:
+    """N × bool. Half precision can overflow to NaN, or to black where the source is not."""
+    black = (result.amax((1, 2, 3)) < _BLACK) & (image.amax((1, 2, 3)) > 8 * _BLACK)
+    return black | ~torch.isfinite(result).flatten(1).all(1)
 
 
 def _smallest_side(model: Model) -> int:
@@ -200,24 +400,26 @@ def _pad(samples: Samples, multiple: int) -> Samples:
     return padded
 
 
-def _to_tensor(tiles: list[Samples], device: torch.device) -> Tensor:
-    """Equal tiles of one or three channels → (N, 3, H, W) float32 in [0, 1]."""
-    stacked = np.stack(tiles)
-    top = 255 if stacked.dtype == np.uint8 else 65535
-    # torch has no arithmetic on uint16, and int32 holds it.
-    tensor = torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.int32))
-    return tensor.to(device).permute(0, 3, 1, 2).float().div_(top).expand(-1, 3, -1, -1)
+def _to_image(samples: Tensor) -> Tensor:
+    """N × H × W × C as `Transfer.stage` gives them, of one or three channels → (N, 3, H, W) float32 in [0, 1]."""
+    top = 255
+    if samples.dtype == torch.int16:
+        samples, top = samples.int().bitwise_and_(65535), 65535
+    return samples.permute(0, 3, 1, 2).float().div_(top).expand(-1, 3, -1, -1)
 
 
-@torch.inference_mode()  # else what the network gives can't be changed in place
-def _to_samples(image: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """(C, H, W) float32 → H × W × C of `dtype`; `image` is not needed after it. Integers are made on the device: a
-    fourth of the bytes to copy."""
+def _to_samples(image: Tensor, tile: _Tile) -> Tensor:
+    """(3, H, W) float32 → what the tile wants of it, H × W × C; `image` is not needed after it. Integers are made on
+    the device: a fourth of the bytes to copy. uint16 comes as int16 of the same bits."""
+    image = image[:, tile.rows, tile.columns]
+    if tile.samples.shape[2] == 1:
+        image = image.mean(dim=0, keepdim=True)
     image = image.permute(1, 2, 0)
-    if dtype.kind == "u":
-        top = 255 if dtype == np.uint8 else 65535
-        image = image.mul_(top).round_().clamp_(0, top).to(torch.uint8 if dtype == np.uint8 else torch.int32)
-    return np.asarray(image.cpu())
+    if tile.dtype == np.uint8:
+        return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+    if tile.dtype == np.uint16:
+        return image.mul_(65535).round_().clamp_(0, 65535).int().to(torch.int16)
+    return image
 
 
 def _rounded(band: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

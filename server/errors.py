@@ -11,6 +11,7 @@
     ├── MethodNotAllowed          405
     ├── Conflict                  409  the job is in a state that does not allow this
     ├── TooLarge                  413  the request body is over the limit
+    ├── RangeNotSatisfiable       416  none of the bytes that were asked for are in the file
     ├── TooManyRequests           429  the queue is full, or a limit of the key is reached
     ├── BadSource                 422  the source picture
     │   ├── SourceUnreachable     422  could not be downloaded
@@ -21,7 +22,7 @@
     ├── JobCancelled              499
     ├── OutOfMemory               507  even the smallest tile does not fit on the device
     ├── JobFailed                 500  the pipeline broke, or its worker died again and again
-    └── Unavailable               503  not ready yet, or shutting down
+    └── Unavailable               503  not ready yet, shutting down, or without its disk or database for now
 
 `message` is for the caller; private detail goes to the log through `raise … from error`. Dialects turn `status` and
 `code` into their vendor's words; a failed job keeps `code` and `message` in its row.
@@ -40,6 +41,11 @@ class UpscaleError(Exception):
         self.message = message
         self.field = field
         """The request field that is wrong, in the caller's own spelling, or None."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an HTTP answer says beside it, whatever the dialect."""
+        return {}
 
 
 class InvalidRequest(UpscaleError):
@@ -82,6 +88,18 @@ class TooLarge(UpscaleError):
     status, code = 413, "too_large"
 
 
+class RangeNotSatisfiable(UpscaleError):
+    status, code = 416, "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the file has {size} bytes, and none of those that the Range header asks for")
+        self._size = size
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Content-Range": f"bytes */{self._size}"}
+
+
 class TooManyRequests(UpscaleError):
     status, code = 429, "too_many_requests"
 
@@ -89,6 +107,10 @@ class TooManyRequests(UpscaleError):
         super().__init__(message, field=field)
         self.retry_after_s = max(1, math.ceil(retry_after_s))
         """Whole seconds after which trying again makes sense; a guess where that depends on when others are done."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
 
 
 class BadSource(UpscaleError):
@@ -129,6 +151,15 @@ class JobFailed(UpscaleError):
 
 class Unavailable(UpscaleError):
     status, code = 503, "unavailable"
+
+    def __init__(self, message: str, *, field: str | None = None, retry_after_s: float = 10.0) -> None:
+        super().__init__(message, field=field)
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
+        """As with TooManyRequests; nearly always a guess."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
 
 
 def _tree(cls: type[UpscaleError]) -> Iterator[type[UpscaleError]]:

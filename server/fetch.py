@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 import httpx
+from ssrfguard import Resolver
 
 from server.blobs import KEY
 from server.config import Config
@@ -80,31 +81,31 @@ def _not_a_source() -> InvalidField:
     return InvalidField("image must be an http(s) URL, a data URI of a picture, or base64", field="image")
 
 
-def download(url: str, config: Config) -> bytes:
+def download(url: str, config: Config, resolver: Resolver | None = None) -> bytes:
     """The file at that address. Raises SourceUnreachable, SourceNotAllowed or SourceTooLarge.
 
-    Ends within `config.fetch_timeout_s`, however slowly the other side drips.
+    Ends within `config.fetch_timeout_s`, however slowly the other side drips. `resolver`: see guard.request.
     """
     try:
-        return run(lambda: _download(url, config), config.fetch_timeout_s)
+        return run(lambda: _download(url, config, resolver), config.fetch_timeout_s)
     except NotAllowed as error:
         raise SourceNotAllowed("the picture's address is not one that this server may fetch from") from error
     except Unreachable as error:
         raise SourceUnreachable(f"the picture could not be downloaded: {error}") from error
 
 
-async def _download(url: str, config: Config) -> bytes:
+async def _download(url: str, config: Config, resolver: Resolver | None) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
-        answer = await _ask(url, config)
+        answer = await _ask(url, config, resolver)
         if isinstance(answer, bytes):
             return answer
         url = answer
     raise SourceUnreachable(f"the picture's address redirects more than {MAX_REDIRECTS} times")
 
 
-async def _ask(url: str, config: Config) -> bytes | str:
+async def _ask(url: str, config: Config, resolver: Resolver | None) -> bytes | str:
     """One request: the body, or the address that it redirects to."""
-    async with request("GET", url, config, config.fetch_timeout_s, _HEADERS) as response:
+    async with request("GET", url, config, config.fetch_timeout_s, _HEADERS, resolver=resolver) as response:
         if response.next_request is not None:
             return str(response.next_request.url)
         if response.status_code != 200:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import httpx
-from ssrfguard import Policy, SSRFGuardError
+from ssrfguard import Policy, Resolver, SSRFGuardError
 from ssrfguard.httpx import AsyncClient
 
 from server import __version__
@@ -75,13 +75,22 @@ def send(method: str, url: str, body: bytes, headers: Mapping[str, str], config:
 
 @asynccontextmanager
 async def request(
-    method: str, url: str, config: Config, timeout_s: float, headers: Mapping[str, str], body: bytes | None = None
+    method: str,
+    url: str,
+    config: Config,
+    timeout_s: float,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
+    resolver: Resolver | None = None,
 ) -> AsyncIterator[httpx.Response]:
-    """One request, its answer's body still to be read. To be used within `run`."""
+    """One request, its answer's body still to be read. To be used within `run`.
+
+    `resolver` has the form of socket.getaddrinfo, which is asked without it; whatever it says is looked at.
+    """
     policy = _policy(httpx.URL(url), read_allowed(config.allow_hosts))
     timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s))
     async with (
-        AsyncClient(policy=policy, verify=_tls(), trust_env=False, timeout=timeout) as client,
+        AsyncClient(policy=policy, resolver=resolver, verify=_tls(), trust_env=False, timeout=timeout) as client,
         client.stream(method, url, headers={"User-Agent": _USER_AGENT, **headers}, content=body) as response,
     ):
         yield response

@@ -7,18 +7,19 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Literal, get_args
 
+from server.creativity import MAX_CREATIVITY
 from server.errors import InvalidField
 from server.formats import FORMATS, FormatName
 
 Target = Literal["2k", "4k", "8k"]
 Metadata = Literal["keep", "copyright", "strip"]
 Colour = Literal["keep", "srgb"]
+Animated = Literal["keep", "first"]
 
 TARGET_LONG_EDGE: dict[str, int] = {"2k": 2048, "4k": 4096, "8k": 8192}
 """Long edge of the result in pixels, exactly. No vendor defines the words; this is the reading we document."""
 
 MAX_SCALE = 10.0
-MAX_CREATIVITY = 2.0
 QUALITIES = (1, 100)
 MAX_SEED = 2**63 - 1
 FACE_STRENGTH = 0.8
@@ -88,15 +89,21 @@ class Params:
     """Keep the source's colour profile, or convert to sRGB."""
     background: tuple[int, int, int] = WHITE
     """What shows through transparent pixels in a format without transparency: 8-bit sRGB."""
+    animation: Animated = "first"
+    """Of a source with several frames: keep them all, in a format that can hold them, or take the first. The vendors'
+    APIs take the first."""
     model: str = "auto"
     denoise: float | None = None
     """0 (keep grain) … 1 (smooth), for the model that has such a control; None for its own default."""
-    creativity: float = 0.0
-    """−2 (strict) … 2 (reimagine)."""
+    creativity: float | None = None
+    """−2 (strict) … 2 (reimagine): see server/creativity.py. None is the upscaling network alone, without the passes
+    that creativity stands for."""
     faces: Faces | None = None
     """Restore faces; None for leaving them as the upscaler makes them."""
     seed: int | None = None
     """0 … 2⁶³−1, or None for one derived from the source."""
+    sweep: bool = False
+    """Instead of the result a sheet that shows a crop of it at each whole creativity; see server/sweep.py."""
 
     def __post_init__(self) -> None:
         wanted = [name for name in ("scale", "target", "size") if getattr(self, name) is not None]
@@ -129,11 +136,13 @@ class Params:
             raise InvalidField(f"metadata must be one of {', '.join(get_args(Metadata))}", field="metadata")
         if self.colour not in get_args(Colour):
             raise InvalidField(f"colour must be one of {', '.join(get_args(Colour))}", field="colour")
+        if self.animation not in get_args(Animated):
+            raise InvalidField(f"animation must be one of {', '.join(get_args(Animated))}", field="animation")
         if not (len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)):
             raise InvalidField("background must be three numbers between 0 and 255", field="background")
         if self.denoise is not None and not 0 <= self.denoise <= 1:
             raise InvalidField("denoise must be between 0 and 1", field="denoise")
-        if not (math.isfinite(self.creativity) and abs(self.creativity) <= MAX_CREATIVITY):
+        if self.creativity is not None and not abs(self.creativity) <= MAX_CREATIVITY:  # NaN is not either
             raise InvalidField("creativity must be between -2 and 2", field="creativity")
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise InvalidField(f"seed must be between 0 and {MAX_SEED}", field="seed")
@@ -162,8 +171,15 @@ class Result:
     model: str
     """Name of the network that ran, or "none" when the picture was only reduced."""
     model_sha256: str | None
+    refinement: dict[str, Any] | None = None
+    """What creativity meant for this job, or None when no pass ran for it: the recipe of server/creativity.py, the
+    network's name and hash, and the seed."""
+    frames: int = 1
+    """More than one of an animation."""
+    duration_s: float | None = None
+    """Of an animation, played once; else None."""
     network_pixels: int = 0
-    """What the network was fed, over all passes."""
+    """What the network was fed, over all passes, and of all frames that were not the same as the one before."""
     faces: tuple[dict[str, Any], ...] | None = None
     """What was done to each face found, or None when nobody asked; see server/faces."""
     seconds: dict[str, float] = field(default_factory=dict)

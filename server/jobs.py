@@ -23,7 +23,7 @@ import enum
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
@@ -82,6 +82,8 @@ class WorkerInfo:
     ready: bool
     beat_at: float
     kind: DeviceKind = "cpu"
+    counters: Mapping[str, float] = field(default_factory=dict)
+    """What it has counted since it started, by name; see worker.py."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,11 @@ class Jobs:
         given = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None}
         return self._write(_fetching(job_id, fetcher), **given)
 
+    def postpone_fetch(self, job_id: str, fetcher: str, seconds: float) -> bool:
+        """It can't be fetched now, for a reason of ours: nobody tries for so long, and this try does not count."""
+        later = {"worker": None, "lease_until": time.time() + seconds, "attempt": jobs.c.attempt - 1}
+        return self._write(_fetching(job_id, fetcher), **later)
+
     def fail_fetch(self, job_id: str, fetcher: str, error: UpscaleError) -> bool:
         return self._write(_fetching(job_id, fetcher), **_failure(error))
 
@@ -335,6 +342,18 @@ class Jobs:
         with reading(self._engine) as db:
             return [_from_row(row) for row in db.execute(query)]
 
+    def oldest_ended(self, limit: int) -> Sequence[Job]:
+        """Those that ended first."""
+        query = select(*_COLUMNS).where(jobs.c.finished_at.is_not(None)).order_by(jobs.c.finished_at).limit(limit)
+        with reading(self._engine) as db:
+            return [_from_row(row) for row in db.execute(query)]
+
+    def keys(self) -> set[str]:
+        """Of the blobs of all jobs."""
+        query = select(jobs.c.source_key, jobs.c.result["key"].as_string())
+        with reading(self._engine) as db:
+            return {key for row in db.execute(query) for key in row if key is not None}
+
     def delete(self, job_id: str) -> Job | None:
         """Returns it as it was at last, or None when it was gone already."""
         with self._engine.begin() as db:
@@ -344,7 +363,13 @@ class Jobs:
 
     def worker_beat(self, worker: WorkerInfo) -> None:
         """A worker process is there; `ready` once its weights are verified and loaded."""
-        values = {"device": worker.device, "kind": worker.kind, "ready": worker.ready, "beat_at": worker.beat_at}
+        values = {
+            "device": worker.device,
+            "kind": worker.kind,
+            "ready": worker.ready,
+            "beat_at": worker.beat_at,
+            "counters": dict(worker.counters),
+        }
         with self._passing.begin() as db:
             if not _count(db.execute(update(workers).where(workers.c.id == worker.id).values(**values))):
                 db.execute(insert(workers).values(id=worker.id, **values))
@@ -353,7 +378,10 @@ class Jobs:
         """Workers heard of within a lease; rows of older ones are nobody's and stay until `release` or upkeep."""
         query = select(workers).where(workers.c.beat_at > time.time() - self._lease_s).order_by(workers.c.id)
         with reading(self._engine) as db:
-            return [WorkerInfo(row.id, row.device, row.ready, row.beat_at, row.kind) for row in db.execute(query)]
+            return [
+                WorkerInfo(row.id, row.device, row.ready, row.beat_at, row.kind, row.counters)
+                for row in db.execute(query)
+            ]
 
     # --- within -----------------------------------------------------------------------------------------------------
 

@@ -176,7 +176,10 @@ def _watch(child: _Child, jobs: Jobs) -> None:
     child.pause = min(_LONGEST_PAUSE_S, max(0.5, child.pause * 2)) if lived < _SHORT_LIFE_S else 0.0
     child.due = now + child.pause
     child.process = None
-    log.warning("process died", process=child.name, code=code, lived_s=round(lived, 1), pause_s=child.pause)
+    if code:
+        log.warning("process died", process=child.name, code=code, lived_s=round(lived, 1), pause_s=child.pause)
+    else:
+        log.info("process ended", process=child.name, lived_s=round(lived, 1))
     if child.worker_id:
         jobs.release(child.worker_id)
 

@@ -31,5 +31,5 @@ def configure_logs(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("uvicorn.access", "alembic", "httpx", "httpcore", "PIL"):
+    for noisy in ("uvicorn.access", "alembic", "httpx", "httpcore", "PIL", "pyvips"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -10,8 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from server.errors import ResultImpossible
-from server.formats import FORMATS, check_fits
+from server.errors import ResultImpossible, SourceTooLarge
+from server.formats import FORMATS, check_fits, check_frames
 from server.job import TARGET_LONG_EDGE, Params
 
 ONE_PASS_STRETCH = 1.25
@@ -21,7 +21,7 @@ _BAND_SAMPLES = 64 * 1024 * 1024
 _TILE_STEP = 16
 """Any network's tiles may have sides that are multiples of it."""
 
-_BYTES_PER_PIXEL = {"jpeg": 0.6, "png": 1.7, "webp": 0.25, "avif": 0.2, "tiff": 2.0}
+_BYTES_PER_PIXEL = {"jpeg": 0.6, "png": 1.7, "webp": 0.25, "avif": 0.2, "tiff": 2.0, "gif": 0.6}
 """Of enlarged photographs in RGB at default quality, measured on a few; others take half or twice as much."""
 
 Size = tuple[int, int]
@@ -54,16 +54,19 @@ class Plan:
     result: Size
     model: str
     passes: tuple[Pass, ...]
-    """Empty: the picture is only resampled."""
+    """Of each frame. Empty: the picture is only resampled."""
+    frames: int = 1
+    """Of which each is the source's size, and the result's."""
 
     @property
     def tiles(self) -> int:
-        return sum(each.tiles for each in self.passes)
+        """Of all frames."""
+        return self.frames * sum(each.tiles for each in self.passes)
 
     @property
     def network_pixels(self) -> int:
         """What the network is fed, halos not counted: the time a job takes goes by it."""
-        return sum(each.source[0] * each.source[1] for each in self.passes)
+        return self.frames * sum(each.source[0] * each.source[1] for each in self.passes)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"tiles": self.tiles}
@@ -87,9 +90,10 @@ def estimate(plan: Plan, params: Params, speed: float | None) -> Estimate:
     sources = [3 * w * h * (1 if number == 0 else 2) for number, (w, h) in enumerate(p.source for p in plan.passes)]
     w, h = plan.result
     bands = 2 * min(3 * w * h, _BAND_SAMPLES)  # one being made, one being read
-    held = 4 * w * h if params.format in ("webp", "avif") else 0  # their encoders want the whole picture
+    # Their encoders want the whole picture; of animations it is compared with the one before.
+    held = 4 * w * h if params.format in ("webp", "avif", "gif") or plan.frames > 1 else 0
     memory = (sum(sources) or 3 * plan.source[0] * plan.source[1]) + bands + held
-    return Estimate(seconds and round(seconds, 1), memory, round(_BYTES_PER_PIXEL[params.format] * w * h))
+    return Estimate(seconds and round(seconds, 1), memory, round(_BYTES_PER_PIXEL[params.format] * w * h * plan.frames))
 
 
 def result_size(source: Size, params: Params) -> Size:
@@ -112,22 +116,42 @@ def check_result(size: Size, params: Params, max_pixels: int) -> None:
         raise ResultImpossible(f"a result of {w}×{h} pixels is over this server's limit of {max_pixels} pixels")
 
 
+def check_animation(
+    frames: int, source: Size, result: Size, params: Params, max_source_pixels: int, max_result_pixels: int
+) -> None:
+    """The limits are for all frames together. Raises SourceTooLarge and ResultImpossible, in words that say what would
+    work."""
+    if frames == 1:
+        return
+    check_frames(frames, result, FORMATS[params.format])
+    otherwise = "or ask for the first frame alone: animation first"
+    if params.faces is not None:
+        raise ResultImpossible(f"faces are restored in still pictures only; {otherwise}", field="faces")
+    for (w, h), limit, what, error in (
+        (source, max_source_pixels, "this server takes at most {}", SourceTooLarge),
+        (result, max_result_pixels, "enlarged, it may have at most {} here", ResultImpossible),
+    ):
+        if frames * w * h > limit:
+            raise error(f"an animation of {frames} frames of {w}×{h} pixels: {what.format(limit)} in all; {otherwise}")
+
+
 def enlargement(source: Size, result: Size) -> float:
     """How much larger the result is, along the side that grows more."""
     return max(result[0] / source[0], result[1] / source[1])
 
 
-def make_plan(source: Size, params: Params, shape: Shape) -> Plan:
+def make_plan(source: Size, params: Params, shape: Shape, frames: int = 1) -> Plan:
     """Decide how to get from `source` to the size that `params` asks for."""
     result = result_size(source, params)
     ratio = enlargement(source, result)
     if ratio <= 1:
-        return Plan(source, result, "none", ())
+        return Plan(source, result, "none", (), frames)
     first = Pass(source, _times(source, shape.scale), _tiles(source, shape))
     if ratio <= shape.scale * ONE_PASS_STRETCH:
-        return Plan(source, result, shape.name, (first,))
+        return Plan(source, result, shape.name, (first,), frames)
     second = _between(source[0], result[0], shape.scale), _between(source[1], result[1], shape.scale)
-    return Plan(source, result, shape.name, (first, Pass(second, _times(second, shape.scale), _tiles(second, shape))))
+    passes = first, Pass(second, _times(second, shape.scale), _tiles(second, shape))
+    return Plan(source, result, shape.name, passes, frames)
 
 
 def _between(source: int, result: int, scale: int) -> int:

@@ -9,9 +9,11 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import structlog
+from anyio import CapacityLimiter, to_thread
 
 from server.blobs import Blobs, new_key
 from server.config import Config
@@ -30,7 +32,17 @@ from server.fetch import Source, download
 from server.files.picture import Header, read_header
 from server.job import Job, Params, State
 from server.jobs import MAX_ATTEMPTS, Jobs, WorkerInfo
-from server.plan import Estimate, Plan, check_result, enlargement, estimate, make_plan, result_size
+from server.outage import outage_of
+from server.plan import (
+    Estimate,
+    Plan,
+    check_animation,
+    check_result,
+    enlargement,
+    estimate,
+    make_plan,
+    result_size,
+)
 from server.uploads import Uploads
 from server.weights.catalog import Catalog, DeviceKind
 from server.weights.faces import face_weights
@@ -38,6 +50,10 @@ from server.weights.faces import face_weights
 log = structlog.get_logger()
 
 _SHORTEST_POLL_S, _LONGEST_POLL_S = 0.01, 0.25
+_OUTAGE_S = 10.0
+"""Before a fetch is tried again that failed because of our own disk or database."""
+LOOKS = 4
+"""Pictures downloaded at a time while their callers wait, only to learn what they are."""
 
 
 class Service:
@@ -47,6 +63,7 @@ class Service:
         self.blobs = blobs
         self.catalog = catalog
         self._jobs = jobs
+        self._looks = CapacityLimiter(LOOKS)
         self._fetcher = f"fetch:{os.getpid()}:{secrets.token_hex(4)}"
 
     def submit(
@@ -160,11 +177,17 @@ class Service:
             await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(pause * 1.5, _LONGEST_POLL_S)
 
-    def result_data(self, job: Job) -> bytes:
+    def result_path(self, job: Job) -> Path:
         """The encoded result. Raises Conflict while there is none, NotFound after it has expired."""
         if job.result is None:
             raise Conflict(f"the job has no result: it is {job.state.value}")
-        return self.blobs.get(job.result.key)
+        return self.blobs.path(job.result.key)
+
+    def source_path(self, job: Job) -> Path:
+        """The picture it was made of. Raises Conflict while it is not here, NotFound after it has expired."""
+        if job.source_key is None:
+            raise Conflict("the job's picture has not been fetched")
+        return self.blobs.path(job.source_key)
 
     def read(self, source: Source) -> bytes:
         """A picture's file, downloaded now if need be. Raises BadSource."""
@@ -173,17 +196,27 @@ class Service:
         return source.data if source.data is not None else self._own_file(source.key)
 
     def header(self, source: Source) -> Header:
-        """Size and kind of a picture, downloaded now if need be. Raises BadSource."""
+        """Size and kind of a picture, downloaded now if need be: see `look`. Raises BadSource."""
         return read_header(self.read(source), self.config.max_source_pixels)
 
+    async def look(self, source: Source) -> Header:
+        """The same, for endpoints: downloads take their time, so they are few at once, and whoever waits for one takes
+        no thread from the others."""
+        return await to_thread.run_sync(self.header, source, limiter=self._looks if source.url is not None else None)
+
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
-        """What would be done. Raises ModelNotFound, ResultImpossible and InvalidField."""
+        """What would be done. Raises ModelNotFound, ResultImpossible, InvalidField; SourceTooLarge of animations."""
         if params.faces is not None:
             face_weights(self.catalog)
-        size = source.size if isinstance(source, Header) else source
+        size, frames = (source.size, source.frames) if isinstance(source, Header) else (source, 1)
+        if params.animation != "keep":
+            frames = 1
         ratio = enlargement(size, result_size(size, params))
-        plan = make_plan(size, params, self.catalog.choose(params, ratio=ratio, device=self._device()).shape)
+        shape = self.catalog.choose(params, ratio=ratio, device=self._device()).shape
+        plan = make_plan(size, params, shape, frames)
         check_result(plan.result, params, self.config.max_result_pixels)
+        limits = self.config.max_source_pixels, self.config.max_result_pixels
+        check_animation(frames, size, plan.result, params, *limits)
         return plan
 
     def estimate(self, plan: Plan, params: Params) -> Estimate:
@@ -217,35 +250,24 @@ class Service:
             reason = SourceUnreadable(f"the server's process died {MAX_ATTEMPTS} times while it read this picture")
             self._jobs.fail_fetch(job.id, self._fetcher, reason)
             return True
-        try:
-            data = download(job.source_url, self.config)
-            self._check_source(data, job.params)
-        except UpscaleError as error:
-            log.info("source refused", job=job.id, code=error.code, reason=error.message)
-            self._jobs.fail_fetch(job.id, self._fetcher, error)
-        except Exception:
-            log.exception("fetching broke", job=job.id)
-            self._jobs.fail_fetch(job.id, self._fetcher, SourceUnreachable("the picture could not be fetched"))
-        else:
-            key = new_key()
-            self.blobs.put(key, data)
-            if not self._jobs.give_source(job.id, self._fetcher, key):
-                self.blobs.delete(key)  # cancelled meanwhile
+        with structlog.contextvars.bound_contextvars(job=job.id):
+            try:
+                self._fetch(job, job.source_url)
+            except UpscaleError as error:
+                log.info("source refused", code=error.code, reason=error.message)
+                self._jobs.fail_fetch(job.id, self._fetcher, error)
+            except Exception as error:
+                if outage_of(error) is not None:
+                    log.error("fetching put off", reason=str(error))
+                    self._jobs.postpone_fetch(job.id, self._fetcher, _OUTAGE_S)
+                else:
+                    log.exception("fetching broke")
+                    self._jobs.fail_fetch(job.id, self._fetcher, SourceUnreachable("the picture could not be fetched"))
         return True
 
     def release_fetches(self) -> None:
         """This process ends: others may fetch what it was about to."""
         self._jobs.release(self._fetcher)
-
-    def upkeep(self) -> bool:
-        """Remove what has expired, end what has lapsed. True when there may be more to remove."""
-        self._jobs.sweep()
-        expired = self._jobs.expired(self.config.keep_s)
-        for job in expired:
-            self.delete(job)
-        self.uploads.remove_expired()
-        self.blobs.sweep()
-        return bool(expired)
 
     def delete(self, job: Job) -> None:
         """The job and its pictures, whatever its state: a worker that has it finds out at its next heartbeat."""
@@ -256,14 +278,23 @@ class Service:
 
     # --- within -----------------------------------------------------------------------------------------------------
 
+    def _fetch(self, job: Job, url: str) -> None:
+        data = download(url, self.config)
+        self._check_source(data, job.params)
+        key = new_key()
+        self.blobs.put(key, data)
+        if self._jobs.give_source(job.id, self._fetcher, key):
+            log.info("source fetched", bytes=len(data))
+        else:
+            self.blobs.delete(key)  # cancelled meanwhile
+
     def _device(self) -> DeviceKind:
         """Where a job is likely to run: on a GPU, if any worker has one."""
         return "cuda" if any(worker.kind == "cuda" for worker in self._jobs.live_workers()) else "cpu"
 
     def _delete_pictures(self, job: Job) -> None:
-        for key in (job.source_key, job.result.key if job.result else None):
-            if key is not None:
-                self.blobs.delete(key)
+        for key in pictures_of(job):
+            self.blobs.delete(key)
 
     def _own_file(self, key: str | None) -> bytes:
         assert key is not None  # a Source has a URL, data or a key
@@ -274,4 +305,10 @@ class Service:
 
     def _check_source(self, data: bytes, params: Params) -> None:
         header = read_header(data, self.config.max_source_pixels)
-        self.plan(params, header.size)
+        self.plan(params, header)
+
+
+def pictures_of(job: Job) -> list[str]:
+    """The keys of its blobs."""
+    keys = (job.source_key, job.result.key if job.result else None)
+    return [key for key in keys if key is not None]

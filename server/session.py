@@ -7,10 +7,13 @@ lives in the API process and ends with it; jobs don't. One event loop uses a `Se
 import asyncio
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 
 from fastapi import WebSocket, WebSocketDisconnect
 
+Frame = Callable[[], AbstractAsyncContextManager[str]]
+"""Something to say: its text is made when it can be said, and gone afterwards, for it may hold a picture."""
 KEEP_S = 120.0
 """How long what could not be delivered, and a session without a socket, may be asked for again."""
 
@@ -40,7 +43,7 @@ class Session:
         self._socket: WebSocket | None = None
         self._left_at = time.monotonic()
         self._works: set[asyncio.Task[None]] = set()
-        self._kept: list[str] = []
+        self._kept: list[Frame] = []
 
     @property
     def works(self) -> int:
@@ -53,24 +56,25 @@ class Session:
         self._works.add(task)
         task.add_done_callback(self._works.discard)
 
-    async def send(self, text: str) -> None:
+    async def send(self, frame: Frame) -> None:
         """To the caller, now or when it comes back."""
         while (socket := self._socket) is not None:
             try:
-                await socket.send_text(text)
+                async with frame() as text:
+                    await socket.send_text(text)
             except (WebSocketDisconnect, RuntimeError):  # the latter after the socket was closed from our side
                 self.leave(socket)
             else:
                 return
-        self._kept.append(text)
-        asyncio.get_running_loop().call_later(KEEP_S, self._forget, text)
+        self._kept.append(frame)
+        asyncio.get_running_loop().call_later(KEEP_S, self._forget, frame)
 
     async def join(self, socket: WebSocket) -> None:
         """The caller is at this socket now, wherever it was before; what was kept for it is sent."""
         self._socket = socket
         kept, self._kept = self._kept, []
-        for text in kept:
-            await self.send(text)
+        for frame in kept:
+            await self.send(frame)
 
     def leave(self, socket: WebSocket) -> None:
         """That socket is gone. Nothing happens if the caller has joined from another one since."""
@@ -83,8 +87,8 @@ class Session:
         idle = self._socket is None and not self._works and not self._kept
         return idle and time.monotonic() - self._left_at > KEEP_S
 
-    def _forget(self, text: str) -> None:
-        self._kept = [each for each in self._kept if each is not text]
+    def _forget(self, frame: Frame) -> None:
+        self._kept = [each for each in self._kept if each is not frame]
 
 
 class Sessions:

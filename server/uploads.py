@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine, and_, delete, insert, select, update
@@ -69,15 +70,30 @@ class Uploads:
             row = db.execute(select(uploads).where(named).limit(1)).one_or_none()
         return Upload(**row._mapping) if row else None
 
-    def remove_expired(self) -> int:
-        """Forget tickets and uploads whose time is over, with their bytes. Returns how many."""
+    def remove_expired(self) -> Sequence[str]:
+        """Forget tickets and uploads whose time is over, with their bytes. Returns their keys."""
         with reading(self._engine) as db:
-            keys = list(db.execute(select(uploads.c.key).where(uploads.c.expires_at < time.time())).scalars())
-        for key in keys:
-            self._blobs.delete(key)
-            with self._engine.begin() as db:
-                db.execute(delete(uploads).where(uploads.c.key == key))
-        return len(keys)
+            over = list(db.execute(select(uploads.c.key).where(uploads.c.expires_at < time.time())).scalars())
+        for key in over:
+            self.remove(key)
+        return over
+
+    def remove(self, key: str) -> None:
+        """Forget an upload, with its bytes; also fine when it is gone already."""
+        self._blobs.delete(key)
+        with self._engine.begin() as db:
+            db.execute(delete(uploads).where(uploads.c.key == key))
+
+    def oldest(self, limit: int) -> Sequence[Upload]:
+        """Of those that have their bytes."""
+        query = select(uploads).where(uploads.c.ready).order_by(uploads.c.created_at).limit(limit)
+        with reading(self._engine) as db:
+            return [Upload(**row._mapping) for row in db.execute(query)]
+
+    def keys(self) -> set[str]:
+        """Of tickets too."""
+        with reading(self._engine) as db:
+            return set(db.execute(select(uploads.c.key)).scalars())
 
 
 def clean_name(filename: str) -> str:

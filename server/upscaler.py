@@ -1,14 +1,15 @@
 """Everything that turns one encoded picture into another within this process: device, engine, loaded models."""
 
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import structlog
 import torch
 
 from server import device as devices
+from server import sweep
 from server.config import Config
 from server.engine import Engine
 from server.faces import FaceRestorer
@@ -16,14 +17,26 @@ from server.faces import load as load_faces
 from server.job import Params
 from server.models import Model, load_blend, load_model
 from server.pipeline import Context, run
+from server.refiners import Refiner
+from server.refiners import load as load_refiner
+from server.residents import Residents, budget_of
 from server.weights.catalog import Catalog, DeviceKind
 from server.weights.faces import face_weights
 from server.weights.own import SUFFIXES
+from server.weights.refiner import refiner_weights
 from server.weights.store import sha256_of
+from server.winograd.network import Kernel
+from server.winograd.network import load as load_kernel
 
 log = structlog.get_logger()
 
-_MODELS_KEPT = 4  # a caller who slides the creativity makes one after the other
+
+class _How(TypedDict):
+    """How networks are loaded here."""
+
+    device: torch.device
+    dtype: torch.dtype
+    kernel: Kernel | None
 
 
 class Upscaler:
@@ -32,12 +45,14 @@ class Upscaler:
         when the wanted device is not there."""
         self.device = devices.pick_device(config.device)
         self.dtype = devices.pick_dtype(config.dtype, self.device)
+        """Of the networks for faces and of the refiner."""
+        self._kernel = self._find_kernel(config)
+        self.model_dtype = devices.pick_dtype(config.dtype, self.device, kernel=self._kernel is not None)
         self._config = config
         self._catalog = catalog
         self._allow_paths = allow_paths
         self._engine = Engine(self.device)
-        self._models: OrderedDict[tuple[str, str], Model] = OrderedDict()
-        self._faces: FaceRestorer | None = None
+        self._residents = Residents(budget_of(self.device), let_go=self._let_go)
 
     @property
     def kind(self) -> DeviceKind:
@@ -54,25 +69,57 @@ class Upscaler:
 
     def load_faces(self) -> FaceRestorer:
         """The networks for faces, verified against the manifest and kept. Raises ModelNotFound."""
-        if self._faces is None:
-            weights = face_weights(self._catalog)
-            self._faces = load_faces(weights, self.device, self.dtype)
+        weights = face_weights(self._catalog)
+        parts = [each for each in (weights.restorer, weights.detector, weights.parser) if each is not None]
+
+        def load() -> FaceRestorer:
             log.info("face models loaded", restorer=weights.restorer.name, detector=weights.detector.name)
-        return self._faces
+            return load_faces(weights, self.device, self.dtype)
+
+        return self._residents.get(
+            ("faces", *(each.path for each in parts)), load, _size([each.path for each in parts])
+        )
+
+    def load_refiner(self) -> Refiner:
+        """The diffusion network, verified against the manifest and kept. Raises ModelNotFound."""
+        weights = refiner_weights(self._catalog, self._config.refiner, self.kind)
+        parts = [each.path for each in (weights.base, weights.control) if each is not None]
+
+        def load() -> Refiner:
+            refiner = load_refiner(weights, self.device, self.dtype, self._config.cache_dir)
+            log.info("refiner loaded", refiner=refiner.name, device=str(self.device), dtype=str(self.dtype))
+            return refiner
+
+        return self._residents.get(("refiner", *parts), load, _size(parts))
 
     def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str) -> Model:
-        key = (name, sha256)
-        if key not in self._models:
+        def load() -> Model:
+            how: _How = {"device": self.device, "dtype": self.model_dtype, "kernel": self._kernel}
             if len(parts) == 1:
-                model = load_model(parts[0][0], name=name, sha256=sha256, device=self.device, dtype=self.dtype)
+                model = load_model(parts[0][0], name=name, sha256=sha256, **how)
             else:
-                model = load_blend(parts, name=name, sha256=sha256, device=self.device, dtype=self.dtype)
-            log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.dtype))
-            self._models[key] = model
-            if len(self._models) > _MODELS_KEPT:
-                self._models.popitem(last=False)
-        self._models.move_to_end(key)
-        return self._models[key]
+                model = load_blend(parts, name=name, sha256=sha256, **how)
+            log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
+            return model
+
+        return self._residents.get((name, sha256), load, _size([parts[0][0]]))
+
+    def _let_go(self, thing: Model | FaceRestorer | Refiner) -> None:
+        if isinstance(thing, Model):
+            self._engine.forget(thing)
+            log.info("model let go", model=thing.name)
+
+    def tidy(self) -> None:
+        """Let go of networks that nobody has asked for in a while."""
+        self._residents.tidy()
+
+    def counters(self) -> Mapping[str, float]:
+        """Those of the engine, and `models` kept with their `model_bytes`."""
+        return {
+            **self._engine.counters(),
+            "models": len(self._residents),
+            "model_bytes": self._residents.size,
+        }
 
     def prepare(self, params: Params, data: bytes, target: Path) -> Context:
         """A run that has not begun, towards the file `target`; its progress can be read from another thread."""
@@ -83,6 +130,7 @@ class Upscaler:
             engine=self._engine,
             load=self.load,
             load_faces=self.load_faces,
+            load_refiner=self.load_refiner,
             max_source_pixels=self._config.max_source_pixels,
             max_result_pixels=self._config.max_result_pixels,
             tile=self._config.tile,
@@ -92,12 +140,37 @@ class Upscaler:
         """Run it to the end. `check` is called between steps and tiles, and may raise to stop it."""
         if check is not None:
             ctx.check = check
-        run(ctx)
+        if ctx.params.sweep:
+            sweep.run(ctx)
+        else:
+            run(ctx)
         return ctx
 
     def describe(self) -> str:
         """For people: device and precision."""
-        return f"{devices.describe(self.device)}, {str(self.dtype).removeprefix('torch.')}"
+        return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}"
+
+    def _find_kernel(self, config: Config) -> Kernel | None:
+        """Our own convolutions, where they can be had and serve; `self.kernels` says which or why not, for people."""
+        self.kernels = "not used on a GPU"
+        if self.device.type != "cpu":
+            return None
+        if config.kernels == "off":
+            self.kernels = "switched off"
+        elif config.dtype not in ("auto", "fp32"):
+            self.kernels = f"not used for {config.dtype}"
+        else:
+            found = load_kernel()
+            self.kernels = f"used, {found.target}" if isinstance(found, Kernel) else f"not used: {found}"
+            log.info("own convolutions", state=self.kernels)
+            return found if isinstance(found, Kernel) else None
+        return None
+
+
+def _size(paths: Sequence[Path]) -> int:
+    """Bytes that the networks in these files or folders take, about: what the files do."""
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def torch_versions() -> dict[str, str]:

@@ -45,7 +45,8 @@ class Sender:
         delivery = self._deliveries.claim(_CLAIM_S)
         if delivery is None:
             return False
-        with suppress(NotFound):  # deleted since, and this with it
+        bound = structlog.contextvars.bound_contextvars(job=delivery.job_id, kind=delivery.kind)
+        with bound, suppress(NotFound):  # deleted since, and this with it
             self._attempt(delivery, self._jobs.get(delivery.job_id))
         return True
 
@@ -68,12 +69,12 @@ class Sender:
         except Unreachable as error:
             self._failed(delivery, pauses_s, str(error))
         except Exception:
-            log.exception("delivering broke", job=job.id, kind=delivery.kind)
+            log.exception("delivering broke")
             self._failed(delivery, pauses_s, "something went wrong inside the server")
         else:
             self._deliveries.delivered(delivery)
             event = "delivered" if message is not None else "nothing to deliver"
-            log.info(event, job=job.id, kind=delivery.kind, attempt=delivery.attempts)
+            log.info(event, attempt=delivery.attempts)
 
     def _message(self, job: Job, delivery: Delivery) -> Webhook | None:
         """None: nothing is to be sent for this ending."""
@@ -89,8 +90,8 @@ class Sender:
             return
         pause_s = pauses_s[delivery.attempts - 1]
         self._deliveries.retry(delivery, pause_s, reason)
-        log.info("delivery failed", job=delivery.job_id, kind=delivery.kind, reason=reason, again_in_s=pause_s)
+        log.info("delivery failed", reason=reason, again_in_s=pause_s)
 
     def _give_up(self, delivery: Delivery, reason: str) -> None:
         self._deliveries.give_up(delivery, reason)
-        log.warning("delivery given up", job=delivery.job_id, kind=delivery.kind, reason=reason)
+        log.warning("delivery given up", reason=reason)

@@ -135,7 +135,7 @@ def test_what_breaks_is_logged_and_said_in_few_words(
     breaking: FastAPI, path: str, body: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serve(breaking) as url:
-        answer = httpx.get(url + path, trust_env=False)
+        answer = httpx.get(url + path, trust_env=False, timeout=60)  # drawing the traceback takes its time
     assert (answer.status_code, answer.json()) == (500, body)
     assert "a detail for the log alone" in "".join(capsys.readouterr())
 
@@ -171,6 +171,7 @@ def test_ready_means_a_worker_that_is_ready(live: Live) -> None:
     assert answer.status_code == 200
     assert answer.json() == {
         "ready": True,
+        "weights_verified": True,
         "workers": [{"id": "stand-in", "device": "cpu", "ready": True}],
         "jobs": {},
     }

@@ -113,6 +113,8 @@ def test_without_keys_this_machine_may_ask(config: MakeConfig, host: str, origin
         {"host": "127.0.0.1:8000", "origin": "https://evil.example"},
         {"host": "127.0.0.1:8000", "origin": "null"},
         {"host": "127.0.0.1:8000", "origin": ""},
+        {"host": "127.0.0.1:8000", "origin": "http://["},
+        {"host": "[127.0.0.1"},
     ],
 )
 def test_without_keys_strangers_pages_may_not_ask(config: MakeConfig, headers: dict[str, str]) -> None:

@@ -1,6 +1,8 @@
 """Blobs: whole or not at all, under names that can't be guessed and can't lead out of the folder."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -68,13 +70,53 @@ def test_a_staged_file_becomes_a_blob_and_leaves_nothing(blobs: Blobs) -> None:
     assert not list(staged.parent.iterdir())
 
 
-def test_what_a_killed_process_staged_is_swept_a_day_later(blobs: Blobs) -> None:
-    fresh, old = blobs.stage(), blobs.stage()
-    for path in (fresh, old):
+STAGING = """
+import sys, time
+from pathlib import Path
+from server.blobs import Blobs
+staged = Blobs(Path(sys.argv[1])).stage()
+staged.write_bytes(b"part")
+print(staged, flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_a_process_staged_is_swept_as_soon_as_it_has_been_killed(blobs: Blobs, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STAGING, str(tmp_path / "new" / "blobs")]
+    own = blobs.stage()
+    own.write_bytes(b"mine")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        staged = Path(process.stdout.readline().strip())
+        assert blobs.sweep() == [] and staged.exists(), "it lives"
+        process.kill()
+        process.wait()
+    assert blobs.sweep() == [4]
+    assert own.exists() and not staged.parent.exists()
+    assert len(list(own.parent.parent.glob("*.lock"))) == 1, "its own, and nothing left of the other"
+
+
+def test_parts_without_a_lock_are_swept_a_day_later(blobs: Blobs, tmp_path: Path) -> None:
+    """A put that was cut off, as obstore leaves it, and what earlier versions staged."""
+    folder, key = tmp_path / "new" / "blobs", new_key()
+    blobs.put(key, b"whole")
+    parts = [folder / f"{key}#1", folder / ".staging" / new_key()]
+    for path in (*parts, folder / key):
         path.write_bytes(b"part")
-    os.utime(old, (time.time() - 90_000,) * 2)
-    blobs.sweep()
-    assert fresh.exists() and not old.exists()
+    assert blobs.sweep() == []
+    for path in (*parts, folder / key):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    assert blobs.sweep() == [4, 4]
+    assert (folder / key).exists()
+
+
+def test_what_is_kept_is_known_by_size_and_age(blobs: Blobs) -> None:
+    key = new_key(".png")
+    blobs.put(key, b"12345")
+    (staged := blobs.stage()).write_bytes(b"part")
+    kept = blobs.kept()
+    assert set(kept) == {key} and kept[key].size == 5 and abs(kept[key].put_at - time.time()) < 5
+    assert staged.exists() and blobs.free_bytes() > 0
 
 
 def test_a_reader_never_sees_a_part(blobs: Blobs) -> None:

@@ -17,10 +17,12 @@ from typer.testing import CliRunner, Result
 from server import __version__
 from server.cli import app
 from server.config import Config
-from server.database import open_database
+from server.database import deliveries, open_database
+from server.deliveries import WEBHOOK, Deliveries, Delivery
 from server.job import Job, Params, State
 from server.jobs import Jobs
 from server.launch import MALLOC_ENV
+from tests import moving
 from tests.conftest import MakeConfig, draw
 
 Run = Callable[..., Result]
@@ -178,7 +180,7 @@ def test_a_picture_that_fails_does_not_stop_the_others(run: Run, photo: Path, tm
         (("--target", "16k"), "target must be one of 2k, 4k, 8k"),
         (("--creativity", "2.1"), "creativity must be between -2 and 2"),
         (("--quality", "0"), "quality must be between 1 and 100"),
-        (("--format", "gif"), "format must be one of jpeg, png, webp, avif, tiff"),
+        (("--format", "bmp"), "format must be one of jpeg, png, webp, avif, tiff, gif"),
         (("--format", "jpeg", "--lossless"), "jpeg always loses something; for lossless use png, webp, avif or tiff"),
         (("--progressive",), "png can't be progressive; jpeg can"),
         (("--format", "webp", "--depth", "16"), "webp holds at most 8 bits per sample; use png or tiff"),
@@ -352,6 +354,23 @@ def test_one_job_is_shown_in_full(run: Run, prepared: tuple[Config, Jobs, list[J
     assert shown["params"]["size"] == [640, 480]
 
 
+def test_what_was_given_up_is_listed_and_sent_again(run: Run, prepared: tuple[Config, Jobs, list[Job]]) -> None:
+    config, _, (running, _, failed) = prepared
+    engine = open_database(config.database)
+    owed = Delivery(job_id=failed.id, kind=WEBHOOK, url="https://example.com/[hook]", base_url="")
+    with engine.begin() as db:
+        db.execute(deliveries.insert().values(**vars(owed)))
+    assert lines(run("jobs", "undelivered", "--json", "--data-dir", config.data_dir)) == [[]]
+    Deliveries(engine).give_up(owed, "its server answered 500")
+    assert lines(run("jobs", "undelivered", "--json", "--data-dir", config.data_dir))[0][0]["job_id"] == failed.id
+    shown = " ".join(run("jobs", "undelivered", "--data-dir", config.data_dir).stdout.split())
+    assert failed.id in shown and "webhook" in shown
+    words = complaint(run("jobs", "redeliver", running.id, "--data-dir", config.data_dir))
+    assert words == f"nothing of job {running.id} was given up"
+    assert run("jobs", "redeliver", failed.id, "--data-dir", config.data_dir).stdout == "1 to be sent again\n"
+    assert Deliveries(engine).counts() == {"pending": 1}
+
+
 def test_jobs_are_cancelled_at_once_or_soon_or_not_at_all(run: Run, prepared: tuple[Config, Jobs, list[Job]]) -> None:
     config, table, (running, waiting, failed) = prepared
 
@@ -418,6 +437,48 @@ def test_doctor_does_not_show_the_database_password(run: Run, monkeypatch: pytes
     assert "host/jobs" in facts["database"] and "secret" not in facts["database"]
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nonsense", "UPSCALE_DATABASE_URL is not the URL of a database that this server can use; it looks like "),
+        ("mysql://user:secret@host/jobs", "UPSCALE_DATABASE_URL is not the URL of a database"),
+        ("postgresql://user:secret@127.0.0.1:x/jobs", "UPSCALE_DATABASE_URL is not the URL of a database"),
+        ("sqlite:////dev/null/jobs.sqlite3", "the folder /dev/null can't be made: "),
+        ("sqlite:////dev/null", "the database sqlite:////dev/null can't be used: "),
+    ],
+)
+def test_a_database_that_can_not_be_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, url: str, words: str
+) -> None:
+    monkeypatch.setenv("UPSCALE_DATABASE_URL", url)
+    said = complaint(run("jobs", "list"))
+    assert said.startswith(words) and "secret" not in said
+
+
+def test_a_database_of_a_later_version_is_one_line(run: Run, prepared: tuple[Config, Jobs, list[Job]]) -> None:
+    config, _, _ = prepared
+    with open_database(config.database).begin() as db:
+        db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    said = complaint(run("jobs", "list", "--data-dir", config.data_dir))
+    assert "is of another version of this server" in said
+
+
 def test_a_server_for_others_does_not_start_without_keys(run: Run) -> None:
     words = complaint(run("serve", "--host", "0.0.0.0", "--port", 0))
     assert words == "refusing to listen on 0.0.0.0 without API keys: make one with `keys create`, or use 127.0.0.1"
+
+
+def test_animations_are_taken_whole_or_their_first_frame_alone(run: Run, tmp_path: Path) -> None:
+    parts = [moving.Part(0, 0, moving.numbers(20, 16, seed), hundredths=7) for seed in range(3)]
+    (tmp_path / "a.gif").write_bytes(moving.gif((20, 16), parts))
+    for name, only, frames in (("b.gif", "keep", 3), ("c.gif", "first", 1)):
+        result = run("upscale", "a.gif", "-o", name, "--scale", 2, "--animation", only, "--json")
+        said = json.loads(result.stdout)
+        assert result.exit_code == 0 and (said.get("frames", 1), said.get("duration_s")) == (
+            frames,
+            0.21 if frames > 1 else None,
+        )
+        with Image.open(tmp_path / name) as image:
+            assert getattr(image, "n_frames", 1) == frames and image.size == (40, 32)
+    refused = run("upscale", "a.gif", "-o", "d.jpeg", "--scale", 2)
+    assert refused.exit_code == 1 and "jpeg can't hold an animation" in refused.output

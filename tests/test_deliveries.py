@@ -117,3 +117,16 @@ def test_they_go_with_their_job(jobs: Jobs, deliveries: Deliveries) -> None:
     jobs.delete(job.id)
     assert deliveries.claim(10) is None
     assert deliveries.of_job(job.id) == []
+
+
+def test_what_was_given_up_can_be_listed_and_tried_again(jobs: Jobs, deliveries: Deliveries) -> None:
+    first, second, fine = owe(jobs, WEBHOOK), owe(jobs, UPLOAD, WEBHOOK), owe(jobs, WEBHOOK)
+    while (claimed := deliveries.claim(60)) is not None:
+        deliveries.delivered(claimed) if claimed.job_id == fine.id else deliveries.give_up(claimed, "gone")
+    assert {each.job_id for each in deliveries.dead(10)} == {first.id, second.id}
+    assert len(deliveries.dead(2)) == 2
+    assert deliveries.counts() == {DEAD: 3}
+    assert deliveries.revive(second.id) == 2 and deliveries.revive(fine.id) == 0
+    again = deliveries.claim(60)
+    assert again is not None and (again.job_id, again.attempts) == (second.id, 1)
+    assert deliveries.counts() == {DEAD: 1, PENDING: 2}

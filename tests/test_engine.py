@@ -1,6 +1,9 @@
 """Tiles must not show, whatever their size, and what goes wrong on a device must be mended there."""
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +28,8 @@ def photo_like(h: int, w: int, dtype: type[np.generic] = np.uint8) -> NDArray[np
     return (image * np.iinfo(dtype).max).round().astype(dtype)  # type: ignore[type-var]
 
 
-def run(model: Model, samples: NDArray[np.uint8], tile: int, batch: int = 1) -> Floats:
-    engine = Engine(networks.CPU)
-    engine._batch = batch
-    bands = list(engine.upscale(model, samples, tile=tile))
-    return np.concatenate(bands)
+def run(model: Model, samples: NDArray[np.uint8], tile: int, batch_pixels: int = 0) -> Floats:
+    return np.concatenate(list(Engine(networks.CPU, batch_pixels=batch_pixels).upscale(model, samples, tile=tile)))
 
 
 def untiled(model: Model, samples: NDArray[np.uint8]) -> Floats:
@@ -68,7 +68,7 @@ def test_the_bundled_network_in_tiles_is_the_same_as_without(tile: int) -> None:
 
 def test_batches_change_nothing(compact: Model) -> None:
     samples = photo_like(120, 150)
-    assert np.abs(run(compact, samples, 48, batch=3) - run(compact, samples, 48)).max() <= 1e-5
+    assert np.abs(run(compact, samples, 48, 3 * 48 * 48) - run(compact, samples, 48)).max() <= 1e-5
 
 
 @pytest.mark.parametrize("scale", [4, 2, 1])
@@ -152,12 +152,16 @@ def limited(model: Model, most_pixels: int) -> Model:
 
 def test_out_of_memory_halves_the_batch_then_the_tile_and_remembers(compact: Model) -> None:
     samples = photo_like(128, 200)
-    engine = Engine(networks.CPU)
-    engine._batch = 4
-    result = np.concatenate(list(engine.upscale(limited(compact, 60 * 60), samples, tile=100)))
+    engine = Engine(networks.CPU, batch_pixels=4 * 100 * 100)
+    model = limited(compact, 60 * 60)
+    result = np.concatenate(list(engine.upscale(model, samples, tile=100)))
     assert np.abs(result - untiled(compact, samples)).max() <= 1e-5
-    assert engine._batch == 1
-    assert engine._tiles[compact.name] == 50
+    assert engine.shape(model, tile=100).tile == 50
+    counted = engine.counters()
+    assert (counted["batch_retries"], counted["tiles"]) == (2, counted["batches"])
+    again = np.concatenate(list(engine.upscale(model, samples, tile=100)))
+    assert np.abs(again - untiled(compact, samples)).max() <= 1e-5
+    assert engine.counters()["tile_retries"] == counted["tile_retries"]
 
 
 def test_out_of_memory_with_the_smallest_tile_is_an_error_of_ours(compact: Model) -> None:
@@ -201,8 +205,7 @@ def test_a_black_picture_may_stay_black(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fits", [1, 2, 3])
 def test_a_batch_that_shrinks_in_the_middle_of_a_row_leaves_no_tile_out(compact: Model, fits: int) -> None:
     samples = photo_like(60, 420)  # eight columns of tiles
-    engine = Engine(networks.CPU)
-    engine._batch = 4
+    engine = Engine(networks.CPU, batch_pixels=4 * 64 * 60)
     model = limited(compact, fits * 64 * 60)
     result = np.concatenate(list(engine.upscale(model, samples, tile=64)))
     assert np.abs(result - untiled(compact, samples)).max() <= 1e-5
@@ -221,3 +224,112 @@ def test_out_of_memory_while_a_tile_is_done_again_in_fp32_is_mended_too(tmp_path
 
     model = Model("x", None, "srvgg", half.facts, half.device, half.dtype, half._net, overflow_then_run_out)
     assert np.isfinite(run(model, photo_like(60, 100), 0)).all()
+
+
+# --- many jobs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_pixels", [0, 4 * 48 * 48])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_job_gives_the_same_bytes_whatever_else_runs(
+    compact: Model, batch_pixels: int, dtype: type[np.generic]
+) -> None:
+    pictures = [np.roll(photo_like(100, 90 + 6 * i), 17 * i, axis=1) for i in range(4)]
+
+    def job(engine: Engine, samples: NDArray[np.uint8]) -> bytes:
+        return b"".join(band.tobytes() for band in engine.upscale(compact, samples, dtype=dtype, tile=48))
+
+    alone = [job(Engine(networks.CPU, batch_pixels=batch_pixels), each) for each in pictures]
+    engine = Engine(networks.CPU, batch_pixels=batch_pixels)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda samples: job(engine, samples), pictures))
+    assert together == alone
+    counted = engine.counters()
+    assert (counted["batches"] < counted["tiles"]) == (batch_pixels > 0)
+
+
+class Gated:
+    """A model that waits before its first batch until it is let go on, and writes down the shapes that it was given."""
+
+    def __init__(self, model: Model) -> None:
+        self.entered, self.gate = threading.Event(), threading.Event()
+        self.shapes: list[tuple[int, ...]] = []
+        forward = model._forward
+
+        def run(net: torch.nn.Module, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+            self.shapes.append(tuple(image.shape))
+            self.entered.set()
+            self.gate.wait()
+            return forward(net, image, dtype)
+
+        self.model = Model(model.name, None, model.arch, model.facts, model.device, model.dtype, model._net, run)
+
+
+def test_a_thumbnail_waits_for_two_batches_of_a_large_picture_at_most(compact: Model) -> None:
+    gated, engine = Gated(compact), Engine(networks.CPU)
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(lambda: sum(map(len, engine.upscale(gated.model, photo_like(200, 200), tile=64))))
+        gated.entered.wait()
+        small = pool.submit(lambda: sum(map(len, engine.upscale(gated.model, photo_like(20, 20)))))
+        while len(engine._scheduler._queues) < 2:
+            time.sleep(0.001)
+        gated.gate.set()
+        assert (small.result(), large.result()) == (80, 800)
+    assert gated.shapes.index((1, 3, 20, 20)) <= 2 < len(gated.shapes) - 10
+
+
+def test_a_job_that_nobody_reads_computes_only_a_little_ahead_and_stops_when_it_is_dropped(compact: Model) -> None:
+    gated, engine = Gated(compact), Engine(networks.CPU)
+    gated.gate.set()
+    bands = engine.upscale(gated.model, photo_like(300, 120), tile=64)
+    next(bands)
+    engine.call(lambda: None)  # queued behind all that this job has asked for
+    columns = 3
+    assert columns <= len(gated.shapes) <= columns + 2
+    bands.close()  # type: ignore[attr-defined]
+    engine.call(lambda: None)
+    assert len(gated.shapes) <= columns + 2
+
+
+def test_an_error_in_one_job_s_tile_reaches_that_job_alone(compact: Model) -> None:
+    def fail_on_bright(net: torch.nn.Module, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if image.min() > 0.9:
+            raise RuntimeError("this network has no luck with bright pictures")
+        return forward(net, image, dtype)
+
+    forward = compact._forward
+    facts = compact.facts
+    model = Model("x", None, "srvgg", facts, compact.device, compact.dtype, compact._net, fail_on_bright)
+    engine = Engine(networks.CPU, batch_pixels=4 * 64 * 64)
+    bright = np.full((64, 64, 3), 255, np.uint8)
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(lambda p=p: list(engine.upscale(model, p))) for p in (photo_like(64, 64), bright, bright)]  # type: ignore[misc]
+        assert len(jobs[0].result()) == 1
+        for each in jobs[1:]:
+            with pytest.raises(RuntimeError, match="no luck"):
+                each.result()
+
+
+def test_any_function_runs_in_the_device_s_thread_in_halves_if_it_must(compact: Model) -> None:
+    engine = Engine(networks.CPU)
+    sizes: list[int] = []
+
+    def add(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        assert threading.current_thread().name == "device"
+        sizes.append(len(a))
+        if len(a) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return a + b
+
+    a, b = torch.arange(7.0)[:, None], torch.ones(7, 1)
+    assert torch.equal(engine.run(add, a, b), a + b)
+    assert sizes == [7, 4, 2, 2, 3, 2, 1]
+    assert engine.call(lambda: engine.call(lambda: 5)) == 5  # from there it does not wait for itself
+
+    def never_fits(_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemory, match="not even one"):
+        engine.run(never_fits, a)
+    with pytest.raises(ZeroDivisionError):
+        engine.call(lambda: 1 / 0)

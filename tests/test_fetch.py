@@ -1,12 +1,14 @@
 """Sources: what counts as one, and what a download must never reach, exceed or wait for. Real servers on loopback."""
 
 import base64
+import re
 import socket
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -44,8 +46,8 @@ def drip(head: bytes) -> Answer:
 
 
 @contextmanager
-def serving(answer: Answer, host: str) -> Iterator[str]:
-    with socket.create_server((host, 0)) as listener:
+def serving(answer: Answer, host: str, port: int = 0) -> Iterator[str]:
+    with socket.create_server((host, port)) as listener:
 
         def one(connection: socket.socket) -> None:
             with connection, suppress(OSError):
@@ -68,9 +70,9 @@ def serving(answer: Answer, host: str) -> Iterator[str]:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """`serve(answer, host="127.0.0.1")`: the URL of a server that gives every request this answer."""
+    """`serve(answer, host="127.0.0.1", port=0)`: the URL of a server that gives every request this answer."""
     with ExitStack() as stack:
-        yield lambda answer, host="127.0.0.1": stack.enter_context(serving(answer, host))
+        yield lambda answer, host="127.0.0.1", port=0: stack.enter_context(serving(answer, host, port))
 
 
 # --- what counts as a source ----------------------------------------------------------------------------------------
@@ -187,6 +189,19 @@ REFUSED = [
     "http://10.0.0.1/",
     "http://100.64.0.1/",  # carrier-grade NAT
     "http://192.168.1.1/",
+    "http://172.16.0.1/",
+    "http://[fd00::1]/",
+    "http://[fec0::1]/",
+    "http://[::ffff:169.254.169.254]/",
+    "http://[64:ff9b::a9fe:a9fe]/",  # the same by NAT64
+    "http://[64:ff9b:1::7f00:1]:{port}/",  # NAT64 of a network's own
+    "http://[2002:a9fe:a9fe::]/",  # by 6to4
+    "http://[2001:0:7f00:1::]/",  # Teredo
+    "http://[::127.0.0.1]:{port}/",  # as IPv4 was written in IPv6 once
+    "http://017700000001:{port}/",  # octal, in one piece
+    "http://0x7f000001:{port}/",
+    "http://224.0.0.1/",  # multicast
+    "http://255.255.255.255/",
     "http://user:secret@127.0.0.1:{port}/",
     "http://example.com:22/",
     "http://example.com:25/",
@@ -206,6 +221,96 @@ def test_what_is_not_public_is_refused_before_anybody_is_called(config: MakeConf
         assert str(caught.value) == "the picture's address is not one that this server may fetch from"
         with pytest.raises(BlockingIOError):
             listener.accept()
+
+
+class Rebinding:
+    """A resolver of the test's own, in the form of socket.getaddrinfo: its answers change from question to question."""
+
+    def __init__(self, *answers: list[str]) -> None:
+        self.asked = 0
+        self._answers = answers
+
+    def __call__(self, host: str | None, port: Any, *_: Any, **__: Any) -> list[Any]:
+        answer = self._answers[min(self.asked, len(self._answers) - 1)]
+        self.asked += 1
+        found = []
+        for address in answer:
+            inet6 = ":" in address
+            family = socket.AF_INET6 if inet6 else socket.AF_INET
+            place = (address, int(port), 0, 0) if inet6 else (address, int(port))
+            found.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", place))
+        return found
+
+
+PUBLIC = "198.18.0.1"
+"""Nobody's; the operator's list lets it through, so that what happens next is seen without a network."""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [["127.0.0.1"], [PUBLIC, "127.0.0.1"], ["127.0.0.1", PUBLIC], ["::ffff:127.0.0.1"], ["169.254.169.254"], ["::1"]],
+    ids=" ".join,
+)
+def test_names_are_worth_what_all_their_addresses_are(config: MakeConfig, answer: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        port = listener.getsockname()[1]
+        made = config(fetch_timeout_s=5, allow_hosts=(f"{PUBLIC}:{port}",))
+        with pytest.raises(SourceNotAllowed):
+            download(f"http://evil.example:{port}/", made, Rebinding(answer))
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_a_name_that_changes_between_looking_and_calling_is_asked_only_once(config: MakeConfig, serve: Serve) -> None:
+    """First it is an address that may be called, then ours: the call goes to the one that was looked at."""
+    secret = serve(say("200 OK", b"secret"), "127.0.0.1")
+    port = int(secret.rpartition(":")[2])
+    serve(say("200 OK", b"harmless"), "127.0.0.2", port)
+    rebinding = Rebinding(["127.0.0.2"], ["127.0.0.1"])
+    assert download(f"http://evil.example:{port}/", config(allow_hosts=("127.0.0.2",)), rebinding) == b"harmless"
+    assert rebinding.asked == 1
+
+
+def test_a_name_that_changes_between_two_redirects_is_looked_at_anew(config: MakeConfig, serve: Serve) -> None:
+    port = int(serve(say("200 OK", b"secret"), "127.0.0.1").rpartition(":")[2])
+    serve(redirect(f"http://evil.example:{port}/again"), "127.0.0.2", port)
+    rebinding = Rebinding(["127.0.0.2"], ["127.0.0.1"])
+    with pytest.raises(SourceNotAllowed):
+        download(f"http://evil.example:{port}/", config(allow_hosts=("127.0.0.2",)), rebinding)
+    assert rebinding.asked == 2
+
+
+KINDS = {
+    "loopback": r"//(127\.0\.0\.1|localhost|\[::1\])[:/]",
+    "unspecified": r"//0\.0\.0\.0",
+    "decimal host": r"//2130706433",
+    "octal host": r"//0177\.|//0177000",
+    "hexadecimal host": r"//0x7f",
+    "short host": r"//127\.1:",
+    "other digits": "①",
+    "IPv4 mapped": r"\[::ffff:",
+    "IPv4 compatible": r"\[::127",
+    "NAT64": r"\[64:ff9b:",
+    "6to4": r"\[2002:",
+    "Teredo": r"\[2001:0:",
+    "link-local": r"//169\.254|\[fe80:",
+    "private": r"//10\.|//192\.168|//172\.16",
+    "unique local": r"\[fd00:|\[fec0:",
+    "carrier-grade NAT": r"//100\.64",
+    "multicast and broadcast": r"//224\.|//255\.",
+    "userinfo": "//user:",
+    "port": ":25/|:22/",
+    "scheme": "^(ftp|file):",
+    "no host": r"///a|\[::1/",
+}
+
+
+def test_no_kind_of_address_is_forgotten() -> None:
+    """Redirects, loops, large and slow bodies, mixed answers and rebinding have tests of their own, here."""
+    missing = [kind for kind, pattern in KINDS.items() if not any(re.search(pattern, url) for url in REFUSED)]
+    assert missing == []
+    assert len(KINDS) == 21 and len(REFUSED) == 37
 
 
 def test_what_is_allowed_is_no_wider_than_it_says(config: MakeConfig, serve: Serve) -> None:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from server.errors import ResultImpossible
-from server.formats import FORMATS, check_fits, sniff
+from server.formats import FORMATS, check_fits, check_frames, sniff
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -94,3 +94,12 @@ def test_limits_depend_on_how_it_is_encoded() -> None:
 @pytest.mark.parametrize("name", ["jpeg", "png", "tiff"])
 def test_what_is_written_row_by_row_has_no_limit_but_its_sides(name: str) -> None:
     check_fits((FORMATS[name].max_side, FORMATS[name].max_side), FORMATS[name], lossless=name != "jpeg")
+
+
+def test_formats_without_animation_name_those_that_have_it() -> None:
+    check_frames(9, (4000, 3000), FORMATS["webp"])
+    for name in ("jpeg", "avif", "tiff"):
+        with pytest.raises(ResultImpossible, match=f"{name} can't hold .* this one has 9 frames; use png,"):
+            check_frames(9, (40, 30), FORMATS[name])
+    with pytest.raises(ResultImpossible, match="8200×5600 would take too much memory"):
+        check_frames(9, (8200, 5600), FORMATS["gif"])

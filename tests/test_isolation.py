@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from server.schemas import document
 from tests.conftest import Live, LiveServer, draw
@@ -157,3 +158,16 @@ def test_webhook_secrets_are_each_keys_own(live_with_keys: Live) -> None:
         live_with_keys.client.get("/api/v3/webhook/secret", headers=each).json()["secret"] for each in (ANN, BOB)
     ]
     assert len(set(secrets)) == 2
+
+
+def test_over_a_socket_nothing_of_another_keys_is_found_either(live_with_keys: Live) -> None:
+    anns = Anns(live_with_keys)
+    with connect(live_with_keys.url.replace("http", "ws") + "/v1", proxy=None) as line:
+
+        def ask(task: dict[str, Any]) -> Any:
+            line.send(json.dumps([task]))
+            return json.loads(line.recv(timeout=10))
+
+        assert "data" in ask({"taskType": "authentication", "apiKey": "bob"})
+        for name in (*anns.tasks, *(str(uuid.UUID(job.id)) for job in anns.jobs)):
+            assert ask({"taskType": "getResponse", "taskUUID": name})["errors"][0]["message"] == "Task not found"

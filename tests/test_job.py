@@ -17,7 +17,7 @@ INF, NAN = float("inf"), float("nan")
         *(("scale", value) for value in (0, -0.0, -1, 10.000001, 1e300, INF, -INF, NAN)),
         *(("target", value) for value in ("16k", "", "4K", "2048")),
         *(("size", value) for value in ((0, 1), (1, 0), (-5, 5), (1,), (1, 2, 3))),
-        *(("format", value) for value in ("jpg", "", "gif", "PNG")),
+        *(("format", value) for value in ("jpg", "", "bmp", "PNG")),
         *(("quality", value) for value in (0, -1, 101)),
         *(("creativity", value) for value in (2.1, -2.0001, INF, -INF, NAN)),
         *(("seed", value) for value in (-1, 2**63)),

@@ -10,26 +10,30 @@ import pytest
 
 SERVER = Path(__file__).parent.parent / "server"
 
-ROOMS = ("files", "weights")
+ROOMS = ("files", "weights", "winograd")
 """Folders whose files are parts of one thing, and build on each other: each has a level of its own."""
 
 LEVELS = (
-    ("__init__", "files", "weights"),
-    ("errors", "disk", "files.exif", "files.xmp", "files.icc", "files.jpeg", "files.fields"),
-    ("formats", "config", "logs", "files.colour", "files.primaries", "files.png"),
+    ("__init__", "files", "weights", "winograd", "winograd.build"),
+    ("errors", "disk", "winograd.network", "files.exif", "files.xmp", "files.icc", "files.jpeg", "files.fields"),
+    ("files.timing", "files.canvas"),
+    ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries"),
+    ("files.png", "files.gif", "files.apng", "files.webp"),
     ("job",),
     ("files.metadata",),
     ("files.foreign",),
     ("plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
-    ("deliveries", "price", "secret", "weights.manifest", "limits", "files.bleed"),
+    ("deliveries", "price", "secret", "weights.manifest", "limits", "files.bleed", "files.film", "files.animation"),
     ("migrations", "jobs", "keys", "uploads", "weights.store", "device", "shim", "resample", "stream", "guard"),
-    ("fetch", "models", "tile", "weights.own", "weights.download"),
+    ("fetch", "models", "tile", "scheduler", "transfer", "graphs", "residents", "weights.own", "weights.download"),
     ("weights.catalog",),
-    ("weights.faces",),
+    ("weights.faces", "weights.refiner", "autoencoder", "prompt"),
     ("weights.indexer", "weights.pull", "weights.archive"),
-    ("service", "auth", "metrics", "engine", "faces", "session"),
+    ("service", "serving", "auth", "metrics", "engine", "faces", "refiners", "session", "spool", "backprojection"),
+    ("sampler",),
     ("dialects", "pipeline"),
-    ("webhook", "schemas", "page", "upscaler"),
+    ("webhook", "schemas", "page", "upkeep", "sweep"),
+    ("upscaler",),
     ("app", "worker"),
     ("launch",),
     ("cli",),
@@ -38,9 +42,13 @@ LEVELS = (
 """From the bottom up: a file imports only from levels below its own. A plural folder's files may import its `base`."""
 
 API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
-API_HALF |= {"webhook", "metrics", "page", "app"}
-WORKER_HALF = {"device", "shim", "resample", "stream", "models", "tile", "engine", "faces", "weights.indexer"}
-WORKER_HALF |= {"files.bleed", "files.png", "files.save", "pipeline", "upscaler", "worker"}
+API_HALF |= {"webhook", "metrics", "page", "serving", "upkeep", "app"}
+WORKER_HALF = {"winograd", "winograd.build", "winograd.network"}
+WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "tile", "engine", "faces", "weights.indexer"}
+WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
+WORKER_HALF |= {"refiners", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
+WORKER_HALF |= {"scheduler", "transfer", "graphs", "residents", "pipeline", "sweep"}
+WORKER_HALF |= {"upscaler", "worker"}
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx"}
 

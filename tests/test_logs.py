@@ -1,8 +1,30 @@
 """What goes into the log, and what must not."""
 
 import json
+import logging
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from server.logs import configure_logs
+from tests.conftest import LiveServer, Picture, Receiver
+from tests.test_fetch import say, serving
+
+
+@pytest.fixture
+def logs_as_before() -> Iterator[None]:
+    """What is set for the whole process is set back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
 
 SCRIPT = """
 import structlog
@@ -24,3 +46,34 @@ def test_a_traceback_tells_where_and_not_with_which_values() -> None:
     assert [frame["name"] for frame in line["exception"][0]["frames"]] == ["<module>", "fail"]
     assert line["exception"][0]["exc_value"] == "broken"
     assert "very-secret" not in run.stderr
+
+
+@pytest.mark.usefixtures("logs_as_before")
+def test_every_line_about_a_job_names_it(
+    live_server: LiveServer, receiver: Receiver, picture: Picture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From its coming to its last delivery, whoever writes them."""
+    configure_logs()
+    live = live_server(allow_hosts=("127.0.0.1",))
+    receiver.answers = [500]
+    with serving(say("200 OK", picture()), "127.0.0.1") as url:
+        body = {"image": f"{url}/a.png", "scale": 2}
+        path = f"/api/v3/wavespeed-ai/real-esrgan?webhook={receiver.url}"
+        job_id = live.client.post(path, json=body).json()["data"]["id"]
+        live.worker.finish()
+        receiver.wait(2)
+    live.client.post("/jobs", json={"image": "http://127.0.0.1:1/a.png"})
+    said: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 10
+    while not {"delivered", "source refused"} <= {each["event"] for each in said}:
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+        said += [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    assert [each["event"] for each in said if each.get("job") == job_id] == [
+        "job accepted",
+        "source fetched",
+        "delivery failed",
+        "delivered",
+    ]
+    events = ("job accepted", "source fetched", "source refused", "delivery failed", "delivered")
+    assert all(len(each["job"]) == 32 for each in said if each["event"] in events)

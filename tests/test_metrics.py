@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine
 
 from server.config import MIB
 from server.database import open_database
+from server.deliveries import WEBHOOK, Deliveries, Delivery
 from server.errors import SourceUnreadable
 from server.job import Job, Params, Result, State
 from server.jobs import Jobs, WorkerInfo
@@ -34,8 +36,18 @@ def value(text: str, name: str, *labels: str) -> float | None:
 
 
 @pytest.fixture
-def table(config: MakeConfig) -> Jobs:
-    return Jobs(open_database(config().database), lease_s=60)
+def database(config: MakeConfig) -> Engine:
+    return open_database(config().database)
+
+
+@pytest.fixture
+def table(database: Engine) -> Jobs:
+    return Jobs(database, lease_s=60)
+
+
+@pytest.fixture
+def owed(database: Engine) -> Deliveries:
+    return Deliveries(database)
 
 
 def add(table: Jobs, **values: Any) -> Job:
@@ -54,33 +66,33 @@ def end(table: Jobs, **values: Any) -> None:
     assert table.finish(job, result)
 
 
-def test_a_server_that_has_done_nothing_says_so(table: Jobs) -> None:
-    text = Metrics(table).text().decode()
+def test_a_server_that_has_done_nothing_says_so(table: Jobs, owed: Deliveries) -> None:
+    text = Metrics(table, owed).text().decode()
     assert value(text, "upscale_queue_age_seconds") == 0
     assert not [name for name, _ in samples(text) if name.startswith(("upscale_jobs_ended", "upscale_stage"))]
 
 
-def test_the_backlog_is_told_by_dialect_and_state(table: Jobs) -> None:
+def test_the_backlog_is_told_by_dialect_and_state(table: Jobs, owed: Deliveries) -> None:
     add(table, created_at=time.time() - 100)
     add(table, dialect="novita", created_at=time.time() - 50)
     add(table, created_at=time.time() - 10)
     assert table.claim("worker") is not None
-    text = Metrics(table).text().decode()
+    text = Metrics(table, owed).text().decode()
     assert value(text, "upscale_jobs", "native", "running") == 1
     assert value(text, "upscale_jobs", "native", "queued") == value(text, "upscale_jobs", "novita", "queued") == 1
     age = value(text, "upscale_queue_age_seconds")
     assert age is not None and 50 <= age < 60
 
 
-def test_every_end_is_counted_once(table: Jobs) -> None:
+def test_every_end_is_counted_once(table: Jobs, owed: Deliveries) -> None:
     add(table)
     end(table)  # before the process began
     time.sleep(0.01)
-    metrics = Metrics(table)
+    metrics = Metrics(table, owed)
     for _ in range(3):
         add(table)
         end(table, network_pixels=1000, seconds={"decode": 0.02, "upscale": 2.0}, model="one 0.25 + two 0.75")
-        metrics.count_ended()
+        metrics.count()
     add(table)
     job = table.claim("worker")
     assert job is not None and table.fail(job, SourceUnreadable("it is broken"))
@@ -95,20 +107,20 @@ def test_every_end_is_counted_once(table: Jobs) -> None:
         assert value(text, "upscale_network_pixels_total", "one") == 3000
 
 
-def test_an_end_that_is_written_late_is_counted(table: Jobs) -> None:
-    metrics = Metrics(table)
+def test_an_end_that_is_written_late_is_counted(table: Jobs, owed: Deliveries) -> None:
+    metrics = Metrics(table, owed)
     add(table)
     end(table)
-    metrics.count_ended()
+    metrics.count()
     now = time.time()
     add(table, state=State.FAILED, finished_at=now)
-    metrics.count_ended()
+    metrics.count()
     add(table, state=State.FAILED, finished_at=now - 0.001)
     assert value(metrics.text().decode(), "upscale_jobs_ended_total", "native", "failed", "") == 2
 
 
-def test_attempts_that_workers_died_in_are_counted(table: Jobs, config: MakeConfig) -> None:
-    metrics = Metrics(table)
+def test_attempts_that_workers_died_in_are_counted(table: Jobs, config: MakeConfig, owed: Deliveries) -> None:
+    metrics = Metrics(table, owed)
     add(table)
     assert table.claim("dies") is not None
     table.release("dies")
@@ -116,11 +128,60 @@ def test_attempts_that_workers_died_in_are_counted(table: Jobs, config: MakeConf
     assert value(metrics.text().decode(), "upscale_jobs_repeated_total") == 1
 
 
-def test_workers_are_told_by_kind_as_long_as_they_are_heard_of(table: Jobs) -> None:
+def test_workers_are_told_by_kind_as_long_as_they_are_heard_of(table: Jobs, owed: Deliveries) -> None:
     for name, kind, beat_at in (("a", "cpu", 0.0), ("b", "cuda", 0.0), ("c", "cuda", -3600.0)):
         table.worker_beat(WorkerInfo(name, "device", True, time.time() + beat_at, kind))  # type: ignore[arg-type]
-    text = Metrics(table).text().decode()
+    text = Metrics(table, owed).text().decode()
     assert value(text, "upscale_workers", "cpu", "true") == value(text, "upscale_workers", "cuda", "true") == 1
+
+
+def beat(table: Jobs, name: str, **counters: float) -> None:
+    table.worker_beat(WorkerInfo(name, "device", True, time.time(), counters=counters))
+
+
+def test_what_workers_count_is_added_up_over_their_lives(table: Jobs, owed: Deliveries) -> None:
+    beat(table, "old", tiles=1000)
+    metrics = Metrics(table, owed)
+    metrics.count()  # what was before is none of this process's own
+    beat(table, "old", tiles=1010, oom_retries=1)
+    beat(table, "new", tiles=5)
+    metrics.count()
+    beat(table, "new", tiles=7)
+    table.release("old")
+    beat(table, "newest", tiles=1)
+    for text in (metrics.text().decode(), metrics.text().decode()):
+        assert value(text, "upscale_worker_events_total", "tiles") == 10 + 7 + 1
+        assert value(text, "upscale_worker_events_total", "oom_retries") == 1
+
+
+def test_what_workers_measure_is_told_of_each(table: Jobs, owed: Deliveries) -> None:
+    beat(table, "a", device_bytes=100, tiles=3, graphs=2)
+    beat(table, "b", device_bytes=200)
+    text = Metrics(table, owed).text().decode()
+    assert value(text, "upscale_worker_bytes", "a", "device") == 100
+    assert value(text, "upscale_worker_bytes", "b", "device") == 200
+    assert value(text, "upscale_worker_items", "a", "graphs") == 2
+    for name in ("device_bytes", "graphs"):
+        assert value(text, "upscale_worker_events_total", name) is None
+
+
+def test_results_are_counted_by_network_and_format(table: Jobs, owed: Deliveries) -> None:
+    metrics = Metrics(table, owed)
+    for model in ("one", "one 0.25 + two 0.75"):
+        add(table)
+        end(table, model=model)
+    assert value(metrics.text().decode(), "upscale_results_total", "one", "png") == 2
+
+
+def test_what_is_owed_to_callers_is_told(table: Jobs, owed: Deliveries) -> None:
+    job = Job(dialect="native", owner="local", params=Params(scale=2), state=State.FAILED, finished_at=time.time())
+    waiting, dead = (Delivery(job_id=job.id, kind=WEBHOOK, url="http://x", base_url="") for _ in range(2))
+    table.enqueue(job, [waiting, dead])
+    metrics = Metrics(table, owed)
+    assert value(metrics.text().decode(), "upscale_deliveries", "pending") == 2
+    owed.give_up(dead, "nobody is there")
+    text = metrics.text().decode()
+    assert (value(text, "upscale_deliveries", "pending"), value(text, "upscale_deliveries", "dead")) == (1, 1)
 
 
 def test_requests_are_counted_by_dialect_and_status(live_server: LiveServer) -> None:
@@ -152,14 +213,16 @@ def test_strangers_pages_get_no_metrics(live: Live) -> None:
     assert live.client.get("/metrics", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-def test_the_dashboard_and_its_page_ask_for_what_there_is(table: Jobs) -> None:
+def test_the_dashboard_and_its_page_ask_for_what_there_is(table: Jobs, owed: Deliveries) -> None:
     root = Path(__file__).parent.parent
-    metrics = Metrics(table)
+    metrics = Metrics(table, owed)
     metrics.answered("native", "GET", 200)
     add(table)
     end(table, network_pixels=1, seconds={"upscale": 1.0})
     add(table)
-    table.worker_beat(WorkerInfo("a", "device", True, time.time()))
+    metrics.count()
+    beat(table, "a", tiles=1, device_bytes=1, graphs=1)
+    metrics.removed("expired", [1])
     there = {name for name, _ in samples(metrics.text().decode())}
     board = json.loads((root / "deploy" / "grafana.json").read_text("utf-8"))
     asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])

@@ -233,13 +233,25 @@ def test_what_was_chosen_is_what_is_asked_for(live: Live, visit: Visitor, pictur
     page.get_by_label("Format").select_option("webp")
     page.get_by_label("Quality").fill("80")
     page.get_by_label("Network").select_option("realesr-animevideov3")
-    expect(page.locator("#creativity-note")).to_have_text("Matters only when the network is chosen automatically.")
+    expect(page.locator("#creativity-note")).to_have_text("Strict: nothing but what the picture itself shows.")
     card = seen.give("p.png", picture(40, 20))
     expect(card).to_contain_text("40 × 20 → 60 × 30")
     seen.send()
     params = live.worker.claim().params
     assert (params.scale, params.creativity, params.format, params.quality) == (1.5, -1.25, "webp", 80)
     assert params.model == "realesr-animevideov3"
+
+
+def test_detail_is_added_unless_it_is_switched_off(live: Live, visit: Visitor, picture: Picture) -> None:
+    seen = visit(live)
+    seen.give("one.png", picture())
+    seen.send()
+    assert live.worker.finish().params.creativity == 0
+    seen.page.get_by_label("Add detail").uncheck()
+    expect(seen.page.get_by_label("Creativity")).to_be_hidden()
+    seen.give("two.png", picture(33, 21))
+    seen.send()
+    assert live.worker.finish().params.creativity is None
 
 
 def test_a_running_job_is_cancelled(live: Live, visit: Visitor, picture: Picture) -> None:
@@ -342,7 +354,11 @@ def test_jobs_of_other_programs_are_listed_shown_and_deleted(live: Live, visit: 
     expect(card).to_contain_text(re.compile("64 × 48 .* through wavespeed"))
     card.get_by_role("button", name="Show").click()
     expect(seen.page.get_by_role("img", name="After", exact=True)).to_be_visible()
-    expect(seen.page.get_by_role("img", name="Before", exact=True)).to_be_hidden()
+    expect(seen.page.get_by_role("img", name="Before", exact=True)).to_be_visible()
+    assert seen.page.eval_on_selector(".view .before img", "image => [image.naturalWidth, image.naturalHeight]") == [
+        32,
+        24,
+    ]
     card.get_by_role("button", name="Delete").click()
     expect(seen.page.locator("#recent-none")).to_be_visible()
     assert live.client.get(f"/jobs/{job.id}").status_code == 404

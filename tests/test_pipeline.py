@@ -113,6 +113,8 @@ def test_every_kind_of_picture_comes_out_right_in_every_format(model: Model, mod
     elif mode in ("RGBA", "LA"):
         alpha = np.asarray(result.convert("RGBA"))[..., 3].astype(float)
         assert abs(alpha.mean() - np.asarray(source)[..., -1].mean()) < 2
+        if format_ == "gif":
+            return  # whose pixels are seen or not
     if result.mode == "I;16":
         result = Image.fromarray((np.asarray(result) // 257).astype(np.uint8))
     ours = np.asarray(result.convert("L").resize((10, 6), Image.Resampling.BOX)).astype(float)
@@ -141,7 +143,7 @@ def test_the_colour_profile_is_kept(model: Model) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     buffer = io.BytesIO()
     Image.new("RGB", (20, 20), (200, 40, 40)).save(buffer, "PNG", icc_profile=profile)
-    for format_ in FORMATS:
+    for format_ in (name for name, form in FORMATS.items() if form.profile):
         result = opened(process(model, buffer.getvalue(), Params(scale=2, format=format_)))  # type: ignore[arg-type]
         assert result.info["icc_profile"] == profile
 

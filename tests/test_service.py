@@ -1,10 +1,17 @@
 """What a plan depends on besides the request: the workers that are alive, and the operator's policy."""
 
+import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
 
 from server.job import Job, Params, State
 from server.jobs import MAX_ATTEMPTS, WorkerInfo
+from server.service import LOOKS
 from tests.conftest import Live, LiveServer
+from tests.test_fetch import say, serving
 
 
 def plan(live: Live, **wanted: object) -> dict[str, object]:
@@ -61,3 +68,34 @@ def test_a_source_that_kills_whoever_reads_it_is_not_read_for_ever(live: Live) -
     while (found := live.worker.jobs.get(job.id)).state is not State.FAILED and time.monotonic() < deadline:
         time.sleep(0.05)
     assert found.error_message == "the server's process died 3 times while it read this picture"
+
+
+def test_looking_at_pictures_of_slow_hosts_starves_nobody(live_server: LiveServer) -> None:
+    """More of such requests than the server has threads; whoever asks for anything else is answered meanwhile."""
+    live = live_server(allow_hosts=("127.0.0.1",), fetch_timeout_s=60, price_per_megapixel=1)
+    arrived, goes_on = threading.Semaphore(0), threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        arrived.release()
+        goes_on.wait(60)
+        say("404 Not Found")(connection)
+
+    with serving(answer, "127.0.0.1") as slow, ThreadPoolExecutor(60) as threads:
+
+        def look(number: int) -> int:
+            wanted = {"image": f"{slow}/{number}.png", "scale": 2}
+            priced = {"model_id": "wavespeed-ai/real-esrgan", "inputs": wanted}
+            path, body = ("/plan", wanted) if number % 2 else ("/api/v3/model/price", priced)
+            return httpx.post(live.url + path, json=body, trust_env=False, timeout=100).status_code
+
+        waiting = [threads.submit(look, number) for number in range(60)]
+        try:
+            for _ in range(LOOKS):
+                assert arrived.acquire(timeout=30)
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                assert live.client.get("/jobs").status_code == 200
+            assert not arrived.acquire(blocking=False), "no more than so many at a time"
+        finally:
+            goes_on.set()
+        assert {each.result() for each in waiting} == {400, 422}

@@ -11,6 +11,7 @@ from server.config import Config
 from server.errors import InvalidField, ModelNotFound
 from server.job import Params
 from server.models import Model, load_state, mix
+from server.residents import Residents
 from server.upscaler import Upscaler
 from server.weights.catalog import Catalog
 from server.weights.manifest import read_manifest
@@ -42,7 +43,7 @@ def upscaler(tmp_path: Path) -> Upscaler:
     (tmp_path / "bundled").mkdir()
     entries = [ENTRY.format(name=name, bundled=str(bundled).lower()) for name, bundled in PAIR.items()]
     (tmp_path / "manifest.toml").write_text("".join(entries), "utf-8")
-    config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32")
+    config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32", kernels="off")
     config.weights_path.mkdir()
     for seed, (name, bundled) in enumerate(PAIR.items()):
         folder = tmp_path / "bundled" if bundled else config.weights_path
@@ -84,7 +85,9 @@ def test_the_result_tells_the_mix_and_the_hash_of_its_recipe(upscaler: Upscaler,
     assert (alone.name, alone.sha256) == ("fidelity-x4", one)
 
 
-def test_a_mix_is_made_once_and_the_oldest_gives_way(upscaler: Upscaler) -> None:
+def test_a_mix_is_made_once_and_the_oldest_gives_way(upscaler: Upscaler, tmp_path: Path) -> None:
+    upscaler._residents = Residents(4 * (tmp_path / "bundled" / "fidelity-x4.pth").stat().st_size)
+
     def load(creativity: float) -> Model:
         return upscaler.load(Params(scale=4, creativity=creativity))
 
@@ -107,7 +110,7 @@ def test_two_networks_of_different_shapes_are_not_mixed() -> None:
 
 def test_a_damaged_half_is_refused(tmp_path: Path) -> None:
     """By the shared manifest, whose hashes are known."""
-    config = Config(weights_dir=tmp_path, device="cpu", dtype="fp32")
+    config = Config(weights_dir=tmp_path, device="cpu", dtype="fp32", kernels="off")
     upscaler = Upscaler(config, Catalog.of(config))
     for name in ("realesr-general-x4v3", "realesr-general-wdn-x4v3"):
         save(srvgg(), tmp_path / f"{name}.pth")

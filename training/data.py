@@ -70,6 +70,7 @@ def batches(
     fresh: int,
     workers: int,
     teacher: Teacher | None = None,
+    teach_all: bool = False,
 ) -> Iterator[Batch]:
     """Endless batches from training step `step` on; `fresh` pairs enter the window at every step."""
     numbers = window_at(step, fresh, WINDOW)
@@ -89,7 +90,7 @@ def batches(
     def enter() -> tuple[Pixels, Pixels, Pixels]:
         lr, hr, second_order = next(stream)
         # The milder the damage, the better a teacher is the truth itself.
-        return lr, hr, teacher(lr) if teacher and second_order else hr
+        return lr, hr, teacher(lr) if teacher and (second_order or teach_all) else hr
 
     window = [enter() for _ in numbers]
     while True:

@@ -34,9 +34,10 @@ def export(checkpoint: Path, name: str, out: Path) -> Path:
         "name": name,
         "licence": LICENCE,
         "architecture": json.dumps({"class": "SRVGGNetCompact"} | state["architecture"]),
-        "scale": str(state["architecture"]["upscale"]),
         "steps": str(state["step"]),
     }
+    if "upscale" in state["architecture"]:
+        metadata["scale"] = str(state["architecture"]["upscale"])
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.safetensors"
     partial = path.with_suffix(".partial")

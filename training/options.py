@@ -34,7 +34,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
-def batches(args: argparse.Namespace, step: int, teacher: Compact | None = None) -> Iterator[Batch]:
+def batches(
+    args: argparse.Namespace, step: int, teacher: Compact | None = None, *, teach_all: bool = False
+) -> Iterator[Batch]:
     """The batches of training step `step` and those after it, made where the training runs."""
     mix = Mix(args.clean, args.light, args.recompressed, args.screenshot, args.drawn)
     device = torch.device(args.device)
@@ -68,4 +70,5 @@ def batches(args: argparse.Namespace, step: int, teacher: Compact | None = None)
         fresh=args.fresh,
         workers=args.workers,
         teacher=(lambda lr: enlarge(teacher, lr)) if teacher else None,
+        teach_all=teach_all,
     )

@@ -13,12 +13,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from training.network import Compact
 from training.pair import Batch
 
 DECAY_SHARE = 0.2
@@ -26,18 +25,21 @@ WARMUP_STEPS = 500
 EMA = 0.999
 LOG_EVERY, SAVE_EVERY, VALIDATE_EVERY = 100, 500, 500
 
+_Net = TypeVar("_Net", bound=nn.Module)
+
 Losses = dict[str, Tensor]
 """Scalars without a graph; the one called "loss" is the one to plot."""
 
 
-class Run:
-    """`net` is what the run is for: it is averaged, validated and exported. `companions` are trained beside it, or
+class Run(Generic[_Net]):
+    """`net` is what the run is for: it is averaged, validated and exported; its attribute `architecture` says how it
+    is built. `companions` are trained beside it, or
     change with it, and are only kept to go on. The optimisers' rates at construction are the peak rates."""
 
     def __init__(
         self,
         out: Path,
-        net: Compact,
+        net: _Net,
         optimizers: Sequence[torch.optim.Optimizer],
         steps: int,
         companions: Mapping[str, nn.Module] | None = None,
@@ -61,7 +63,7 @@ class Run:
         batches: Iterator[Batch],
         device: torch.device,
         update: Callable[[Batch], Losses],
-        validate: Callable[[Compact], dict[str, float]],
+        validate: Callable[[_Net], dict[str, float]],
     ) -> None:
         """Run to the end. `batches` starts with the batch of step `self.step`; `update` takes one optimiser step."""
         collected: list[Losses] = []

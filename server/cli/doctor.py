@@ -46,6 +46,7 @@ def _examine(config: Config) -> dict[str, str]:
     try:
         upscaler = Upscaler(config, catalog)
         facts["device"], kind = upscaler.describe(), upscaler.kind
+        facts["own kernels"] = upscaler.kernels
     except UpscaleError as error:
         facts["device"] = f"PROBLEM: {error.message}"
     for name in catalog.names():

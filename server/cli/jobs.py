@@ -51,6 +51,44 @@ def jobs_show(job_id: str, data_dir: DataDir = None) -> None:
         print(json.dumps(facts, indent=2))
 
 
+@app.command("undelivered")
+def jobs_undelivered(
+    limit: Annotated[int, typer.Option(help="At most so many, the latest first.", min=1, max=10_000)] = 50,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Webhooks, and results to be put somewhere, that were given up after all tries."""
+    from server.deliveries import Deliveries
+
+    with plain_errors():
+        found = Deliveries(_open_engine(data_dir)[0]).dead(limit)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found]))
+        return
+    table = Table(Column("job", no_wrap=True), "kind", "tries", "last try", "why", "address", box=None)
+    for each in found:
+        tried = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.due_at))
+        table.add_row(
+            each.job_id, each.kind, str(each.attempts), tried, escape(each.last_error or ""), escape(each.url)
+        )
+    stdout.print(table)
+
+
+@app.command("redeliver")
+def jobs_redeliver(job_id: str, data_dir: DataDir = None) -> None:
+    """Send again what was given up of a job, with all its tries."""
+    from server.deliveries import Deliveries
+    from server.jobs import Jobs
+
+    with plain_errors():
+        engine, lease_s = _open_engine(data_dir)
+        Jobs(engine, lease_s=lease_s).get(job_id)
+        number = Deliveries(engine).revive(job_id)
+        if not number:
+            fail(f"nothing of job {job_id} was given up")
+        print(f"{number} to be sent again")
+
+
 @app.command("cancel")
 def jobs_cancel(job_id: str, data_dir: DataDir = None) -> None:
     """Stop a job: at once if it waits, at its next tile if it runs."""

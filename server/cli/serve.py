@@ -45,6 +45,7 @@ def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=10,
+        timeout_keep_alive=75,  # some clients poll every five seconds, which is uvicorn's own limit: they would race it
         ws_max_size=64 * MIB,  # pictures come in frames, as base64
         ws_per_message_deflate=False,  # they hardly shrink, and everybody would wait for it
     )
@@ -69,4 +70,4 @@ def worker(
             watch_parent()
         from server.worker import run_worker
 
-        run_worker(config, worker_id)
+        run_worker(config, worker_id, supervised=supervised)

@@ -26,7 +26,7 @@ def upscale(
     target: Annotated[str | None, typer.Option(help="2k, 4k or 8k: the long edge.")] = None,
     size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect may change.")] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="jpeg, png, webp, avif or tiff. Default: by -o, else png.")
+        str | None, typer.Option("--format", help="jpeg, png, webp, avif, tiff or gif. Default: by -o, else png.")
     ] = None,
     quality: Annotated[int | None, typer.Option(help="1…100, for jpeg, webp and avif.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="For webp and avif; png and tiff always are.")] = False,
@@ -35,9 +35,12 @@ def upscale(
     metadata: Annotated[str, typer.Option(help="EXIF, XMP and IPTC: keep, copyright or strip.")] = "keep",
     colour: Annotated[str, typer.Option(help="The colour profile: keep, or srgb to convert.")] = "keep",
     background: Annotated[str, typer.Option(help="#rrggbb under what is transparent, in jpeg.")] = "#ffffff",
+    animation: Annotated[str, typer.Option(help="Of an animation keep all frames, or take the first.")] = "keep",
     model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
     device: Device = None,
-    creativity: Annotated[float, typer.Option(help="-2…2: less or more invented. See README.")] = 0.0,
+    creativity: Annotated[
+        float | None, typer.Option(help="-2 (strict) … 2 (reimagine): add detail. Unset: the network alone.")
+    ] = None,
     denoise: Annotated[float | None, typer.Option(help="0…1, for realesr-general-x4v3.")] = None,
     faces: Annotated[bool, typer.Option("--faces", help="Restore faces with GFPGAN.")] = False,
     face_strength: Annotated[
@@ -46,7 +49,12 @@ def upscale(
     face_only: Annotated[
         str | None, typer.Option(help="all, largest, or numbers such as 0,2: the largest face is 0. Default all.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="For the refine pass. No effect in this version.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the detail that creativity adds. Unset: from the picture itself.")
+    ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="A sheet that shows 512 pixels of the result at each creativity, -2 to 2.")
+    ] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -65,15 +73,17 @@ def upscale(
             quality=quality,
             lossless=lossless,
             progressive=progressive,
-            depth=depth,  # type: ignore[arg-type]  # here too, and for the next two
+            depth=depth,  # type: ignore[arg-type]  # here too, and below
             metadata=metadata,  # type: ignore[arg-type]
             colour=colour,  # type: ignore[arg-type]
             background=_parse_colour(background),
+            animation=animation,  # type: ignore[arg-type]
             model=model,
             denoise=denoise,
             creativity=creativity,
             faces=_parse_faces(faces, face_strength, face_only),
             seed=seed,
+            sweep=sweep,
         )
         destinations = _destinations(files, output, params.format)
         failed = _upscale_all(config, params, destinations, as_json)
@@ -123,12 +133,17 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
             seconds = round(time.perf_counter() - started, 3)
             if as_json:
                 line = {"source": str(source), "result": str(destination), "width": w, "height": h}
+                if ctx.animation is not None:
+                    line |= {"frames": ctx.plan.frames, "duration_s": ctx.animation.timing.duration_s}
                 line |= {"model": ctx.model.name if ctx.model else "none", "seconds": seconds, "steps": ctx.seconds}
+                if ctx.refinement is not None:
+                    line |= {"refinement": ctx.refinement.to_dict()}
                 if ctx.faces is not None:
                     line |= {"faces": [face.to_dict() for face in ctx.faces]}
                 print(json.dumps(line), flush=True)
             else:
-                done = f"{destination}  {w}×{h}  {seconds:.1f} s"
+                frames = f"  {ctx.plan.frames} frames" if ctx.animation is not None else ""
+                done = f"{destination}  {w}×{h}{frames}  {seconds:.1f} s"
                 if ctx.faces is not None:
                     done += (
                         f"  {sum(face.restored is not None for face in ctx.faces)} of {len(ctx.faces)} faces restored"

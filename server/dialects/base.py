@@ -250,12 +250,3 @@ def read_time(body: Mapping[str, Any], name: str) -> float | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidField(f"{name} must be a time like 2023-04-01T12:34:56Z", field=name) from error
-
-
-def to_json(content: Any) -> bytes:
-    # Escaped to ASCII: callers may send lone surrogates, which UTF-8 can't hold, and get their own words back.
-    return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
-
-
-def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(to_json(content), status, headers, media_type="application/json")

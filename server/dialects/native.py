@@ -5,6 +5,7 @@
     GET    /jobs/{id}          one job
     GET    /jobs/{id}/events   server-sent events: `progress` whenever something changed, `done` at last
     GET    /jobs/{id}/result   the picture; 409 while there is none
+    GET    /jobs/{id}/source   the picture that it was made of, as it came; 409 while it is still to be fetched
     POST   /jobs/{id}/cancel   stop it
     DELETE /jobs/{id}          forget it with its pictures; one that has not ended is cancelled instead (202)
     POST   /plan               what POST /jobs would do; `width` and `height` may stand for the picture
@@ -12,6 +13,7 @@
     GET    /files/{key}        a source or result; the name is the permission
     PUT    /uploads/{key}      the bytes of an upload ticket; likewise
 
+Animations are upscaled whole, unless `animation` is `first`.
 Neither scale, target nor size: scale 4. Unlike with the vendors, a field we don't know is an error, and a picture that
 came with the request is looked at before it is accepted. Errors are `{"error": {"code", "message", "field"}}`.
 """
@@ -25,13 +27,11 @@ from dataclasses import asdict
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import FileResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from server.blobs import Blobs
 from server.dialects.base import (
     BaseUrl,
     CallerDep,
@@ -40,12 +40,14 @@ from server.dialects.base import (
     check_density,
     file_url,
     iso_time,
-    json_response,
 )
-from server.errors import Conflict, InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError
+from server.errors import InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError
 from server.fetch import Source, parse_source
-from server.formats import FORMATS, FormatName, sniff
-from server.job import FACE_STRENGTH, WHITE, Colour, Faces, Job, Metadata, Params, State, Target
+from server.files.picture import Header
+from server.formats import FormatName
+from server.job import FACE_STRENGTH, WHITE, Animated, Colour, Faces, Job, Metadata, Params, State, Target
+from server.service import Service
+from server.serving import json_response, picture
 
 NAME = "native"
 PREFIXES: tuple[str, ...] = ("/",)
@@ -111,11 +113,13 @@ class JobRequest(BaseModel):
     metadata: Metadata = "keep"
     colour: Colour = "keep"
     background: Annotated[tuple[Byte, Byte, Byte], BeforeValidator(_read_colour)] = WHITE
+    animation: Animated = "keep"
     model: str = "auto"
     denoise: float | None = None
-    creativity: float = 0.0
+    creativity: float | None = None
     faces: Annotated[Faces | None, PlainValidator(_read_faces), WithJsonSchema({})] = None
     seed: int | None = None
+    sweep: bool = False
 
 
 class PlanRequest(JobRequest):
@@ -271,11 +275,16 @@ async def events(job_id: str, caller: CallerDep, service: ServiceDep, base_url: 
 
 
 @router.get("/jobs/{job_id}/result")
-def result(job_id: str, caller: CallerDep, service: ServiceDep) -> Response:
+def result(job_id: str, caller: CallerDep, service: ServiceDep, request: Request) -> Response:
     job = service.get(job_id, caller.id)
-    if job.result is None:
-        raise Conflict(f"the job has no result: it is {job.state.value}")
-    return _file(service.blobs, job.result.key, job.id + FORMATS[job.result.format].suffix)
+    path = service.result_path(job)
+    return picture(path, job.id + path.suffix, request)
+
+
+@router.get("/jobs/{job_id}/source")
+def source(job_id: str, caller: CallerDep, service: ServiceDep, request: Request) -> Response:
+    job = service.get(job_id, caller.id)
+    return picture(service.source_path(job), f"{job.id}-source", request)
 
 
 @router.post("/jobs/{job_id}/cancel")
@@ -293,18 +302,23 @@ def delete(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUr
 
 
 @router.post("/plan")
-def plan(caller: CallerDep, service: ServiceDep, own_bases: OwnBases, payload: Payload) -> Response:
-    request, file = _read_request(PlanRequest, payload)
+async def plan(caller: CallerDep, service: ServiceDep, own_bases: OwnBases, payload: Payload) -> Response:
+    request, file = await run_in_threadpool(_read_request, PlanRequest, payload)
     params = to_params(request)
     if request.width is None and request.height is None:
-        size = service.header(_read_source(request.image, file, own_bases)).size
+        source = await run_in_threadpool(_read_source, request.image, file, own_bases)
+        found: Header | tuple[int, int] = await service.look(source)
     elif request.image or file is not None:
         raise InvalidField("give either a picture or its width and height", field="width")
     elif request.width is None or request.height is None:
         raise InvalidField("give both width and height", field="width" if request.width is None else "height")
     else:
-        size = request.width, request.height
-    made = service.plan(params, size)
+        found = request.width, request.height
+    return await run_in_threadpool(_planned, service, params, found)
+
+
+def _planned(service: Service, params: Params, source: Header | tuple[int, int]) -> Response:
+    made = service.plan(params, source)
     return json_response(made.to_dict() | {"estimate": asdict(service.estimate(made, params))})
 
 
@@ -324,8 +338,8 @@ def models(caller: CallerDep, service: ServiceDep) -> Response:
 
 @router.head("/files/{key}")
 @router.get("/files/{key}")
-def file(key: str, service: ServiceDep) -> Response:
-    return _file(service.blobs, key, key)
+def file(key: str, service: ServiceDep, request: Request) -> Response:
+    return picture(service.blobs.path(key), key, request)
 
 
 @router.put("/uploads/{key}")
@@ -338,17 +352,3 @@ async def put_upload(key: str, request: Request, service: ServiceDep, base_url: 
         raise TooLarge(f"the file is over this server's limit of {limit} bytes")
     await run_in_threadpool(service.uploads.fill, key, data)
     return json_response({"url": file_url(base_url, key), "size_bytes": len(data)})
-
-
-def _file(blobs: Blobs, key: str, filename: str) -> Response:
-    """Ranges, ETag and HEAD are FileResponse's. What is no picture is never shown by a browser, only saved."""
-    path = blobs.path(key)
-    with path.open("rb") as start:
-        mime = sniff(start.read(32))
-    return FileResponse(
-        path,
-        media_type=mime or "application/octet-stream",
-        filename=filename,
-        content_disposition_type="inline" if mime else "attachment",
-        headers={"X-Content-Type-Options": "nosniff"},
-    )

@@ -44,7 +44,6 @@ from server.dialects.base import (
     ServiceDep,
     Webhook,
     file_url,
-    json_response,
     read_choice,
     read_object,
     read_text,
@@ -67,6 +66,7 @@ from server.formats import FORMATS
 from server.guard import is_web_url
 from server.job import Job, Params, Result, State, Target
 from server.service import Service
+from server.serving import json_response
 from server.weights.catalog import AUTO
 
 NAME = "novita"
@@ -119,6 +119,7 @@ def to_params(body: Mapping[str, Any]) -> Params:
     return Params(
         target=read_choice(body, "resolution", _TARGETS, "4k"),
         format=read_choice(body, "output_format", VENDOR_FORMATS, "jpeg"),
+        creativity=0.0,
     )
 
 

@@ -25,12 +25,14 @@ Tasks: `imageUpscale` (also called `upscale`; answered as `imageUpscale`), `imag
 """
 
 import asyncio
-import base64
 import json
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
@@ -48,9 +50,7 @@ from server.dialects.base import (
     ServiceDep,
     Webhook,
     file_url,
-    json_response,
     read_json,
-    to_json,
 )
 from server.errors import (
     BY_CODE,
@@ -80,7 +80,9 @@ from server.fetch import Source, parse_source
 from server.formats import FORMATS, FormatName
 from server.guard import is_web_url
 from server.job import Job, Params, State
+from server.outage import outage_of
 from server.service import Service
+from server.serving import Inline, json_response, to_json
 from server.session import Session, Sessions, next_frame
 from server.uploads import Upload
 
@@ -99,6 +101,8 @@ MAX_TASKS = 100
 """In one request, and at a time in one session."""
 _DOWNLOADS = 8
 """Uploads by URL at a time; the others wait for their turn, not for a thread."""
+_LARGE_FRAMES = 2
+"""Pictures on their way through sockets at a time."""
 _GREETING_BYTES = 65536
 """What is looked at before we know who it is from: room for an authentication task, not for pictures."""
 
@@ -290,14 +294,13 @@ def _invalid(name: str, must: str) -> InvalidField:
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
-def to_response(job: Job, base_url: str, data: bytes | None = None) -> dict[str, Any]:
-    """The result of a job that has one. `data` is the encoded picture, when it is to be in the answer itself."""
+def to_response(job: Job, base_url: str, picture: Path | None = None) -> dict[str, Any]:
+    """The result of a job that has one. `picture` is its file, when it is to be in the answer itself."""
     assert job.result is not None
     output = job.request["output"]
-    image = file_url(base_url, job.result.key)
-    if data is not None:
-        head = f"data:{FORMATS[job.result.format].mime};base64," if output == "dataURI" else ""
-        image = head + base64.b64encode(data).decode()
+    image: str | Inline = file_url(base_url, job.result.key)
+    if picture is not None:
+        image = Inline(picture, f"data:{FORMATS[job.result.format].mime};base64," if output == "dataURI" else "")
     item = {
         **_named(job),
         "imageUUID": _dashed(job.result_id),
@@ -377,6 +380,7 @@ class _Shared:
     def __init__(self) -> None:
         self.sessions = Sessions()
         self.downloads = CapacityLimiter(_DOWNLOADS)
+        self.large_frames = CapacityLimiter(_LARGE_FRAMES)
 
 
 async def _shared(connection: HTTPConnection) -> _Shared:
@@ -408,10 +412,19 @@ class _Answer:
     item: dict[str, Any]
     status: int = 200
     retry_after_s: int = 0
-    """Of a task that was refused for now, with status 429."""
+    """Of a task that was refused for now, with status 429 or 503."""
 
     def frame(self) -> str:
-        return to_json({"data" if self.status == 200 else "errors": [self.item]}).decode("ascii")
+        try:
+            return to_json({"data" if self.status == 200 else "errors": [self.item]}).decode("ascii")
+        except OSError:
+            gone = NotFound("The picture has expired.")
+            return _refused(gone, self.item.get("taskType"), self.item.get("taskUUID")).frame()
+
+    @property
+    def large(self) -> bool:
+        """With a picture in it."""
+        return any(isinstance(value, Inline) for value in self.item.values())
 
 
 async def _answer(place: _Place, owner: str, task: Any) -> _Answer:
@@ -426,7 +439,11 @@ async def _answer(place: _Place, owner: str, task: Any) -> _Answer:
         return await work(place, owner, task)
     except UpscaleError as error:
         return _refused(error, kind, task_uuid)
-    except Exception:
+    except Exception as error:
+        outage = outage_of(error)
+        if outage is not None:
+            log.error("disk or database failed", task_type=kind, reason=str(error))
+            return _refused(outage, kind, task_uuid)
         log.exception("task broke", task_type=kind)
         return _refused(UpscaleError("Something went wrong inside the server."), kind, task_uuid)
 
@@ -437,7 +454,8 @@ def _refused(error: UpscaleError, kind: Any, task_uuid: Any) -> _Answer:
         item["taskUUID"] = task_uuid
     if isinstance(kind, str):
         item["taskType"] = UPSCALE if kind == "upscale" else kind
-    return _Answer(item, _status(error), error.retry_after_s if isinstance(error, TooManyRequests) else 0)
+    pause_s = error.retry_after_s if isinstance(error, TooManyRequests | Unavailable) else 0
+    return _Answer(item, _status(error), pause_s)
 
 
 async def _upscale(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
@@ -504,7 +522,7 @@ def _ended(place: _Place, job: Job) -> _Answer:
     if job.result is None:
         return _Answer(_item(_failure(job)) | _named(job), 400)
     inline = job.request["output"] != "URL"
-    return _Answer(to_response(job, place.base_url, place.service.result_data(job) if inline else None))
+    return _Answer(to_response(job, place.base_url, place.service.result_path(job) if inline else None))
 
 
 async def _get_response(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
@@ -653,7 +671,8 @@ def _response(answers: list[_Answer]) -> Response:
     # NOTE: newer clients take the mere key `errors` for a failure.
     body = ({"data": data} if data else {}) | ({"errors": errors} if errors else {})
     status = 200 if data else max(each.status for each in answers)
-    pause = {"Retry-After": str(max(each.retry_after_s for each in answers))} if status == 429 else {}
+    pause_s = 0 if data else max(each.retry_after_s for each in answers)
+    pause = {"Retry-After": str(pause_s)} if status in (429, 503) and pause_s else {}
     return json_response(body, status, pause)
 
 
@@ -720,4 +739,11 @@ async def _do(place: _Place, session: Session, task: Any) -> None:
         answer = _refused(error, kind, task_uuid)
     else:
         answer = await _answer(place, session.owner, task)
-    await session.send(await run_in_threadpool(answer.frame))
+    await session.send(partial(_sending, place, answer))
+
+
+@asynccontextmanager
+async def _sending(place: _Place, answer: _Answer) -> AsyncIterator[str]:
+    """Its frame, for as long as it is being sent. A picture in one is in memory several times over: few at a time."""
+    async with place.shared.large_frames if answer.large else nullcontext():
+        yield await run_in_threadpool(answer.frame)

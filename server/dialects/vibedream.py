@@ -20,10 +20,10 @@ here. Where its page is silent:
 * Errors are `{"error": text, "message": text}`, whichever of the two a client reads.
 """
 
-import base64
 import math
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, Response
@@ -38,7 +38,6 @@ from server.dialects.base import (
     ServiceDep,
     file_url,
     iso_time,
-    json_response,
     read_choice,
     read_flag,
     read_object,
@@ -49,6 +48,7 @@ from server.fetch import Source, parse_source
 from server.job import Job, Params, State, Target
 from server.plan import result_size
 from server.price import cost_of
+from server.serving import Inline, json_response
 
 NAME = "vibedream"
 PREFIXES: tuple[str, ...] = ("/api/v1",)
@@ -76,6 +76,7 @@ def to_params(body: dict[str, Any]) -> Params:
     return Params(
         target=read_choice(body, "target_resolution", _TARGETS),
         format=read_choice(body, "output_format", VENDOR_FORMATS),
+        creativity=0.0,
     )
 
 
@@ -95,11 +96,12 @@ def to_submitted(job: Job, base_url: str, cost: float) -> dict[str, Any]:
     }
 
 
-def to_response(job: Job, base_url: str, data: bytes | None = None) -> dict[str, Any]:
-    """A prediction. `data` is the encoded result, when it is to be in the answer itself."""
-    outputs, error = None, None
+def to_response(job: Job, base_url: str, picture: Path | None = None) -> dict[str, Any]:
+    """A prediction. `picture` is the encoded result, when it is to be in the answer itself."""
+    outputs: list[str | Inline] | None = None
+    error = None
     if job.result is not None:
-        outputs = [base64.b64encode(data).decode() if data is not None else file_url(base_url, job.result.key)]
+        outputs = [file_url(base_url, job.result.key) if picture is None else Inline(picture)]
     if job.state is State.CANCELLED:
         error = "the prediction was cancelled"
     elif job.state is State.FAILED:
@@ -141,7 +143,7 @@ class _Call:
 
     def prediction(self, job: Job) -> dict[str, Any]:
         inline = job.request["base64"] and job.result is not None
-        return to_response(job, self.base_url, self.service.result_data(job) if inline else None)
+        return to_response(job, self.base_url, self.service.result_path(job) if inline else None)
 
     def submitted(self, job: Job) -> dict[str, Any]:
         return to_submitted(job, self.base_url, self.cost(job))

@@ -17,13 +17,13 @@ Models: `wavespeed-ai/image-upscaler` and `wavespeed-ai/real-esrgan`. Where the 
   exact if `inputs` has the picture, and else the price per job alone.
 """
 
-import base64
 import hashlib
 import hmac
 import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args
 from urllib.parse import unquote
 
@@ -31,6 +31,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from server.creativity import MAX_CREATIVITY
 from server.deliveries import WEBHOOK
 from server.dialects.base import (
     VENDOR_FORMATS,
@@ -43,14 +44,12 @@ from server.dialects.base import (
     Webhook,
     file_url,
     iso_time,
-    json_response,
     read_choice,
     read_flag,
     read_number,
     read_object,
     read_time,
     read_whole,
-    to_json,
     upload_url,
 )
 from server.errors import (
@@ -70,11 +69,12 @@ from server.errors import (
 )
 from server.fetch import parse_source
 from server.guard import is_web_url
-from server.job import MAX_CREATIVITY, MAX_SCALE, Faces, Job, Params, State, Target
+from server.job import MAX_SCALE, Faces, Job, Params, State, Target
 from server.plan import result_size
 from server.price import CURRENCY, cost_of
 from server.secret import load_secret, webhook_secret
 from server.service import Service
+from server.serving import Inline, json_response, to_json
 from server.uploads import Upload, clean_name, suffix_of
 
 NAME = "wavespeed"
@@ -204,11 +204,11 @@ def _query_webhook(query: bytes) -> str:
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
-def to_response(job: Job, base_url: str, data: bytes | None = None) -> dict[str, Any]:
-    """The vendor's "prediction". `data` is the encoded result, when it is to be in the answer itself."""
-    outputs = []
+def to_response(job: Job, base_url: str, picture: Path | None = None) -> dict[str, Any]:
+    """The vendor's "prediction". `picture` is the encoded result, when it is to be in the answer itself."""
+    outputs: list[str | Inline] = []
     if job.result is not None:
-        outputs = [base64.b64encode(data).decode() if data is not None else file_url(base_url, job.result.key)]
+        outputs = [file_url(base_url, job.result.key) if picture is None else Inline(picture)]
     milliseconds = 0
     if job.started_at is not None and job.finished_at is not None:
         milliseconds = max(0, round((job.finished_at - job.started_at) * 1000))
@@ -301,7 +301,7 @@ class _Call:
 
     def answer(self, job: Job) -> dict[str, Any]:
         inline = job.request["base64"] and job.result is not None
-        return to_response(job, self.base_url, self.service.result_data(job) if inline else None)
+        return to_response(job, self.base_url, self.service.result_path(job) if inline else None)
 
     def find(self, job_id: str) -> Job:
         """The caller's prediction. Raises NotFound."""
@@ -477,7 +477,7 @@ def _described(model: str, call: _Call) -> dict[str, Any]:
 
 @_routes.post("/model/price")
 @_routes.post("/model/pricing")
-def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
+async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
     body, config = read_object(raw), call.service.config
     model, inputs = body.get("model_id"), body.get("inputs") or {}
     if not model:
@@ -486,8 +486,8 @@ def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
         raise InvalidField("inputs must be an object", field="inputs")
     params, size = to_params(_known(model), inputs), None
     if inputs.get("image") and config.price_per_megapixel:
-        source = call.service.header(parse_source(_image(inputs), own_bases))
-        size = result_size(source.size, params)
+        source = await run_in_threadpool(parse_source, _image(inputs), own_bases)
+        size = result_size((await call.service.look(source)).size, params)
     cost = cost_of(size, config)
     prices = {"price": cost, "discounted_price": cost, "discount_rate": 0, "unit_price": cost}
     return _success({"model_id": model, **prices, "currency": CURRENCY})

@@ -1,6 +1,8 @@
 """Faces: found in the source, drawn anew by GFPGAN, and pasted into the finished rows of the result."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -35,6 +37,19 @@ MOST = 64
 """Faces that are restored in one picture, the largest ones. On a CPU each takes seconds."""
 
 
+_T = TypeVar("_T")
+
+
+class Door(Protocol):
+    """To the device: runs a function there, when it is this job's turn."""
+
+    def __call__(self, function: Callable[[], _T], /) -> _T: ...
+
+
+def _here(function: Callable[[], _T]) -> _T:
+    return function()
+
+
 class FaceRestorer:
     def __init__(
         self, detector: Detector, restorer: Restorer, parser: Parser | None, guards: Sequence[Guard] | None = None
@@ -46,19 +61,22 @@ class FaceRestorer:
         self._parser = parser
         self._guards = (LikenessGuard(detector),) if guards is None else tuple(guards)
 
-    def __call__(self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None) -> list[Outcome]:
+    def __call__(
+        self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None, door: Door = _here
+    ) -> list[Outcome]:
         """What became of every face in a picture of any kind, the largest first: the order in which `wanted.only`
-        counts. `check` is called before each run of the network, and may raise to stop. Raises InvalidField for the
-        number of a face that is not there, and OutOfMemory.
+        counts. `check` is called before each run of the network, and may raise to stop; `door` runs it. Raises
+        InvalidField for the number of a face that is not there, and OutOfMemory.
         """
-        faces = self._detector(samples)
+        faces = door(lambda: self._detector(samples))
         _check_numbers(wanted, len(faces))
         outcomes = [Outcome(face, None, _left_out(number, face, wanted)) for number, face in enumerate(faces)]
         waiting = [number for number, outcome in enumerate(outcomes) if outcome.reason is None]
         while waiting:
             check()
             batch, waiting = waiting[: self._restorer.batch], waiting[self._restorer.batch :]
-            for number, outcome in zip(batch, self._restore(samples, [faces[number] for number in batch]), strict=True):
+            chosen = [faces[number] for number in batch]
+            for number, outcome in zip(batch, door(partial(self._restore, samples, chosen)), strict=True):
                 outcomes[number] = outcome
         return outcomes
 

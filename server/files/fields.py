@@ -22,3 +22,11 @@ def with_field(image: pyvips.Image, name: str, data: bytes | None) -> pyvips.Ima
     image = image.copy()
     image.set_type(pyvips.GValue.blob_type, name, data)
     return image
+
+
+def kept(image: pyvips.Image) -> int:
+    """What libvips' encoders shall write, which would make up EXIF where there is none: what the picture has. The rest
+    is the resolution."""
+    keep = pyvips.enums.ForeignKeep
+    flags = {ICC: keep.ICC, EXIF: keep.EXIF, XMP: keep.XMP, IPTC: keep.IPTC}
+    return int(keep.OTHER + sum(flag for name, flag in flags.items() if get_field(image, name) is not None))

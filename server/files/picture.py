@@ -2,7 +2,7 @@
 
 libvips reads lazily: opening costs the header only, so a file that claims 100,000 × 100,000 pixels is refused before
 anything is allocated. Which loader gets a file is decided by its first bytes, so that no others ever run. Of
-animated files and those with several pages the first picture is taken.
+animated files and those with several pages the first picture is taken; animation.py has the others.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from server.errors import SourceTooLarge, SourceUnreadable
-from server.files import exif, foreign, metadata, primaries
+from server.files import apng, exif, foreign, gif, metadata, primaries
 from server.files.fields import EXIF, ICC, IPTC, get_field, with_field
 from server.files.jpeg import MAX_SCANS, is_tiresome
 from server.formats import READABLE, sniff
@@ -63,6 +63,8 @@ class Header:
     """Pixels, after the orientation has been applied; likewise height."""
     height: int
     mime: str
+    frames: int = 1
+    """More than one: it is an animation that can be upscaled whole, if no frame turns out to be damaged."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -95,7 +97,7 @@ def _find(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Ima
     find = _foreign_finder(data, mime)
     if find is not None:
         found = find(data)
-        _check_size(found.width, found.height, max_pixels)
+        check_size(found.width, found.height, max_pixels)
         return Header(found.width, found.height, mime), found.load
     try:
         # NOTE: without fail_on, a truncated file decodes into a picture that is grey at the bottom; with "truncated"
@@ -104,13 +106,22 @@ def _find(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Ima
     except pyvips.Error as error:
         raise why(error) from error
     width, height = image.width, image.height
-    _check_size(width, height, max_pixels)
+    check_size(width, height, max_pixels)
     if image.bands > (5 if image.interpretation == "cmyk" else 4):
         raise SourceUnreadable(f"the picture has {image.bands} channels; this server reads up to RGB with alpha")
     image = _completed(image, data, mime)
     if metadata.read_orientation(image) >= 5:
         width, height = height, width
-    return Header(width, height, mime), lambda: image
+    return Header(width, height, mime, _frames(image, data, mime)), lambda: image
+
+
+def _frames(image: pyvips.Image, data: bytes, mime: str) -> int:
+    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    if mime == "image/gif" and pages > 1:
+        return max(1, len(gif.read(data).frames))
+    if mime == "image/png" and (found := apng.read(data)) is not None:
+        return max(1, len(found.frames))
+    return pages if mime == "image/webp" else 1
 
 
 def _foreign_finder(data: bytes, mime: str) -> Callable[[bytes], foreign.Foreign] | None:
@@ -122,7 +133,8 @@ def _foreign_finder(data: bytes, mime: str) -> Callable[[bytes], foreign.Foreign
     return foreign.find_bmp if mime == "image/bmp" else None
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises SourceTooLarge."""
     if width * height > max_pixels:
         raise SourceTooLarge(f"the picture has {width}×{height} pixels; this server takes at most {max_pixels}")
 

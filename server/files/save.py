@@ -1,7 +1,7 @@
 """A picture that libvips computes as it goes → a file of the asked format. Settings are measured: benchmarks/codecs.py.
 
-JPEG, PNG and TIFF are written row by row. Progressive JPEG keeps the whole picture's coefficients, WebP and AVIF the
-whole picture: formats.py says how large these may be.
+JPEG, PNG and TIFF are written row by row. Progressive JPEG keeps the whole picture's coefficients, WebP, AVIF and GIF
+the whole picture: formats.py says how large these may be. Animations are film.py's.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import pyvips
 
 from server.files import colour, exif
-from server.files.fields import EXIF, ICC, IPTC, XMP, get_field, with_field
+from server.files.fields import EXIF, IPTC, get_field, kept, with_field
 from server.files.metadata import photoshop_block
 from server.files.png import save_png
 from server.formats import FORMATS, check_fits
@@ -29,14 +29,8 @@ def save(image: pyvips.Image, path: Path, params: Params) -> None:
     Raises ResultImpossible when the format can't hold it, pyvips.Error when it can't be computed, or written.
     """
     form = FORMATS[params.format]
-    check_fits((image.width, image.height), form, lossless=params.lossless, progressive=params.progressive)
-    made_colourful = image.bands < 3 and not form.grey  # to which a profile for grey does not apply
-    if params.colour == "srgb" or made_colourful:
-        image = colour.to_srgb(image)
-    if image.hasalpha() and not form.alpha:
-        image = _flattened(image, params.background)
-    if image.format == "ushort" and (not form.deep or params.depth == 8):
-        image = _to_8_bits(image)
+    check_image(image, params)
+    image = converted(image, params)
     quality = params.quality or form.default_quality
     if form.name == "jpeg":
         _save_jpeg(image, path, quality, params.progressive)
@@ -46,11 +40,39 @@ def save(image: pyvips.Image, path: Path, params: Params) -> None:
         # NOTE: efforts below 2 fail on large lossy pictures ("partition 0 overflow"). Without loss 0 is as small as it
         # pays: 2 takes twice the time for a tenth less.
         effort = 0 if params.lossless else 2
-        image.webpsave(str(path), Q=quality, lossless=params.lossless, effort=effort, keep=_kept(image))
+        image.webpsave(str(path), Q=quality, lossless=params.lossless, effort=effort, keep=kept(image))
     elif form.name == "avif":
         _save_avif(image, path, quality, params.lossless)
+    elif form.name == "gif":
+        image.gifsave(str(path), keep="none")
     else:
         _save_tiff(image, path)
+
+
+def check_image(image: pyvips.Image, params: Params) -> None:
+    """Raises ResultImpossible when the format can't hold it."""
+    size = image.width, image.height
+    check_fits(size, FORMATS[params.format], lossless=params.lossless, progressive=params.progressive)
+
+
+def converts(params: Params, profile: bytes | None, *, grey: bool) -> bool:
+    """The colours of a picture with that profile are going to be others: samples of it that were rounded to 8 bits
+    before would be rounded twice."""
+    form = FORMATS[params.format]
+    # To what has been made colourful, a profile for grey does not apply.
+    return profile is not None and (params.colour == "srgb" or not form.profile or (grey and not form.grey))
+
+
+def converted(image: pyvips.Image, params: Params) -> pyvips.Image:
+    """As the format can hold it: colours, transparency, depth."""
+    form = FORMATS[params.format]
+    if converts(params, colour.profile(image), grey=image.bands < 3):
+        image = colour.to_srgb(image)
+    if image.hasalpha() and not form.alpha:
+        image = _flattened(image, params.background)
+    if image.format == "ushort" and (not form.deep or params.depth == 8):
+        image = _to_8_bits(image)
+    return image
 
 
 def _save_jpeg(image: pyvips.Image, path: Path, quality: int | None, progressive: bool) -> None:
@@ -58,7 +80,7 @@ def _save_jpeg(image: pyvips.Image, path: Path, quality: int | None, progressive
     iptc = get_field(image, IPTC)
     image = with_field(image, IPTC, iptc and photoshop_block(iptc))
     image.jpegsave(
-        str(path), Q=quality, subsample_mode="off" if full_chroma else "on", interlace=progressive, keep=_kept(image)
+        str(path), Q=quality, subsample_mode="off" if full_chroma else "on", interlace=progressive, keep=kept(image)
     )
 
 
@@ -68,24 +90,17 @@ def _save_avif(image: pyvips.Image, path: Path, quality: int | None, lossless: b
         image = ((image * (1023 / 65535)).rint() * 64).cast("ushort")
     image.heifsave(
         str(path), compression="av1", Q=quality, lossless=lossless, bitdepth=bits, effort=0,
-        subsample_mode="off", keep=_kept(image),
+        subsample_mode="off", keep=kept(image),
     )  # fmt: skip
 
 
 def _save_tiff(image: pyvips.Image, path: Path) -> None:
     samples = image.width * image.height * image.bands
     large = samples * (2 if image.format == "ushort" else 1) > _CLASSIC_TIFF_BYTES
-    image.tiffsave(str(path), compression="deflate", level=3, predictor="horizontal", bigtiff=large, keep=_kept(image))
+    image.tiffsave(str(path), compression="deflate", level=3, predictor="horizontal", bigtiff=large, keep=kept(image))
     tags, iptc = get_field(image, EXIF), get_field(image, IPTC)
     if tags is not None or iptc is not None:  # libvips leaves EXIF out, and three quarters of IPTC
         exif.append(path, exif.parse(tags or b""), iptc)
-
-
-def _kept(image: pyvips.Image) -> int:
-    """Only what the picture has: libvips would make up EXIF where there is none. The rest is the resolution."""
-    keep = pyvips.enums.ForeignKeep
-    flags = {ICC: keep.ICC, EXIF: keep.EXIF, XMP: keep.XMP, IPTC: keep.IPTC}
-    return int(keep.OTHER + sum(flag for name, flag in flags.items() if get_field(image, name) is not None))
 
 
 def _flattened(image: pyvips.Image, background: tuple[int, int, int]) -> pyvips.Image:

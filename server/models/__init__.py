@@ -12,6 +12,7 @@ import torch
 from server.errors import ModelNotFound
 from server.models import rrdbnet, srvgg
 from server.models.base import Arch, Facts, Model, StateDict
+from server.winograd.network import Kernel, Network
 
 ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet))
 """In the order in which they are asked."""
@@ -20,10 +21,17 @@ __all__ = ["ARCHS", "Arch", "Facts", "Model", "load_blend", "load_model", "load_
 
 
 def load_model(
-    path: Path, *, name: str, sha256: str | None, device: torch.device, dtype: torch.dtype = torch.float32
+    path: Path,
+    *,
+    name: str,
+    sha256: str | None,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    kernel: Kernel | None = None,
 ) -> Model:
-    """Weights from a file, in the network they belong to, on a device. Raises ModelNotFound when they fit none."""
-    return _build(load_state(path), path.name, name, sha256, device, dtype)
+    """Weights from a file, in the network they belong to, on a device. `kernel`: our own convolutions, which take the
+    place of torch's for fp32 on the CPU. Raises ModelNotFound when the weights fit no network."""
+    return _build(load_state(path), path.name, name, sha256, device, dtype, kernel)
 
 
 def load_blend(
@@ -33,10 +41,11 @@ def load_blend(
     sha256: str | None,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    kernel: Kernel | None = None,
 ) -> Model:
     """As `load_model`, from several files with the share of each, mixed weight by weight."""
     state = mix([(load_state(path), share) for path, share in parts], name)
-    return _build(state, name, name, sha256, device, dtype)
+    return _build(state, name, name, sha256, device, dtype, kernel)
 
 
 def mix(parts: Sequence[tuple[StateDict, float]], name: str) -> dict[str, torch.Tensor]:
@@ -49,7 +58,13 @@ def mix(parts: Sequence[tuple[StateDict, float]], name: str) -> dict[str, torch.
 
 
 def _build(
-    state: StateDict, source: str, name: str, sha256: str | None, device: torch.device, dtype: torch.dtype
+    state: StateDict,
+    source: str,
+    name: str,
+    sha256: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernel: Kernel | None,
 ) -> Model:
     """`source` is what the words of an error call the weights."""
     arch, facts = recognise(state, source)
@@ -58,8 +73,15 @@ def _build(
         net.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ModelNotFound(f"{source} looks like {arch.NAME} but its weights don't fit it") from error
-    net = net.eval().requires_grad_(False).to(device, dtype).to(memory_format=torch.channels_last)
+    net = net.eval().requires_grad_(False)
+    if kernel is not None and device.type == "cpu" and dtype is torch.float32:
+        return Model(name, sha256, arch.NAME, facts, device, dtype, arch.fast(net, facts, kernel), _run)
+    net = net.to(device, dtype).to(memory_format=torch.channels_last)
     return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward)
+
+
+def _run(net: Network, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return net(image)
 
 
 def recognise(state: StateDict, name: str) -> tuple[Arch, Facts]:

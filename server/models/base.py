@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-Forward = Callable[[nn.Module, Tensor, torch.dtype], Tensor]
+from server.winograd.network import Kernel, Network
+
+Forward = Callable[[Any, Tensor, torch.dtype], Tensor]
 StateDict = Mapping[str, Tensor]
 
 
@@ -43,6 +45,9 @@ class Arch(Protocol):
     def forward(self, net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
         """Run `net`, whose weights are of `dtype`, on fp32 `image`; the result is fp32."""
 
+    def fast(self, net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+        """The same network, with the weights of `net`, on our own convolutions."""
+
 
 @dataclass
 class Model:
@@ -54,7 +59,7 @@ class Model:
     facts: Facts
     device: torch.device
     dtype: torch.dtype
-    _net: nn.Module
+    _net: nn.Module | Network
     _forward: Forward
     _exact: nn.Module | None = field(default=None, repr=False)
 
@@ -69,5 +74,6 @@ class Model:
             return self._forward(self._net, image, self.dtype)
         if self._exact is None:
             # Rounded weights in fp32 arithmetic: what overflows is the activations, not the weights.
+            assert isinstance(self._net, nn.Module)
             self._exact = copy.deepcopy(self._net).float()
         return self._forward(self._exact, image, torch.float32)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from server.models.base import Facts, StateDict
 from server.shim import RRDBNet
+from server.winograd.network import Kernel, Layer, Network
 
 NAME = "rrdbnet"
 _TILE = 256
@@ -17,6 +18,7 @@ _TILE = 256
 _HALO = 32
 _BLEND = 8
 
+_SLOPE = 0.2  # of the class's leaky ReLUs
 _SCALE_OF_CHANNELS = {3: 4, 12: 2, 48: 1}
 
 
@@ -56,3 +58,24 @@ def build(facts: Facts) -> nn.Module:
 def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
     result: Tensor = net(image.to(dtype, memory_format=torch.channels_last))
     return result.float()
+
+
+def fast(net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+    assert isinstance(net, RRDBNet)
+    layers: list[Layer] = []
+
+    def add(convolution: nn.Conv2d, *, active: bool) -> None:
+        assert convolution.bias is not None
+        slope = torch.full((convolution.out_channels,), _SLOPE) if active else None
+        layers.append((convolution.weight, convolution.bias, slope))
+
+    add(net.conv_first, active=False)
+    for block in net.body:
+        for dense in (block.rdb1, block.rdb2, block.rdb3):
+            for index in range(1, 6):
+                add(getattr(dense, f"conv{index}"), active=index < 5)
+    add(net.conv_body, active=False)
+    for convolution in (net.conv_up1, net.conv_up2, net.conv_hr):
+        add(convolution, active=True)
+    add(net.conv_last, active=False)
+    return Network(kernel, "rrdbnet", layers, scale=facts.scale, growth=facts.arguments["num_grow_ch"])

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from server.models.base import Facts, StateDict
 from server.shim import SRVGGNetCompact
+from server.winograd.network import Kernel, Layer, Network
 
 NAME = "srvgg"
 _TILE = 512
@@ -53,3 +54,17 @@ def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
     residual: Tensor = net.upsampler(features).float()
     del features  # each of these is 200 bytes for a source pixel
     return residual.add_(functional.interpolate(image, scale_factor=net.upscale, mode="nearest"))
+
+
+def fast(net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+    assert isinstance(net, SRVGGNetCompact)
+    layers: list[Layer] = []
+    for index in range(0, len(net.body), 2):
+        convolution = net.body[index]
+        slope = None
+        if index + 1 < len(net.body):
+            # Of an activation without weights only relu is built here: see `detect`.
+            activation = net.body[index + 1]
+            slope = activation.weight if isinstance(activation, nn.PReLU) else torch.zeros(convolution.out_channels)
+        layers.append((convolution.weight, convolution.bias, slope))
+    return Network(kernel, "srvgg", layers, scale=facts.scale)

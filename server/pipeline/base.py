@@ -3,22 +3,27 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyvips
 
+from server.creativity import Recipe
 from server.engine import Engine
 from server.errors import ModelNotFound
 from server.faces import FaceRestorer, Outcome
+from server.files.animation import Animation
+from server.files.film import Film
 from server.files.metadata import Metadata
 from server.files.picture import Samples
+from server.files.save import converts
 from server.formats import FORMATS
 from server.job import Params
 from server.models.base import Model
-from server.plan import Plan
+from server.plan import Plan, Size
+from server.refiners import Refiner
 from server.stream import Stream
 
 _T = TypeVar("_T")
@@ -32,8 +37,26 @@ def _no_faces() -> FaceRestorer:
     raise ModelNotFound("faces can't be restored here: no weights for them were given")
 
 
+def _no_refiner() -> Refiner:
+    raise ModelNotFound("pictures can't be refined here: no weights for that were given")
+
+
 def _as_it_is(image: pyvips.Image) -> pyvips.Image:
     return image
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How the diffusion pass was run."""
+
+    recipe: Recipe
+    refiner: str | None
+    """The network's name, or None where the recipe needs none."""
+    sha256: str | None
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass
@@ -58,13 +81,23 @@ class Context:
     """Tile side in source pixels; 0 is the model's own."""
     load_faces: Callable[[], FaceRestorer] = _no_faces
     """The networks for faces, likewise. Raises ModelNotFound where there are none."""
+    load_refiner: Callable[[], Refiner] = _no_refiner
+    """The diffusion network, likewise."""
     check: Callable[[], None] = _nothing
     """Called between steps and after every tile. Raises when the job must stop: cancelled, or no longer ours."""
 
     samples: Samples = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
-    """The source, orientation applied, alpha last. Empty before decode."""
+    """The source, orientation applied, alpha last; of an animation, the frame in work. Empty before decode."""
     deep: bool = False
     """The source has more than 8 bits per sample; filled by decode."""
+    animation: Animation | None = None
+    """All frames, when they are wanted and there are several; filled by decode."""
+    film: Film | None = None
+    """What they go into; filled when the first begins."""
+    frame: int = 0
+    """Frames that are done."""
+    frames_made: int = 0
+    """Those of them, and the one in work, that were not the same as the one before; 0 for a still."""
     metadata: Metadata = field(default_factory=Metadata)
     """What the source's file says beside its pixels, and the profile that the samples are in; filled by decode."""
     model: Model | None = None
@@ -73,12 +106,16 @@ class Context:
     """Filled by plan."""
     tiles_done: int = 0
     tiles: int = 0
-    """Tiles done and tiles in all, over all passes and planes: progress. Filled by upscale."""
+    """Tiles done and tiles in all, over all passes and planes of a frame: progress. Filled by upscale."""
     stream: Stream | None = None
     """The enlarged picture, band by band; filled by upscale. It may be 16-bit although the result is not, so that
     nothing is rounded twice."""
     faces: Sequence[Outcome] | None = None
     """What became of each face of the source, or None when they are nobody's concern; filled by faces."""
+    refinement: Refinement | None = None
+    """Filled by refine when it has something to do."""
+    whole: Size | None = None
+    """Of which size the result is a part, where it is one: the sweep's crop."""
     finish: Callable[[pyvips.Image], pyvips.Image] = _as_it_is
     """What libvips does to the rows between the stream and the encoder; filled by resize."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -88,13 +125,30 @@ class Context:
     @property
     def progress(self) -> float:
         """0 … 1. The network is nearly all of the work; what follows it has no measure."""
-        return self.tiles_done / self.tiles if self.tiles else 0.0
+        of_frame = self.tiles_done / self.tiles if self.tiles else 0.0
+        return (self.frame + of_frame) / self.animation.timing.frames if self.animation else of_frame
+
+    @property
+    def network_pixels(self) -> int:
+        """What the network is fed for all that is made, when all is done; see Result."""
+        return self.plan.network_pixels // self.plan.frames * max(1, self.frames_made) if self.plan else 0
 
     @property
     def result_is_deep(self) -> bool:
         """The result has more than 8 bits per sample."""
         wanted = self.params.depth
         return FORMATS[self.params.format].deep and (self.deep if wanted is None else wanted > 8)
+
+    @property
+    def rows_are_deep(self) -> bool:
+        """What comes to the encoder has 16 bits: for the result, or because colours are still to be converted."""
+        grey = self.samples.shape[2] < 3
+        return self.result_is_deep or converts(self.params, self.metadata.icc, grey=grey)
+
+    @property
+    def more_follows(self) -> bool:
+        """Steps after the network change the colours, so that nothing may be rounded to 8 bits before them."""
+        return self.params.faces is not None or self.params.creativity is not None
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:

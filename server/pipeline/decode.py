@@ -1,12 +1,14 @@
 """Encoded bytes → samples: upright, grey or RGB, in the space of their own profile, with colours under what is
 transparent."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pyvips
 
 from server.files import colour, metadata
+from server.files.animation import Animation, open_animation
 from server.files.bleed import bleed
 from server.files.picture import Samples, open_picture, why
 from server.pipeline.base import Context
@@ -20,12 +22,29 @@ def run(ctx: Context) -> None:
         image = colour.to_rgb(image)
         ctx.metadata = replace(found, icc=colour.profile(image))
         samples = to_samples(image)
+        if ctx.params.animation == "keep":
+            ctx.animation = _prepared(open_animation(ctx.data, image, ctx.max_source_pixels), found.orientation)
     except pyvips.Error as error:
         raise why(error) from error
     ctx.deep = samples.dtype == np.uint16
-    ctx.samples = _upright(samples, found.orientation)
-    if ctx.samples.shape[2] in (2, 4):
-        ctx.samples = bleed(ctx.samples)
+    ctx.samples = _ready(samples, found.orientation)
+
+
+def _prepared(animation: Animation | None, orientation: int) -> Animation | None:
+    return animation and replace(animation, frames=_each_ready(animation.frames, orientation))
+
+
+def _each_ready(frames: Iterator[Samples], orientation: int) -> Iterator[Samples]:
+    try:
+        for samples in frames:
+            yield _ready(samples, orientation)
+    except pyvips.Error as error:
+        raise why(error) from error
+
+
+def _ready(samples: Samples, orientation: int) -> Samples:
+    samples = _upright(samples, orientation)
+    return bleed(samples) if samples.shape[2] in (2, 4) else samples
 
 
 def _upright(samples: Samples, orientation: int) -> Samples:

@@ -1,5 +1,9 @@
 """The picture's rows, as they come, into a file of the asked format; the network goes on meanwhile."""
 
+from dataclasses import replace
+
+import pyvips
+
 from server.files.metadata import dress
 from server.files.save import save
 from server.pipeline.base import Context
@@ -8,5 +12,13 @@ from server.stream import pour
 
 def run(ctx: Context) -> None:
     assert ctx.stream is not None  # the upscale step came before
-    found, params = ctx.metadata, ctx.params
-    pour(ctx.stream, lambda image: save(dress(ctx.finish(image), found, params.metadata), ctx.target, params))
+    # The rows may be deeper than the result.
+    params = ctx.params if ctx.result_is_deep else replace(ctx.params, depth=8)
+
+    def dressed(image: pyvips.Image) -> pyvips.Image:
+        return dress(ctx.finish(image), ctx.metadata, params.metadata)
+
+    if ctx.film is not None:
+        ctx.film.add(pour(ctx.stream, lambda image: dressed(image).copy_memory()))
+    else:
+        pour(ctx.stream, lambda image: save(dressed(image), ctx.target, params))

@@ -1,4 +1,4 @@
-"""To exactly the size asked for and the depth of the result, while the rows are on their way to the encoder."""
+"""To exactly the size asked for and the depth that the encoder wants, while the rows are on their way to it."""
 
 import numpy as np
 
@@ -8,5 +8,5 @@ from server.resample import resampled
 
 def run(ctx: Context) -> None:
     assert ctx.plan is not None  # the plan step came before
-    size, depth = ctx.plan.result, np.uint16 if ctx.result_is_deep else np.uint8
+    size, depth = ctx.plan.result, np.uint16 if ctx.rows_are_deep else np.uint8
     ctx.finish = lambda image: resampled(image, size, depth)

@@ -18,13 +18,13 @@ def run(ctx: Context) -> None:
         return
     passes = ctx.plan.passes
     planes = 1 + _has_real_alpha(ctx.samples)
-    ctx.tiles, ctx.tiles_done = planes * ctx.plan.tiles, 0
+    ctx.tiles, ctx.tiles_done = planes * sum(each.tiles for each in passes), 0
     stream = Stream.of(ctx.samples)
     for number, each in enumerate(passes):
         samples = resample(ctx.samples, each.source) if number == 0 else _gather(stream, each.source)
         last = number == len(passes) - 1
         # 8 bits are enough only where they are the final rounding.
-        deep = ctx.result_is_deep or not last or each.result != ctx.plan.result or ctx.params.faces is not None
+        deep = ctx.rows_are_deep or not last or each.result != ctx.plan.result or ctx.more_follows
         stream = _upscaled(ctx, samples, np.uint16 if deep else np.uint8)
     ctx.stream = stream
 

@@ -2,15 +2,16 @@
 
 from typing import Any, get_args
 
+from server.creativity import MAX_CREATIVITY
 from server.dialects.native import JobRequest, PlanRequest
 from server.formats import FORMATS
 from server.job import (
-    MAX_CREATIVITY,
     MAX_SCALE,
     MAX_SEED,
     QUALITIES,
     TARGET_LONG_EDGE,
     WHITE,
+    Animated,
     Colour,
     Metadata,
     State,
@@ -68,11 +69,13 @@ _PARAMS = answer(
     metadata=choice(get_args(Metadata)),
     colour=choice(get_args(Colour)),
     background=_COLOUR,
+    animation=choice(get_args(Animated)),
     model=TEXT,
     denoise=nullable(_RANGES["denoise"]),
-    creativity=_RANGES["creativity"],
+    creativity=nullable(_RANGES["creativity"]),
     faces=nullable(_FACES),
     seed=nullable(_RANGES["seed"]),
+    sweep=FLAG,
 )
 _FACE = answer(
     box=array(NUMBER, minItems=4, maxItems=4),
@@ -80,6 +83,23 @@ _FACE = answer(
     landmarks=array(array(NUMBER, minItems=2, maxItems=2), minItems=5, maxItems=5),
     applied=FLAG,
     reason=nullable(TEXT),
+)
+_REFINEMENT = answer(
+    recipe=answer(
+        perceptual=number(minimum=0, maximum=1),
+        strength=number(minimum=0, maximum=1),
+        steps=WHOLE,
+        gain=number(minimum=0),
+        lock=number(minimum=0),
+        back_projection=number(minimum=0, maximum=1),
+        sdxl_strength=number(minimum=0, maximum=1),
+        sdxl_steps=WHOLE,
+        sdxl_control=number(minimum=0),
+        sdxl_guidance=number(minimum=0),
+    ),
+    refiner=nullable(TEXT),
+    sha256=nullable(TEXT),
+    seed=whole(0, MAX_SEED),
 )
 _RESULT = answer(
     url=TEXT,
@@ -90,7 +110,10 @@ _RESULT = answer(
     format=choice(FORMATS),
     model=TEXT,
     model_sha256=nullable(TEXT),
+    frames=whole(1),
+    duration_s=nullable(number(minimum=0)),
     network_pixels=WHOLE,
+    refinement=nullable(_REFINEMENT),
     faces=nullable(array(_FACE)),
     seconds={"type": "object", "additionalProperties": NUMBER},
     cost=number(minimum=0),
@@ -116,12 +139,14 @@ _EVENT = answer(
 )
 _PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1))
 _ESTIMATE = answer(seconds=nullable(NUMBER), memory_bytes=WHOLE, result_bytes=WHOLE)
-_PLAN = answer(source=_SIZE, result=_SIZE, model=TEXT, passes=array(_PASS), tiles=WHOLE, estimate=_ESTIMATE)
+_PLAN = answer(
+    source=_SIZE, result=_SIZE, model=TEXT, passes=array(_PASS), frames=whole(1), tiles=WHOLE, estimate=_ESTIMATE
+)
 _MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT)
-_PICTURES = (*(each.mime for each in FORMATS.values()), "image/gif", "image/bmp", "image/heic")
+_PICTURES = (*(each.mime for each in FORMATS.values()), "image/bmp", "image/heic")
 _FILE: dict[str, Any] = {
     "answer": BYTES,
-    "also": (206,),
+    "also": (206, 304),
     "answer_types": (*_PICTURES, "application/octet-stream"),
 }
 
@@ -160,13 +185,14 @@ OPERATIONS = {
     "GET /jobs": Operation(answer(jobs=array(_JOB), total=WHOLE), (400,)),
     "GET /jobs/{job_id}": Operation(_JOB, (404,), path=_ID),
     "GET /jobs/{job_id}/events": Operation(_EVENT, (404,), path=_ID, answer_types=("text/event-stream",)),
-    "GET /jobs/{job_id}/result": Operation(**_FILE, errors=(404, 409), path=_ID),
+    "GET /jobs/{job_id}/result": Operation(**_FILE, errors=(404, 409, 416), path=_ID),
+    "GET /jobs/{job_id}/source": Operation(**_FILE, errors=(404, 409, 416), path=_ID),
     "POST /jobs/{job_id}/cancel": Operation(_JOB, (404, 409), path=_ID),
     "DELETE /jobs/{job_id}": Operation(_JOB, (404, 409), path=_ID, status=202, also=(204,)),
     "POST /plan": Operation(_PLAN, (400, 422), _bodies(PlanRequest)),
     "GET /models": Operation(answer(models=array(_MODEL), faces=answer(available=FLAG, reason=nullable(TEXT))), ()),
-    "GET /files/{key}": Operation(**_FILE, errors=(404,), path={"key": KEY}, key=False),
-    "HEAD /files/{key}": Operation(None, (404,), path={"key": KEY}, key=False),
+    "GET /files/{key}": Operation(**_FILE, errors=(404, 416), path={"key": KEY}, key=False),
+    "HEAD /files/{key}": Operation(None, (404, 416), also=(206, 304), path={"key": KEY}, key=False),
     "PUT /uploads/{key}": Operation(
         answer(url=TEXT, size_bytes=WHOLE),
         (404, 413),

@@ -43,6 +43,8 @@ export const resultAddress = (job) => `files/${job.result.key}`;
 
 export const resultFile = async (job) => (await call(resultAddress(job))).blob();
 
+export const sourceFile = async (job) => (await call(`jobs/${job.id}/source`)).blob();
+
 /** What would be done to a picture of that size. */
 export const plan = (params, [width, height], signal) =>
   read("plan", {

@@ -2,12 +2,17 @@
 
 const LONG_EDGE = { "2k": 2048, "4k": 4096, "8k": 8192 };
 const WITH_LOSS = ["jpeg", "webp", "avif"];
-const PERCEPTUAL = "perceptual-x4";
-const LARGE = ["RealESRGAN_x2plus", "RealESRGAN_x4plus"];
+/** Of server/creativity.py, up to the next one. */
+const CREATIVITIES = [
+  [-2, "Strict: nothing but what the picture itself shows."],
+  [-1, "Faithful: hardly anything that is not there."],
+  [0, "Balanced: fine texture where the picture lost it."],
+  [1, "Creative: more texture, some of it invented."],
+  [2, "Reimagine: as much as can be."],
+];
 
 export class Options {
   #form;
-  #models = [];
 
   /** `form` is index.html's #options. */
   constructor(form) {
@@ -22,12 +27,12 @@ export class Options {
 
   /** As the API takes them; what has its usual value is left out. */
   get params() {
-    const { size, scale, creativity, faces, format, quality, model } = this.#form.elements;
+    const { size, scale, refine, creativity, faces, format, quality, model } = this.#form.elements;
     return {
       ...(size.value in LONG_EDGE
         ? { target: size.value }
         : { scale: size.value === "other" ? scale.valueAsNumber : Number(size.value.slice(1)) }),
-      ...(creativity.valueAsNumber && { creativity: creativity.valueAsNumber }),
+      ...(refine.checked && { creativity: creativity.valueAsNumber }),
       ...(faces.checked && { faces: true }),
       format: format.value,
       ...(WITH_LOSS.includes(format.value) && quality.value && { quality: quality.valueAsNumber }),
@@ -39,9 +44,9 @@ export class Options {
   offer(models) {
     const select = this.#form.elements.model;
     const chosen = select.value;
-    this.#models = models.map((each) => each.name);
-    select.replaceChildren(select.options[0], ...this.#models.map((name) => new Option(name, name)));
-    if (this.#models.includes(chosen)) select.value = chosen;
+    const names = models.map((each) => each.name);
+    select.replaceChildren(select.options[0], ...names.map((name) => new Option(name, name)));
+    if (names.includes(chosen)) select.value = chosen;
     this.#say();
   }
 
@@ -56,7 +61,7 @@ export class Options {
   }
 
   #say() {
-    const { size, scale, creativity, format, quality } = this.#form.elements;
+    const { size, scale, refine, creativity, format, quality } = this.#form.elements;
     const other = size.value === "other";
     this.#form.querySelector("#scale-row").hidden = !other;
     scale.disabled = !other;
@@ -69,24 +74,13 @@ export class Options {
     const lossy = WITH_LOSS.includes(format.value);
     this.#form.querySelector("#quality-row").hidden = !lossy;
     quality.disabled = !lossy;
+    this.#form.querySelector("#creativity-row").hidden = !refine.checked;
+    creativity.disabled = !refine.checked;
     const level = creativity.valueAsNumber;
     const signed = level > 0 ? `+${level}` : String(level).replace("-", "−");
     this.#form.querySelector("#creativity-value").value = signed;
-    const words = this.#creativityWords(level);
+    const words = CREATIVITIES.findLast(([anchor]) => anchor <= level)[1];
     this.#form.querySelector("#creativity-note").textContent = words;
     creativity.setAttribute("aria-valuetext", `${signed}: ${words}`);
-  }
-
-  #creativityWords(level) {
-    if (this.#form.elements.model.value !== "auto") return "Matters only when the network is chosen automatically.";
-    if (level > 0) return "The same as 0 for now: inventing more needs a diffusion pass, which is still to come.";
-    if (!this.#models.includes(PERCEPTUAL)) {
-      return this.#models.some((name) => LARGE.includes(name))
-        ? "Below 0 the faithful network; from 0 on a GPU the largest one."
-        : "No effect here yet: this server has only its faithful network.";
-    }
-    if (level === -2) return "Strict: nothing but what the picture itself shows.";
-    if (level < 0) return `Faithful: ${-level * 50} % strict, the rest lifelike texture.`;
-    return "Balanced: crisp, lifelike texture.";
   }
 }

@@ -179,10 +179,29 @@ function ended(card) {
   if (result && compared === null) show(card);
 }
 
-function show(card) {
-  const { width, height } = card.job.result;
+async function show(card) {
   compared = card;
+  showBoth(card);
+  if (card.address || !(await readSource(card))) return;
+  if (compared === card) showBoth(card);
+}
+
+function showBoth(card) {
+  const { width, height } = card.job.result;
   compare.show({ name: card.name, before: card.address, after: api.resultAddress(card.job), width, height });
+}
+
+/** What another program has sent, as a "before": if it is still there, and this browser can draw it. */
+async function readSource(card) {
+  try {
+    card.address = URL.createObjectURL(await api.sourceFile(card.job));
+  } catch {
+    return false;
+  }
+  if (await measure(card)) return true;
+  URL.revokeObjectURL(card.address);
+  card.address = null;
+  return false;
 }
 
 /** NOTE: a plain link would not do: the file's own name, a random one, in its headers comes before the link's. */

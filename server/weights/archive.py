@@ -82,8 +82,7 @@ def import_(tar: Path, store: Store, manifest: Manifest, policy: LicencePolicy) 
         except (tarfile.TarError, EOFError) as error:
             raise InvalidRequest(f"{tar} is not a tar that `weights export` wrote, or a damaged one") from error
         else:
-            for number, row in enumerate(rows):
-                store.commit(staged[number], row.file, row.sha256)
+            store.commit_all([(staged[number], row.file, row.sha256) for number, row in enumerate(rows)])
         finally:
             shutil.rmtree(staging)
     return rows

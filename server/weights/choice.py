@@ -8,6 +8,7 @@ so is creativity between the bundled pair. A pure function of names; no file is 
 from collections.abc import Collection
 from typing import Literal
 
+from server.creativity import recipe
 from server.errors import InvalidField
 from server.job import Params
 
@@ -33,13 +34,14 @@ def choose(params: Params, *, ratio: float, device: DeviceKind, present: Collect
         return _denoised(params.model, params.denoise)
     if params.model != AUTO:
         return ((params.model, 1.0),)
-    if params.creativity >= 0 and device == "cuda":  # below it, what is invented is unwanted
+    creativity = params.creativity or 0.0
+    if creativity >= 0 and device == "cuda":  # below it, what is invented is unwanted
         for name, largest_ratio in ((LARGE_X2, 2.0), (LARGE_X4, float("inf"))):
             if name in present and ratio <= largest_ratio:
                 return ((name, 1.0),)
     if PERCEPTUAL not in present:
         return ((FIDELITY, 1.0),)
-    return _mix(FIDELITY, PERCEPTUAL, -params.creativity / 2)
+    return _mix(FIDELITY, PERCEPTUAL, 1 - recipe(creativity).perceptual)
 
 
 def _denoised(model: str, strength: float) -> Shares:

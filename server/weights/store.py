@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -75,6 +75,31 @@ class Store:
         partial.replace(path)
         sync(path.parent)
         return pin
+
+    def commit_all(self, checked: Sequence[tuple[Path, File, str]]) -> None:
+        """The same for several (partial, file, SHA-256): all of them get their names, or none that had none before.
+
+        What can fail for want of space or of permission is done for all before the first name is given.
+        """
+        new = {str(file.path): sha256 for _, file, sha256 in checked if self.expected(file) is None}
+        for partial, file, _ in checked:
+            self.path(file).parent.mkdir(parents=True, exist_ok=True)
+            sync(partial)
+        if new:
+            write_whole(self.folder / "pins.json", json.dumps({**self.pins(), **new}, indent=2))
+        given: list[Path] = []
+        try:
+            for partial, file, _ in checked:
+                path = self.path(file)
+                fresh = not path.exists()
+                partial.replace(path)
+                given += [path] if fresh else []
+        except OSError:
+            for path in given:
+                path.unlink(missing_ok=True)
+            raise
+        for folder in {self.path(file).parent for _, file, _ in checked}:
+            sync(folder)
 
 
 def write_whole(path: Path, text: str) -> None:

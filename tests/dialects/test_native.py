@@ -70,6 +70,8 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "creativity": -1.5,
         "faces": None,
         "seed": 7,
+        "animation": "keep",
+        "sweep": False,
     }
 
 
@@ -127,7 +129,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"size": [10.5, 10]}, 400, "invalid_field", "size"),
     ({"size": [20_000, 10], "format": "webp"}, 400, "result_impossible", "format"),
     ({"size": [30_000, 30_000]}, 400, "result_impossible", None),
-    ({"format": "gif"}, 400, "invalid_field", "format"),
+    ({"format": "bmp"}, 400, "invalid_field", "format"),
     ({"quality": 0}, 400, "invalid_field", "quality"),
     ({"creativity": 2.1}, 400, "invalid_field", "creativity"),
     ({"faces": "yes"}, 400, "invalid_field", "faces"),
@@ -267,6 +269,7 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
         "result": [400, 200],
         "model": "realesr-animevideov3",
         "passes": [{"source": [100, 50], "result": [400, 200], "tiles": 1}],
+        "frames": 1,
         "tiles": 1,
         "estimate": {"seconds": None, "memory_bytes": 495_000, "result_bytes": 136_000},
     }

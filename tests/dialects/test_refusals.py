@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 from server.database import open_database
 from server.keys import Keys
 from server.limits import Limits
-from tests.conftest import Live, draw
+from tests.conftest import Live, LiveServer, draw
 
 PICTURE = base64.b64encode(draw()).decode()
 MESSAGE = "this key may start 1 jobs a minute; wait a little"
@@ -72,6 +72,19 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back(live: Live, keys: K
     assert live.worker.jobs.counts() == {"queued": 1}
     _, other = keys.create("bob", Limits(rate=1))
     assert live.client.post(path, json=make_body(), headers={"Authorization": other}).is_success
+
+
+@pytest.mark.parametrize("dialect", SUBMITS)
+def test_a_full_queue_is_said_in_the_dialects_words(live_server: LiveServer, dialect: str) -> None:
+    path, make_body, error = SUBMITS[dialect]
+    live = live_server(max_queue=1)
+    assert live.client.post(path, json=make_body()).is_success
+    body = make_body()
+    refused = live.client.post(path, json=body)
+    said = json.loads(json.dumps(error(body)).replace(MESSAGE, "the queue is full; try again later"))
+    assert (refused.status_code, refused.json(), refused.headers["retry-after"]) == (429, said, "5")
+    live.worker.finish()
+    assert live.client.post(path, json=make_body()).is_success
 
 
 def test_of_several_runware_tasks_some_may_be_refused(live: Live, keys: Keys) -> None:

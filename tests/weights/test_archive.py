@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -281,5 +282,18 @@ def test_a_tar_larger_than_the_disk_is_told_before_it_is_unpacked(
 def test_what_a_killed_import_left_is_cleared_away(exported: Path, empty: Store, manifest: Manifest) -> None:
     (empty.folder / ".import").mkdir(parents=True)
     (empty.folder / ".import" / "0").write_bytes(b"half")
+    import_(exported, empty, manifest, "any")
+    assert installed(empty) == FILES
+
+
+def test_an_import_that_fails_while_names_are_given_leaves_none_behind(
+    exported: Path, empty: Store, manifest: Manifest
+) -> None:
+    *_, last = FILES
+    (empty.folder / last / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError):
+        import_(exported, empty, manifest, "any")
+    assert installed(empty) == {}
+    shutil.rmtree(empty.folder / last)
     import_(exported, empty, manifest, "any")
     assert installed(empty) == FILES

@@ -1,0 +1,338 @@
+"""Tables in the documents, of what the code and the benchmarks' JSON know already: `python -m docs.tables` renews them.
+
+From `<!-- table: NAME -->` to `<!-- end -->` all is replaced. tests/test_docs.py fails when a table is stale.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import typer
+from pydantic_core import PydanticUndefined
+
+import server.errors
+import server.job
+from server.cli import app
+from server.config import PREFIX, Config
+from server.creativity import ANCHORS, Recipe
+from server.dialects import DIALECTS
+from server.errors import BY_CODE
+from server.formats import FORMATS
+from server.schemas import document
+from server.schemas.native import OPERATIONS
+from server.weights.manifest import read_manifest
+
+ROOT = Path(__file__).parent.parent
+_BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+JOB_FIELDS = {
+    "image": "The picture: a URL, a data URI or base64. A form carries a `file` instead.",
+    "scale": "Result by source; the result is round(w·s) × round(h·s). Without this, target and size: 4.",
+    "target": "The result's long edge: exactly 2048, 4096 or 8192 pixels; the aspect is kept.",
+    "size": "The result's exact width and height; the aspect may change. `[w, h]` or `\"WxH\"`.",
+    "format": "Of the result; [below](#formats).",
+    "quality": "For jpeg, webp and avif; absent: the format's default.",
+    "lossless": "For webp and avif; png and tiff always are.",
+    "progressive": "For jpeg: a coarse picture first.",
+    "depth": "Bits per sample; absent: the source's, where the format can hold them.",
+    "metadata": "EXIF, XMP, IPTC: [files.md](files.md#metadata).",
+    "colour": "Keep the source's colour profile, or convert to sRGB.",
+    "background": "What shows through transparency in jpeg. `[r, g, b]` or `\"#rrggbb\"`.",
+    "model": "A network's name, as `GET /models` lists them, or `auto`: [which](../weights/README.md#model-auto).",
+    "denoise": "0 keeps grain, 1 smooths; for realesr-general-x4v3.",
+    "creativity": "How much may be invented: [creativity.md](creativity.md). Absent: the upscaling network alone.",
+    "faces": "Restore faces: true, or an object; [below](#faces).",
+    "seed": "Of what creativity adds. Absent: made from the picture, so the same picture gives the same result.",
+    "animation": "Of animations: `keep` all frames, where the format holds them, or only the `first`.",
+    "sweep": "Instead of the result a sheet: a part of it at each whole creativity.",
+}  # fmt: skip
+"""What each field of POST /jobs means; what it may be is asked of the code."""
+
+
+def renewed(text: str) -> str:
+    """A document with its tables as they must be. Raises KeyError for a table that nobody makes."""
+    return _BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+
+
+def documents() -> list[Path]:
+    """Every Markdown file that is read by people, of the repository itself."""
+    folders = (ROOT, ROOT / "docs", ROOT / "weights", ROOT / "weights" / "bundled", ROOT / "benchmarks")
+    return sorted(path for folder in (*folders, ROOT / "training") for path in folder.glob("*.md"))
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: Iterable[int] = ()) -> str:
+    """Markdown; `numbers` are the columns that stand at the right."""
+    names = list(head)
+    rule = ["--:" if column in set(numbers) else "---" for column in range(len(names))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (names, rule, *rows))
+
+
+# --- settings and commands ------------------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    rows = (
+        (f"`{PREFIX}{name.upper()}`", _default(field.default), _range(field), str(field.description))
+        for name, field in Config.model_fields.items()
+    )
+    return table(("variable", "default", "may be", "meaning"), rows)
+
+
+def _default(value: Any) -> str:
+    if value in (None, (), PydanticUndefined):
+        return ""
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _range(field: Any) -> str:
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(field.annotation))
+    limits = {
+        name: getattr(each, name) for each in field.metadata for name in ("ge", "gt", "le") if hasattr(each, name)
+    }
+    low = f"≥ {limits['ge']}" if "ge" in limits else f"> {limits['gt']}" if "gt" in limits else ""
+    return f"{limits['ge']} … {limits['le']}" if "ge" in limits and "le" in limits else low
+
+
+def commands() -> str:
+    return "\n\n".join(_command(name, command) for name, command in _commands(typer.main.get_command(app), ""))
+
+
+def _commands(group: Any, before: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{before}{name} ")
+        elif not command.hidden:
+            yield before + name, command
+
+
+def _command(name: str, command: Any) -> str:
+    shown = [each for each in command.params if not each.hidden and each.name != "help"]
+    wanted = [each for each in shown if each.param_type_name == "argument"]
+    words = " ".join(f"{each.name.upper()}{'…' if each.nargs == -1 else ''}" for each in wanted)
+    text = f"### {name}\n\n`python -m server {name}{f' {words}' if words else ''}` — {' '.join(command.help.split())}"
+    rows = [_parameter(each) for each in shown]
+    return f"{text}\n\n{table(('', 'default', 'meaning'), rows)}" if rows else text
+
+
+def _parameter(parameter: Any) -> tuple[str, str, str]:
+    is_argument = parameter.param_type_name == "argument"
+    names = parameter.name.upper() if is_argument else ", ".join(parameter.opts)
+    default = parameter.default
+    if isinstance(default, Enum):
+        default = default.value
+    shown = "required" if parameter.required else "" if default in (None, False, ()) else f"`{default}`"
+    return f"`{names}`", shown, parameter.help or ""
+
+
+# --- the native API -------------------------------------------------------------------------------------------------
+
+
+def job_fields() -> str:
+    schema = OPERATIONS["POST /jobs"].body["application/json"]
+    rows = (
+        (f"`{name}`", _may_be(each), _absent(each), JOB_FIELDS[name]) for name, each in schema["properties"].items()
+    )
+    return table(("field", "may be", "if absent", "meaning"), rows)
+
+
+def _may_be(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        kinds = (_may_be(each) for each in schema["anyOf"] if each != {"type": "null"})
+        return " or ".join(dict.fromkeys(kind for kind in kinds if kind))
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    kind = schema.get("type")
+    if kind == "array":
+        length = schema.get("minItems", schema.get("maxItems"))
+        inner = _may_be(schema["items"]) if "items" in schema else "values"
+        return f"{length} × {inner}" if length else f"list of {inner}"
+    if kind in ("number", "integer"):
+        return _numbers(schema, "whole number" if kind == "integer" else "number")
+    return {"boolean": "`true`, `false`", "object": "object", "string": "text"}.get(str(kind), "")
+
+
+def _numbers(schema: Mapping[str, Any], word: str) -> str:
+    low, above, high = schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum")
+    if high is None:
+        return word if low is None else f"{word} ≥ {low}"
+    most = "2⁶³ − 1" if high == 2**63 - 1 else f"{high:g}"
+    start = f"{low:g}" if low is not None else f"more than {above:g}"
+    return f"{word} {start} … {most}"
+
+
+def _absent(schema: Mapping[str, Any]) -> str:
+    default = schema.get("default")
+    return "" if default is None else f"`{json.dumps(default)}`"
+
+
+def operations() -> str:
+    """Every route of every API, with the statuses of its answers."""
+    rows = []
+    for dialect in DIALECTS:
+        for path, methods in document((dialect,))["paths"].items():
+            for method, operation in methods.items():
+                fine = [status for status in operation["responses"] if status < "300"]
+                others = [status for status in operation["responses"] if status >= "300"]
+                rows.append((dialect.NAME, f"`{method.upper()} {path}`", ", ".join(fine), ", ".join(others)))
+    return table(("API", "route", "answers", "errors"), rows)
+
+
+def errors() -> str:
+    """As the tree at the head of server/errors.py has them."""
+    tree = server.errors.__doc__ or ""
+    found = {match[1]: (match[2], match[3]) for match in re.finditer(r"── (\w+) +(\d{3})(?: +(.*))?", tree)}
+    meanings = {
+        "Unauthorized": "no key, or not a good one",
+        "Forbidden": "not from there: see [security.md](security.md)",
+    }
+    meanings |= {"NotFound": "not there, or not yours", "MethodNotAllowed": "the route does not take this method"}
+    meanings |= {"JobCancelled": "the job was cancelled", "UpscaleError": "something went wrong inside the server"}
+    rows = [
+        (f"`{code}`", str(cls.status), found.get(cls.__name__, ("", ""))[1] or meanings[cls.__name__])
+        for code, cls in sorted(BY_CODE.items(), key=lambda item: (item[1].status, item[0]))
+        if cls.__name__ not in ("InvalidRequest", "BadSource") or found
+    ]
+    return table(("`code`", "status", "meaning"), rows)
+
+
+def formats() -> str:
+    rows = (
+        (
+            f"`{each.name}`",
+            f"{each.max_side:,}",
+            f"{each.depth}",
+            _tick(each.alpha),
+            _tick(each.grey),
+            _tick(each.lossless),
+            f"{each.default_quality or ''}",
+        )
+        for each in FORMATS.values()
+    )
+    head = ("format", "longest side", "bits per sample", "alpha", "grey", "without loss", "`quality`, if absent")
+    return table(head, rows, numbers=(1, 2))
+
+
+def _tick(value: bool) -> str:
+    return "yes" if value else ""
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+
+def creativity() -> str:
+    meanings = _field_docs(ROOT / "server" / "creativity.py", Recipe.__name__)
+    head = ("", *(f"{anchor:+g}".replace("+0", "0").replace("-", "−") for anchor in ANCHORS), "what it is")
+    rows = (
+        (f"`{name}`", *(f"{getattr(each, name):g}" for each in ANCHORS.values()), meaning)
+        for name, meaning in meanings.items()
+    )
+    return table(head, rows, numbers=range(1, len(ANCHORS) + 1))
+
+
+def _field_docs(path: Path, name: str) -> dict[str, str]:
+    """Fields of a class and the text that stands below each."""
+    tree = ast.parse(path.read_text("utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    docs: dict[str, str] = {}
+    for field, said in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            is_text = isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant)
+            docs[field.target.id] = " ".join(str(said.value.value).split()) if is_text else ""  # type: ignore[attr-defined]
+    return docs
+
+
+def models() -> str:
+    rows = (
+        (
+            f"`{each.name}`" + (" (bundled)" if each.bundled else ""),
+            each.kind.value,
+            f"×{each.shape.scale}" if each.shape else "",
+            f"{each.size / 1e6:,.1f}" if each.size else "?",
+            each.licence,
+            "yes" if each.commercial else "**no, or in doubt**",
+            _host(each.files[0].url),
+        )
+        for each in read_manifest().entries.values()
+    )
+    return table(("name", "kind", "", "MB", "licence", "commercial use", "published at"), rows, numbers=(3,))
+
+
+def _host(url: str) -> str:
+    return re.sub(r"https://([^/]+/[^/]+/[^/]+)/.*", r"<https://\1>", url)
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def _figures(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text("utf-8"))
+    return found
+
+
+def quality_clean() -> str:
+    clean = _figures("quality")["clean"]
+    rows = [
+        (row, *(f"{each[row]['psnr_y']:.2f} / {each[row]['ssim_y']:.4f}" for each in clean.values()))
+        for row in next(iter(clean.values()))
+    ]
+    return table(("", *clean), rows)
+
+
+def quality_damaged() -> str:
+    rows = (
+        (row, f"{each['psnr_rgb']:.2f}", f"{each['haarpsi']:.4f}", f"{each['niqe']:.2f}")
+        for row, each in _figures("quality")["degraded"].items()
+    )
+    return table(("", "PSNR RGB dB", "HaarPSI", "NIQE"), rows, numbers=(1, 2, 3))
+
+
+def quality_flat() -> str:
+    flat = _figures("quality")["flat"].items()
+    rows = ((row, f"{each['shift']:.2f}", f"{each['texture']:.2f}") for row, each in flat)
+    return table(("", "shift", "texture"), rows, numbers=(1, 2))
+
+
+def codecs() -> str:
+    rows = [
+        (
+            name,
+            *(f"{each[kind]['cpu_s']:.2f}" for kind in ("photo", "noise")),
+            *(f"{each[kind]['bits_per_pixel']:.2f}" for kind in ("photo", "noise")),
+            f"{max(each[kind]['bytes_held_per_pixel'] for kind in ('photo', 'noise')):.1f}",
+        )
+        for name, each in _figures("codecs").items()
+    ]
+    head = ("encoder", "CPU s, photo", "noise", "bit/pixel, photo", "noise", "bytes held a pixel")
+    return table(head, rows, numbers=range(1, 6))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "commands": commands,
+    "job-fields": job_fields,
+    "operations": operations,
+    "errors": errors,
+    "formats": formats,
+    "creativity": creativity,
+    "models": models,
+    "quality-clean": quality_clean,
+    "quality-damaged": quality_damaged,
+    "quality-flat": quality_flat,
+    "codecs": codecs,
+}
+
+
+def main() -> None:
+    for path in documents():
+        text = path.read_text("utf-8")
+        if (made := renewed(text)) != text:
+            path.write_text(made, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

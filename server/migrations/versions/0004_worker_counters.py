@@ -1,0 +1,11 @@
+"""What a worker has counted since it started: tiles, retries, memory."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    op.add_column("workers", sa.Column("counters", sa.JSON, nullable=False, server_default="{}"))

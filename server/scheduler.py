@@ -1,0 +1,100 @@
+"""Whose tile is next: all that waits for a device, and the one thread that runs it.
+
+Each job has a queue of its own, and the jobs take turns, one batch each. Into a batch go, beside the item whose turn it
+is, equal ones of whoever has some. So a picture of a thousand tiles makes a thumbnail wait for the batch that runs and
+one batch of every job before it, and no job can starve another. How much a job queues up is its own business: see
+`engine.py`, which lets each have a few.
+
+A job is a thread: what one thread submits is run in the order in which it came.
+"""
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_IDLE_S = 10.0
+"""A thread without work ends after it, and another begins with the next item: nobody has to close a scheduler."""
+
+
+@dataclass
+class _Waiting(Generic[_Item, _Result]):
+    item: _Item
+    key: Hashable
+    most: int
+    future: "Future[_Result]" = field(default_factory=Future)
+
+
+class Scheduler(Generic[_Item, _Result]):
+    """For any thread. `run` is called in a thread of its own, never twice at a time, with a batch of items; it returns
+    a result for each."""
+
+    def __init__(self, run: Callable[[Sequence[_Item]], Sequence[_Result]]) -> None:
+        self._run = run
+        self._changed = threading.Condition()
+        self._queues: OrderedDict[int, deque[_Waiting[_Item, _Result]]] = OrderedDict()
+        """By job; first the one whose turn is next. None is empty."""
+        self._thread: threading.Thread | None = None
+
+    def submit(self, item: _Item, *, key: Hashable = None, most: int = 1) -> "Future[_Result]":
+        """Queue it for the calling thread's job. Items of equal `key` may go into one batch of at most `most`; of the
+        key None each runs alone. What `run` raises for an item is raised by its future, and by no other: a batch that
+        fails is run again item by item. A future that is cancelled before its turn costs nothing."""
+        waiting = _Waiting[_Item, _Result](item, key, most)
+        with self._changed:
+            self._queues.setdefault(threading.get_ident(), deque()).append(waiting)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return waiting.future
+
+    def is_mine(self) -> bool:
+        """The calling thread is the one that runs: whoever waited here would wait for ever."""
+        return threading.current_thread() is self._thread
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: bool(self._queues), _IDLE_S):
+                    self._thread = None
+                    return
+                batch = self._take()
+            self._step([each for each in batch if each.future.set_running_or_notify_cancel()])
+            del batch  # its results would live as long as the next batch takes to come
+
+    def _take(self) -> list[_Waiting[_Item, _Result]]:
+        """The next batch; whose turn it was is the last from now on."""
+        job, queue = next(iter(self._queues.items()))
+        self._queues.move_to_end(job)
+        first = queue.popleft()
+        batch = [first]
+        for _ in range(first.most - 1 if first.key is not None else 0):
+            equal = [each for each in self._queues.values() if each and each[0].key == first.key]
+            if not equal:
+                break
+            batch.append(max(equal, key=len).popleft())
+        for job in [job for job, each in self._queues.items() if not each]:
+            del self._queues[job]
+        return batch
+
+    def _step(self, batch: list[_Waiting[_Item, _Result]]) -> None:
+        if not batch:
+            return
+        try:
+            results = self._run([each.item for each in batch])
+        except BaseException as error:
+            if len(batch) == 1:
+                batch[0].future.set_exception(error)
+                return
+        else:
+            for each, result in zip(batch, results, strict=True):
+                each.future.set_result(result)
+            return
+        for each in batch:
+            self._step([each])

@@ -1,0 +1,137 @@
+"""Files of ours as HTTP answers: a picture, whole or in ranges, and pictures as base64 within a JSON body.
+
+Neither is ever whole in memory, however many callers ask at once and however slowly they read.
+"""
+
+import base64
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from fastapi import Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+
+from server.errors import NotFound, RangeNotSatisfiable
+from server.formats import sniff
+
+_PIECE_BYTES = 3 << 18
+"""A multiple of 3: the base64 of the pieces, joined, is that of the whole."""
+_RANGE = re.compile(r"\s*(\d{1,18})-(\d{1,18})?\s*|\s*-(\d{1,18})\s*")
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def picture(path: Path, filename: str, request: Request) -> Response:
+    """The file, or what the request's headers ask of it. Raises RangeNotSatisfiable, and NotFound when it is gone.
+
+    What is no picture is never shown by a browser, only saved.
+    """
+    with _open(path) as start:
+        mime = sniff(start.read(32))
+        status = os.fstat(start.fileno())
+    response = FileResponse(
+        path,
+        media_type=mime or "application/octet-stream",
+        filename=filename,
+        content_disposition_type="inline" if mime else "attachment",
+        headers={"X-Content-Type-Options": "nosniff"},
+        stat_result=status,
+    )
+    tag = response.headers["ETag"]
+    if tag in re.split(r"\s*,\s*", request.headers.get("If-None-Match", "")):
+        return Response(status_code=304, headers={"ETag": tag})
+    if request.headers.get("If-Range", tag) in (tag, response.headers["Last-Modified"]):
+        # NOTE: FileResponse answers ranges that it does not like by itself, and in nobody's words.
+        wanted = _ranges(request.headers.get("Range", ""), status.st_size)
+        headers = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+        request.scope["headers"] = headers + ([(b"range", wanted.encode())] if wanted else [])
+    return response
+
+
+def _ranges(value: str, size: int) -> str:
+    """The header with those ranges alone that the file has; nothing if it is none, which RFC 9110 wants passed over.
+    Raises RangeNotSatisfiable when the file has none of them."""
+    unit, _, rest = value.partition("=")
+    found = [_RANGE.fullmatch(each) for each in rest.split(",")]
+    if unit.strip().lower() != "bytes" or not all(found):
+        return ""
+    ranges = [each.groups() for each in found if each]
+    if any(end is not None and int(end) < int(start) for start, end, _ in ranges):
+        return ""
+    there = [each for each in ranges if (int(each[0]) < size if each[0] else int(each[2]) > 0 and size > 0)]
+    if not there:
+        raise RangeNotSatisfiable(size)
+    return "bytes=" + ",".join(f"{start}-{end or ''}" if start else f"-{last}" for start, end, last in there)
+
+
+# --- pictures in JSON -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inline:
+    """Stands in what is to be written as JSON for a text: the file in base64, after `head`."""
+
+    path: Path
+    head: str = ""
+
+    def text(self) -> str:
+        return self.head + base64.b64encode(self.path.read_bytes()).decode("ascii")
+
+
+def to_json(content: Any) -> bytes:
+    """Whole, with what is inline in it."""
+    # Escaped to ASCII: callers may send lone surrogates, which UTF-8 can't hold, and get their own words back.
+    return json.dumps(content, allow_nan=False, separators=(",", ":"), default=_text).encode("ascii")
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """The same as an answer; what is inline in it is read while it is sent. Raises NotFound when that is gone."""
+    marks: dict[str, Inline] = {}
+
+    def mark(value: object) -> str:
+        assert isinstance(value, Inline)
+        name = uuid.uuid4().hex
+        marks[name] = value
+        return name
+
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=mark)
+    if not marks:
+        return Response(text.encode("ascii"), status, headers, media_type="application/json")
+    parts: list[bytes | IO[bytes]] = []
+    size = 0
+    for name, inline in marks.items():  # in the order in which they stand in the text
+        before, text = text.split(name)
+        parts += [f"{before}{inline.head}".encode("ascii"), _open(inline.path)]
+        size += len(before) + len(inline.head) + (inline.path.stat().st_size + 2) // 3 * 4
+    parts.append(text.encode("ascii"))
+    length = {"Content-Length": str(size + len(text))}
+    return StreamingResponse(_pieces(parts), status, {**(headers or {}), **length}, media_type="application/json")
+
+
+def _text(value: object) -> str:
+    assert isinstance(value, Inline)
+    return value.text()
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Open from now on, so that it can be sent whole even if it is deleted meanwhile."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise NotFound("there is no such file, or it has expired") from error
+
+
+def _pieces(parts: list[bytes | IO[bytes]]) -> Iterator[bytes]:
+    for part in parts:
+        if isinstance(part, bytes):
+            yield part
+        else:
+            with part:
+                while piece := part.read(_PIECE_BYTES):
+                    yield base64.b64encode(piece)

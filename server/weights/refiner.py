@@ -1,0 +1,32 @@
+"""Which weights the diffusion pass uses on this machine. Asked by both halves: no torch in here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from server.errors import ModelNotFound
+from server.weights.catalog import Catalog, DeviceKind, Weights
+from server.weights.manifest import Kind
+
+BUNDLED, SDXL, SDXL_CONTROL = "refiner", "sdxl-base", "sdxl-controlnet-tile"
+
+Backend = Literal["bundled", "sdxl"]
+
+
+@dataclass(frozen=True)
+class RefinerWeights:
+    backend: Backend
+    base: Weights
+    control: Weights | None = None
+    """SDXL's ControlNet."""
+
+
+def refiner_weights(catalog: Catalog, wanted: Literal["auto"] | Backend, device: DeviceKind) -> RefinerWeights:
+    """`auto` is SDXL on CUDA where both its parts are installed, else the bundled network. Raises ModelNotFound, naming
+    what installs what is missing."""
+    installed = SDXL in catalog.names(Kind.DIFFUSION) and SDXL_CONTROL in catalog.names(Kind.CONTROLNET)
+    try:
+        if wanted == "sdxl" or (wanted == "auto" and device == "cuda" and installed):
+            return RefinerWeights("sdxl", catalog.find(SDXL), catalog.find(SDXL_CONTROL))
+        return RefinerWeights("bundled", catalog.find(BUNDLED))
+    except ModelNotFound as error:
+        raise ModelNotFound(f"pictures can't be refined: {error.message}", field="creativity") from error

@@ -1,0 +1,143 @@
+"""Dockerfile.cuda and deploy/compose.yaml, as far as can be told without an engine: linted, held against the schema of
+Compose, and against what they refer to. docs/offline.md says what was run by hand."""
+
+import ast
+import fnmatch
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from server.config import PREFIX, Config
+from tests.conftest import LiveServer
+
+ROOT = Path(__file__).parent.parent
+DOCKERFILE = (ROOT / "Dockerfile.cuda").read_text("utf-8")
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text("utf-8"))
+SERVICE = COMPOSE["services"]["upscale"]
+LAST_STAGE = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
+
+
+def tool(name: str) -> str:
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        pytest.skip(f"{name} is not installed")
+    return str(path)
+
+
+def test_the_dockerfile_is_clean() -> None:
+    run = subprocess.run([tool("hadolint"), "Dockerfile.cuda"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout
+
+
+def test_the_compose_file_is_one_to_the_specification() -> None:
+    command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout
+
+
+def sent(path: str) -> bool:
+    """Whether .dockerignore lets it into the build: the last line that matches it or a folder above decides."""
+    lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    answer = True
+    above = [path, *(str(each) for each in Path(path).parents)]
+    for line in lines:
+        pattern = line.removeprefix("!").removeprefix("**/")
+        if (
+            line
+            and not line.startswith("#")
+            and any(
+                fnmatch.fnmatch(Path(each).name if line.removeprefix("!").startswith("**/") else each, pattern)
+                for each in above
+            )
+        ):
+            answer = line.startswith("!")
+    return answer
+
+
+def test_everything_that_is_copied_is_there_and_let_in() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE)
+    sources = [source for words in copied for source in words.split()[:-1]]
+    assert {"server", "weights", "requirements.lock"} <= set(sources)
+    for source in sources:
+        path = ROOT / source
+        files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+        assert any(sent(str(each.relative_to(ROOT))) for each in files), source
+
+
+def test_nothing_else_is_let_in() -> None:
+    for path in ("tests/conftest.py", "training/run.py", ".git/config", ".venv/bin/python", "server/__pycache__/a.pyc"):
+        assert not sent(path), path
+    assert not sent("weights/official/RealESRGAN_x4plus.pth")
+    assert all(
+        sent(f"weights/{name}") for name in ("manifest.toml", "ATTRIBUTION.md", "bundled/fidelity-x4.safetensors")
+    )
+
+
+def test_its_settings_are_settings() -> None:
+    known = {PREFIX + name.upper() for name in Config.model_fields}
+    assert set(re.findall(rf"\b({PREFIX}\w+)=", DOCKERFILE)) <= known
+
+
+def test_it_runs_as_nobody_in_particular_and_reads_no_hub() -> None:
+    user = re.search(r"^USER (\d+):(\d+)$", LAST_STAGE, re.MULTILINE)
+    assert user is not None
+    assert f"--uid {user[1]}" in LAST_STAGE and f"groupadd --gid {user[2]} " in LAST_STAGE
+    assert "HF_HUB_OFFLINE=1" in LAST_STAGE
+
+
+def test_it_installs_with_the_same_uv_as_the_makefile() -> None:
+    version = re.search(r"^UV_VERSION := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert version is not None and f"uv=={version[1]}" in DOCKERFILE
+
+
+def test_all_that_it_installs_is_locked() -> None:
+    """Each dependency of pyproject.toml has its line in the lock; the build checks it for theirs, too."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    wanted = ast.literal_eval(re.search(r"^dependencies = (\[.*?^\])", text, re.MULTILINE | re.DOTALL)[1])  # type: ignore[index]
+    locked = {line.partition("==")[0] for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()}
+    for each in wanted:
+        assert re.match(r"[\w-]+", each)[0].lower() in locked, each  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("ready", "code"), [(True, 0), (False, 1)])
+def test_the_health_check_says_whether_a_worker_is_ready(live_server: LiveServer, ready: bool, code: int) -> None:
+    live = live_server()
+    live.worker.beat(ready=ready)
+    found = re.search(r"HEALTHCHECK .*? CMD (\[.*?\])\n(?=ENTRYPOINT)", DOCKERFILE, re.DOTALL)
+    assert found is not None
+    command = json.loads(found[1].replace("\\\n", ""))
+    assert command[0] == "python"
+    env = os.environ | {"UPSCALE_PORT": live.url.rpartition(":")[2]}
+    assert subprocess.run([sys.executable, *command[1:]], env=env, timeout=30, check=False).returncode == code
+
+
+def test_compose_keeps_the_container_small() -> None:
+    assert SERVICE["read_only"] is True
+    assert SERVICE["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in SERVICE["security_opt"]
+    places = {each.rpartition(":")[2] for each in SERVICE["volumes"]}
+    assert places == {"/data", "/data/weights"}  # all that is written to, with /tmp
+    assert {each.partition(":")[0] for each in SERVICE["volumes"]} == set(COMPOSE["volumes"])
+    for place in places:
+        assert re.search(rf"install --directory --owner upscale .*{place}\b", LAST_STAGE)  # or a volume would be root's
+
+
+def test_compose_asks_for_the_gpus_and_waits_for_running_jobs() -> None:
+    (device,) = SERVICE["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
+    from server.launch import _GRACE_S
+
+    assert int(SERVICE["stop_grace_period"].rstrip("s")) > _GRACE_S
+
+
+def test_compose_takes_no_name_of_a_setting_for_itself() -> None:
+    """In upscale.env such a name would stop the start."""
+    text = (ROOT / "deploy" / "compose.yaml").read_text("utf-8")
+    assert not re.findall(rf"\$\{{{PREFIX}", text)

@@ -1,0 +1,272 @@
+"""Our own convolutions compute what torch does, whatever the shape; their library is built, kept, refused rightly."""
+
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from server.models import load_model
+from server.shim import SRVGGNetCompact
+from server.winograd import build
+from server.winograd.network import Kernel, Network, load
+from tests import networks
+
+SIDES = st.integers(1, 70)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernel() -> Kernel:
+    found = load()
+    if not isinstance(found, Kernel):
+        pytest.skip(f"no own convolutions here: {found}")
+    return found
+
+
+def the_kernel() -> Kernel:
+    found = load()
+    assert isinstance(found, Kernel)
+    return found
+
+
+def decibels(result: Tensor, expected: Tensor) -> float:
+    """PSNR for a range of 1."""
+    return float(-10 * torch.log10((result.double() - expected).square().mean().clamp_min(1e-30)))
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(
+    height=SIDES,
+    width=SIDES,
+    channels=st.tuples(st.integers(1, 70), st.integers(1, 130)),
+    scale=st.sampled_from([1, 2]),
+    activation=st.sampled_from(["none", "prelu", "relu"]),
+    weights=st.sampled_from(["noise", "zeros", "tiny", "denormal", "sparse"]),
+    threads=st.integers(1, 5),
+    seed=st.integers(0, 1 << 30),
+)
+def test_a_convolution_is_torchs_in_float64(
+    height: int,
+    width: int,
+    channels: tuple[int, int],
+    scale: int,
+    activation: str,
+    weights: str,
+    threads: int,
+    seed: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    inner, outer = channels
+    image = torch.randn(2, inner, height, width, generator=generator)
+    weight = torch.randn(outer, inner, 3, 3, generator=generator) / (9 * inner) ** 0.5
+    bias = torch.randn(outer, generator=generator)
+    factor = {"noise": 1.0, "zeros": 0.0, "tiny": 1e-20, "denormal": 1e-41, "sparse": 1.0}[weights]
+    weight *= factor
+    if weights == "sparse":
+        weight *= torch.rand(weight.shape, generator=generator) < 0.1
+    slope = {"none": None, "relu": torch.zeros(outer), "prelu": torch.randn(outer, generator=generator)}[activation]
+    expected = functional.interpolate(image.double(), scale_factor=scale, mode="nearest")
+    expected = functional.conv2d(expected, weight.double(), bias.double(), padding=1)
+    if slope is not None:
+        expected = torch.where(expected > 0, expected, expected * slope.double()[:, None, None])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        result = Network(the_kernel(), "convolution", [(weight, bias, slope)], scale=scale)(image)
+    finally:
+        torch.set_num_threads(before)
+    assert (result - expected).abs().max() < 1e-4
+
+
+@settings(max_examples=12, deadline=None, database=None)
+@given(
+    height=SIDES,
+    width=SIDES,
+    features=st.sampled_from([3, 16, 24, 64]),
+    depth=st.integers(0, 5),
+    upscale=st.integers(1, 4),
+    act_type=st.sampled_from(["prelu", "relu"]),
+)
+def test_any_srvgg_is_the_packages(
+    tmp_path_factory: pytest.TempPathFactory,
+    height: int,
+    width: int,
+    features: int,
+    depth: int,
+    upscale: int,
+    act_type: str,
+) -> None:
+    net = networks.seeded(
+        SRVGGNetCompact(num_feat=features, num_conv=depth, upscale=upscale, act_type=act_type), height
+    )
+    same_as_the_class(net, tmp_path_factory.mktemp("srvgg"), height, width)
+
+
+@pytest.mark.parametrize("scale", [4, 2, 1])
+@pytest.mark.parametrize("channels", [(64, 32), (10, 6), (16, 16)])
+@pytest.mark.parametrize("size", [(4, 4), (8, 132), (76, 20)])
+def test_any_rrdbnet_is_the_packages(
+    tmp_path: Path, scale: int, channels: tuple[int, int], size: tuple[int, int]
+) -> None:
+    net = networks.rrdbnet(scale, 2, *channels)
+    same_as_the_class(net, tmp_path, *size)
+
+
+def same_as_the_class(net: nn.Module, folder: Path, height: int, width: int) -> None:
+    model = load_model(
+        networks.save(net, folder / "net.pth"), name="x", sha256=None, device=networks.CPU, kernel=the_kernel()
+    )
+    assert isinstance(model._net, Network)
+    image = torch.rand(2, 3, height, width)
+    with torch.no_grad():
+        expected = net.double()(image.double())
+    assert (model(image) - expected).abs().max() < 5e-5 * max(1, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("width", [24, 600])
+def test_rings_give_the_same_bytes_as_whole_maps_in_less_memory(kernel: Kernel, tmp_path: Path, width: int) -> None:
+    # Low pictures run over whole maps, tall ones in rings. Far from the lower one's end both see the same samples.
+    net = networks.save(networks.srvgg(16, 4), tmp_path / "net.pth")
+    model = load_model(net, name="x", sha256=None, device=networks.CPU, kernel=kernel)
+    assert isinstance(model._net, Network)
+    image = torch.rand(1, 3, 2400, width)
+    assert model._net.bytes_for(2400, width) < 2 * model._net.bytes_for(120, width) + (8 << 20)
+    tall, low = model(image), model(image[:, :, :120])
+    assert torch.equal(tall[:, :, : 4 * 80], low[:, :, : 4 * 80])
+
+
+def test_the_number_of_threads_changes_no_byte(kernel: Kernel, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    for net in (networks.srvgg(24, 5), networks.rrdbnet(4, 2, 32, 16)):
+        path = networks.save(net, tmp_path / "net.pth")
+        model = load_model(path, name="x", sha256=None, device=networks.CPU, kernel=kernel)
+        image = torch.rand(1, 3, 140, 90)
+        results = []
+        try:
+            for threads in (1, 2, 7):
+                torch.set_num_threads(threads)
+                results.append(model(image))
+        finally:
+            torch.set_num_threads(before)
+        assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_several_threads_may_call_at_once(kernel: Kernel, tmp_path: Path) -> None:
+    path = networks.save(networks.srvgg(32, 6), tmp_path / "net.pth")
+    model = load_model(path, name="x", sha256=None, device=networks.CPU, kernel=kernel)
+    images = [torch.rand(1, 3, 40 + 9 * i, 70 - 5 * i) for i in range(8)]
+    expected = [model(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            for result, right in zip(pool.map(model, images), expected, strict=True):
+                assert torch.equal(result, right)
+    kernel.release_memory()
+    assert torch.equal(model(images[0]), expected[0])
+
+
+def real_networks() -> list[Path]:
+    return [networks.BUNDLED, *sorted(networks.OFFICIAL.glob("*.pth"))]
+
+
+@pytest.mark.parametrize("path", real_networks(), ids=lambda path: path.stem)
+def test_real_weights_on_a_real_picture_are_within_100_decibels(kernel: Kernel, path: Path) -> None:
+    photo = np.asarray(Image.open(Path(__file__).parents[1] / "demo" / "photo.jpg").convert("RGB"))[:61, :74]
+    image = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 255
+    plain = load_model(path, name="x", sha256=None, device=networks.CPU)
+    fast = load_model(path, name="x", sha256=None, device=networks.CPU, kernel=kernel)
+    assert isinstance(plain._net, nn.Module)
+    with torch.no_grad():
+        exact = plain._net.double()(image.double())
+    assert decibels(fast(image), exact) >= 100
+
+
+def test_a_tile_of_512_pixels_takes_less_than_80_mib(kernel: Kernel) -> None:
+    model = load_model(networks.BUNDLED, name="x", sha256=None, device=networks.CPU, kernel=kernel)
+    assert isinstance(model._net, Network)
+    assert model._net.bytes_for(512, 512) < 80 << 20
+
+
+def test_the_kernel_serves_fp32_only(kernel: Kernel) -> None:
+    half = load_model(networks.BUNDLED, name="x", sha256=None, device=networks.CPU, dtype=torch.bfloat16, kernel=kernel)
+    assert isinstance(half._net, nn.Module)
+
+
+def test_the_portable_target_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = build.TARGETS["AVX2"][0]
+    if not features <= build._processor():
+        pytest.skip("this processor has no AVX2")
+    monkeypatch.setattr(build, "_processor", lambda: features)
+    other = load(tmp_path / "cache")
+    assert isinstance(other, Kernel) and other.target == "AVX2"
+    image = torch.rand(1, 3, 33, 41)
+    model = load_model(networks.BUNDLED, name="x", sha256=None, device=networks.CPU, kernel=other)
+    plain = load_model(networks.BUNDLED, name="x", sha256=None, device=networks.CPU)
+    assert (model(image) - plain(image)).abs().max() < 1e-4
+
+
+def test_workers_that_build_at_once_all_get_it_and_leave_nothing_else(tmp_path: Path) -> None:
+    code = "import sys, pathlib, server.winograd.build as b; print(b.library(pathlib.Path(sys.argv[1]))[0])"
+    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = {run.communicate()[0].strip() for run in runs}
+    assert all(run.returncode == 0 for run in runs)
+    assert [str(path) for path in (tmp_path / "cache").iterdir()] == list(found)
+
+
+def test_without_a_compiler_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(build.Unusable, match="there is no C\\+\\+ compiler"):
+        build.library(tmp_path / "cache")
+
+
+def test_a_compiler_that_fails_is_quoted_and_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c++").write_text("#!/bin/sh\necho 'x.cpp:1: error: no such thing' >&2\nexit 1\n")
+    (tmp_path / "c++").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(build.Unusable, match="error: no such thing"):
+        build.library(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_on_an_old_processor_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_processor", frozenset)
+    with pytest.raises(build.Unusable, match="neither AVX-512 nor AVX2"):
+        build.library(tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(mode)
+    (tmp_path / "open" / "cache").mkdir(mode=0o700)
+    with pytest.raises(build.Unusable, match="others can write to"):
+        build.library(tmp_path / "open" / "cache")
+
+
+def kept(folder: Path) -> Path:
+    """A copy of the library in another folder, without the seconds of building it."""
+    path, _ = build.library()
+    folder.mkdir(mode=0o700)
+    return Path(shutil.copy(path, folder))
+
+
+def test_a_library_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    path = kept(tmp_path / "cache")
+    path.chmod(0o722)
+    with pytest.raises(build.Unusable, match="others can write to"):
+        build.library(tmp_path / "cache")
+
+
+def test_something_else_under_its_name_is_not_used(tmp_path: Path) -> None:
+    path = kept(tmp_path / "cache")
+    path.write_bytes(b"not a library")
+    assert "can't be loaded" in str(load(tmp_path / "cache"))
