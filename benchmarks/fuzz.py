@@ -13,17 +13,18 @@ The seed makes it repeatable, but for the ids of jobs. Exit status 1 when someth
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.fuzz_files import MAX_PIXELS, WARM, damaged_files, digest_all, picture_files, send_files
 from benchmarks.fuzz_requests import Tally, send_all, send_frames, valid_requests
 from benchmarks.launched import Launched, Process, memory_mib
-from benchmarks.mutate import Request
 
 MOST_GROWTH = 0.10
 """Of resident memory, between the first fifth of the requests, or files, and the last one."""
+SOCKET = "runware websocket"
+ROUNDS = ("native", "wavespeed", "vibedream", "novita", "runware", SOCKET)
 _SETTINGS = {
     "UPSCALE_SYNC_WAIT_S": "0.05",
     "UPSCALE_FETCH_TIMEOUT_S": "2",
@@ -58,9 +59,11 @@ def fuzz_server(folder: Path, requests: int, files: Sequence[bytes], seed: int) 
         family = server.processes()
         tallies: dict[str, Tally] = {}
         memory = {}
-        for name, seeds in _rounds(server.address):
-            for part, number in (("warm", requests // WARM), ("rest", requests - requests // WARM)):
-                if name == "runware websocket":
+        for part, number in (("warm", requests // WARM), ("rest", requests - requests // WARM)):
+            for name in ROUNDS:
+                # Each with jobs of its own: earlier ones have been cancelled or deleted, as some requests ask.
+                seeds = valid_requests(server.address)[name.split()[0]]
+                if name == SOCKET:
                     tally = send_frames(server.address, seeds, number, f"{seed} {name} {part}")
                 else:
                     tally = send_all(server.port, seeds, number, f"{seed} {name} {part}")
@@ -87,13 +90,6 @@ def fuzz_server(folder: Path, requests: int, files: Sequence[bytes], seed: int) 
     }
 
 
-def _rounds(address: str) -> Iterator[tuple[str, Sequence[Request]]]:
-    for name in ("native", "wavespeed", "vibedream", "novita", "runware"):
-        yield name, valid_requests(address)[name]
-    whole = valid_requests(address)["runware"]
-    yield "runware websocket", whole
-
-
 def grown(before: float, after: float, what: str) -> list[str]:
     if after > before * (1 + MOST_GROWTH):
         return [f"memory of {what} grew from {before} to {after} MiB"]
@@ -110,7 +106,7 @@ def measure(folder: Path, requests: int, pictures: int, seed: int, extra: Path |
     if digested["memory_mib"]:
         memory = digested["memory_mib"]
         failures += grown(memory["before"], memory["after"], "the process that reads files")
-    first, last = facts["memory_mib"]["native, rest"], facts["memory_mib"]["at the end"]
+    first, last = facts["memory_mib"][f"{SOCKET}, warm"], facts["memory_mib"]["at the end"]
     for role in ("api", "worker"):
         failures += grown(first.get(role, 0.0), last.get(role, 0.0), role)
     return {"seed": seed, "seed_files": len(seeds), "files": digested, **facts, "failures": failures}

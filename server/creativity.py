@@ -32,6 +32,7 @@ class Recipe:
     sdxl_strength: float
     """Where the diffusion starts when SDXL runs it: its noise is another."""
     sdxl_steps: int
+    """Denoising steps of SDXL."""
     sdxl_control: float
     """ControlNet's scale: how closely SDXL holds to the upscaled picture."""
     sdxl_guidance: float
@@ -46,7 +47,7 @@ ANCHORS: dict[float, Recipe] = {
     -1.0: Recipe(0.5, 0.3, 4, 0.6, 4.0, 0.0, 0.12, 6, 0.9, 4.0),
     0.0: Recipe(1.0, 0.5, 5, 0.9, 6.0, 0.0, 0.25, 8, 0.75, 5.0),
     1.0: Recipe(1.0, 0.65, 6, 1.05, 8.0, 0.0, 0.45, 10, 0.6, 6.0),
-    2.0: Recipe(1.0, 0.8, 8, 1.4, 16.0, 0.0, 0.65, 12, 0.45, 7.0),
+    2.0: Recipe(1.0, 0.7, 8, 1.5, 16.0, 0.0, 0.65, 12, 0.45, 7.0),
 }
 
 

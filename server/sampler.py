@@ -26,7 +26,7 @@ _CELL = 8
 """Side of the cells in which a picture's coarse properties are looked at, pixels."""
 _REACH = 3
 _COLOURLESS = 0.5
-_FLAT = 0.6 / 255
+_FLAT = 1.3 / 255
 """Standard deviation of the ground that half of the detail is kept on."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -161,7 +161,8 @@ def _activity(picture: Tensor) -> Tensor:
     # What a line through both neighbours misses: a gradient is flat ground too.
     rough = _reduced(_bend(grey, 2) + _bend(grey, 3))
     rough = functional.avg_pool2d(rough, 3, stride=1, padding=1, count_include_pad=False)
-    return _grown(rough / (rough + _FLAT**2), grey)
+    square = rough.square_()  # steep: a sky in 8 bits has steps of one level
+    return _grown(square / (square + _FLAT**4), grey)
 
 
 def _lowpass(image: Tensor, radius: float) -> Tensor:

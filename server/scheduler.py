@@ -8,18 +8,30 @@ one batch of every job before it, and no job can starve another. How much a job 
 A job is a thread: what one thread submits is run in the order in which it came.
 """
 
+import atexit
 import threading
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _IDLE_S = 10.0
 """A thread without work ends after it, and another begins with the next item: nobody has to close a scheduler."""
+_CLOSE_S = 5.0
+
+_SCHEDULERS: "weakref.WeakSet[Scheduler[Any, Any]]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A daemon thread that the end of Python meets within torch's code takes the process down with SIGABRT."""
+    for scheduler in list(_SCHEDULERS):
+        scheduler.close()
 
 
 @dataclass
@@ -40,6 +52,8 @@ class Scheduler(Generic[_Item, _Result]):
         self._queues: OrderedDict[int, deque[_Waiting[_Item, _Result]]] = OrderedDict()
         """By job; first the one whose turn is next. None is empty."""
         self._thread: threading.Thread | None = None
+        self._closed = False
+        _SCHEDULERS.add(self)
 
     def submit(self, item: _Item, *, key: Hashable = None, most: int = 1) -> "Future[_Result]":
         """Queue it for the calling thread's job. Items of equal `key` may go into one batch of at most `most`; of the
@@ -58,10 +72,19 @@ class Scheduler(Generic[_Item, _Result]):
         """The calling thread is the one that runs: whoever waited here would wait for ever."""
         return threading.current_thread() is self._thread
 
+    def close(self) -> None:
+        """Run no more. What still waits is never answered; what runs has a moment to end."""
+        with self._changed:
+            self._closed, thread = True, self._thread
+            self._changed.notify()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_CLOSE_S)
+
     def _work(self) -> None:
         while True:
             with self._changed:
-                if not self._changed.wait_for(lambda: bool(self._queues), _IDLE_S):
+                some = self._changed.wait_for(lambda: bool(self._queues) or self._closed, _IDLE_S)
+                if not some or self._closed:
                     self._thread = None
                     return
                 batch = self._take()

@@ -35,6 +35,15 @@ async def next_frame(socket: WebSocket, session: "Session | None", idle_s: float
             return text if text is not None else bytes(message.get("bytes") or b"").decode("utf-8", "replace")
 
 
+async def say(socket: WebSocket, text: str) -> bool:
+    """False: the line is gone, as the next frame will tell, too."""
+    try:
+        await socket.send_text(text)
+    except (WebSocketDisconnect, RuntimeError):  # the latter once the line is known to be closed, by either side
+        return False
+    return True
+
+
 class Session:
     def __init__(self, owner: str) -> None:
         self.id = str(uuid.uuid4())
@@ -59,13 +68,10 @@ class Session:
     async def send(self, frame: Frame) -> None:
         """To the caller, now or when it comes back."""
         while (socket := self._socket) is not None:
-            try:
-                async with frame() as text:
-                    await socket.send_text(text)
-            except (WebSocketDisconnect, RuntimeError):  # the latter after the socket was closed from our side
-                self.leave(socket)
-            else:
-                return
+            async with frame() as text:
+                if await say(socket, text):
+                    return
+            self.leave(socket)
         self._kept.append(frame)
         asyncio.get_running_loop().call_later(KEEP_S, self._forget, frame)
 

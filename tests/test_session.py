@@ -11,7 +11,7 @@ from fastapi import FastAPI, WebSocket
 from websockets.sync.client import connect
 
 from server import session
-from server.session import Session, Sessions, next_frame
+from server.session import Session, Sessions, next_frame, say
 from tests.conftest import serve
 
 LATER_S = 0.3
@@ -84,3 +84,20 @@ def test_a_session_is_found_by_its_owner_and_id_alone(name: Callable[[Session], 
     anns = sessions.open("ann", None)
     assert (sessions.open("ann", name(anns)) is anns) == (name(anns) == anns.id)
     assert sessions.open("bob", name(anns)) is not anns
+
+
+def test_what_is_said_into_a_closed_line_is_no_error() -> None:
+    app, said, done = FastAPI(), list[bool](), threading.Event()
+
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        said.append(await say(socket, "heard"))
+        await socket.close()
+        said.append(await say(socket, "not heard"))
+        done.set()
+
+    app.router.add_api_websocket_route("/", talk)
+    with serve(app) as url, connect(url.replace("http", "ws")) as line:
+        assert line.recv() == "heard"
+        assert done.wait(5)
+    assert said == [True, False]

@@ -83,7 +83,7 @@ from server.job import Job, Params, State
 from server.outage import outage_of
 from server.service import Service
 from server.serving import Inline, json_response, to_json
-from server.session import Session, Sessions, next_frame
+from server.session import Session, Sessions, next_frame, say
 from server.uploads import Upload
 
 NAME = "runware"
@@ -687,15 +687,15 @@ async def converse(socket: WebSocket, place: _PlaceDep) -> None:
             try:
                 found = await _read_frame(frame, session)
             except UpscaleError as error:
-                await socket.send_text(_refused(error, None, None).frame())
+                await say(socket, _refused(error, None, None).frame())
                 continue
             for task in found:
                 if _is_authentication(task):
                     session = await _join(place, socket, session, task)
                 elif isinstance(task, dict) and task.get("taskType") == "ping":
-                    await socket.send_text(_PONG.frame())
+                    await say(socket, _PONG.frame())
                 elif session is None:
-                    await socket.send_text(_refused(_KeyMissing(_NO_KEY), None, None).frame())
+                    await say(socket, _refused(_KeyMissing(_NO_KEY), None, None).frame())
                 else:
                     session.begin(_do(place, session, task))
             del frame, found  # they may be large, and the next one far
@@ -717,13 +717,13 @@ async def _join(place: _Place, socket: WebSocket, session: Session | None, task:
     try:
         owner = await run_in_threadpool(_owner, task, place.gate)
     except Unauthorized as error:
-        await socket.send_text(_refused(error, None, None).frame())
+        await say(socket, _refused(error, None, None).frame())
         return session
     if session is not None:
         session.leave(socket)
     session = place.shared.sessions.open(owner, task.get("connectionSessionUUID") or (session and session.id))
     answer = _Answer({"taskType": "authentication", "connectionSessionUUID": session.id})
-    await socket.send_text(answer.frame())
+    await say(socket, answer.frame())
     await session.join(socket)
     return session
 

@@ -200,7 +200,7 @@ def test_the_sampler_runs_it_over_tiles(refiner: SdxlRefiner) -> None:
 
     def refined() -> Tensor:
         start = noise(12, 28)
-        return sample(refiner, large, start, wanted, lambda *tile: refiner.denoise(*tile, wanted), grid)
+        return sample(refiner, large, start, wanted, lambda function, *tensors: function(*tensors), grid)
 
     first = refined()
     assert first.shape == large.shape and bool(torch.isfinite(first).all())
