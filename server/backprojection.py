@@ -48,7 +48,7 @@ class _Axis:
     @classmethod
     def of(cls, source: int, result: int, part: tuple[int, int], device: torch.device) -> "_Axis":
         scale = result / source
-        first = max(0, math.ceil(part[0] / scale - 0.5))
+        first = min(max(0, math.ceil(part[0] / scale - 0.5)), source - 1)
         last = max(first + 1, min(source, math.floor(part[1] / scale + 0.5)))
         small = (torch.arange(first, last, device=device) + 0.5) * scale
         large = torch.arange(part[0], part[1], device=device) + 0.5

@@ -48,18 +48,22 @@ class Residents:
 
     def tidy(self) -> None:
         """Let go of what nobody has asked for in `keep_s`, and of the oldest while all are over the budget; never of
-        the one that was asked for last."""
-        with self._lock:
+        the one that was asked for last. Waits for nobody: heartbeats call it, and somebody's load may take minutes."""
+        if not self._lock.acquire(blocking=False):
+            return  # who loads tidies afterwards
+        try:
             for key, resident in list(self._kept.items())[:-1]:
                 old = time.monotonic() - resident.wanted_at > self._keep_s
                 if old or self.size > self._budget:
                     del self._kept[key]
                     self._let_go(resident.thing)
+        finally:
+            self._lock.release()
 
     @property
     def size(self) -> int:
         """Bytes of all."""
-        return sum(each.size for each in self._kept.values())
+        return sum(each.size for each in list(self._kept.values()))
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -114,6 +114,7 @@ class Scheduler(Generic[_Item, _Result]):
         except BaseException as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
+                del batch  # error → its frames → this one → future → error: their tensors would wait for the collector
                 return
         else:
             for each, result in zip(batch, results, strict=True):

@@ -1,6 +1,7 @@
 """All creativities side by side on one telling crop, so that a caller can choose before the whole picture is made."""
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyvips
 from PIL import Image, ImageDraw, ImageFont
 
 from server.creativity import ANCHORS, NAMES
+from server.files.metadata import dress
 from server.files.picture import Samples
 from server.files.save import save
 from server.pipeline import Context, decode, faces, plan, refine, resize, upscale
@@ -20,6 +22,7 @@ CROP = 512
 _MARGIN = 40
 """Source pixels around the crop that the networks see and the sheet does not show."""
 _CAPTION = 32
+_LOOKED_AT = 4_000_000
 _COLUMNS = 3
 _INK, _PAPER = (235, 235, 235), (24, 24, 24)
 
@@ -32,6 +35,7 @@ def run(ctx: Context) -> None:
     what the pipeline raises."""
     with ctx.clock("decode"):
         decode.run(ctx)
+    ctx.animation = None  # the sheet is a still, of the first frame
     whole, (h, w) = ctx.samples, ctx.samples.shape[:2]
     result = result_size((w, h), ctx.params)
     ratio = result[0] / w, result[1] / h
@@ -54,11 +58,14 @@ def run(ctx: Context) -> None:
         part = _one(ctx, size, creativity)
         panels.append((f"{creativity:+g}  {NAMES[creativity]}", _cut(part, window)))
         ctx.tiles_done += 1
+        ctx.frames_made += 1  # so that `network_pixels` counts all panels
     with ctx.clock("encode"):
         sheet = _sheet(panels)
         assert ctx.plan is not None
         ctx.plan = replace(ctx.plan, result=(sheet.width, sheet.height))
-        save(pyvips.Image.new_from_array(np.asarray(sheet)), ctx.target, replace(ctx.params, depth=None))
+        known = ctx.metadata if whole.shape[2] >= 3 else replace(ctx.metadata, icc=None)  # the sheet has colours
+        image = dress(pyvips.Image.new_from_array(np.asarray(sheet)), known, "strip")
+        save(image, ctx.target, replace(ctx.params, depth=None))
 
 
 def _one(ctx: Context, size: Size, creativity: float) -> Samples:
@@ -77,15 +84,19 @@ def _one(ctx: Context, size: Size, creativity: float) -> Samples:
 def telling(samples: Samples, size: Size) -> Box:
     """The window of `size` (width, height) with the most detail: the largest sum of differences between neighbours,
     each held to a tenth of the range so that one hard edge does not win."""
-    grey = samples[..., :3].mean(axis=2) / np.iinfo(samples.dtype).max
+    # Of large pictures every second, third, … pixel: forty bytes go for each that is looked at.
+    step = max(1, math.isqrt(samples.shape[0] * samples.shape[1] // _LOOKED_AT))
+    colours = samples[::step, ::step, : 3 if samples.shape[2] >= 3 else 1]
+    grey = colours.mean(axis=2, dtype=np.float32) / np.iinfo(samples.dtype).max
     energy = np.zeros_like(grey)
     energy[:, 1:] += np.minimum(np.abs(np.diff(grey, axis=1)), 0.1)
     energy[1:] += np.minimum(np.abs(np.diff(grey, axis=0)), 0.1)
-    summed = np.pad(energy, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
-    w, h = size
+    summed = np.pad(energy, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    w, h = max(1, size[0] // step), max(1, size[1] // step)
     inside = summed[h:, w:] - summed[:-h, w:] - summed[h:, :-w] + summed[:-h, :-w]
     top, left = divmod(int(inside.argmax()), inside.shape[1])
-    return left, top, left + w, top + h
+    left, top = min(left * step, samples.shape[1] - size[0]), min(top * step, samples.shape[0] - size[1])
+    return left, top, left + size[0], top + size[1]
 
 
 def _source(ratio: float) -> int:

@@ -43,6 +43,13 @@ def test_a_part_comes_out_as_in_the_whole_but_for_its_borders() -> None:
     assert (inner - expected).abs().max() < 0.5 / 255
 
 
+def test_a_part_that_lies_within_one_source_pixel_is_no_matter() -> None:
+    source = smooth(6, 6)[..., :2, :2].contiguous()
+    result = torch.rand(1, 3, 64, 64)
+    part = BackProjection(source, (4096, 4096))(result, 4000, 4000, 1.0)
+    assert part.shape == result.shape and bool(torch.isfinite(part).all())
+
+
 def test_what_the_source_cannot_show_stays() -> None:
     """Detail finer than the source's pixels is not the source's business."""
     source = torch.full((1, 3, 16, 16), 0.5)

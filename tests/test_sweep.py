@@ -40,6 +40,14 @@ def test_the_crop_may_be_the_whole(size: tuple[int, int]) -> None:
     assert telling(samples, size) == (0, 0, *size)
 
 
+def test_large_pictures_are_searched_coarsely() -> None:
+    samples = np.full((3000, 4000, 3), 90, np.uint8)
+    samples[2000:2400, 3000:3400] = np.random.default_rng(0).integers(60, 120, (400, 400, 3))
+    left, top, right, bottom = telling(samples, (400, 400))
+    assert (right - left, bottom - top) == (400, 400)
+    assert abs(left - 3000) < 10 and abs(top - 2000) < 10
+
+
 @pytest.mark.parametrize(("mode", "size"), [("RGB", (160, 90)), ("LA", (20, 12))])
 def test_the_sheet_shows_the_source_and_five_results(
     upscaler: Upscaler, tmp_path: Path, mode: str, size: tuple[int, int]

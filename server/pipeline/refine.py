@@ -96,9 +96,9 @@ class _Work:
 
     @property
     def tiles(self) -> int:
-        """Denoisings of one tile, over all steps: progress is counted in them."""
+        """Denoisings of one tile, over all steps, or regions where there are none: progress is counted in them."""
         if self.refiner is None:
-            return 0
+            return len(self.rows) * len(self.columns)
         sizes = [(c.stop - c.start, r.stop - r.start) for r in self.rows for c in self.columns]
         steps = len(self.refiner.scheduler(self.recipe)[1])
         return steps * sum(tile_count(size, self.refiner.grid) for size in sizes)
@@ -124,6 +124,8 @@ class _Work:
             result[..., : inside.shape[2], : inside.shape[3]] = self.projection(
                 inside, row.start, column.start, self.recipe.back_projection
             )
+        if self.refiner is None:
+            self._count(1)
         return result
 
     def _count(self, tiles: int) -> None:

@@ -133,7 +133,7 @@ class BundledRefiner:
             timestep_spacing="trailing",
         )
         # As image-to-image does it: as many steps for the whole way as make `recipe.steps` for our part of it.
-        scheduler.set_timesteps(max(recipe.steps, round(recipe.steps / recipe.strength)))
+        scheduler.set_timesteps(min(TRAIN_STEPS, max(recipe.steps, round(recipe.steps / recipe.strength))))
         return scheduler, scheduler.timesteps[-recipe.steps :]
 
     def encode(self, picture: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ def library(folder: Path | None = None) -> tuple[Path, str]:
     folder = folder or platformdirs.user_cache_path("upscale-server")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = folder.resolve()  # what is checked shall be what is loaded
         refuse_if_others_can_write(folder)
         path = folder / f"winograd-{digest}.so"
         if not path.exists():
