@@ -94,7 +94,7 @@ def checkout(tmp_path: Path, picture: Picture) -> Path:
 @pytest.mark.timeout(300)
 def test_its_commands_without_a_server_do_what_they_say(checkout: Path) -> None:
     pictures = [line for line in shell() if "server upscale " in line]
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     for line in pictures:
         run = at(checkout, None, "bash", "-euc", line)
         assert run.returncode == 0, f"{line}: {run.stderr}"
