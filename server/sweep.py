@@ -40,12 +40,8 @@ def run(ctx: Context) -> None:
     result = result_size((w, h), ctx.params)
     ratio = result[0] / w, result[1] / h
     shown = telling(whole, (min(w, _source(ratio[0])), min(h, _source(ratio[1]))))
-    seen = (
-        max(0, shown[0] - _MARGIN),
-        max(0, shown[1] - _MARGIN),
-        min(w, shown[2] + _MARGIN),
-        min(h, shown[3] + _MARGIN),
-    )
+    margin = min(_MARGIN, math.ceil(_MARGIN * 4 / max(ratio)))  # no wider in the result than at ×4
+    seen = max(0, shown[0] - margin), max(0, shown[1] - margin), min(w, shown[2] + margin), min(h, shown[3] + margin)
     ctx.samples = np.ascontiguousarray(whole[seen[1] : seen[3], seen[0] : seen[2]])  # type: ignore[assignment]
     ctx.whole = result
     size = round((seen[2] - seen[0]) * ratio[0]), round((seen[3] - seen[1]) * ratio[1])
