@@ -2,7 +2,7 @@
 
     python -m benchmarks.sheet PICTURES… -o SHEET.png [--checkpoint PATH …] [--crop 96]
 
-The crop is the part of the picture with the most going on, the same for all columns. The first column is bicubic, the
+The crop is the part of the picture with the most detail, the same for all columns. The first column is bicubic, the
 second the bundled network, then the checkpoints in the order given.
 """
 
@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from benchmarks.quality import Upscale, bicubic, network
+from server.sweep import telling
 from server.weights.catalog import Catalog
 from training.pair import SCALE, Pixels
 
@@ -21,15 +22,10 @@ MARGIN, TITLE = 6, 18
 
 
 def busiest(pixels: Pixels, side: int) -> Pixels:
-    """The square of that side with the largest sum of gradients."""
+    """The most telling square of that side, or less where the picture is smaller."""
     h, w = pixels.shape[:2]
-    side = min(side, h, w)
-    grey = pixels.astype(np.float32).mean(axis=2)
-    activity = np.abs(np.diff(grey, axis=0, append=grey[-1:])) + np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
-    sums = np.pad(activity, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    windows = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    y, x = np.unravel_index(int(windows.argmax()), windows.shape)
-    return np.ascontiguousarray(pixels[y : y + side, x : x + side])
+    left, top, right, bottom = telling(pixels, (min(side, w), min(side, h)))
+    return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 
 def draw_sheet(pictures: list[Pixels], ways: dict[str, Upscale], side: int) -> Image.Image:

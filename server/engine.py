@@ -35,12 +35,11 @@ from server.graphs import Graphs
 from server.models.base import Model
 from server.plan import Shape, tile_size
 from server.scheduler import Scheduler
-from server.tile import Span, cut, weights
+from server.tile import Span, blended, cut, weights
 from server.transfer import Landing, Transfer
 
 log = structlog.get_logger()
 
-Floats = NDArray[np.float32]
 _T = TypeVar("_T")
 
 _CUDA_BATCH_PIXELS = 1 << 17
@@ -200,24 +199,20 @@ class Engine:
         on_tile: Callable[[], None] | None,
     ) -> Iterator[NDArray[Any]]:
         scale, blend = model.facts.scale, model.facts.blend
-        carry: Floats | None = None  # rows that the next row of tiles still adds to
-        shared = 2 * blend * scale
         # Only where neighbours are mixed must a band be in floats, which is four times the memory.
         kind = np.dtype(np.float32) if blend else dtype
+
+        def empty(row: Span) -> NDArray[Any]:
+            shape = ((row.keep_stop - row.keep_start) * scale, samples.shape[1] * scale, samples.shape[2])
+            return np.zeros(shape, kind) if blend else np.empty(shape, kind)
+
         with closing(self._results(_tiles(model, samples, rows, columns, kind))) as results:
-            for index, row in enumerate(rows):
-                shape = ((row.keep_stop - row.keep_start) * scale, samples.shape[1] * scale, samples.shape[2])
-                band = _row(
-                    results, columns, scale, blend, np.zeros(shape, kind) if blend else np.empty(shape, kind), on_tile
-                )
-                top = row.keep_start * scale
-                if blend:
-                    band *= weights(rows, index, scale, blend)[:, None, None]
-                    if carry is not None:
-                        band[: len(carry)] += carry
-                    if index < len(rows) - 1:
-                        band, carry = band[:-shared], band[-shared:].copy()
-                yield _rounded(band[: result[0] - top, : result[1]], dtype)
+            bands = (_row(results, columns, scale, blend, empty(row), on_tile) for row in rows)
+            finished = blended(bands, rows, scale, blend)
+            for row in rows:
+                band = next(finished)[: result[0] - row.keep_start * scale, : result[1]]
+                yield _rounded(band, dtype)
+                del band  # or the next one would come beside it
 
     def _results(self, tiles: Iterator[_Tile]) -> Generator[NDArray[Any], None, None]:
         """What is kept of each tile's result, in order, with the next ones under way."""

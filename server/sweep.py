@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyvips
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from server.creativity import ANCHORS, NAMES
@@ -87,12 +88,18 @@ def telling(samples: Samples, size: Size) -> Box:
     energy = np.zeros_like(grey)
     energy[:, 1:] += np.minimum(np.abs(np.diff(grey, axis=1)), 0.1)
     energy[1:] += np.minimum(np.abs(np.diff(grey, axis=0)), 0.1)
-    summed = np.pad(energy, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
-    w, h = max(1, size[0] // step), max(1, size[1] // step)
-    inside = summed[h:, w:] - summed[:-h, w:] - summed[h:, :-w] + summed[:-h, :-w]
-    top, left = divmod(int(inside.argmax()), inside.shape[1])
+    left, top = fullest(energy, (max(1, size[0] // step), max(1, size[1] // step)))
     left, top = min(left * step, samples.shape[1] - size[0]), min(top * step, samples.shape[0] - size[1])
     return left, top, left + size[0], top + size[1]
+
+
+def fullest(energy: NDArray[np.float32], size: Size) -> tuple[int, int]:
+    """(left, top) of the window of `size` (width, height) in H × W with the largest sum."""
+    summed = np.pad(energy, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    w, h = size
+    inside = summed[h:, w:] - summed[:-h, w:] - summed[h:, :-w] + summed[:-h, :-w]
+    top, left = divmod(int(inside.argmax()), inside.shape[1])
+    return left, top
 
 
 def _source(ratio: float) -> int:

@@ -7,10 +7,13 @@ where it would without tiles, which is what makes a halo of the receptive radius
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def cut(length: int, tile: int, halo: int, blend: int = 0, multiple: int = 1) ->
     ]
 
 
-def weights(spans: list[Span], index: int, scale: int, blend: int) -> NDArray[np.float32]:
+def weights(spans: list[Span], index: int, scale: int, blend: int) -> Floats:
     """How much each result pixel of a tile's kept part counts, along one side. Neighbours' weights add up to one.
 
     The ramps are raised cosines over the 2·blend·scale pixels that two kept parts share.
@@ -65,3 +68,20 @@ def weights(spans: list[Span], index: int, scale: int, blend: int) -> NDArray[np
         if index < len(spans) - 1:
             weight[-ramp_length:] *= ramp[::-1]
     return weight
+
+
+def blended(bands: Iterable[Floats], spans: list[Span], scale: int, blend: int) -> Iterator[Floats]:
+    """The kept parts of tiles, from top to bottom and each rows × …, → rows that are final, each once; without mixing
+    (`blend` 0) they are final already. `bands` are changed, and one that a later one adds to is held until then."""
+    carry: Floats | None = None
+    shared, parts = 2 * blend * scale, iter(bands)
+    for index in range(len(spans)):
+        band = next(parts)  # no loop over them: `enumerate` and `zip` hold the last one while the next is made
+        if shared:
+            band *= weights(spans, index, scale, blend).reshape(-1, *[1] * (band.ndim - 1))
+            if carry is not None:
+                band[:shared] += carry
+            if index < len(spans) - 1:
+                band, carry = band[:-shared], band[-shared:].copy()
+        yield band
+        del band

@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import Engine
 
 from server.app import create_app
@@ -344,3 +345,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     server.start()
     yield server
     server.stop()
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium or Chrome: on the path, or named by UPSCALE_TEST_BROWSER. Nothing is downloaded."""
+    path = os.environ.get("UPSCALE_TEST_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium or Chrome on the path, and UPSCALE_TEST_BROWSER names none")
+    # For one module: as long as it runs, the thread has an event loop, and other tests start their own.
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()

@@ -1,9 +1,7 @@
 """The comparison of services, against this server acting as each of them; the report in a real browser."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from benchmarks.hosted import report, summary
 from benchmarks.hosted.__main__ import main
@@ -24,7 +22,6 @@ from benchmarks.hosted.vendors import BY_NAME, VENDORS
 from benchmarks.hosted.vendors.base import Order, Sent
 from server.errors import OutOfMemory
 from tests.conftest import Live, LiveServer, Picture, Receiver
-from tests.test_page import BROWSERS
 
 ORDER = Order(scale=2, target="2k", format="png", task="")
 FAST = Patience(job_s=20, poll_s=0.02, retries=1)
@@ -298,17 +295,6 @@ def test_mistakes_are_told_in_words_before_anything_is_sent(
 
 
 REPORTED = ("native", "runware", "wavespeed-real-esrgan")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = os.environ.get("UPSCALE_TEST_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no Chromium or Chrome on the path, and UPSCALE_TEST_BROWSER names none")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

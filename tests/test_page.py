@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from server.errors import JobFailed
 from server.formats import FORMATS
@@ -26,20 +26,7 @@ from server.page import FOLDER
 from tests.conftest import Live, LiveServer, Picture
 
 INDEX = (FOLDER / "index.html").read_text("utf-8")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 VENDOR = "/api/v3/wavespeed-ai/real-esrgan"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = os.environ.get("UPSCALE_TEST_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no Chromium or Chrome on the path, and UPSCALE_TEST_BROWSER names none")
-    # For this module only: as long as it runs, the thread has an event loop, and other tests start their own.
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
-        yield browser
-        browser.close()
 
 
 class Visit:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from server.backprojection import BackProjection
@@ -24,7 +23,7 @@ from server.resample import resampled
 from server.sampler import locked, noise_at, sample, tile_count, tiles
 from server.spool import Spool
 from server.stream import Stream
-from server.tile import Span, cut, weights
+from server.tile import Floats, Span, blended, cut, weights
 
 _CUDA_BATCH = 4
 _REGION_PIXELS = 6 * 1024 * 1024
@@ -38,8 +37,6 @@ _SMALLEST = 512
 _MULTIPLE = 64
 """Any refiner's regions may have sides that are multiples of it."""
 _SEED_BITS = 63
-
-Floats = NDArray[np.float32]
 
 
 def run(ctx: Context) -> None:
@@ -135,22 +132,15 @@ class _Work:
 
 def _bands(work: _Work, spool: Spool, depth: type[np.uint8] | type[np.uint16]) -> Iterator[Samples]:
     """Finished rows from top to bottom; the seams between rows of regions are mixed on the way."""
-    carry: Floats | None = None
-    shared = 2 * _BLEND
     with closing(spool):
-        for index, row in enumerate(work.rows):
-            stop = min(row.stop, spool.height)
-            source = spool.rows(row.start, stop)
-            band = _row(work, source, row)
-            band *= weights(work.rows, index, 1, _BLEND)[:, None, None]
-            if carry is not None:
-                band[: len(carry)] += carry
-            if index < len(work.rows) - 1:
-                band, carry = band[:-shared], band[-shared:].copy()
+        parts = (_row(work, spool.rows(row.start, min(row.stop, spool.height)), row) for row in work.rows)
+        finished = blended(parts, work.rows, 1, _BLEND)
+        for row in work.rows:
             top = row.keep_start
-            band = band[: spool.height - top]
-            alpha = source[top - row.start :][: len(band), :, work.colours :]
+            band = next(finished)[: spool.height - top]
+            alpha = spool.rows(top, top + len(band))[..., work.colours :] if spool.channels > work.colours else None
             yield _rounded(band, alpha, work.colours, depth)
+            del band  # or the next one would come beside it
 
 
 def _row(work: _Work, source: Samples, row: Span) -> Floats:
@@ -212,13 +202,13 @@ def _grown(picture: Tensor, height: int, width: int) -> Tensor:
     return torch.nn.functional.pad(picture, (0, right, 0, bottom), mode="replicate")
 
 
-def _rounded(band: Floats, alpha: Samples, colours: int, depth: type[np.uint8] | type[np.uint16]) -> Samples:
+def _rounded(band: Floats, alpha: Samples | None, colours: int, depth: type[np.uint8] | type[np.uint16]) -> Samples:
     """Rows of 0…1 and their alpha (16 bits) in the result's depth; grey as the mean of the three."""
     top = np.iinfo(depth).max
     if colours == 1:
         band = band.mean(axis=2, keepdims=True)
     rounded: Samples = np.clip(np.rint(band * top), 0, top).astype(depth)  # type: ignore[assignment]
-    if not alpha.shape[2]:
+    if alpha is None:
         return rounded
     share = alpha if depth is np.uint16 else np.rint(alpha / np.float32(257)).astype(np.uint8)
     joined: Samples = np.concatenate((rounded, share), axis=2)  # type: ignore[assignment]

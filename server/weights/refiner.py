@@ -14,10 +14,9 @@ Backend = Literal["bundled", "sdxl"]
 
 @dataclass(frozen=True)
 class RefinerWeights:
-    backend: Backend
     base: Weights
     control: Weights | None = None
-    """SDXL's ControlNet."""
+    """SDXL's ControlNet; None: the bundled network."""
 
 
 def refiner_weights(catalog: Catalog, wanted: Literal["auto"] | Backend, device: DeviceKind) -> RefinerWeights:
@@ -26,7 +25,7 @@ def refiner_weights(catalog: Catalog, wanted: Literal["auto"] | Backend, device:
     installed = SDXL in catalog.names(Kind.DIFFUSION) and SDXL_CONTROL in catalog.names(Kind.CONTROLNET)
     try:
         if wanted == "sdxl" or (wanted == "auto" and device == "cuda" and installed):
-            return RefinerWeights("sdxl", catalog.find(SDXL), catalog.find(SDXL_CONTROL))
-        return RefinerWeights("bundled", catalog.find(BUNDLED))
+            return RefinerWeights(catalog.find(SDXL), catalog.find(SDXL_CONTROL))
+        return RefinerWeights(catalog.find(BUNDLED))
     except ModelNotFound as error:
         raise ModelNotFound(f"pictures can't be refined: {error.message}", field="creativity") from error

@@ -92,7 +92,7 @@ def test_the_files_it_reads_are_those_of_the_manifest(weights: Sdxl) -> None:
 def test_it_is_found_in_the_weights_folder(copied: Sdxl, tmp_path: Path) -> None:
     """Damaged by the manifest's hashes: these are not the real ones, and it says so before it loads anything."""
     catalog = Catalog(copied.base.parent)
-    found = RefinerWeights("sdxl", catalog.find(SDXL), catalog.find(SDXL_CONTROL))
+    found = RefinerWeights(catalog.find(SDXL), catalog.find(SDXL_CONTROL))
     with pytest.raises(ModelNotFound, match="not the ones of the manifest"):
         load_refiner(found, CPU, torch.float32, tmp_path)
 
