@@ -5,6 +5,9 @@ rows, top to bottom, so that neither the device's memory nor the host's grows wi
 them in its own thread; between the two the device's thread (`scheduler.py`) runs those of all jobs in turn. A job is a
 few tiles ahead of what it waits for, so that the device need not wait, and no more, so that it holds little.
 
+A chain of convolutions that runs on our own needs no tiles (`winograd/network.py`): it is swept over the picture in
+steps of some rows, each a turn like a tile's.
+
 What can go wrong on a device is handled here and nowhere else: out of memory halves the batch, then the tile, and
 remembers; a result that is not finite, or black where the source is not, is computed again in fp32.
 
@@ -33,10 +36,11 @@ from server.errors import OutOfMemory
 from server.files.picture import Samples
 from server.graphs import Graphs
 from server.models.base import Model
-from server.plan import Shape, tile_size
+from server.plan import Shape, sweep_step, tile_size
 from server.scheduler import Scheduler
 from server.tile import Span, blended, cut, weights
 from server.transfer import Landing, Transfer
+from server.winograd.network import Network, Sweep
 
 log = structlog.get_logger()
 
@@ -47,6 +51,8 @@ _CUDA_BATCH_PIXELS = 1 << 17
 _MOST_IN_BATCH = 16
 _AHEAD = 2
 """Batches that a job has queued up or unread: one that runs while the last one is joined, and one to follow it."""
+_SWEEP_BYTES = 384 * 1024 * 1024
+"""For SRVGG-32 that is 5,000 columns."""
 _SMALLEST_KEPT = 32
 """Pixels that a tile must be long beyond its halos and blends; smaller ones are nearly all halo."""
 _BLACK = 1 / 512
@@ -94,6 +100,8 @@ class Engine:
         self._transfer = Transfer(device)
         self._graphs = Graphs(device)
         self._scheduler: Scheduler[_Staged | Callable[[], Any], Any] = Scheduler(self._run)
+        self._sweep_bytes = _SWEEP_BYTES
+        """Memory that a sweep may take."""
         self._tiles: dict[str, int] = {}
         """Largest tile that fitted, by model, once one did not."""
         self._pixels: dict[str, int] = {}
@@ -127,6 +135,8 @@ class Engine:
         rows = cut(h, height, facts.halo, facts.blend, facts.multiple)
         columns = cut(w, width, facts.halo, facts.blend, facts.multiple)
         result = samples.shape[0] * facts.scale, samples.shape[1] * facts.scale
+        if w <= self.shape(model, tile).widest and (sweep := self._sweep(model, padded)) is not None:
+            return self._swept(sweep, padded.shape, facts.scale, np.dtype(dtype), on_tile)
         return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile)
 
     def shape(self, model: Model, tile: int = 0) -> Shape:
@@ -135,7 +145,8 @@ class Engine:
         facts = model.facts
         side = min(tile or facts.tile, self._tiles.get(model.name, 1 << 30))
         side = max(side, _smallest_side(model)) // facts.multiple * facts.multiple
-        return Shape(model.name, facts.scale, side, facts.halo)
+        columns = model.own.column_bytes if model.own is not None and not tile else 0
+        return Shape(model.name, facts.scale, side, facts.halo, self._sweep_bytes // columns if columns else 0)
 
     def call(self, function: Callable[[], _T]) -> _T:
         """`function()` in the device's thread, when it is this job's turn; what it raises is raised here.
@@ -187,6 +198,48 @@ class Engine:
             counted["device_memory_bytes"] = torch.cuda.memory_reserved(self.device)
             counted["device_memory_peak_bytes"] = torch.cuda.max_memory_reserved(self.device)
         return counted
+
+    def _sweep(self, model: Model, samples: Samples) -> Sweep | None:
+        """None when there is no memory for it, and from then on."""
+        assert model.own is not None
+        try:
+            return Sweep(model.own, samples, sweep_step(samples.shape[1]))
+        except torch.OutOfMemoryError:
+            self._sweep_bytes = 0
+            log.warning("out of memory: cutting pictures into tiles", model=model.name)
+            return None
+
+    def _swept(
+        self,
+        sweep: Sweep,
+        shape: tuple[int, ...],
+        scale: int,
+        dtype: np.dtype[Any],
+        on_tile: Callable[[], None] | None,
+    ) -> Iterator[NDArray[Any]]:
+        h, w, channels = shape
+        step = sweep_step(w)
+
+        def rows(top: int) -> NDArray[Any]:
+            bottom = min(top + step, h)
+            band = np.empty(((bottom - top) * scale, w * scale, channels), dtype)
+            sweep.rows(bottom, band)
+            self._count("batches")
+            self._count("tiles")
+            return band
+
+        waiting: deque[Future[NDArray[Any]]] = deque()
+        with closing(sweep):
+            try:
+                for top in range(0, h, step):
+                    waiting.append(self._scheduler.submit(functools.partial(rows, top)))
+                    if len(waiting) > 1:  # one runs while what the last one gave is used
+                        yield _taken(waiting, on_tile)
+                yield _taken(waiting, on_tile)
+            finally:
+                for future in waiting:
+                    if not future.cancel():
+                        future.exception()  # else the sweep would be closed under it
 
     def _bands(
         self,
@@ -247,7 +300,7 @@ class Engine:
             return self._in_pieces(tile)
         kept = done.kept.take()
         if done.overflowed is None or not done.overflowed.take():
-            return kept.view(np.uint16) if tile.dtype == np.uint16 else kept
+            return _unsigned(kept)
         del done, kept
         log.warning("a tile overflowed: computing it again in fp32", model=tile.model.name)
         self._count("precision_retries")
@@ -309,6 +362,8 @@ class Engine:
     @torch.inference_mode()  # else what the network gives can't be changed in place
     def _run_batch(self, staged: Sequence[_Staged], batch: int) -> list[_Done]:
         model, exact = staged[0].tile.model, staged[0].tile.exact
+        if model.own is not None:
+            return [_Done(self._transfer.down(_through(model.own, each)), None) for each in staged]
         image = _to_image(self._transfer.up([each.samples for each in staged], batch))
         result = model(image, exact=True) if exact else self._graphs.run(id(model), model, image)
         overflowed: list[Landing] | None = None
@@ -371,6 +426,14 @@ def _row(
     return band
 
 
+def _taken(waiting: "deque[Future[NDArray[Any]]]", on_tile: Callable[[], None] | None) -> NDArray[Any]:
+    band = waiting[0].result()
+    waiting.popleft()
+    if on_tile is not None:
+        on_tile()
+    return band
+
+
 def _overflowed(image: Tensor, result: Tensor) -> Tensor:
     """N × bool. Half precision can overflow to NaN, or to black where the source is not."""
     black = (result.amax((1, 2, 3)) < _BLACK) & (image.amax((1, 2, 3)) > 8 * _BLACK)
@@ -393,6 +456,20 @@ def _pad(samples: Samples, multiple: int) -> Samples:
     mirrored = min(samples.shape[:2]) > max(bottom, right)  # there is enough to mirror
     padded: Samples = np.pad(samples, ((0, bottom), (0, right), (0, 0)), "reflect" if mirrored else "edge")  # type: ignore[assignment]
     return padded
+
+
+def _through(network: Network, staged: _Staged) -> Tensor:
+    """What `_to_samples` gives, without tensors of floats on the way."""
+    tile, samples = staged.tile, staged.samples.numpy()
+    rows, columns = tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start
+    result = np.empty((rows, columns, samples.shape[2]), tile.dtype)
+    network.into(_unsigned(samples), result, tile.rows.start, tile.columns.start)
+    return torch.from_numpy(result.view(np.int16) if tile.dtype == np.uint16 else result)
+
+
+def _unsigned(samples: NDArray[Any]) -> NDArray[Any]:
+    """16 bits are int16 in tensors."""
+    return samples.view(np.uint16) if samples.dtype == np.int16 else samples
 
 
 def _to_image(samples: Tensor) -> Tensor:

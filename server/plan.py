@@ -18,6 +18,9 @@ ONE_PASS_STRETCH = 1.25
 _BAND_SAMPLES = 64 * 1024 * 1024
 """Samples in a band of the result's rows, about: what a host holds of a result, see engine.py and stream.py."""
 
+_STEP_PIXELS = 1 << 16
+"""Source pixels in a step of a sweep, about: half a second of two cores, so that others need not wait for long."""
+
 _TILE_STEP = 16
 """Any network's tiles may have sides that are multiples of it."""
 
@@ -38,6 +41,8 @@ class Shape:
     """Side of a tile in source pixels, halo included."""
     halo: int
     """Pixels at each inner side of a tile that are computed and thrown away, or blended."""
+    widest: int = 0
+    """Pictures of at most this width are not cut, but swept from top to bottom: nothing is computed twice."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,15 @@ def tile_size(size: Size, shape: Shape) -> Size:
     return shape.tile * shape.tile // height // _TILE_STEP * _TILE_STEP, height
 
 
+def sweep_step(width: int) -> int:
+    """Source rows, a multiple of 4."""
+    return max(4, _STEP_PIXELS // width // 4 * 4)
+
+
 def _tiles(size: Size, shape: Shape) -> int:
+    """Steps, where the picture is swept."""
+    if size[0] <= shape.widest:
+        return -(-size[1] // sweep_step(size[0]))
     width, height = tile_size(size, shape)
     return spans(size[0], width, shape.halo) * spans(size[1], height, shape.halo)
 

@@ -2,9 +2,11 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,11 @@ from numpy.typing import NDArray
 
 from server.engine import Engine
 from server.errors import OutOfMemory
+from server.job import Params
 from server.models import Model
+from server.plan import make_plan
+from server.winograd.network import Kernel
+from server.winograd.network import load as find_kernel
 from tests import networks
 
 Floats = NDArray[np.float32]
@@ -224,6 +230,107 @@ def test_out_of_memory_while_a_tile_is_done_again_in_fp32_is_mended_too(tmp_path
 
     model = Model("x", None, "srvgg", half.facts, half.device, half.dtype, half._net, overflow_then_run_out)
     assert np.isfinite(run(model, photo_like(60, 100), 0)).all()
+
+
+# --- own convolutions -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """`compact` on our own convolutions."""
+    kernel = find_kernel()
+    if not isinstance(kernel, Kernel):
+        pytest.skip(f"no own convolutions here: {kernel}")
+    return networks.load(networks.save(networks.srvgg(), tmp_path_factory.mktemp("own") / "srvgg.pth"), kernel=kernel)
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.plan._STEP_PIXELS", 2000)
+
+
+def joined(engine: Engine, model: Model, samples: NDArray[Any], **kwargs: Any) -> NDArray[Any]:
+    return np.concatenate(list(engine.upscale(model, samples, **kwargs)))
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("size", [(157, 131), (1, 1), (3, 700), (500, 2), (4, 33)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_swept_picture_is_the_same_as_without(
+    own: Model, size: tuple[int, int], dtype: type[np.generic], channels: int
+) -> None:
+    samples = photo_like(*size)[..., :channels]
+    calls: list[None] = []
+    result = joined(Engine(networks.CPU), own, samples, dtype=dtype, on_tile=lambda: calls.append(None))
+    expected = untiled(own, np.repeat(samples, 4 - channels, axis=2) if channels == 1 else samples)
+    if channels == 1:
+        expected = expected.mean(axis=2, keepdims=True)
+    top = 1 if dtype is np.float32 else np.iinfo(dtype).max
+    error = np.abs(result.astype(np.float64) - np.clip(expected, 0, 1) * top if top > 1 else result - expected)
+    assert error.max() <= (1e-4 if top == 1 else 0.51 if top == 255 else 7)
+    shape = Engine(networks.CPU).shape(own)
+    plan = make_plan((size[1], size[0]), Params(scale=4), shape)
+    assert shape.widest > 700 and len(calls) == plan.passes[0].tiles
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiles_give_the_same_bytes_as_a_sweep(own: Model, dtype: type[np.generic]) -> None:
+    samples = photo_like(157, 131)
+    engine = Engine(networks.CPU)
+    swept, tiled = joined(engine, own, samples, dtype=dtype), joined(engine, own, samples, dtype=dtype, tile=64)
+    # Where a tile begins decides which samples are transformed together.
+    assert np.abs(swept.astype(int) - tiled).max() <= (1 if dtype == np.uint8 else 7)
+    assert engine.shape(own, 64).widest == 0
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_without_memory_for_a_sweep_tiles_are_cut(own: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory for feature maps")
+
+    engine, samples = Engine(networks.CPU), photo_like(120, 150)
+    expected = joined(engine, own, samples, dtype=np.uint8)
+    with monkeypatch.context() as patch:
+        patch.setattr("server.engine.Sweep", none)
+        result = joined(engine, own, samples, dtype=np.uint8)
+    assert np.abs(result.astype(int) - expected).max() <= 1
+    assert engine.shape(own).widest == 0, "it is remembered"
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_sweeps_of_several_jobs_take_turns_and_give_the_same_bytes(own: Model) -> None:
+    large, small = photo_like(400, 150), photo_like(30, 40)
+    alone = [joined(Engine(networks.CPU), own, each, dtype=np.uint8) for each in (large, small)]
+    engine = Engine(networks.CPU)
+    bands = engine.upscale(own, large, dtype=np.uint8)
+    parts = [next(bands)]
+    with ThreadPoolExecutor(1) as pool:
+        assert np.array_equal(pool.submit(joined, engine, own, small, dtype=np.uint8).result(20), alone[1])
+    assert np.array_equal(np.concatenate([*parts, *bands]), alone[0])
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_sweep_that_nobody_reads_ends_its_step_and_gives_its_memory_back(own: Model) -> None:
+    engine, ended = Engine(networks.CPU), []
+    bands = engine.upscale(own, photo_like(400, 150), dtype=np.uint8)
+    next(bands)
+    done = engine.counters()["tiles"]
+    sweep = bands.gi_frame.f_locals["sweep"]  # type: ignore[attr-defined]
+    weakref.finalize(sweep, ended.append, True)
+    bands.close()  # type: ignore[attr-defined]
+    assert not sweep._close.alive, "closed"
+    del sweep
+    assert ended and engine.counters()["tiles"] <= done + 1
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_sweep_can_be_stopped_after_any_step(own: Model) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        joined(Engine(networks.CPU), own, photo_like(200, 150), on_tile=stop)
 
 
 # --- many jobs ----------------------------------------------------------------------------------------------------

@@ -5,20 +5,22 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from server.models import load_model
+from server.models import load_model, srvgg
 from server.shim import SRVGGNetCompact
 from server.winograd import build
-from server.winograd.network import Kernel, Network, load
+from server.winograd.network import Kernel, Network, Sweep, load
 from tests import networks
 
 SIDES = st.integers(1, 70)
@@ -169,8 +171,107 @@ def test_several_threads_may_call_at_once(kernel: Kernel, tmp_path: Path) -> Non
         for _ in range(3):
             for result, right in zip(pool.map(model, images), expected, strict=True):
                 assert torch.equal(result, right)
-    kernel.release_memory()
-    assert torch.equal(model(images[0]), expected[0])
+
+
+KINDS = st.sampled_from([np.uint8, np.uint16, np.float32])
+
+
+def random_samples(height: int, width: int, channels: int, kind: type[np.generic], seed: int) -> NDArray[Any]:
+    noise = np.random.default_rng(seed).random((height, width, channels), np.float32)
+    return noise if kind is np.float32 else (noise * np.iinfo(kind).max).astype(kind)
+
+
+def rounded(image: Tensor, kind: type[np.generic], channels: int) -> NDArray[Any]:
+    """(1, 3, H, W) as samples of that kind, by way of torch."""
+    result = image[0].permute(1, 2, 0)
+    if channels == 1:
+        result = result.mean(2, keepdim=True)
+    if kind is np.float32:
+        return result.numpy()
+    top = np.iinfo(kind).max
+    return (result * top).round().clamp(0, top).numpy().astype(kind)
+
+
+@settings(max_examples=40, deadline=None, database=None)
+@given(
+    height=st.integers(1, 300),
+    width=st.integers(1, 40),
+    step=st.integers(1, 80),
+    channels=st.sampled_from([1, 3]),
+    kinds=st.tuples(KINDS, KINDS),
+    depth=st.integers(0, 4),
+    scale=st.integers(1, 4),
+    threads=st.integers(1, 3),
+)
+def test_a_sweep_in_steps_gives_what_the_whole_picture_does(
+    height: int,
+    width: int,
+    step: int,
+    channels: int,
+    kinds: tuple[type[np.generic], type[np.generic]],
+    depth: int,
+    scale: int,
+    threads: int,
+) -> None:
+    net = networks.seeded(SRVGGNetCompact(num_feat=16, num_conv=depth, upscale=scale), height)
+    network = srvgg.fast(net, srvgg.Facts(scale, 512, 34, 0, 1, {}), the_kernel())
+    samples = random_samples(height, width, channels, kinds[0], width)
+    top = 1 if kinds[0] is np.float32 else np.iinfo(kinds[0]).max
+    image = torch.from_numpy((samples / np.float32(top)).astype(np.float32)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        expected = rounded(net(image.expand(-1, 3, -1, -1)), kinds[1], channels)
+    wide = np.repeat(samples, 2, axis=1)[:, ::2]  # not one after the other in memory
+    result = np.full((height * scale, width * scale, channels), 77, kinds[1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with Sweep(network, wide, 4 * step) as sweep:
+            for start in range(0, height, 4 * step):
+                stop = min(height, start + 4 * step)
+                sweep.rows(stop, result[start * scale : stop * scale])
+    finally:
+        torch.set_num_threads(before)
+    unit = 1e-4 if kinds[1] is np.float32 else 1 if kinds[1] is np.uint8 else 7
+    assert np.abs(result.astype(np.float64) - expected).max() <= unit
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("net", [networks.srvgg(16, 3), networks.rrdbnet(4, 1, 16, 8), networks.rrdbnet(2, 1, 16, 8)])
+def test_only_the_wanted_part_of_a_result_is_written(
+    kernel: Kernel, tmp_path: Path, net: nn.Module, channels: int, kind: type[np.generic]
+) -> None:
+    model = load_model(networks.save(net, tmp_path / "x"), name="x", sha256=None, device=networks.CPU, kernel=kernel)
+    assert model.own is not None
+    scale = model.facts.scale
+    samples = random_samples(38, 26, channels, np.uint8, 0)
+    whole = np.empty((38 * scale, 26 * scale, channels), kind)
+    model.own.into(samples, whole)
+    around = np.full((30, 40, channels), 7, kind)
+    model.own.into(samples, around[3:27, 5:33], top=17, left=11)
+    assert np.array_equal(around[3:27, 5:33], whole[17:41, 11:39])
+    around[3:27, 5:33] = 7
+    assert (around == 7).all()
+
+
+def test_what_is_not_finite_becomes_black_in_integers(kernel: Kernel, tmp_path: Path) -> None:
+    net = networks.srvgg(16, 1)
+    with torch.no_grad():
+        net.body[-1].bias.fill_(float("nan"))  # type: ignore[union-attr]
+    model = load_model(networks.save(net, tmp_path / "x"), name="x", sha256=None, device=networks.CPU, kernel=kernel)
+    assert model.own is not None
+    result = np.full((32, 32, 3), 9, np.uint8)
+    model.own.into(np.zeros((8, 8, 3), np.uint8), result)
+    assert not result.any()
+
+
+def test_a_tall_picture_takes_no_more_memory_than_a_low_one(kernel: Kernel, tmp_path: Path) -> None:
+    model = load_model(
+        networks.save(networks.srvgg(16, 8), tmp_path / "x"), name="x", sha256=None, device=networks.CPU, kernel=kernel
+    )
+    assert model.own is not None
+    assert model.own.bytes_for(100_000, 600) == model.own.bytes_for(400, 600)
+    assert abs(model.own.column_bytes * 600 / model.own.bytes_for(400, 600) - 1) < 0.2
 
 
 def real_networks() -> list[Path]:

@@ -63,6 +63,11 @@ class Model:
     _forward: Forward
     _exact: nn.Module | None = field(default=None, repr=False)
 
+    @property
+    def own(self) -> Network | None:
+        """The network, where it runs on our own convolutions: these take samples as they are."""
+        return self._net if isinstance(self._net, Network) else None
+
     @torch.inference_mode()
     def __call__(self, image: Tensor, *, exact: bool = False) -> Tensor:
         """Upscale a batch.

@@ -21,7 +21,7 @@ import platformdirs
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast")
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 TARGETS = {
     "AVX-512": (
         frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"}),

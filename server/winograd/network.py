@@ -3,6 +3,10 @@
 A `Network` takes the weights of a torch network and replaces it. It runs in as many threads as torch would, in memory
 of its own that is kept between runs, and may be called by several threads at once. The same machine gives the same
 bytes, however many threads there are. winograd.cpp says how.
+
+Samples come and go as they lie in memory, 8 or 16 bits or floats, without tensors of floats on the way. A chain of
+convolutions needs but a few rows of each of its layers at a time, so that a `Sweep` can take a picture of any height
+through it, in steps, without cutting it into tiles.
 """
 
 import ctypes
@@ -11,9 +15,11 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,9 +28,12 @@ from server.winograd.build import Unusable, library
 Layer = tuple[Tensor, Tensor, Tensor | None]
 """Weight (out, in, 3, 3), bias, and slopes for negative results (PReLU), of a convolution; no slopes, no activation."""
 
+Samples = NDArray[Any]
+
 _KINDS = {"convolution": 0, "srvgg": 1, "rrdbnet": 2}
 _OUT_OF_MEMORY = 1
 _WRONG = 1e-4
+_TALL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -34,10 +43,6 @@ class Kernel:
     target: str
     """Instruction set."""
     library: ctypes.CDLL
-
-    def release_memory(self) -> None:
-        """Give back what is kept for the next run."""
-        self.library.winograd_release()
 
 
 @functools.cache
@@ -75,35 +80,112 @@ class Network:
         pointers = (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
         first, last = layers[0][0], layers[-1][0]
         blocks = {"convolution": 0, "srvgg": len(layers) - 2, "rrdbnet": (len(layers) - 6) // 15}[kind]
-        self._channels = first.shape[1] // (4 // scale) ** 2 if kind == "rrdbnet" else first.shape[1]
-        self._out_channels = self._channels if kind == "srvgg" else last.shape[0]
-        self._scale = scale
-        self._kernel = kernel
-        self._handle = kernel.library.winograd_open(
-            _KINDS[kind], self._channels, first.shape[0], growth, blocks, scale, pointers
+        self.channels = first.shape[1] // (4 // scale) ** 2 if kind == "rrdbnet" else first.shape[1]
+        self.out_channels = self.channels if kind == "srvgg" else last.shape[0]
+        self.kind = kind
+        self.scale = scale
+        self.kernel = kernel
+        self.handle = kernel.library.winograd_open(
+            _KINDS[kind], self.channels, first.shape[0], growth, blocks, scale, pointers
         )
-        if not self._handle:
+        if not self.handle:
             raise torch.OutOfMemoryError("no memory for the network's weights")
-        weakref.finalize(self, kernel.library.winograd_close, self._handle)
+        weakref.finalize(self, kernel.library.winograd_close, self.handle)
 
     def __call__(self, image: Tensor) -> Tensor:
         """(N, C, H, W) float32 → (N, C, H·scale, W·scale) float32. Raises torch.OutOfMemoryError."""
         n, channels, h, w = image.shape
-        assert channels == self._channels and image.dtype is torch.float32 and image.device.type == "cpu"
-        image = image.contiguous()
-        result = torch.empty(n, self._out_channels, h * self._scale, w * self._scale)
+        assert channels == self.channels and image.dtype is torch.float32 and image.device.type == "cpu"
+        result = torch.empty(n, self.out_channels, h * self.scale, w * self.scale)
         for source, target in zip(image, result, strict=True):
-            code = self._kernel.library.winograd_run(
-                self._handle, source.data_ptr(), h, w, target.data_ptr(), torch.get_num_threads()
-            )
-            if code == _OUT_OF_MEMORY:
-                raise torch.OutOfMemoryError(f"no memory for {self.bytes_for(h, w) >> 20} MiB of feature maps")
-            assert code == 0, f"{w}×{h} does not fit the network"
+            self.into(source.permute(1, 2, 0).numpy(), target.permute(1, 2, 0).numpy())
         return result
+
+    def into(self, samples: Samples, result: Samples, top: int = 0, left: int = 0) -> None:
+        """All of a picture at once, and of its result what `result` has room for from there on; both as `Sweep` takes
+        them. Raises torch.OutOfMemoryError."""
+        with Sweep(self, samples, samples.shape[0]) as sweep:
+            sweep.rows(samples.shape[0], result, top, left)
 
     def bytes_for(self, h: int, w: int) -> int:
         """Memory that a picture of this size takes while it is computed, beside source and result."""
-        return int(self._kernel.library.winograd_bytes(self._handle, h, w, torch.get_num_threads()))
+        return int(self.kernel.library.winograd_bytes(self.handle, h, w, torch.get_num_threads()))
+
+    @functools.cached_property
+    def column_bytes(self) -> int:
+        """Memory that each column of a picture takes in a sweep, however high it is; 0: it can't be swept."""
+        if self.kind != "srvgg":
+            return 0
+        return (self.bytes_for(_TALL, 2048) - self.bytes_for(_TALL, 1024)) // 1024
+
+
+class Sweep:
+    """One picture on its way through a network, from top to bottom. To be closed; may be used by one thread at a
+    time."""
+
+    def __init__(self, network: Network, samples: Samples, step: int) -> None:
+        """`samples`: H × W × C of uint8, uint16 or float32, strides as they are, or one channel to be taken for all;
+        sides are multiples of what the network unshuffles. Integers stand for [0, 1]. `step`: source rows, a multiple
+        of 4 or at least H, after multiples of which it can stop. Raises torch.OutOfMemoryError."""
+        h, w, channels = samples.shape
+        assert channels in (1, network.channels)
+        self._network = network
+        self._samples = samples  # read while we run
+        self._library = network.kernel.library
+        self._height, self._done = h, 0
+        self._handle = self._library.winograd_begin(
+            network.handle, ctypes.byref(_view(samples)), h, w, step if step < h else 0, torch.get_num_threads()
+        )
+        if not self._handle:
+            raise torch.OutOfMemoryError(f"no memory for {network.bytes_for(h, w) >> 20} MiB of feature maps")
+        self._close = weakref.finalize(self, self._library.winograd_end, self._handle)
+        self._strip = int(self._library.winograd_strip(self._handle))
+
+    def rows(self, bottom: int, result: Samples, top: int | None = None, left: int = 0) -> None:
+        """Go on until source row `bottom`: the end of a step, or of the picture. `result`: H × W × C of uint8, uint16
+        or float32, strides as they are, is filled with what has come out since the last step, from the row `top` of the
+        whole result on (default: where the last step ended) and from the column `left`; what it has no room for is
+        dropped. One channel holds the mean of all. Integers are rounded and clamped. Raises torch.OutOfMemoryError."""
+        assert self._close.alive and (bottom == self._height or bottom % self._strip == 0) and bottom <= self._height
+        rows, columns, channels = result.shape
+        assert channels in (1, self._network.out_channels)
+        top = self._done * self._network.scale if top is None else top
+        self._done = bottom
+        code = self._library.winograd_rows(
+            self._handle, bottom, ctypes.byref(_view(result)), top, left, rows, columns, torch.get_num_threads()
+        )
+        if code:
+            raise torch.OutOfMemoryError("no memory to plan the network's run")
+
+    def close(self) -> None:
+        self._close()
+
+    def __enter__(self) -> "Sweep":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _View(ctypes.Structure):
+    """winograd.cpp's View."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int),
+        ("channels", ctypes.c_int),
+        ("row", ctypes.c_long),
+        ("pixel", ctypes.c_long),
+        ("channel", ctypes.c_long),
+    )
+
+
+_TYPES = {np.dtype(np.uint8): 0, np.dtype(np.uint16): 1, np.dtype(np.float32): 2}
+
+
+def _view(samples: Samples) -> _View:
+    steps = [each // samples.itemsize for each in samples.strides]
+    return _View(samples.ctypes.data, _TYPES[samples.dtype], samples.shape[2], *steps)
 
 
 def _open(path: Path) -> ctypes.CDLL:
@@ -113,10 +195,14 @@ def _open(path: Path) -> ctypes.CDLL:
     found.winograd_open.restype = pointer
     found.winograd_close.argtypes = [pointer]
     found.winograd_close.restype = None
-    found.winograd_run.argtypes = [pointer, pointer, number, number, pointer, number]
+    found.winograd_begin.argtypes = [pointer, ctypes.POINTER(_View), *[number] * 4]
+    found.winograd_begin.restype = pointer
+    found.winograd_strip.argtypes = [pointer]
+    found.winograd_rows.argtypes = [pointer, number, ctypes.POINTER(_View), *[number] * 5]
+    found.winograd_end.argtypes = [pointer]
+    found.winograd_end.restype = None
     found.winograd_bytes.argtypes = [pointer, number, number, number]
     found.winograd_bytes.restype = ctypes.c_size_t
-    found.winograd_release.restype = None
     return found
 
 

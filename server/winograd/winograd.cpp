@@ -9,14 +9,19 @@
 // stage names the one that must have ended, with all before it, before its pieces may begin. Every piece computes the
 // same whichever thread takes it, so results do not depend on the number of threads.
 //
-// Maps of features are NHWC, channels padded with zeros to 16s. No global state but the idle arenas. Nothing throws.
+// Pictures come and go as they lie in memory, 8 bits, 16 bits or floats, and only the part of a result that is wanted is
+// written. Maps of features are NHWC, channels padded with zeros to 16s. No global state but the idle arenas. Nothing
+// throws.
 
 #include <sched.h>
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -45,7 +50,6 @@ ALWAYS_INLINE Vec all(float x) { return x - Vec{}; }
 
 constexpr int T = 24;          // tiles per piece: a multiple of every R below
 constexpr size_t SKEW = 16;    // floats between positions, or they would all fall into the same sets of the L1 cache
-constexpr int STRIPS = 4;      // strips that a ring holds: see chain()
 constexpr size_t PAGE = size_t{2} << 20;
 
 int padded(int channels) { return (channels + 15) / 16 * 16; }
@@ -161,30 +165,68 @@ struct Stage {
   int pieces = 0;
 };
 
-// Pictures are planes, NCHW. The source is unshuffled by `unshuffle`, the result shuffled by `shuffle` on top of the
-// repeated source if `base`.
+// Samples in memory; steps from one to the next are in samples. Integers stand for 0 to 1.
+struct View {
+  void* data;
+  int type;  // 0: 8 bits, 1: 16 bits, 2: floats
+  int channels;
+  long row, pixel, channel;
+};
+
+// The source is unshuffled by `unshuffle`, the result shuffled by `shuffle` on top of the repeated source if `base`. One
+// channel of a source is taken for all, and all go into their mean where the result has one.
 struct Picture {
-  const float* source = nullptr;
-  float* result = nullptr;
-  int channels = 3, out_channels = 3;
-  int H = 0, W = 0;  // of the maps that are packed
+  View source{}, result{};
+  int top = 0, left = 0, rows = 0, columns = 0;  // of the result: what its view holds
+  int channels = 3, out_channels = 3;            // of the network
   int unshuffle = 1, shuffle = 1;
   bool base = false;
 };
 
+template <class Sample>
+constexpr float range() {
+  return sizeof(Sample) == 1 ? 255.f : sizeof(Sample) == 2 ? 65535.f : 1.f;
+}
+
+template <class Sample>
+ALWAYS_INLINE float read(const View& v, long y, long x, int c) {
+  const Sample* data = static_cast<const Sample*>(v.data);
+  return float(data[y * v.row + x * v.pixel + (v.channels == 1 ? 0 : c) * v.channel]) / range<Sample>();
+}
+
+template <class Sample>
+ALWAYS_INLINE Sample rounded(float x) {
+  const float scaled = x * range<Sample>();
+  return Sample(scaled > 0 ? std::lrint(std::min(scaled, range<Sample>())) : 0);
+}
+template <>
+ALWAYS_INLINE float rounded<float>(float x) {
+  return x;
+}
+
+// f(Sample{}) for a view's kind of samples.
+template <class F>
+ALWAYS_INLINE void of_type(int type, F f) {
+  if (type == 0) f(uint8_t{});
+  else if (type == 1) f(uint16_t{});
+  else f(float{});
+}
+
 void pack(const Stage& s, const Picture& p) {
   const int u = p.unshuffle, wide = int(s.out.pixel);
-  for (int y = s.top; y < s.bottom; y++) {
-    float* to = s.out.at(y);
-    std::memset(to, 0, size_t(s.W) * wide * sizeof(float));
-    for (int c = 0; c < p.channels; c++)
-      for (int dy = 0; dy < u; dy++)
-        for (int dx = 0; dx < u; dx++) {
-          const float* from = p.source + (size_t(c) * p.H * u + size_t(y) * u + dy) * p.W * u + dx;
-          float* at = to + (c * u + dy) * u + dx;
-          for (int x = 0; x < s.W; x++) at[size_t(x) * wide] = from[size_t(x) * u];
-        }
-  }
+  of_type(p.source.type, [&](auto sample) {
+    for (int y = s.top; y < s.bottom; y++) {
+      float* to = s.out.at(y);
+      std::memset(to, 0, size_t(s.W) * wide * sizeof(float));
+      for (int c = 0; c < p.channels; c++)
+        for (int dy = 0; dy < u; dy++)
+          for (int dx = 0; dx < u; dx++) {
+            float* at = to + (c * u + dy) * u + dx;
+            for (long x = 0; x < s.W; x++)
+              at[x * wide] = read<decltype(sample)>(p.source, long(y) * u + dy, x * u + dx, c);
+          }
+    }
+  });
 }
 
 // 6x6 samples of LANES channels, given by `sample(y, x)`, to 36 places `step` apart.
@@ -268,23 +310,39 @@ void multiply_all(const Conv& conv, int tiles, const float* V, size_t vstep, flo
   }
 }
 
-// One tile's 4x4 results, [16][NP], to the planes of the picture.
-template <int SHUFFLE>
-void write_planes(const Picture& p, const float* tile, int NP, int y0, int x0, int H, int W) {
+// One tile's 4x4 results, [16][NP], to the picture.
+template <int SHUFFLE, class Sample>
+void write_samples(const Picture& p, float* tile, int NP, int y0, int x0, int H, int W) {
   const int r = SHUFFLE ? SHUFFLE : p.shuffle, rows = std::min(4, H - y0), columns = std::min(4, W - x0);
-  const size_t wide = size_t(W) * r;
-  for (int c = 0; c < p.out_channels; c++)
-    for (int y = 0; y < rows; y++) {
-      const float* under = p.base ? p.source + (size_t(c) * H + y0 + y) * W + x0 : nullptr;
+  const int left = x0 * r - p.left, begin = std::max(0, -left), end = std::min(columns * r, p.columns - left);
+  const bool mean = p.result.channels == 1 && p.out_channels > 1;
+  Sample* result = static_cast<Sample*>(p.result.data);
+  for (int c = 0; c < p.out_channels; c++) {
+    float base[4][4] = {};
+    if (p.base)
+      of_type(p.source.type, [&](auto sample) {
+        for (int y = 0; y < rows; y++)
+          for (int x = 0; x < columns; x++) base[y][x] = read<decltype(sample)>(p.source, y0 + y, x0 + x, c);
+      });
+    for (int y = 0; y < rows; y++)
       for (int dy = 0; dy < r; dy++) {
-        float* to = p.result + (size_t(c) * H * r + size_t(y0 + y) * r + dy) * wide + size_t(x0) * r;
-        for (int x = 0; x < columns; x++) {
-          const float* from = tile + (y * 4 + x) * NP + (c * r + dy) * r;
-          const float base = under ? under[x] : 0.f;
-          for (int dx = 0; dx < r; dx++) to[x * r + dx] = from[dx] + base;
+        const int row = (y0 + y) * r + dy - p.top;
+        if (row < 0 || row >= p.rows) continue;
+        float* from = tile + y * 4 * NP + dy * r;
+        Sample* to = result + row * p.result.row + c * p.result.channel;
+        for (int i = begin; i < end; i++) {
+          float value = from[i / r * NP + c * r * r + i % r] + base[y][i / r];
+          if (mean) {  // summed in place of the first channel
+            float& sum = from[i / r * NP + i % r];
+            sum = value = c ? sum + value : value;
+            if (c + 1 < p.out_channels) continue;
+            to = result + row * p.result.row;
+            value /= float(p.out_channels);
+          }
+          to[(left + i) * p.result.pixel] = rounded<Sample>(value);
         }
       }
-    }
+  }
 }
 
 // WHOLE: none of the 4x4 results lies beyond the picture, so that loops can be unrolled.
@@ -342,8 +400,10 @@ void write_tile(const Stage& s, const Picture& picture, int ty, int tx, const fl
   else if (y0 + 4 <= s.H && x0 + 4 <= s.W) scatter<true, false>(s, y0, x0, M, step, tile);
   else scatter<false, false>(s, y0, x0, M, step, tile);
   if (s.out.base) return;
-  if (picture.shuffle == 4) write_planes<4>(picture, tile, s.conv->NP, y0, x0, s.H, s.W);
-  else write_planes<0>(picture, tile, s.conv->NP, y0, x0, s.H, s.W);
+  of_type(picture.result.type, [&](auto sample) {
+    const auto write = picture.shuffle == 4 ? write_samples<4, decltype(sample)> : write_samples<0, decltype(sample)>;
+    write(picture, tile, s.conv->NP, y0, x0, s.H, s.W);
+  });
 }
 
 // ---- running ----
@@ -351,6 +411,7 @@ void write_tile(const Stage& s, const Picture& picture, int ty, int tx, const fl
 struct Program {
   std::vector<Stage> stages;
   size_t floats = 0;            // of maps
+  float* memory = nullptr;      // where they lie
   int widest_in = 0, widest_out = 0;
   Picture picture;
 
@@ -373,6 +434,8 @@ struct Program {
       widest_in = std::max(widest_in, s.conv->KP);
       widest_out = std::max(widest_out, s.conv->NP);
     }
+    for (Map* m : {&s.in, &s.more, &s.out, &s.add[0], &s.add[1]})
+      if (m->pixel) m->base = memory + m->start;
     stages.push_back(s);
     return int(stages.size()) - 1;
   }
@@ -423,7 +486,9 @@ struct Run {
   }
 };
 
-// ---- memory: one block for a run, kept for the next one ----
+// ---- memory: one block for a run; small ones are kept for the next ----
+
+constexpr size_t KEPT = size_t{64} << 20;  // what is larger takes long enough to fill that asking again costs nothing
 
 struct Block {
   void* data = nullptr;
@@ -457,7 +522,7 @@ Block take(size_t size) {
 }
 
 void give(Block block) {
-  {
+  if (block.size <= KEPT) {
     const std::lock_guard<std::mutex> guard(idle_lock);
     Block* smallest = &idle[0];
     for (Block& b : idle)
@@ -469,6 +534,42 @@ void give(Block block) {
 
 // ---- networks ----
 
+// Layers one after the other, strip by strip: layer l does strip s in step 2s + 3l. The strips s - 1, s and s + 1 of the
+// layer before it are done by then, and of its own, strip s - 2 has been read: all but the last row of it is no longer
+// wanted. So a ring holds two strips and a row. Half of the layers have work in each step, and none of it waits for more
+// than the step before.
+struct Chain {
+  std::vector<Stage> layers;
+  std::vector<int> height;  // rows of a strip of each layer
+  int before = -1;          // the first stages wait for it
+  int strips = 0, step = 0;
+
+  Chain() = default;
+  Chain(std::vector<Stage> l, std::vector<int> h, int b) : layers(std::move(l)), height(std::move(h)), before(b) {
+    strips = (layers[0].H + height[0] - 1) / height[0];
+  }
+
+  // What is needed, beyond what was added before and has ended, for all strips of the result up to `last`.
+  void advance(Program& p, int last) {
+    const int count = int(layers.size());
+    std::vector<std::array<int, 4>> id(count, {-1, -1, -1, -1});
+    for (; step <= 2 * last + 3 * (count - 1); step++)
+      for (int l = 0; l < count; l++) {
+        const int s = (step - 3 * l) / 2;
+        if (step < 3 * l || (step - 3 * l) % 2 || s >= strips) continue;
+        Stage stage = layers[l];
+        stage.top = s * height[l];
+        stage.bottom = std::min(stage.H, stage.top + height[l]);
+        stage.wait = before;
+        if (l > 0) stage.wait = std::max(stage.wait, id[l - 1][std::min(s + 1, strips - 1) % 4]);
+        if (l + 1 < count && s >= 2) stage.wait = std::max(stage.wait, id[l + 1][(s - 2) % 4]);
+        id[l][s % 4] = p.add(stage);
+      }
+  }
+};
+
+int ring(int strip) { return 2 * strip + 1; }
+
 enum Kind { CONV, SRVGG, RRDB };
 
 struct Net {
@@ -476,7 +577,9 @@ struct Net {
   int features, growth, blocks, channels, unshuffle, shuffle, up;
   std::vector<std::unique_ptr<Conv>> convs;
 
-  Program program(int H, int W) const;
+  // Stages that run through, then a chain. Maps get their places, from `memory` on, and how much they take is told.
+  // `step`: rows of which strips shall be even parts, so that it can stop there; 0: it need not.
+  Chain program(Program& p, int H, int W, int step) const;
 };
 
 int bands_of(int H, int W) {  // enough pieces in each that threads rarely wait, few enough bands to walk
@@ -498,32 +601,9 @@ int layer(Program& p, Stage s, int before, int bands_before) {
   return start;
 }
 
-// Layers one after the other, strip by strip: layer l does strip k - 2l in step k, so that it finds the strips s - 1, s
-// and s + 1 of the layer before it done a step ago. A ring of four strips holds those three and the one being written.
-// `height`: rows of a strip of each layer. The first stages wait for `before`.
-void chain(Program& p, std::vector<Stage> layers, const std::vector<int>& height, int before) {
-  const int count = int(layers.size()), strips = (layers[0].H + height[0] - 1) / height[0];
-  std::vector<std::vector<int>> id(count, std::vector<int>(strips, -1));
-  for (int k = 0; k < strips + 2 * (count - 1); k++)
-    for (int l = 0; l < count; l++) {
-      const int s = k - 2 * l;
-      if (s < 0 || s >= strips) continue;
-      Stage stage = layers[l];
-      stage.top = s * height[l];
-      stage.bottom = std::min(stage.H, stage.top + height[l]);
-      stage.wait = before;
-      if (l > 0) stage.wait = std::max(stage.wait, id[l - 1][std::min(s + 1, strips - 1)]);
-      if (l + 1 < count && s >= STRIPS) stage.wait = std::max(stage.wait, id[l + 1][s - STRIPS + 1]);
-      id[l][s] = p.add(stage);
-    }
-}
-
-Program Net::program(int H, int W) const {
-  Program p;
+Chain Net::program(Program& p, int H, int W, int step) const {
   p.picture.channels = channels;
   p.picture.unshuffle = unshuffle;
-  p.picture.H = H;
-  p.picture.W = W;
   p.picture.shuffle = shuffle;
   Stage source;
   source.H = H;
@@ -545,11 +625,12 @@ Program Net::program(int H, int W) const {
     p.picture.base = true;
     p.picture.out_channels = channels;
     const int count = int(convs.size());
-    const int wide = (W + 3) / 4, strip = 4 * std::max(1, 96 / wide);
-    // A ring for every layer, or two whole maps, whichever is less.
-    const bool rings = long(count) * STRIPS * strip < 2L * H;
+    int strip = 4 * std::max(1, 96 / ((W + 3) / 4));
+    while (step % strip && strip > 4) strip -= 4;
+    // A ring for every layer, or two whole maps, which of small pictures stay in the cache: a tenth faster.
+    const bool rings = step || long(count) * 4 * strip < 2L * H;
     std::vector<Stage> layers{source};
-    layers[0].out = p.map(packed, W, rings ? STRIPS * strip : H);
+    layers[0].out = p.map(packed, W, rings ? ring(strip) : H);
     Map two[2];
     if (!rings)
       for (Map& m : two) m = p.map(padded(features), W, H);
@@ -559,15 +640,12 @@ Program Net::program(int H, int W) const {
       s.H = H;
       s.W = W;
       s.in = layers.back().out;
-      if (i + 1 < count) s.out = rings ? p.map(padded(features), W, STRIPS * strip) : two[i % 2];
+      if (i + 1 < count) s.out = rings ? p.map(padded(features), W, ring(strip)) : two[i % 2];
       layers.push_back(s);
     }
-    if (rings) {
-      chain(p, layers, std::vector<int>(layers.size(), strip), -1);
-    } else {
-      int before = -1;
-      for (size_t i = 0; i < layers.size(); i++) before = layer(p, layers[i], before, i ? bands_of(H, W) : 0);
-    }
+    if (rings) return Chain(layers, std::vector<int>(layers.size(), strip), -1);
+    int before = -1;
+    for (size_t i = 0; i < layers.size(); i++) before = layer(p, layers[i], before, i ? bands_of(H, W) : 0);
   } else {
     const int F = padded(features), G = padded(growth), bands = bands_of(H, W);
     p.picture.shuffle = 1;
@@ -620,43 +698,71 @@ Program Net::program(int H, int W) const {
       s.up = i < 2 ? 2 : 1;
       s.H = H * (i ? 4 : 2);
       s.W = W * (i ? 4 : 2);
-      if (i < 3) s.out = p.map(F, s.W, STRIPS * height[i]);
+      if (i < 3) s.out = p.map(F, s.W, ring(height[i]));
       tail.push_back(s);
       in = s.out;
     }
-    chain(p, tail, height, done);
+    return Chain(tail, height, done);
   }
-  return p;
+  return Chain();
 }
 
-int run(const Net& net, const float* source, int H, int W, float* result, int threads) {
-  if (H % net.unshuffle || W % net.unshuffle) return 2;
-  Program p = net.program(H / net.unshuffle, W / net.unshuffle);
-  p.picture.source = source;
-  p.picture.result = result;
-  const long pieces = p.stages.back().first + p.stages.back().pieces;
-  threads = int(std::max<long>(1, std::min<long>(threads, pieces)));
-  const size_t maps = p.floats * sizeof(float), scratch = (p.scratch() * sizeof(float) + 4095) / 4096 * 4096 + 256;
-  const Block block = take(maps + 4096 + scratch * threads);
-  if (!block.data) return 1;
-  char* memory = static_cast<char*>(block.data);
-  for (Stage& s : p.stages)
-    for (Map* m : {&s.in, &s.more, &s.out, &s.add[0], &s.add[1]})
-      if (m->pixel) m->base = reinterpret_cast<float*>(memory) + m->start;
-  char* own = memory + (maps + 4095) / 4096 * 4096;
-  Run running(p);
-  std::vector<std::thread> others;
-  others.reserve(threads);
-  for (int i = 1; i < threads; i++) try {
-      others.emplace_back([&running, own, scratch, i] { running.work(reinterpret_cast<float*>(own + i * scratch)); });
-    } catch (...) {
-      break;  // the threads that there are do it all
-    }
-  running.work(reinterpret_cast<float*>(own));
-  for (auto& thread : others) thread.join();
-  give(block);
-  return 0;
-}
+size_t pages(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+
+// A picture on its way through a network, from top to bottom.
+struct Sweep {
+  Program p;
+  Chain chain;
+  Block block;
+  int threads, height, strip;  // rows of the source: all of them, and those after which it can stop
+  size_t scratch;              // bytes of each thread
+  bool begun = false;
+
+  Sweep(const Net& net, const View& source, int H, int W, int step, int t) : threads(std::max(1, t)), height(H), strip(H) {
+    const int h = H / net.unshuffle, w = W / net.unshuffle;
+    // Twice, because stages want to know where their maps lie, and that takes to know how large they are.
+    Program size;
+    Chain sizing = net.program(size, h, w, step);
+    if (sizing.strips) sizing.advance(size, 0);  // all kinds of stages
+    scratch = pages(size.scratch() * sizeof(float)) + 256;
+    block = take(pages(size.floats * sizeof(float)) + 4096 + scratch * threads);
+    if (!block.data) return;
+    p.memory = static_cast<float*>(block.data);
+    chain = net.program(p, h, w, step);
+    p.picture.source = source;
+    if (net.kind == SRVGG && chain.strips) strip = chain.height.back();
+  }
+  ~Sweep() {
+    if (block.data) give(block);
+  }
+  Sweep(const Sweep&) = delete;
+
+  // The result's rows down to source row `bottom`, which ends a strip or the picture, to `result`.
+  void advance(int bottom, const View& result, int top, int left, int rows, int columns, int most) {
+    p.picture.result = result;
+    p.picture.top = top;
+    p.picture.left = left;
+    p.picture.rows = rows;
+    p.picture.columns = columns;
+    if (begun) p.stages.clear();
+    begun = true;
+    if (chain.strips) chain.advance(p, bottom == height ? chain.strips - 1 : bottom / strip - 1);
+    if (p.stages.empty()) return;
+    const long pieces = p.stages.back().first + p.stages.back().pieces;
+    const int wanted = int(std::max<long>(1, std::min<long>(std::min(threads, most), pieces)));
+    char* own = static_cast<char*>(block.data) + pages(p.floats * sizeof(float));
+    Run running(p);
+    std::vector<std::thread> others;
+    others.reserve(wanted);
+    for (int i = 1; i < wanted; i++) try {
+        others.emplace_back([&, i] { running.work(reinterpret_cast<float*>(own + i * scratch)); });
+      } catch (...) {
+        break;  // the threads that there are do it all
+      }
+    running.work(reinterpret_cast<float*>(own));
+    for (auto& thread : others) thread.join();
+  }
+};
 
 }  // namespace
 
@@ -698,29 +804,42 @@ void* winograd_open(int kind, int channels, int features, int growth, int blocks
 
 void winograd_close(void* net) { delete static_cast<Net*>(net); }
 
-// One picture: planes of floats, `source` of H x W. 0, or 1 without memory. May be called by several threads at once.
-int winograd_run(const void* net, const float* source, int H, int W, float* result, int threads) try {
-  return run(*static_cast<const Net*>(net), source, H, W, result, threads);
+// A picture of H x W to be taken through a network by winograd_rows, and closed by winograd_end; null without memory, or
+// when its sides are no multiples of what the network unshuffles. `step`: source rows, a multiple of 4, after multiples of
+// which it shall be able to stop; 0: only at the end. Neither network nor source may go before it.
+void* winograd_begin(const void* net, const View* source, int H, int W, int step, int threads) try {
+  const Net& n = *static_cast<const Net*>(net);
+  if (H % n.unshuffle || W % n.unshuffle) return nullptr;
+  std::unique_ptr<Sweep> sweep(new Sweep(n, *source, H, W, step, threads));
+  return sweep->block.data ? sweep.release() : nullptr;
+} catch (...) {
+  return nullptr;
+}
+
+// Source rows after multiples of which winograd_rows can stop: a part of the step, or all without one.
+int winograd_strip(const void* sweep) { return static_cast<const Sweep*>(sweep)->strip; }
+
+// Goes on until `bottom`, in source rows. Of what comes out, the result's `rows` x `columns` from `top` and `left` on are
+// written. 0, or 1 without memory. Several sweeps may run at once.
+int winograd_rows(void* sweep, int bottom, const View* result, int top, int left, int rows, int columns,
+                  int threads) try {
+  static_cast<Sweep*>(sweep)->advance(bottom, *result, top, left, rows, columns, threads);
+  return 0;
 } catch (...) {
   return 1;
 }
 
-// Bytes of memory that a run takes, beside source and result.
+void winograd_end(void* sweep) { delete static_cast<Sweep*>(sweep); }
+
+// Bytes of memory that a picture takes on its way, beside itself and its result.
 size_t winograd_bytes(const void* net, int H, int W, int threads) try {
   const Net& n = *static_cast<const Net*>(net);
-  const Program p = n.program(H / n.unshuffle, W / n.unshuffle);
+  Program p;
+  Chain chain = n.program(p, H / n.unshuffle, W / n.unshuffle, 0);
+  if (chain.strips) chain.advance(p, 0);
   return (p.floats + p.scratch() * threads) * sizeof(float);
 } catch (...) {
   return 0;
-}
-
-// Gives back the memory that is kept for the next run.
-void winograd_release() {
-  const std::lock_guard<std::mutex> guard(idle_lock);
-  for (Block& b : idle) {
-    if (b.data) munmap(b.data, b.size);
-    b = Block{};
-  }
 }
 
 int winograd_lanes() { return LANES; }
