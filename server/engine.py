@@ -51,6 +51,8 @@ _CUDA_BATCH_PIXELS = 1 << 17
 _MOST_IN_BATCH = 16
 _AHEAD = 2
 """Batches that a job has queued up or unread: one that runs while the last one is joined, and one to follow it."""
+_TILE_BYTES = {"cpu": 512 * 1024 * 1024, "cuda": 3 * 1024 * 1024 * 1024}
+"""Memory that a tile may take. The larger, the less is computed twice, and the longer others wait for their turn."""
 _SWEEP_BYTES = 384 * 1024 * 1024
 """For SRVGG-32 that is 5,000 columns."""
 _SMALLEST_KEPT = 32
@@ -128,25 +130,28 @@ class Engine:
         it may raise, which ends the run. Where to cut is settled before the first band, so that two calls give bands of
         the same heights. Raises OutOfMemory.
         """
-        facts = model.facts
+        facts, shape = model.facts, self.shape(model, tile)
         padded = _pad(samples, facts.multiple)
         h, w = padded.shape[:2]
-        width, height = tile_size((w, h), self.shape(model, tile))
+        if w <= shape.widest and (sweep := self._sweep(model, padded)) is not None:
+            return self._swept(sweep, padded.shape, facts.scale, np.dtype(dtype), on_tile)
+        width, height = tile_size((w, h), shape)
         rows = cut(h, height, facts.halo, facts.blend, facts.multiple)
         columns = cut(w, width, facts.halo, facts.blend, facts.multiple)
         result = samples.shape[0] * facts.scale, samples.shape[1] * facts.scale
-        if w <= self.shape(model, tile).widest and (sweep := self._sweep(model, padded)) is not None:
-            return self._swept(sweep, padded.shape, facts.scale, np.dtype(dtype), on_tile)
         return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile)
 
     def shape(self, model: Model, tile: int = 0) -> Shape:
         """What a plan has to know: with the side of the tiles that `upscale` will cut, which is what was asked for,
-        within what fits and what makes sense."""
-        facts = model.facts
-        side = min(tile or facts.tile, self._tiles.get(model.name, 1 << 30))
+        within what fits and what makes sense; else as large as memory allows, and fitted to the picture."""
+        facts, own = model.facts, model.own
+        pixel_bytes = own.pixel_bytes if own is not None else facts.pixel_bytes * model.dtype.itemsize // 4
+        side = tile or max(facts.tile, math.isqrt(_TILE_BYTES[self.device.type] // max(1, pixel_bytes)))
+        side = min(side, self._tiles.get(model.name, 1 << 30))
         side = max(side, _smallest_side(model)) // facts.multiple * facts.multiple
-        columns = model.own.column_bytes if model.own is not None and not tile else 0
-        return Shape(model.name, facts.scale, side, facts.halo, self._sweep_bytes // columns if columns else 0)
+        columns = own.column_bytes if own is not None and not tile else 0
+        widest = self._sweep_bytes // columns if columns else 0
+        return Shape(model.name, facts.scale, side, facts.halo, fitted=not tile, widest=widest)
 
     def call(self, function: Callable[[], _T]) -> _T:
         """`function()` in the device's thread, when it is this job's turn; what it raises is raised here.
@@ -284,7 +289,7 @@ class Engine:
 
     def _submit(self, tile: _Tile) -> "Future[_Done] | None":
         """None for a tile that is known not to fit."""
-        if max(tile.samples.shape[:2]) > self._tiles.get(tile.model.name, 1 << 30):
+        if tile.pixels > self._tiles.get(tile.model.name, 1 << 30) ** 2:
             return None
         staged = _Staged(tile, self._transfer.stage(tile.samples))
         key = id(tile.model), tile.exact, staged.samples.shape, staged.samples.dtype

@@ -41,6 +41,8 @@ class Shape:
     """Side of a tile in source pixels, halo included."""
     halo: int
     """Pixels at each inner side of a tile that are computed and thrown away, or blended."""
+    fitted: bool = False
+    """Tiles are not squares: as large, but so shaped that least is computed twice."""
     widest: int = 0
     """Pictures of at most this width are not cut, but swept from top to bottom: nothing is computed twice."""
 
@@ -171,13 +173,36 @@ def spans(length: int, tile: int, halo: int) -> int:
 
 
 def tile_size(size: Size, shape: Shape) -> Size:
-    """(width, height) of the tiles that a picture of `size` is cut into: squares of `shape.tile`. A row of tiles is a
-    band of the result, so those of very wide pictures are flatter, and wider for it."""
+    """(width, height) of the tiles that a picture of `size` is cut into: squares of `shape.tile`, or as large. A row of
+    tiles is a band of the result, so those of very wide pictures are flatter, and wider for it."""
     rows = _BAND_SAMPLES // (3 * size[0] * shape.scale**2)
     height = max(rows + 2 * shape.halo, 6 * shape.halo) // _TILE_STEP * _TILE_STEP
+    if shape.fitted:
+        return _fitted(size, shape, height)
     if height >= shape.tile:
         return shape.tile, shape.tile
     return shape.tile * shape.tile // height // _TILE_STEP * _TILE_STEP, height
+
+
+def _fitted(size: Size, shape: Shape, most_rows: int) -> Size:
+    """The sides, within that area and height, with which the tiles of all columns and rows have the fewest pixels."""
+    area = max(shape.tile, 6 * shape.halo) ** 2
+    best: tuple[int, Size] | None = None
+    for columns in range(1, 1 + spans(size[0], 6 * shape.halo, shape.halo)):
+        width = _side(size[0], columns, shape.halo)
+        most = max(min(most_rows, area // min(width, size[0])), 6 * shape.halo)
+        rows = spans(size[1], most, shape.halo)
+        height = _side(size[1], rows, shape.halo)
+        pixels = min(width, size[0]) * min(height, size[1])
+        if pixels <= area and (best is None or columns * rows * pixels < best[0]):
+            best = columns * rows * pixels, (width, height)
+    return best[1] if best is not None else (shape.tile, shape.tile)
+
+
+def _side(length: int, count: int, halo: int) -> int:
+    """Of as few pixels as may be when `count` tiles cover the length."""
+    side = max(math.ceil((length + (count - 1) * 2 * halo) / count), 6 * halo if count > 1 else 1)
+    return -(-side // _TILE_STEP) * _TILE_STEP
 
 
 def sweep_step(width: int) -> int:

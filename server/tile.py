@@ -28,16 +28,16 @@ class Span:
 
 
 def cut(length: int, tile: int, halo: int, blend: int = 0, multiple: int = 1) -> list[Span]:
-    """Cover `length` pixels with tiles of `tile`, which must be more than twice the halo.
+    """Cover `length` pixels with tiles of `tile`: more than twice the halo, if there is more than one.
 
     `blend`: half width of the zone in which neighbours are mixed; at most `halo`. `multiple`: tiles start and end at
     multiples of it (networks that unshuffle pixels want 2 or 4); `length` and `tile` must be multiples too.
     """
     assert blend <= halo and length % multiple == tile % multiple == 0
-    # Narrower, and the ramps of a tile's two sides could meet.
-    assert tile >= 2 * halo + 4 * blend + 2 * multiple
     if length <= tile:
         return [Span(0, length, 0, length)]
+    # Narrower, and the ramps of a tile's two sides could meet.
+    assert tile >= 2 * halo + 4 * blend + 2 * multiple
     count = math.ceil((length - 2 * halo) / (tile - 2 * halo))
     starts = [(length - tile) * i // (count - 1) // multiple * multiple for i in range(count)]
     starts[-1] = length - tile

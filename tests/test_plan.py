@@ -1,11 +1,12 @@
 """Sizes, passes and tiles, for every picture and every wish."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from server import plan as plan_module
 from server.errors import ResultImpossible
 from server.job import Params
 from server.plan import (
@@ -19,6 +20,7 @@ from server.plan import (
     make_plan,
     result_size,
     spans,
+    sweep_step,
     tile_size,
 )
 from server.tile import cut
@@ -197,3 +199,46 @@ def test_a_result_four_times_as_large_does_not_take_four_times_the_memory() -> N
     small, large = (estimate(make_plan(size, params, FIDELITY), params, None) for size in ((1280, 720), (2560, 1440)))
     assert large.result_bytes == 4 * small.result_bytes
     assert large.memory_bytes < 2 * small.memory_bytes
+
+
+@given(SIZES, st.sampled_from([(4, 34), (4, 32), (2, 64)]), st.integers(256, 3000))
+def test_fitted_tiles_cover_the_picture_within_their_area_and_waste_no_more_than_squares(
+    size: Size, facts: tuple[int, int], tile: int
+) -> None:
+    scale, halo = facts
+    tile = max(tile, 6 * halo)
+    squares = Shape("x", scale, tile, halo)
+    fitted = replace(squares, fitted=True)
+    width, height = tile_size(size, fitted)
+    assert min(width, size[0]) * min(height, size[1]) <= tile * tile
+    rows, columns = cut(size[1], height, halo), cut(size[0], width, halo)
+    assert make_plan(size, Params(scale=scale), fitted).passes[0].tiles == len(rows) * len(columns)
+    band = (rows[0].keep_stop - rows[0].keep_start) * size[0] * scale**2 * 3
+    assert band <= 2 * plan_module._BAND_SAMPLES or height <= 6 * halo + 16
+
+    def computed(shape: Shape) -> int:
+        w, h = tile_size(size, shape)
+        return spans(size[0], w, halo) * min(w, size[0]) * spans(size[1], h, halo) * min(h, size[1])
+
+    # Sides are rounded up to sixteens, which is all that a square may be better by.
+    assert computed(fitted) <= computed(squares) * (1 + 16 / min(width, height)) ** 2
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "wasted"),
+    [((1920, 1080), 724, 0.15), ((1280, 720), 724, 0.06), ((1920, 1080), 570, 0.25), ((4000, 3000), 724, 0.28)],
+)
+def test_how_much_is_computed_twice(size: Size, tile: int, wasted: float) -> None:
+    w, h = tile_size(size, Shape("RRDBNet", 4, tile, 32, fitted=True))
+    assert spans(size[0], w, 32) * w * spans(size[1], h, 32) * h <= size[0] * size[1] * (1 + wasted)
+
+
+@given(st.integers(1, 100_000), st.integers(1, 100_000))
+def test_a_sweep_is_planned_in_steps_of_some_rows(width: int, height: int) -> None:
+    shape = replace(FIDELITY, widest=50_000)
+    tiles = make_plan((width, height), Params(scale=4), shape).passes[0].tiles
+    if width > shape.widest:
+        assert tiles == make_plan((width, height), Params(scale=4), FIDELITY).passes[0].tiles
+    else:
+        assert tiles == len(range(0, height, sweep_step(width)))
+        assert sweep_step(width) % 4 == 0 and sweep_step(width) * width <= max(1 << 16, 4 * width)

@@ -214,7 +214,9 @@ def test_a_sweep_in_steps_gives_what_the_whole_picture_does(
     threads: int,
 ) -> None:
     net = networks.seeded(SRVGGNetCompact(num_feat=16, num_conv=depth, upscale=scale), height)
-    network = srvgg.fast(net, srvgg.Facts(scale, 512, 34, 0, 1, {}), the_kernel())
+    facts = srvgg.detect(net.state_dict())
+    assert facts is not None
+    network = srvgg.fast(net, facts, the_kernel())
     samples = random_samples(height, width, channels, kinds[0], width)
     top = 1 if kinds[0] is np.float32 else np.iinfo(kinds[0]).max
     image = torch.from_numpy((samples / np.float32(top)).astype(np.float32)).permute(2, 0, 1)[None]

@@ -20,11 +20,14 @@ class Facts:
 
     scale: int
     tile: int
-    """Side of a tile in source pixels, halo included: large enough to be efficient, small enough to fit."""
+    """Side of the smallest tile that is worth it, in source pixels, halo included; the engine takes larger ones where
+    there is memory."""
     halo: int
     """Source pixels computed and thrown away at each inner side of a tile."""
     blend: int
     """Half width, in source pixels, of the zone in which neighbouring tiles are mixed; 0 where the halo is exact."""
+    pixel_bytes: int
+    """Memory that a source pixel of a tile takes on the device while it is computed by torch in fp32, about."""
     multiple: int
     """Width and height fed to the network must be multiples of this."""
     arguments: dict[str, Any]

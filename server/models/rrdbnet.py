@@ -45,6 +45,7 @@ def detect(state: StateDict) -> Facts | None:
         tile=_TILE * unshuffle,
         halo=_HALO * unshuffle,
         blend=_BLEND * unshuffle,
+        pixel_bytes=3 * 16 * 4 * arguments["num_feat"] // unshuffle**2,  # three maps at four times the size
         multiple=unshuffle,
         arguments=arguments,
     )

@@ -37,7 +37,8 @@ def detect(state: StateDict) -> Facts | None:
         "act_type": "prelu" if "body.1.weight" in state else "relu",
     }
     # depth + 2 convolutions of radius 1: with this halo a tile is exact.
-    return Facts(scale, tile=_TILE, halo=depth + 2, blend=0, multiple=1, arguments=arguments)
+    three_maps = 3 * 4 * state["body.0.weight"].shape[0]
+    return Facts(scale, _TILE, halo=depth + 2, blend=0, pixel_bytes=three_maps, multiple=1, arguments=arguments)
 
 
 def build(facts: Facts) -> nn.Module:

@@ -112,6 +112,11 @@ class Network:
         return int(self.kernel.library.winograd_bytes(self.handle, h, w, torch.get_num_threads()))
 
     @functools.cached_property
+    def pixel_bytes(self) -> int:
+        """Memory that each pixel of a picture takes when all of it is computed at once."""
+        return (self.bytes_for(1024, 1024) - self.bytes_for(512, 1024)) // (512 * 1024)
+
+    @functools.cached_property
     def column_bytes(self) -> int:
         """Memory that each column of a picture takes in a sweep, however high it is; 0: it can't be swept."""
         if self.kind != "srvgg":
