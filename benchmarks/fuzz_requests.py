@@ -202,7 +202,8 @@ class Line:
         to.sendall(f"{request.method} {request.path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + request.body)
         framed = length == len(request.body)
         if not framed:  # the server must not wait for what never comes
-            to.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it may have answered and hung up already
+                to.shutdown(socket.SHUT_WR)
         response = http.client.HTTPResponse(to, method=request.method)
         with response:
             response.begin()
