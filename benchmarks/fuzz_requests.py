@@ -41,6 +41,7 @@ SLOW_S = 20.0
 """An answer must not take longer, also on a machine that has other things to do."""
 THREADS = 4
 _TIMEOUT_S = 60.0
+_HANDSHAKE = re.compile("Failed to open a WebSocket connection: ")
 _NO_NETWORK = re.compile("weights|not installed|no model")
 
 
@@ -201,7 +202,8 @@ class Line:
         to.sendall(f"{request.method} {request.path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + request.body)
         framed = length == len(request.body)
         if not framed:  # the server must not wait for what never comes
-            to.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it may have answered and hung up already
+                to.shutdown(socket.SHUT_WR)
         response = http.client.HTTPResponse(to, method=request.method)
         with response:
             response.begin()
@@ -220,6 +222,9 @@ def complaint(request: Request, status: int, headers: http.client.HTTPMessage, b
         return None
     if status == 400 and text == "Invalid HTTP request received.":
         return None  # by uvicorn: it was not HTTP
+    if status < 500 and _HANDSHAKE.match(text) and _asks_for_upgrade(request):
+        # By uvicorn's WebSocket half: a handshake that is none ends before the application, and any dialect, is asked.
+        return None
     try:
         error = json.loads(text)
     except ValueError:
@@ -230,6 +235,12 @@ def complaint(request: Request, status: int, headers: http.client.HTTPMessage, b
     if not any(fields <= set(error) for forms in dialects for fields in forms):
         return f"an error in another form, status {status}: {text[:200]}"
     return None
+
+
+def _asks_for_upgrade(request: Request) -> bool:
+    """To a WebSocket. Whatever else it says, it is not HTTP any more that is spoken."""
+    headers = [(name.lower(), value.lower()) for name, value in request.headers]
+    return ("connection", "upgrade") in headers and ("upgrade", "websocket") in headers
 
 
 _FORMS: dict[str, tuple[set[str], ...]] = {

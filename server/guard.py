@@ -26,6 +26,7 @@ from server.config import BadConfig, Config
 MAX_URL_LENGTH = 8192
 _CONNECT_S = 5.0
 _ANSWER_BYTES = 4096
+_NOT_ALLOWED = "the address is not one that this server may call"
 _USER_AGENT = f"upscale-server/{__version__}"
 # Lone surrogates can't be encoded, NUL can't be kept by PostgreSQL; neither is part of any URL.
 _NOT_IN_URL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -44,13 +45,7 @@ class Unreachable(Exception):
 
 def is_web_url(text: str) -> bool:
     """Whether it is an http(s) address at all; whether it may be called is found out by calling."""
-    if len(text) > MAX_URL_LENGTH or _NOT_IN_URL.search(text):
-        return False
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    return _read_url(text) is not None
 
 
 def send(method: str, url: str, body: bytes, headers: Mapping[str, str], config: Config, timeout_s: float) -> int:
@@ -87,13 +82,21 @@ async def request(
 
     `resolver` has the form of socket.getaddrinfo, which is asked without it; whatever it says is looked at.
     """
-    policy = _policy(httpx.URL(url), read_allowed(config.allow_hosts))
+    address = _read_url(url)
+    if address is None:
+        raise NotAllowed(_NOT_ALLOWED)
+    policy = _policy(address, read_allowed(config.allow_hosts))
     timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s))
-    async with (
-        AsyncClient(policy=policy, resolver=resolver, verify=_tls(), trust_env=False, timeout=timeout) as client,
-        client.stream(method, url, headers={"User-Agent": _USER_AGENT, **headers}, content=body) as response,
-    ):
-        yield response
+    async with AsyncClient(policy=policy, resolver=resolver, verify=_tls(), trust_env=False, timeout=timeout) as client:
+        sent = client.build_request(method, address, headers={"User-Agent": _USER_AGENT, **headers}, content=body)
+        try:
+            response = await client.send(sent, stream=True)
+        except UnicodeError as error:  # httpx reads where a redirect goes, also when it is not to follow it
+            raise Unreachable("its server redirects to something that is no address") from error
+        try:
+            yield response
+        finally:
+            await response.aclose()
 
 
 def run(exchange: Callable[[], Awaitable[_T]], timeout_s: float) -> _T:
@@ -110,9 +113,25 @@ def run(exchange: Callable[[], Awaitable[_T]], timeout_s: float) -> _T:
     except httpx.TimeoutException as error:
         raise Unreachable("its server does not answer") from error
     except (SSRFGuardError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise NotAllowed("the address is not one that this server may call") from error
+        raise NotAllowed(_NOT_ALLOWED) from error
     except httpx.HTTPError as error:
         raise Unreachable("its server can't be reached") from error
+
+
+def _read_url(text: str) -> httpx.URL | None:
+    """None if it is no http(s) address.
+
+    Both readers are asked, for each lets pass what the other refuses: httpx ports like 99999, +80 and 8_0, urlsplit
+    names that no IDNA has.
+    """
+    if len(text) > MAX_URL_LENGTH or _NOT_IN_URL.search(text):
+        return None
+    try:
+        parts, url = urlsplit(text), httpx.URL(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and url.host and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        return None
+    return url if good else None
 
 
 # --- the operator's list --------------------------------------------------------------------------------------------

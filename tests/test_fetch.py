@@ -324,13 +324,31 @@ def test_what_is_allowed_is_no_wider_than_it_says(config: MakeConfig, serve: Ser
 
 
 @pytest.mark.parametrize(
-    "target", ["http://127.0.0.2:{port}/", "http://169.254.169.254/", "file:///etc/passwd", "//[::1]/"]
+    "target",
+    [
+        "http://127.0.0.2:{port}/",
+        "http://169.254.169.254/",
+        "file:///etc/passwd",
+        "//[::1]/",
+        "http://127.0.0.1:99999/",
+        "http://127.0.0.1:0/",
+        "//user@127.0.0.1/",
+        "http://[",
+    ],
 )
 def test_every_redirect_is_looked_at_anew(config: MakeConfig, serve: Serve, target: str) -> None:
     inner = serve(say("200 OK", b"secret"), "127.0.0.2").rpartition(":")[2]
     outer = serve(redirect(target.format(port=inner)))
     with pytest.raises(SourceNotAllowed):
         download(outer, config(allow_hosts=("127.0.0.1",)))
+
+
+@pytest.mark.parametrize("target", ["http://xn--/", "http://127.0.0.1:x/"])
+def test_a_redirect_to_something_that_is_no_address_ends_the_download(
+    config: MakeConfig, serve: Serve, target: str
+) -> None:
+    with pytest.raises(SourceUnreachable, match="could not be downloaded: its server "):
+        download(serve(redirect(target)), config(allow_hosts=("127.0.0.1",)))
 
 
 def test_redirects_to_what_is_allowed_are_followed(config: MakeConfig, serve: Serve) -> None:

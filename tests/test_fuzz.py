@@ -1,9 +1,12 @@
 """A small, seeded share of benchmarks/fuzz.py, on a server without a worker process."""
 
+from http.client import HTTPMessage
+
 import pytest
 
 from benchmarks.fuzz_files import damaged_files, digest_all, picture_files
-from benchmarks.fuzz_requests import send_all, send_frames, valid_requests
+from benchmarks.fuzz_requests import Line, complaint, send_all, send_frames, valid_requests
+from benchmarks.mutate import Request
 from tests.conftest import LiveServer
 
 REQUESTS, FRAMES, FILES = 80, 60, 80
@@ -19,6 +22,20 @@ def test_damaged_requests_are_answered_in_their_dialects_words(live_server: Live
             assert len(tally.seconds) == REQUESTS
             complaints += tally.complaints
     assert complaints == []
+
+
+def test_a_handshake_that_fails_is_no_dialects_to_answer(live_server: LiveServer) -> None:
+    live = live_server()
+    line = Line(int(live.url.rsplit(":", 1)[1]))
+    upgrade = [("Connection", "upgrade"), ("Upgrade", "websocket")]
+    for method, path in (("GET", "/jobs"), ("OPTIONS", "/v3/async/task-result"), ("POST", "/v1")):
+        request = Request(method, path, upgrade)
+        answer = line.ask(request)
+        assert answer is not None and answer[0] in (400, 405, 426)
+        assert complaint(request, *answer) is None
+        for others in (upgrade[:1], upgrade[1:], []):
+            assert complaint(Request(method, path, others), answer[0], HTTPMessage(), answer[2])
+    line.close()
 
 
 def test_damaged_frames_end_no_conversation_with_an_error(live_server: LiveServer) -> None:

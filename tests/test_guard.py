@@ -5,9 +5,11 @@ import time
 import pytest
 
 from server.config import BadConfig
+from server.errors import InvalidField, SourceNotAllowed
+from server.fetch import download, parse_source
 from server.guard import NotAllowed, Unreachable, is_web_url, read_allowed, send
 from tests.conftest import MakeConfig, Receiver
-from tests.test_fetch import drip, say, serving
+from tests.test_fetch import drip, redirect, say, serving
 
 HERE = ("127.0.0.1",)
 
@@ -41,6 +43,42 @@ def test_what_is_none(url: str) -> None:
     assert not is_web_url(url)
 
 
+NO_ADDRESS = [
+    *(f"http://127.0.0.1:{port}/" for port in ("99999", "65536", "0", "00", "-1", "+80", "8_0", " 80", "٨٠", "0x50")),
+    *(f"http://127.0.0.1:{port}/" for port in ("http", "1e3", "80:80", "80 ", "9" * 5000, "0" * 5000 + "80")),
+    *("http://[::1]:99999/", "https://example.com:65536", "http://user:secret@example.com:99999/"),
+    *("http://", "http:///a", "http://:80/", "http://?a", "http://#a", "http://@/", "http://user@/", "http://@:80/"),
+    *("http:a", "http:/a", "http:////a", "http:\\\\a", "http//a", "//a/", "://a", "httpx://a/", "ws://a/", "file:///a"),
+    *("http://xn--/", "http://xn--a/", "http://xn--ü/", "http://\u00ad/", "http://\u200b/"),
+    *("http://①.⓪/", "http://١٢٧.0.0.1/", "http://א1a.example/", "http://ﬀ.example/", "http://\u2100.example/"),
+    *("http://\u2024/", "http://\u3002a/", "http://😀.example/", "http://" + "ü" * 70 + ".example/"),
+    *("http://[", "http://[]/", "http://]/", "http://[::1", "http://[a]/", "http://[v1.a]/", "http://[:::1]/"),
+    *("http://[127.0.0.1]/", "http://a[b]c/", "http://[::1]a/", "http://256.1.1.1/"),
+    *("http://a\tb/", "http://a\nb/", "http://a/\x7f", "http://a/?\ud800", "http://" + "a" * 9000 + "/"),
+]
+"""Whoever is given one says so at once."""
+NOWHERE = [
+    *("http://a b/", "http://%/", "http://%zz/", "http://%00/", "http://a%2fb/", "http://a\\b/", "http://<>/"),
+    *("http://a|b/", "http://{}/", 'http://"/', "http://*/", "http://.", "http://..", "http://a..b/", "http://.a/"),
+    *("http://" + "a" * 64 + ".example/", "http://" + "a." * 200 + "example/", "http://" + "a" * 8000 + "/"),
+    *("http://[::1]80/", "http://[::1%lo]/", "http://[::1%25]/", "http://4294967296/", "http://1.2.3.4.5/"),
+    *("http://user:secret@127.0.0.1/", "http://user:@127.0.0.1/", "http://:@127.0.0.1/", "http://a:b@c@127.0.0.1/"),
+]
+"""These are written as addresses are, and nobody is called."""
+
+
+@pytest.mark.parametrize("url", NO_ADDRESS + NOWHERE, ids=lambda url: ascii(url)[:60])
+def test_odd_addresses_are_refused_in_words_as_pictures_webhooks_and_targets(config: MakeConfig, url: str) -> None:
+    assert is_web_url(url) == (url in NOWHERE)
+    with pytest.raises(SourceNotAllowed, match="^the picture's address is not one that this server may fetch from$"):
+        download(url, config(allow_hosts=HERE))
+    with pytest.raises(NotAllowed, match="^the address is not one that this server may call$"):
+        send("POST", url, b"x", {}, config(allow_hosts=HERE), 5)
+    if url.startswith("http://") and url not in NOWHERE:  # much else is base64
+        with pytest.raises(InvalidField):
+            parse_source(url, ())
+
+
 # --- sending --------------------------------------------------------------------------------------------------------
 
 
@@ -62,6 +100,12 @@ def test_any_answer_is_an_answer_and_no_redirect_is_followed(
     receiver.answers = [status]
     assert send("POST", receiver.url, b"", {}, config(allow_hosts=HERE), 5) == status
     assert len(receiver.got) == 1
+
+
+@pytest.mark.parametrize("target", ["http://xn--/", "http://xn--a:99999/"])
+def test_a_redirect_to_a_name_that_is_none_is_as_good_as_no_answer(config: MakeConfig, target: str) -> None:
+    with serving(redirect(target), "127.0.0.1") as url, pytest.raises(Unreachable, match="^its server redirects to"):
+        send("POST", url, b"x", {}, config(allow_hosts=HERE), 5)
 
 
 def test_an_answer_that_never_ends_is_left_at_its_status(config: MakeConfig) -> None:

@@ -15,7 +15,7 @@ from server.auth import Gate
 from server.config import Config
 from server.database import open_database
 from server.keys import Keys
-from server.launch import CannotListen, listen, refuse_strangers
+from server.launch import API_MALLOC_ENV, MALLOC_ENV, CannotListen, listen, refuse_strangers
 from server.limits import Limits
 from tests.conftest import MakeConfig, Served, draw
 
@@ -52,6 +52,14 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("role", "settings"), [("api", API_MALLOC_ENV), ("worker", MALLOC_ENV)])
+def test_every_process_has_its_own_settings_for_the_allocator(
+    served: Served, role: str, settings: dict[str, str]
+) -> None:
+    found = Path(f"/proc/{served.children()[role]}/environ").read_text().split("\0")
+    assert {f"{name}={value}" for name, value in settings.items()} <= set(found)
 
 
 def test_killed_processes_lose_nothing_and_finish_nothing_twice(own_server: Served) -> None:

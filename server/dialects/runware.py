@@ -698,7 +698,7 @@ async def converse(socket: WebSocket, place: _PlaceDep) -> None:
                     await say(socket, _refused(_KeyMissing(_NO_KEY), None, None).frame())
                 else:
                     session.begin(_do(place, session, task))
-            del frame, found  # they may be large, and the next one far
+            del frame, found, task  # they may be large, and the next one far
     except WebSocketDisconnect:
         pass
     finally:

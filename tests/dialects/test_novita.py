@@ -279,6 +279,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"extra": {"webhook": {"test_mode": {"enabled": True}}}}, "url is required"),
     ({"extra": {"webhook": {"url": 5}}}, "url must be a string"),
     ({"extra": {"webhook": {"url": "ftp://hook.example"}}}, "extra.webhook.url must be an http(s) URL"),
+    ({"extra": {"webhook": {"url": "http://a:99999/"}}}, "extra.webhook.url must be an http(s) URL"),
     ({"extra": {"webhook": {"url": "http://a", "test_mode": 1}}}, "test_mode must be an object"),
     (
         {"extra": {"webhook": {"url": "http://a", "test_mode": {"enabled": 1}}}},

@@ -87,6 +87,27 @@ def test_a_full_queue_is_said_in_the_dialects_words(live_server: LiveServer, dia
     assert live.client.post(path, json=make_body()).is_success
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/", "http://xn--/a.png"])
+@pytest.mark.parametrize("dialect", SUBMITS)
+def test_a_picture_at_something_that_is_no_address_is_refused_at_once(live: Live, dialect: str, url: str) -> None:
+    path, make_body, _ = SUBMITS[dialect]
+    refused = live.client.post(path, content=json.dumps(make_body()).replace(PICTURE, url))
+    assert (refused.status_code, "an http" in refused.text.lower()) == (400, True), refused.text
+    assert live.worker.jobs.counts() == {}
+
+
+@pytest.mark.parametrize(("kind", "parameter"), [("imageUpload", "image"), ("mediaStorage", "media")])
+def test_so_is_an_upload_to_runware(live: Live, kind: str, parameter: str) -> None:
+    task = {
+        "taskType": kind,
+        "taskUUID": str(uuid.uuid4()),
+        "operation": "upload",
+        parameter: "http://127.0.0.1:99999/",
+    }
+    (error,) = live.client.post("/v1", json=[task]).json()["errors"]
+    assert (error["code"], error["parameter"]) == (f"invalid{parameter.capitalize()}", parameter)
+
+
 def test_of_several_runware_tasks_some_may_be_refused(live: Live, keys: Keys) -> None:
     _, secret = keys.create("ann", Limits(concurrent=2))
     answer = live.client.post("/v1", json=[vendor_task() for _ in range(5)], headers={"Authorization": secret})

@@ -148,6 +148,7 @@ BAD: list[tuple[str, dict[str, Any], str, int]] = [
     (UPSCALER, {"enable_base64_output": "true"}, "enable_base64_output must be a boolean", 1401),
     (UPSCALER, {"webhook_url": "hook.example"}, "webhook must be an http(s) URL", 1401),
     (UPSCALER, {"webhookURL": "ftp://hook.example/"}, "webhook must be an http(s) URL", 1401),
+    (UPSCALER, {"webhook_url": "http://hook.example:99999/"}, "webhook must be an http(s) URL", 1401),
     (UPSCALER, {"webhook": ["https://hook.example"]}, "webhook must be an http(s) URL", 1401),
     (ESRGAN, {"image": None}, 'property "image" is missing', 1400),
     (ESRGAN, {"scale": 0}, SCALE_RANGE, 1401),
