@@ -50,6 +50,7 @@ from server.dialects.base import (
     ServiceDep,
     Webhook,
     file_url,
+    in_place,
     read_json,
 )
 from server.errors import (
@@ -402,7 +403,7 @@ class _Place:
     own_bases: OwnBases
 
 
-_PlaceDep = Annotated[_Place, Depends()]
+_PlaceDep = Annotated[_Place, Depends(in_place(_Place))]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from server.dialects.base import (
     RawBody,
     ServiceDep,
     file_url,
+    in_place,
     iso_time,
     read_choice,
     read_flag,
@@ -164,7 +165,7 @@ class _Call:
             return cost_of(None, config)
 
 
-_CallDep = Annotated[_Call, Depends()]
+_CallDep = Annotated[_Call, Depends(in_place(_Call))]
 
 
 @router.post("/models/{model}/generate")

@@ -43,6 +43,7 @@ from server.dialects.base import (
     ServiceDep,
     Webhook,
     file_url,
+    in_place,
     iso_time,
     read_choice,
     read_flag,
@@ -311,7 +312,7 @@ class _Call:
             raise NotFound("prediction not found") from error
 
 
-_CallDep = Annotated[_Call, Depends()]
+_CallDep = Annotated[_Call, Depends(in_place(_Call))]
 
 
 @_routes.get("/predictions/{job_id}/result")
