@@ -17,7 +17,7 @@ from server.engine import Engine
 from server.errors import OutOfMemory
 from server.job import Params
 from server.models import Model
-from server.plan import make_plan
+from server.plan import make_plan, tile_size
 from server.winograd.network import Kernel
 from server.winograd.network import load as find_kernel
 from tests import networks
@@ -282,6 +282,16 @@ def test_tiles_give_the_same_bytes_as_a_sweep(own: Model, dtype: type[np.generic
     # Where a tile begins decides which samples are transformed together.
     assert np.abs(swept.astype(int) - tiled).max() <= (1 if dtype == np.uint8 else 7)
     assert engine.shape(own, 64).widest == 0
+
+
+@pytest.mark.skipif(not isinstance(find_kernel(), Kernel), reason="no own convolutions here")
+def test_pictures_too_wide_for_a_sweep_are_cut_into_tiles_that_take_a_part_of_its_memory() -> None:
+    model = networks.load(networks.BUNDLED, kernel=find_kernel())
+    shape = Engine(networks.CPU).shape(model)
+    assert model.own is not None and 4096 <= shape.widest < 6400
+    width, height = tile_size((6400, 3600), shape)
+    assert width > 2 * height, "a row of tiles is a band, which should not be high"
+    assert model.own.bytes_for(height, width) < 160 << 20
 
 
 @pytest.mark.usefixtures("small_steps")

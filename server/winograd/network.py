@@ -33,7 +33,7 @@ Samples = NDArray[Any]
 _KINDS = {"convolution": 0, "srvgg": 1, "rrdbnet": 2}
 _OUT_OF_MEMORY = 1
 _WRONG = 1e-4
-_TALL = 1 << 16
+_TALL, _LOW = 1 << 16, 64
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,10 @@ class Network:
 
     @functools.cached_property
     def pixel_bytes(self) -> int:
-        """Memory that each pixel of a picture takes when all of it is computed at once."""
+        """Memory that each pixel of a tile takes. Of a chain that is what its columns do, spread over the rows that tiles
+        of very wide pictures have at least."""
+        if self.column_bytes:
+            return self.column_bytes // _LOW
         return (self.bytes_for(1024, 1024) - self.bytes_for(512, 1024)) // (512 * 1024)
 
     @functools.cached_property
