@@ -291,7 +291,7 @@ def test_pictures_too_wide_for_a_sweep_are_cut_into_tiles_that_take_a_part_of_it
     assert model.own is not None and 4096 <= shape.widest < 6400
     width, height = tile_size((6400, 3600), shape)
     assert width > 2 * height, "a row of tiles is a band, which should not be high"
-    assert model.own.bytes_for(height, width) < 160 << 20
+    assert model.own.bytes_for(height, width) < 256 << 20
 
 
 @pytest.mark.usefixtures("small_steps")

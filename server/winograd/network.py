@@ -113,8 +113,8 @@ class Network:
 
     @functools.cached_property
     def pixel_bytes(self) -> int:
-        """Memory that each pixel of a tile takes. Of a chain that is what its columns do, spread over the rows that tiles
-        of very wide pictures have at least."""
+        """Memory that each pixel of a tile takes. Of a chain that is what its columns do, spread over the rows that the
+        tiles of very wide pictures have at least."""
         if self.column_bytes:
             return self.column_bytes // _LOW
         return (self.bytes_for(1024, 1024) - self.bytes_for(512, 1024)) // (512 * 1024)
