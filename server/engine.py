@@ -51,10 +51,12 @@ _CUDA_BATCH_PIXELS = 1 << 17
 _MOST_IN_BATCH = 16
 _AHEAD = 2
 """Batches that a job has queued up or unread: one that runs while the last one is joined, and one to follow it."""
-_TILE_BYTES = {"cpu": 512 * 1024 * 1024, "cuda": 3 * 1024 * 1024 * 1024}
-"""Memory that a tile may take. The larger, the less is computed twice, and the longer others wait for their turn."""
+_TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3 * 1024 * 1024 * 1024}
+"""Memory that a tile may take. The larger, the less is computed twice, and the longer others wait for their turn: with
+RRDBNet on two cores some ten seconds."""
 _SWEEP_BYTES = 384 * 1024 * 1024
-"""For SRVGG-32 that is 5,000 columns."""
+"""Of each picture in hand, and once more for its alpha. For SRVGG-32 that is 5,000 columns."""
+_ANY = 1 << 62
 _SMALLEST_KEPT = 32
 """Pixels that a tile must be long beyond its halos and blends; smaller ones are nearly all halo."""
 _BLACK = 1 / 512
@@ -105,7 +107,7 @@ class Engine:
         self._sweep_bytes = _SWEEP_BYTES
         """Memory that a sweep may take."""
         self._tiles: dict[str, int] = {}
-        """Largest tile that fitted, by model, once one did not."""
+        """Source pixels of the largest tile that may fit, by model, once one did not."""
         self._pixels: dict[str, int] = {}
         """Source pixels of the largest batch that may fit, by model, once one did not."""
         self._counted: Counter[str] = Counter()
@@ -126,9 +128,9 @@ class Engine:
 
         `samples`: H × W × 3 RGB, or H × W × 1 grey, which goes through the network as three equal channels and comes
         back as their mean. `dtype`: uint8 or uint16, rounded and clamped, or float32 in about [0, 1]. `tile`: side in
-        source pixels, 0 for the model's own. `on_tile` is called after each tile, in the thread that takes the bands;
-        it may raise, which ends the run. Where to cut is settled before the first band, so that two calls give bands of
-        the same heights. Raises OutOfMemory.
+        source pixels; 0 leaves it to us whether tiles are cut and how large they are. `on_tile` is called after each
+        tile, or step of a sweep, in the thread that takes the bands; it may raise, which ends the run. Raises
+        OutOfMemory.
         """
         facts, shape = model.facts, self.shape(model, tile)
         padded = _pad(samples, facts.multiple)
@@ -147,11 +149,11 @@ class Engine:
         facts, own = model.facts, model.own
         pixel_bytes = own.pixel_bytes if own is not None else facts.pixel_bytes * model.dtype.itemsize // 4
         side = tile or max(facts.tile, math.isqrt(_TILE_BYTES[self.device.type] // max(1, pixel_bytes)))
-        side = min(side, self._tiles.get(model.name, 1 << 30))
+        side = min(side, math.isqrt(self._tiles.get(model.name, _ANY)))
         side = max(side, _smallest_side(model)) // facts.multiple * facts.multiple
         columns = own.column_bytes if own is not None and not tile else 0
         widest = self._sweep_bytes // columns if columns else 0
-        return Shape(model.name, facts.scale, side, facts.halo, fitted=not tile, widest=widest)
+        return Shape(model.name, facts.scale, side, facts.halo, multiple=facts.multiple, fitted=not tile, widest=widest)
 
     def call(self, function: Callable[[], _T]) -> _T:
         """`function()` in the device's thread, when it is this job's turn; what it raises is raised here.
@@ -234,17 +236,18 @@ class Engine:
             return band
 
         waiting: deque[Future[NDArray[Any]]] = deque()
-        with closing(sweep):
-            try:
-                for top in range(0, h, step):
-                    waiting.append(self._scheduler.submit(functools.partial(rows, top)))
-                    if len(waiting) > 1:  # one runs while what the last one gave is used
-                        yield _taken(waiting, on_tile)
-                yield _taken(waiting, on_tile)
-            finally:
-                for future in waiting:
-                    if not future.cancel():
-                        future.exception()  # else the sweep would be closed under it
+        try:
+            for top in range(0, h, step):
+                waiting.append(self._scheduler.submit(functools.partial(rows, top)))
+                if len(waiting) > 1:  # one runs while what the last one gave is used
+                    yield _taken(waiting, on_tile)
+            yield _taken(waiting, on_tile)
+        finally:
+            # No waiting for a step that runs: the collector may have brought us here, in the device's own thread. That
+            # step holds the sweep, which ends with it.
+            ended = [future.cancel() or future.done() for future in waiting]
+            if all(ended):
+                sweep.close()
 
     def _bands(
         self,
@@ -289,7 +292,7 @@ class Engine:
 
     def _submit(self, tile: _Tile) -> "Future[_Done] | None":
         """None for a tile that is known not to fit."""
-        if tile.pixels > self._tiles.get(tile.model.name, 1 << 30) ** 2:
+        if tile.pixels > self._tiles.get(tile.model.name, _ANY):
             return None
         staged = _Staged(tile, self._transfer.stage(tile.samples))
         key = id(tile.model), tile.exact, staged.samples.shape, staged.samples.dtype
@@ -320,8 +323,9 @@ class Engine:
         if side < _smallest_side(tile.model):
             raise OutOfMemory(f"not even a tile of {w}×{h} pixels fits on {self.device}")
         self._count("tile_retries")
-        if side < self._tiles.get(tile.model.name, 1 << 30):
-            self._tiles[tile.model.name] = side
+        pixels = min(h, side) * min(w, side)
+        if pixels < self._tiles.get(tile.model.name, _ANY):
+            self._tiles[tile.model.name] = pixels
             log.warning("out of memory: halving the tile", model=tile.model.name, tile=side)
         rows = cut(h, side, facts.halo, multiple=facts.multiple)
         columns = cut(w, side, facts.halo, multiple=facts.multiple)
@@ -432,7 +436,12 @@ def _row(
 
 
 def _taken(waiting: "deque[Future[NDArray[Any]]]", on_tile: Callable[[], None] | None) -> NDArray[Any]:
-    band = waiting[0].result()
+    try:
+        band = waiting[0].result()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory("not even a few rows of the result fit into memory") from error
     waiting.popleft()
     if on_tile is not None:
         on_tile()

@@ -38,9 +38,11 @@ class Shape:
     name: str
     scale: int
     tile: int
-    """Side of a tile in source pixels, halo included."""
+    """Side of a tile in source pixels, halo included; of as large a square, where tiles are fitted."""
     halo: int
     """Pixels at each inner side of a tile that are computed and thrown away, or blended."""
+    multiple: int = 1
+    """Pictures are padded until their sides are multiples of it."""
     fitted: bool = False
     """Tiles are not squares: as large, but so shaped that least is computed twice."""
     widest: int = 0
@@ -173,36 +175,46 @@ def spans(length: int, tile: int, halo: int) -> int:
 
 
 def tile_size(size: Size, shape: Shape) -> Size:
-    """(width, height) of the tiles that a picture of `size` is cut into: squares of `shape.tile`, or as large. A row of
-    tiles is a band of the result, so those of very wide pictures are flatter, and wider for it."""
+    """(width, height) of the tiles that a picture of that size, padded, is cut into: squares of `shape.tile`, or as
+    large. A row of tiles is a band of the result, so those of very wide pictures are flatter, and wider for it."""
     rows = _BAND_SAMPLES // (3 * size[0] * shape.scale**2)
     height = max(rows + 2 * shape.halo, 6 * shape.halo) // _TILE_STEP * _TILE_STEP
-    if shape.fitted:
-        return _fitted(size, shape, height)
-    if height >= shape.tile:
-        return shape.tile, shape.tile
-    return shape.tile * shape.tile // height // _TILE_STEP * _TILE_STEP, height
+    plain = (shape.tile, shape.tile)
+    if height < shape.tile:
+        plain = (shape.tile**2 // height // _TILE_STEP * _TILE_STEP, height)
+    return _fitted(size, shape, plain, height) if shape.fitted else plain
 
 
-def _fitted(size: Size, shape: Shape, most_rows: int) -> Size:
+def _fitted(size: Size, shape: Shape, plain: Size, most_rows: int) -> Size:
     """The sides, within that area and height, with which the tiles of all columns and rows have the fewest pixels."""
-    area = max(shape.tile, 6 * shape.halo) ** 2
-    best: tuple[int, Size] | None = None
+    area, best = shape.tile**2, plain
+    fewest = _computed(size, shape, plain)
     for columns in range(1, 1 + spans(size[0], 6 * shape.halo, shape.halo)):
         width = _side(size[0], columns, shape.halo)
         most = max(min(most_rows, area // min(width, size[0])), 6 * shape.halo)
-        rows = spans(size[1], most, shape.halo)
-        height = _side(size[1], rows, shape.halo)
-        pixels = min(width, size[0]) * min(height, size[1])
-        if pixels <= area and (best is None or columns * rows * pixels < best[0]):
-            best = columns * rows * pixels, (width, height)
-    return best[1] if best is not None else (shape.tile, shape.tile)
+        if most < size[1]:
+            most = most // _TILE_STEP * _TILE_STEP  # the sides of what is cut are rounded up to these
+        height = _side(size[1], spans(size[1], most, shape.halo), shape.halo)
+        pixels = _computed(size, shape, (width, height))
+        if min(width, size[0]) * min(height, size[1]) <= area and pixels < fewest:
+            fewest, best = pixels, (width, height)
+    return best
+
+
+def _computed(size: Size, shape: Shape, tile: Size) -> int:
+    """Pixels of all tiles together."""
+    count = spans(size[0], tile[0], shape.halo) * spans(size[1], tile[1], shape.halo)
+    return count * min(tile[0], size[0]) * min(tile[1], size[1])
 
 
 def _side(length: int, count: int, halo: int) -> int:
     """Of as few pixels as may be when `count` tiles cover the length."""
     side = max(math.ceil((length + (count - 1) * 2 * halo) / count), 6 * halo if count > 1 else 1)
-    return -(-side // _TILE_STEP) * _TILE_STEP
+    return _up(side, _TILE_STEP)
+
+
+def _up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
 
 
 def sweep_step(width: int) -> int:
@@ -214,6 +226,7 @@ def _tiles(size: Size, shape: Shape) -> int:
     """Steps, where the picture is swept."""
     if size[0] <= shape.widest:
         return -(-size[1] // sweep_step(size[0]))
+    size = _up(size[0], shape.multiple), _up(size[1], shape.multiple)
     width, height = tile_size(size, shape)
     return spans(size[0], width, shape.halo) * spans(size[1], height, shape.halo)
 

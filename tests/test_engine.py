@@ -13,12 +13,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from server import engine as engine_module
 from server.engine import Engine
 from server.errors import OutOfMemory
 from server.job import Params
 from server.models import Model
 from server.plan import make_plan, tile_size
-from server.winograd.network import Kernel
+from server.winograd.network import Kernel, Sweep
 from server.winograd.network import load as find_kernel
 from tests import networks
 
@@ -170,6 +171,27 @@ def test_out_of_memory_halves_the_batch_then_the_tile_and_remembers(compact: Mod
     assert engine.counters()["tile_retries"] == counted["tile_retries"]
 
 
+def test_out_of_memory_is_remembered_for_fitted_tiles_too(tmp_path: Path) -> None:
+    """Of a network whose smallest useful tiles are not its smallest possible ones."""
+    model = networks.load(networks.save(networks.rrdbnet(4, 1, 16, 8), tmp_path / "x.pth"))
+    forward = model._forward
+    sizes: list[int] = []
+
+    def limited(net: torch.nn.Module, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        sizes.append(image.shape[2] * image.shape[3])
+        if sizes[-1] > 150 * 150:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(net, image, dtype)
+
+    small = Model(model.name, None, model.arch, model.facts, model.device, model.dtype, model._net, limited)
+    engine = Engine(networks.CPU)
+    for number, size in enumerate([(300, 576), (300, 576), (64, 900), (700, 200), (300, 576)]):
+        tried = engine.counters()["tile_retries"]
+        assert len(joined(engine, small, photo_like(*size), dtype=np.uint8)) == 4 * size[0]
+        if number:
+            assert engine.counters()["tile_retries"] == tried, "it knows what fits"
+
+
 def test_out_of_memory_with_the_smallest_tile_is_an_error_of_ours(compact: Model) -> None:
     with pytest.raises(OutOfMemory, match="not even a tile of"):
         list(Engine(networks.CPU).upscale(limited(compact, 100), photo_like(128, 128)))
@@ -275,7 +297,7 @@ def test_a_swept_picture_is_the_same_as_without(
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_tiles_give_the_same_bytes_as_a_sweep(own: Model, dtype: type[np.generic]) -> None:
+def test_tiles_give_what_a_sweep_does_but_for_the_last_rounding(own: Model, dtype: type[np.generic]) -> None:
     samples = photo_like(157, 131)
     engine = Engine(networks.CPU)
     swept, tiled = joined(engine, own, samples, dtype=dtype), joined(engine, own, samples, dtype=dtype, tile=64)
@@ -285,13 +307,15 @@ def test_tiles_give_the_same_bytes_as_a_sweep(own: Model, dtype: type[np.generic
 
 
 @pytest.mark.skipif(not isinstance(find_kernel(), Kernel), reason="no own convolutions here")
-def test_pictures_too_wide_for_a_sweep_are_cut_into_tiles_that_take_a_part_of_its_memory() -> None:
+@pytest.mark.parametrize("size", [(5300, 40), (6000, 4000), (8000, 6000), (20_000, 5000), (100_000, 900)])
+def test_pictures_too_wide_for_a_sweep_are_cut_into_tiles_that_fit(
+    size: tuple[int, int],
+) -> None:
     model = networks.load(networks.BUNDLED, kernel=find_kernel())
     shape = Engine(networks.CPU).shape(model)
-    assert model.own is not None and 4096 <= shape.widest < 6400
-    width, height = tile_size((6400, 3600), shape)
-    assert width > 2 * height, "a row of tiles is a band, which should not be high"
-    assert model.own.bytes_for(height, width) < 256 << 20
+    assert model.own is not None and 4096 <= shape.widest < size[0]
+    width, height = tile_size(size, shape)
+    assert model.own.bytes_for(min(height, size[1]), width) <= 1.1 * engine_module._TILE_BYTES["cpu"]
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -320,27 +344,75 @@ def test_sweeps_of_several_jobs_take_turns_and_give_the_same_bytes(own: Model) -
     assert np.array_equal(np.concatenate([*parts, *bands]), alone[0])
 
 
+def gone(thing: object) -> threading.Event:
+    event = threading.Event()
+    weakref.finalize(thing, event.set)
+    return event
+
+
 @pytest.mark.usefixtures("small_steps")
-def test_a_sweep_that_nobody_reads_ends_its_step_and_gives_its_memory_back(own: Model) -> None:
-    engine, ended = Engine(networks.CPU), []
+def test_a_sweep_that_nobody_reads_ends_with_its_step_and_gives_its_memory_back(own: Model) -> None:
+    engine = Engine(networks.CPU)
     bands = engine.upscale(own, photo_like(400, 150), dtype=np.uint8)
     next(bands)
     done = engine.counters()["tiles"]
-    sweep = bands.gi_frame.f_locals["sweep"]  # type: ignore[attr-defined]
-    weakref.finalize(sweep, ended.append, True)
+    freed = gone(bands.gi_frame.f_locals["sweep"])  # type: ignore[attr-defined]
     bands.close()  # type: ignore[attr-defined]
-    assert not sweep._close.alive, "closed"
-    del sweep
-    assert ended and engine.counters()["tiles"] <= done + 1
+    assert freed.wait(10)
+    assert engine.counters()["tiles"] <= done + 1
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_a_sweep_can_be_stopped_after_any_step(own: Model) -> None:
+def test_a_sweep_whose_reader_is_collected_in_the_devices_own_thread_does_not_hang_it(
+    own: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, begun, let_go = Engine(networks.CPU), threading.Event(), threading.Event()
+    rows = Sweep.rows
+
+    def last(sweep: Sweep, *args: Any) -> None:
+        if begun.is_set():
+            let_go.wait()
+            bands.clear()
+        begun.set()
+        rows(sweep, *args)
+
+    monkeypatch.setattr(Sweep, "rows", last)
+    bands = [engine.upscale(own, photo_like(400, 150), dtype=np.uint8)]
+    next(bands[0])
+    freed = gone(bands[0].gi_frame.f_locals["sweep"])  # type: ignore[attr-defined]
+    let_go.set()
+    assert freed.wait(10)
+    assert engine.call(lambda: 7) == 7
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("after", [1, 3, 20])
+def test_a_sweep_can_be_stopped_after_any_step(own: Model, after: int) -> None:
+    engine, calls = Engine(networks.CPU), []
+
     def stop() -> None:
-        raise KeyboardInterrupt
+        calls.append(engine.counters()["tiles"])
+        if len(calls) == after:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        joined(Engine(networks.CPU), own, photo_like(200, 150), on_tile=stop)
+        joined(engine, own, photo_like(400, 150), on_tile=stop)
+    assert len(calls) == after and engine.shape(own).widest > 150
+    assert joined(engine, own, photo_like(40, 30)).shape == (160, 120, 3), "the device is free"
+    assert engine.counters()["tiles"] <= after + 1 + 2
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_memory_that_runs_out_within_a_sweep_is_an_error_of_ours(own: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory to plan the network's run")
+
+    engine = Engine(networks.CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr("server.winograd.network.Sweep.rows", none)
+        with pytest.raises(OutOfMemory):
+            joined(engine, own, photo_like(100, 150))
+    assert len(joined(engine, own, photo_like(100, 150))) == 400
 
 
 # --- many jobs ----------------------------------------------------------------------------------------------------

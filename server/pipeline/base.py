@@ -125,7 +125,8 @@ class Context:
     @property
     def progress(self) -> float:
         """0 … 1. The network is nearly all of the work; what follows it has no measure."""
-        of_frame = self.tiles_done / self.tiles if self.tiles else 0.0
+        # Less memory than was planned with means more tiles.
+        of_frame = min(1.0, self.tiles_done / self.tiles) if self.tiles else 0.0
         return (self.frame + of_frame) / self.animation.timing.frames if self.animation else of_frame
 
     @property

@@ -1,4 +1,4 @@
-"""The super-resolution network over tiles, once or twice; alpha goes through the same network."""
+"""The super-resolution network over the picture, once or twice; alpha goes through the same network."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -59,9 +59,18 @@ def _through_network(ctx: Context, samples: Samples, dtype: type[np.generic]) ->
 
 def _with_alpha(colours: Iterator[NDArray[Any]], alpha: Iterator[NDArray[Any]] | None) -> Iterator[NDArray[Any]]:
     """Band by band; without `alpha`, opaque."""
+    left: NDArray[Any] | None = None
     for band in colours:
-        top = np.iinfo(band.dtype).max
-        yield np.concatenate((band, next(alpha) if alpha else np.full_like(band[..., :1], top)), axis=2)
+        parts, missing = [], len(band)
+        while missing:  # the two may come in bands of different heights
+            if alpha is None:
+                left = np.full_like(band[..., :1], np.iinfo(band.dtype).max)
+            elif left is None or not len(left):
+                left = next(alpha)
+            part, left = left[:missing], left[missing:]
+            parts.append(part)
+            missing -= len(part)
+        yield np.concatenate((band, parts[0] if len(parts) == 1 else np.concatenate(parts)), axis=2)
 
 
 def _has_alpha(samples: Samples) -> bool:

@@ -1,8 +1,8 @@
 """Networks of 3×3 convolutions on the CPU, in fp32: what torch computes, to seven digits, several times as fast.
 
 A `Network` takes the weights of a torch network and replaces it. It runs in as many threads as torch would, in memory
-of its own that is kept between runs, and may be called by several threads at once. The same machine gives the same
-bytes, however many threads there are. winograd.cpp says how.
+of its own, and may be called by several threads at once. The same machine gives the same bytes, however many threads
+there are. winograd.cpp says how.
 
 Samples come and go as they lie in memory, 8 or 16 bits or floats, without tensors of floats on the way. A chain of
 convolutions needs but a few rows of each of its layers at a time, so that a `Sweep` can take a picture of any height
@@ -12,7 +12,7 @@ through it, in steps, without cutting it into tiles.
 import ctypes
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,9 +31,8 @@ Layer = tuple[Tensor, Tensor, Tensor | None]
 Samples = NDArray[Any]
 
 _KINDS = {"convolution": 0, "srvgg": 1, "rrdbnet": 2}
-_OUT_OF_MEMORY = 1
 _WRONG = 1e-4
-_TALL, _LOW = 1 << 16, 64
+_TALL, _LOW = 1 << 16, 128
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Network:
         )
         if not self.handle:
             raise torch.OutOfMemoryError("no memory for the network's weights")
-        weakref.finalize(self, kernel.library.winograd_close, self.handle)
+        _when_gone(self, kernel.library.winograd_close, self.handle)
 
     def __call__(self, image: Tensor) -> Tensor:
         """(N, C, H, W) float32 → (N, C, H·scale, W·scale) float32. Raises torch.OutOfMemoryError."""
@@ -114,7 +113,7 @@ class Network:
     @functools.cached_property
     def pixel_bytes(self) -> int:
         """Memory that each pixel of a tile takes. Of a chain that is what its columns do, spread over the rows that the
-        tiles of very wide pictures have at least."""
+        tiles of very wide pictures have."""
         if self.column_bytes:
             return self.column_bytes // _LOW
         return (self.bytes_for(1024, 1024) - self.bytes_for(512, 1024)) // (512 * 1024)
@@ -146,7 +145,7 @@ class Sweep:
         )
         if not self._handle:
             raise torch.OutOfMemoryError(f"no memory for {network.bytes_for(h, w) >> 20} MiB of feature maps")
-        self._close = weakref.finalize(self, self._library.winograd_end, self._handle)
+        self._close = _when_gone(self, self._library.winograd_end, self._handle)
         self._strip = int(self._library.winograd_strip(self._handle))
 
     def rows(self, bottom: int, result: Samples, top: int | None = None, left: int = 0) -> None:
@@ -173,6 +172,13 @@ class Sweep:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _when_gone(owner: object, close: Callable[[int], None], handle: int) -> "weakref.finalize[Any, Any]":
+    """Not at the end of Python, though: a thread of the device may still be in there then."""
+    finalizer = weakref.finalize(owner, close, handle)
+    finalizer.atexit = False
+    return finalizer
 
 
 class _View(ctypes.Structure):

@@ -709,11 +709,19 @@ Chain Net::program(Program& p, int H, int W, int step) const {
 
 size_t pages(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
 
+struct Held : Block {
+  Held() = default;
+  Held(const Held&) = delete;
+  ~Held() {
+    if (data) give(*this);
+  }
+};
+
 // A picture on its way through a network, from top to bottom.
 struct Sweep {
   Program p;
   Chain chain;
-  Block block;
+  Held block;
   int threads, height, strip;  // rows of the source: all of them, and those after which it can stop
   size_t scratch;              // bytes of each thread
   bool begun = false;
@@ -725,18 +733,13 @@ struct Sweep {
     Chain sizing = net.program(size, h, w, step);
     if (sizing.strips) sizing.advance(size, 0);  // all kinds of stages
     scratch = pages(size.scratch() * sizeof(float)) + 256;
-    block = take(pages(size.floats * sizeof(float)) + 4096 + scratch * threads);
+    static_cast<Block&>(block) = take(pages(size.floats * sizeof(float)) + 4096 + scratch * threads);
     if (!block.data) return;
     p.memory = static_cast<float*>(block.data);
     chain = net.program(p, h, w, step);
     p.picture.source = source;
     if (net.kind == SRVGG && chain.strips) strip = chain.height.back();
   }
-  ~Sweep() {
-    if (block.data) give(block);
-  }
-  Sweep(const Sweep&) = delete;
-
   // The result's rows down to source row `bottom`, which ends a strip or the picture, to `result`.
   void advance(int bottom, const View& result, int top, int left, int rows, int columns, int most) {
     p.picture.result = result;
@@ -816,7 +819,7 @@ void* winograd_begin(const void* net, const View* source, int H, int W, int step
   return nullptr;
 }
 
-// Source rows after multiples of which winograd_rows can stop: a part of the step, or all without one.
+// Source rows after multiples of which winograd_rows can stop: a part of the step, if there is one.
 int winograd_strip(const void* sweep) { return static_cast<const Sweep*>(sweep)->strip; }
 
 // Goes on until `bottom`, in source rows. Of what comes out, the result's `rows` x `columns` from `top` and `left` on are
