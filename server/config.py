@@ -67,7 +67,9 @@ class Config(BaseSettings):
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="What adds detail when creativity is asked for. auto: SDXL on CUDA if installed."
     )
-    tile: int = Field(0, ge=0, le=4096, description="Tile side in source pixels; 0 leaves it to the server, which may need none.")
+    tile: int = Field(
+        0, ge=0, le=4096, description="Tile side in source pixels; 0 leaves it to the server, which may need none."
+    )
 
     max_source_bytes: int = Field(100 * MIB, ge=1, description="Largest source file.")
     max_source_pixels: int = Field(100_000_000, ge=1, description="Largest source picture, width × height.")

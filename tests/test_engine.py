@@ -1,10 +1,13 @@
 """Tiles must not show, whatever their size, and what goes wrong on a device must be mended there."""
 
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from server.engine import Engine
 from server.errors import OutOfMemory
 from server.job import Params
 from server.models import Model
+from server.pipeline import upscale
 from server.plan import make_plan, tile_size
 from server.winograd.network import Kernel, Sweep
 from server.winograd.network import load as find_kernel
@@ -413,6 +417,57 @@ def test_memory_that_runs_out_within_a_sweep_is_an_error_of_ours(own: Model, mon
         with pytest.raises(OutOfMemory):
             joined(engine, own, photo_like(100, 150))
     assert len(joined(engine, own, photo_like(100, 150))) == 400
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_alpha_may_come_in_tiles_beside_swept_colours(own: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, opened = Engine(networks.CPU), count()
+    samples = np.dstack((photo_like(120, 150), photo_like(120, 150)[..., :1]))
+    expected = (
+        joined(engine, own, samples[..., :3], dtype=np.uint8),
+        joined(engine, own, samples[..., 3:], dtype=np.uint8),
+    )
+
+    def only_one(*args: Any) -> Sweep:
+        if next(opened):
+            raise torch.OutOfMemoryError("no memory for feature maps")
+        return Sweep(*args)
+
+    monkeypatch.setattr("server.engine.Sweep", only_one)
+    colours = engine.upscale(own, samples[..., :3], dtype=np.uint8)
+    alpha = engine.upscale(own, samples[..., 3:], dtype=np.uint8)
+    result = np.concatenate(list(upscale._with_alpha(colours, alpha)))
+    assert np.abs(result.astype(int) - np.dstack(expected)).max() <= 1
+
+
+INTERRUPTED = """
+import signal, sys
+import numpy as np
+from server.engine import Engine
+from server.winograd.network import load
+from tests import networks
+from pathlib import Path
+import torch
+
+torch.set_num_threads(1)
+model = networks.load(Path(sys.argv[1]), kernel=load())
+samples = np.zeros((400, 400, 3), np.uint8)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.5)
+try:
+    list(Engine(networks.CPU).upscale(model, samples, dtype=np.uint8))
+    sys.exit("it ended too soon to be interrupted")
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.usefixtures("own")
+def test_a_process_that_ends_while_the_device_works_does_not_crash(tmp_path: Path) -> None:
+    """A turn that outlasts the moment that the end of Python gives it."""
+    net = networks.save(networks.rrdbnet(4, 23, 64, 32), tmp_path / "x.pth")
+    run = subprocess.run([sys.executable, "-c", INTERRUPTED, net], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "interrupted\n"), run.stderr
 
 
 # --- many jobs ----------------------------------------------------------------------------------------------------
