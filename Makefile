@@ -54,7 +54,7 @@ verify-official: venv
 
 # New exact versions. The overrides in pyproject.toml keep out two packages that we must not have.
 lock: venv
-	@.venv/bin/uv pip compile pyproject.toml --group dev --extra postgres --extra sdxl --universal --python-version 3.10 \
+	@.venv/bin/uv pip compile pyproject.toml --group dev --extra postgres --extra sdxl --extra otel --universal --python-version 3.10 \
 		--no-annotate --no-header --upgrade --quiet -o requirements.lock
 
 clean:
