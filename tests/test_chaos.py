@@ -18,7 +18,7 @@ from server.database import open_database
 from server.job import Job, Params, Result, State
 from server.jobs import Jobs
 
-JOBS, KILLS = 40, 6
+JOBS, KILLS = 32, 4
 
 # Clients leave sockets to the collector whose server was killed while they talked.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")

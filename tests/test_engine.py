@@ -443,12 +443,14 @@ def test_alpha_may_come_in_tiles_beside_swept_colours(own: Model, monkeypatch: p
 INTERRUPTED = """
 import signal, sys
 import numpy as np
+from server import scheduler
 from server.engine import Engine
 from server.winograd.network import load
 from tests import networks
 from pathlib import Path
 import torch
 
+scheduler._CLOSE_S = 0.2
 torch.set_num_threads(1)
 model = networks.load(Path(sys.argv[1]), kernel=load())
 samples = np.zeros((400, 400, 3), np.uint8)
@@ -465,7 +467,7 @@ except KeyboardInterrupt:
 @pytest.mark.usefixtures("own")
 def test_a_process_that_ends_while_the_device_works_does_not_crash(tmp_path: Path) -> None:
     """A turn that outlasts the moment that the end of Python gives it."""
-    net = networks.save(networks.rrdbnet(4, 23, 64, 32), tmp_path / "x.pth")
+    net = networks.save(networks.rrdbnet(4, 8, 64, 32), tmp_path / "x.pth")
     run = subprocess.run([sys.executable, "-c", INTERRUPTED, net], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (0, "interrupted\n"), run.stderr
 
