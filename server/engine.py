@@ -437,7 +437,7 @@ def _row(
 
 def _taken(waiting: "deque[Future[NDArray[Any]]]", on_tile: Callable[[], None] | None) -> NDArray[Any]:
     try:
-        band = waiting[0].result()
+        band = waiting[0].result()  # it stays in there meanwhile: interrupted, its step may be running
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -707,6 +707,14 @@ Chain Net::program(Program& p, int H, int W, int step) const {
   return Chain();
 }
 
+// The memory that a picture needs can be read from it: it has all maps, and a stage of each kind.
+Program sized(const Net& net, int h, int w, int step) {
+  Program p;
+  Chain chain = net.program(p, h, w, step);
+  if (chain.strips) chain.advance(p, 0);
+  return p;
+}
+
 size_t pages(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
 
 struct Held : Block {
@@ -724,14 +732,11 @@ struct Sweep {
   Held block;
   int threads, height, strip;  // rows of the source: all of them, and those after which it can stop
   size_t scratch;              // bytes of each thread
-  bool begun = false;
 
   Sweep(const Net& net, const View& source, int H, int W, int step, int t) : threads(std::max(1, t)), height(H), strip(H) {
     const int h = H / net.unshuffle, w = W / net.unshuffle;
     // Twice, because stages want to know where their maps lie, and that takes to know how large they are.
-    Program size;
-    Chain sizing = net.program(size, h, w, step);
-    if (sizing.strips) sizing.advance(size, 0);  // all kinds of stages
+    const Program size = sized(net, h, w, step);
     scratch = pages(size.scratch() * sizeof(float)) + 256;
     static_cast<Block&>(block) = take(pages(size.floats * sizeof(float)) + 4096 + scratch * threads);
     if (!block.data) return;
@@ -740,6 +745,7 @@ struct Sweep {
     p.picture.source = source;
     if (net.kind == SRVGG && chain.strips) strip = chain.height.back();
   }
+
   // The result's rows down to source row `bottom`, which ends a strip or the picture, to `result`.
   void advance(int bottom, const View& result, int top, int left, int rows, int columns, int most) {
     p.picture.result = result;
@@ -747,8 +753,6 @@ struct Sweep {
     p.picture.left = left;
     p.picture.rows = rows;
     p.picture.columns = columns;
-    if (begun) p.stages.clear();
-    begun = true;
     if (chain.strips) chain.advance(p, bottom == height ? chain.strips - 1 : bottom / strip - 1);
     if (p.stages.empty()) return;
     const long pieces = p.stages.back().first + p.stages.back().pieces;
@@ -764,6 +768,7 @@ struct Sweep {
       }
     running.work(reinterpret_cast<float*>(own));
     for (auto& thread : others) thread.join();
+    p.stages.clear();
   }
 };
 
@@ -837,9 +842,7 @@ void winograd_end(void* sweep) { delete static_cast<Sweep*>(sweep); }
 // Bytes of memory that a picture takes on its way, beside itself and its result.
 size_t winograd_bytes(const void* net, int H, int W, int threads) try {
   const Net& n = *static_cast<const Net*>(net);
-  Program p;
-  Chain chain = n.program(p, H / n.unshuffle, W / n.unshuffle, 0);
-  if (chain.strips) chain.advance(p, 0);
+  const Program p = sized(n, H / n.unshuffle, W / n.unshuffle, 0);
   return (p.floats + p.scratch() * threads) * sizeof(float);
 } catch (...) {
   return 0;
