@@ -218,8 +218,9 @@ def _up(length: int, multiple: int) -> int:
 
 
 def sweep_step(width: int) -> int:
-    """Source rows, a multiple of 4."""
-    return max(4, _STEP_PIXELS // width // 4 * 4)
+    """Source rows: as high as the kernels' blocks, or some of these, or, in wide pictures, a part of one."""
+    rows = _STEP_PIXELS // width
+    return rows // 48 * 48 if rows >= 48 else max(12, rows // 12 * 12)
 
 
 def _tiles(size: Size, shape: Shape) -> int:

@@ -78,7 +78,7 @@ def upright(samples: NDArray[Any], orientation: int) -> NDArray[Any]:
     }[orientation]  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     channels=st.sampled_from([1, 2, 3, 4]),
     deep=st.booleans(),

@@ -118,9 +118,6 @@ def test_answers_are_those_of_the_document(live_server: LiveServer, dialect: str
 
         @settings(
             max_examples=EXAMPLES if len(modes) > 1 else 1,
-            derandomize=True,
-            database=None,
-            deadline=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )

@@ -205,6 +205,7 @@ def test_a_result_four_times_as_large_does_not_take_four_times_the_memory() -> N
 @example((2853, 1637), (2, 64, 2), 1448)
 @example((1737, 2692), (2, 64, 2), 1448)
 @example((1891, 2622), (1, 128, 4), 2896)
+@example((1, 1), (1, 128, 4), 256)
 def test_fitted_tiles_cover_the_picture_within_their_area_and_waste_no_more_than_squares(
     size: Size, facts: tuple[int, int, int], tile: int
 ) -> None:
@@ -216,7 +217,7 @@ def test_fitted_tiles_cover_the_picture_within_their_area_and_waste_no_more_than
     width, height = tile_size(padded, fitted)
     assert min(width, size[0]) * min(height, size[1]) <= tile * tile
     rows, columns = cut(padded[1], height, halo, 0, multiple), cut(padded[0], width, halo, 0, multiple)
-    assert make_plan(size, Params(scale=max(scale, 1.01)), fitted).passes[0].tiles == len(rows) * len(columns)
+    assert make_plan(size, Params(scale=2), fitted).passes[0].tiles == len(rows) * len(columns)
     band = (rows[0].keep_stop - rows[0].keep_start) * size[0] * scale**2 * 3
     assert band <= 2 * plan_module._BAND_SAMPLES or height <= 6 * halo + 16
 
@@ -236,7 +237,7 @@ def test_how_much_is_computed_twice(size: Size, tile: int, wasted: float) -> Non
     assert spans(size[0], w, 32) * w * spans(size[1], h, 32) * h <= size[0] * size[1] * (1 + wasted)
 
 
-@pytest.mark.parametrize(("width", "height", "steps"), [(1920, 1080, 34), (1, 1, 1), (256, 256, 1), (50_000, 9, 3)])
+@pytest.mark.parametrize(("width", "height", "steps"), [(1920, 1080, 45), (1, 1, 1), (256, 256, 2), (50_000, 25, 3)])
 def test_a_sweep_is_planned_in_steps_of_some_rows(width: int, height: int, steps: int) -> None:
     shape = replace(FIDELITY, widest=50_000)
     assert make_plan((width, height), Params(scale=4), shape).passes[0].tiles == steps
@@ -247,4 +248,4 @@ def test_a_sweep_is_planned_in_steps_of_some_rows(width: int, height: int, steps
 @given(st.integers(1, 100_000))
 def test_a_step_can_be_taken_by_the_kernels_and_is_short(width: int) -> None:
     step = sweep_step(width)
-    assert step % 4 == 0 and step * width <= max(1 << 16, 4 * width)
+    assert step % 6 == 0 and step * width <= max(1 << 16, 12 * width)

@@ -32,7 +32,7 @@ def streamed(samples: Samples, *cuts: int) -> Stream:
     return Stream(w, h, channels, samples.dtype.type, bands)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 4), DTYPES, st.lists(st.integers(1, 299), max_size=4))
 def test_what_comes_out_is_what_went_in(h: int, w: int, channels: int, dtype: type[Any], cuts: list[int]) -> None:
     samples = noise(h, w, channels, dtype)

@@ -1,7 +1,7 @@
 """The library behind `server.winograd`: compiled on first use by the system's C++ compiler, kept in the user's cache.
 
 A compiler is all it takes; where there is none, on another processor or in an unsafe folder, `library` says why not.
-The file is named after its source and flags, so a new version of either is a new file, and an old one is never taken
+The file is named after its sources and flags, so a new version of either is a new file, and an old one is never taken
 for it. It is written beside and moved into place: several processes may build at once.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 import platformdirs
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
+_HEADERS = [SOURCE.with_name(name) for name in ("blocks.h", "convolution.h", "picture.h")]
 COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 TARGETS = {
@@ -42,7 +43,8 @@ def library(folder: Path | None = None) -> tuple[Path, str]:
     Raises Unusable."""
     target = _target()
     flags = (*_FLAGS, *TARGETS[target][1])
-    digest = hashlib.sha256(SOURCE.read_bytes() + "\0".join(flags).encode()).hexdigest()[:16]
+    parts = [*(path.read_bytes() for path in (SOURCE, *_HEADERS)), *(flag.encode() for flag in flags)]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = folder or platformdirs.user_cache_path("upscale-server")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -133,7 +133,7 @@ class Sweep:
     def __init__(self, network: Network, samples: Samples, step: int) -> None:
         """`samples`: H × W × C of uint8, uint16 or float32, strides as they are, or one channel to be taken for all;
         sides are multiples of what the network unshuffles. Integers stand for [0, 1]. `step`: source rows, a multiple
-        of 4 or at least H, after multiples of which it can stop. Raises torch.OutOfMemoryError."""
+        of 6 or at least H, after multiples of which it can stop. Raises torch.OutOfMemoryError."""
         h, w, channels = samples.shape
         assert channels in (1, network.channels)
         self._network = network

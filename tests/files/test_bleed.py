@@ -13,7 +13,7 @@ from tests.pictures import scene
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [2, 4])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(w=st.integers(1, 70), h=st.integers(1, 70), seed=st.integers(0, 99))
 def test_nothing_visible_changes(channels: int, dtype: type[np.generic], w: int, h: int, seed: int) -> None:
     samples = scene(w, h, channels, dtype)

@@ -31,7 +31,7 @@ def test_every_kind_is_read_back_bit_by_bit(tmp_path: Path, channels: int, dtype
             assert np.array_equal(np.asarray(image).reshape(samples.shape), samples)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(w=st.integers(1, 3000), h=st.integers(1, 900), seed=st.integers(0, 9))
 def test_bands_of_every_size_join(tmp_path_factory: pytest.TempPathFactory, w: int, h: int, seed: int) -> None:
     samples = np.random.default_rng(seed).integers(0, 255, (h, w, 3), np.uint8)

@@ -1,0 +1,447 @@
+// Chains of convolutions, taken through a picture block by block, by several threads.
+//
+// Where a layer has computed a block, the next layer goes on with it, down to the chain's end. What lies between them
+// are pieces of a map, as large as a block, which stay in the cache; whole maps would go out to memory and back for
+// every layer. But a result needs samples on all sides of it. So the blocks of each layer lie a row and a column further
+// down and to the right than those of the next (its `lead`), and what is needed above and to the left of them was kept
+// when the neighbours had it: the last rows of a block for the one below, the last columns for the one to its right.
+//
+// Threads take the blocks in order, each all the way through its chain, waiting for the neighbours' layers. Tiles lie
+// where they lie whatever the size of the blocks, so results depend neither on that nor on the number of threads.
+#pragma once
+
+#include <sched.h>
+
+#include <atomic>
+#include <climits>
+#include <memory>
+#include <numeric>
+
+#include "convolution.h"
+#include "picture.h"
+
+namespace {
+
+// Features, NHWC, channels padded with zeros to 16s. Sizes are those of the chain's input, times `size`.
+struct Map {
+  bool whole = true;  // or a piece of it for each block
+  int channels = 0, size = 1;
+  size_t row = 0;    // floats from one row to the next
+  size_t start = 0;  // in the run's memory; a piece: in the thread's
+  int place = 0;     // of a piece: two with the same place share it
+  int origin = 0;    // of a piece: how far its first row and column lie beyond those of its block; INT_MAX: unknown
+};
+
+struct Layer {
+  const Conv* conv = nullptr;  // null: takes the source picture as it is
+  int in = -1, more = -1;      // maps: channels of `more` follow those of `in`
+  int split = 1 << 30;         // channels in `in`
+  int up = 1;                  // 2: every sample of the input stands for 2x2
+  int out = -1;                // map; -1: the result picture
+  int channel = 0;             // of `out`, where the results go
+  int add[2] = {-1, -1};       // maps
+  float scale[2] = {1, 1};     // result = (result * scale + add), in turn
+  int lead = 0;
+
+  int size = 1;
+  int border = 0;                    // rows and columns that are kept of each block
+  size_t kept_rows = 0, kept_columns = 0;  // where
+};
+
+struct Chain {
+  std::vector<Layer> layers;
+  int H = 0, W = 0;  // of its input
+  int h = 0, w = 0;  // of a block: multiples of TILE
+  int top = 0, left = 0, bottom = 0, right = 0;  // which blocks there are
+  int lead = 0;
+  int side = 0;  // 0 or 1: neighbours in the program use different memory
+};
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+int floor_div(int a, int b) { return a >= 0 ? a / b : -ceil_div(-a, b); }
+int rounded_up(int a) { return ceil_div(a, TILE) * TILE; }
+
+struct Program {
+  Picture picture;
+  std::vector<Map> maps;
+  std::vector<Chain> chains;
+  size_t whole = 0;                  // floats: of whole maps
+  size_t rows[2] = {}, columns[2] = {};  // of what is kept; the columns once for every strip that may be under way
+  size_t pieces = 0, scratch = 0;    // of each thread
+
+  int map(int channels, int W, int H) {
+    Map m;
+    m.channels = channels;
+    m.row = size_t(W) * channels + 10 * SKEW;  // never a power of two: rows would share sets of the caches
+    m.start = whole;
+    whole += m.row * H + 16 * SKEW;
+    maps.push_back(m);
+    return int(maps.size()) - 1;
+  }
+
+  int piece(int channels, int place, int size = 1) {
+    Map m;
+    m.whole = false;
+    m.place = place;
+    m.origin = INT_MAX;
+    m.channels = channels;
+    m.size = size;
+    maps.push_back(m);
+    return int(maps.size()) - 1;
+  }
+
+  // All of a picture, each of its blocks h x w. Pieces of the maps that are written in it belong to it alone.
+  void add(std::vector<Layer> layers, int H, int W, int h, int w) {
+    Chain c;
+    c.layers = std::move(layers);
+    c.H = H;
+    c.W = W;
+    c.h = h;
+    c.w = w;
+    c.side = int(chains.size()) % 2;
+    size_t kept_rows = 0, kept_columns = 0, held[4] = {};
+    std::vector<int> furthest(maps.size(), 0);
+    for (Layer& l : c.layers) {
+      l.size = l.in < 0 ? 1 : maps[l.in].size * l.up;
+      c.lead = std::max(c.lead, ceil_div(l.lead, l.size));
+      for (int in : {l.in, l.more})
+        if (in >= 0 && !maps[in].whole) maps[in].origin = std::min(maps[in].origin, floor_div(l.lead - 1, l.up));
+      if (l.out >= 0) furthest[l.out] = std::max(furthest[l.out], l.lead);
+      if (l.conv) {
+        const size_t tiles = l.conv->together(), KP = l.conv->KP, NP = l.conv->NP;
+        scratch = std::max(scratch, PLACES * (tiles * (KP + NP) + 2 * SKEW) + TILE * TILE * NP);
+      }
+    }
+    const auto written = [&](int id, auto f) {
+      if (!maps[id].whole && furthest[id]) f(maps[id], furthest[id] - maps[id].origin);
+    };
+    for (size_t i = 0; i < maps.size(); i++)
+      written(i, [&](Map& m, int beyond) {
+        m.row = size_t(m.size * w + beyond) * m.channels + 10 * SKEW;
+        held[m.place] = std::max(held[m.place], m.row * (m.size * h + beyond) + 16 * SKEW);
+      });
+    for (size_t i = 0; i < maps.size(); i++)
+      written(i, [&](Map& m, int) { m.start = std::accumulate(held, held + m.place, size_t{0}); });
+    for (Layer& l : c.layers) {
+      if (l.out < 0 || maps[l.out].whole) continue;
+      l.border = l.lead - maps[l.out].origin;
+      if (!l.conv) continue;  // it can be read again
+      l.kept_rows = kept_rows;
+      l.kept_columns = kept_columns;
+      kept_rows += size_t(l.border) * l.size * W * l.conv->NP;
+      kept_columns += size_t(l.border) * (l.size * h + l.border) * l.conv->NP;
+    }
+    c.top = floor_div(-c.lead, h);
+    c.left = floor_div(-c.lead, w);
+    c.bottom = ceil_div(H, h);
+    c.right = ceil_div(W, w);
+    pieces = std::max(pieces, std::accumulate(held, held + 4, size_t{0}));
+    rows[c.side] = std::max(rows[c.side], kept_rows);
+    columns[c.side] = std::max(columns[c.side], kept_columns);
+    chains.push_back(std::move(c));
+  }
+
+  size_t of_all() const { return whole + rows[0] + rows[1] + 64; }
+  size_t of_thread() const { return (scratch + pieces + columns[0] + columns[1] + 64 + 1023) / 1024 * 1024; }
+};
+
+// A map, or the piece of it that belongs to a block.
+struct Plane {
+  float* base = nullptr;
+  long row = 0, pixel = 0, top = 0, left = 0;
+  float* at(long y, long x) const { return base + (y - top) * row + (x - left) * pixel; }
+};
+
+// ---- one tile ----
+
+// SIDE x SIDE samples of LANES channels, given by `sample(y, x)`, to PLACES places `step` apart.
+template <class Sample>
+ALWAYS_INLINE void gather(Sample sample, float* V, size_t step) {
+  for (int i = 0; i < PLACES; i++) __builtin_prefetch(V + size_t(i) * step, 1);
+  Vec d[SIDE][SIDE];
+#pragma GCC unroll 8
+  for (int x = 0; x < SIDE; x++) {
+    Vec column[SIDE], o[SIDE];
+#pragma GCC unroll 8
+    for (int y = 0; y < SIDE; y++) column[y] = sample(y, x);
+    transform_in(column, o);
+#pragma GCC unroll 8
+    for (int y = 0; y < SIDE; y++) d[y][x] = o[y];
+  }
+#pragma GCC unroll 8
+  for (int y = 0; y < SIDE; y++) {
+    Vec o[SIDE];
+    transform_in(d[y], o);
+#pragma GCC unroll 8
+    for (int x = 0; x < SIDE; x++) store(V + size_t(y * SIDE + x) * step, o[x]);
+  }
+}
+
+// A layer's share of a block.
+struct Work {
+  const Layer& layer;
+  int H, W;  // of its results' map
+  Plane in, more, out, add[2];
+
+  // The samples under the tile whose results begin at (y0, x0), transformed. Beyond the picture there are zeros.
+  void read(int y0, int x0, float* V, size_t step) const {
+    const int KP = layer.conv->KP, up = layer.up;
+    y0--, x0--;
+    const bool inside = y0 >= 0 && x0 >= 0 && y0 + SIDE <= H && x0 + SIDE <= W;
+    for (int part = 0; part < 2; part++) {
+      const Plane& map = part ? more : in;
+      const int begin = part ? layer.split : 0, end = part ? KP : std::min(KP, layer.split);
+      if (begin >= end) break;
+      const float* rows[SIDE];
+      for (int y = 0; y < SIDE; y++)
+        rows[y] = y0 + y < 0 || y0 + y >= H ? nullptr : map.at((y0 + y) / up, inside ? x0 / up : 0);
+      const long pixel = map.pixel;
+      float* to = V + begin;
+      for (int c = 0; c < end - begin; c += LANES, to += LANES) {
+        if (!inside) {
+          const auto sample = [&](int y, int x) {
+            const int column = x0 + x;
+            return rows[y] && column >= 0 && column < W ? load(rows[y] + column / up * pixel + c) : Vec{};
+          };
+          gather(sample, to, step);
+        } else if (up == 1) {
+          // The next tile's new columns: hardware does not see this pattern.
+          for (int y = 0; y < SIDE; y++)
+            for (int x = SIDE; x < SIDE + TILE; x++) __builtin_prefetch(rows[y] + x * pixel + c);
+          gather([&](int y, int x) { return load(rows[y] + x * pixel + c); }, to, step);
+        } else {
+          gather([&](int y, int x) { return load(rows[y] + (x + 1) / 2 * pixel + c); }, to, step);
+        }
+      }
+    }
+  }
+
+  // A tile's results, transformed back, with bias, activation and what is added, to `out`, or to `tile` if there is
+  // none. WHOLE: all of them lie in the picture, so that loops can be unrolled.
+  template <bool WHOLE, bool UPSAMPLED>
+  ALWAYS_INLINE void scatter(int y0, int x0, const float* M, size_t step, float* tile) const {
+    const int NP = layer.conv->NP;
+    const int left = std::max(0, -x0), right = std::min(TILE, W - x0);
+    const bool active = layer.conv->active;
+    float *to[TILE], *from[2][TILE];
+    for (int y = 0; y < TILE; y++) {
+      const bool there = WHOLE || (y0 + y >= 0 && y0 + y < H);
+      to[y] = !out.base ? tile + y * TILE * NP : there ? out.at(y0 + y, x0) : nullptr;
+      for (int i = 0; i < 2; i++) from[i][y] = add[i].base && there ? add[i].at(y0 + y, x0) : nullptr;
+    }
+    const long pixel = out.base ? out.pixel : NP;
+    for (int c = 0; c < NP; c += LANES) {
+      Vec d[TILE][SIDE];
+#pragma GCC unroll 8
+      for (int x = 0; x < SIDE; x++) {
+        Vec column[SIDE], o[TILE];
+#pragma GCC unroll 8
+        for (int y = 0; y < SIDE; y++)
+          column[y] = UPSAMPLED && (y == 2 || x == 2) ? Vec{} : load(M + size_t(y * SIDE + x) * step + c);
+        if (x == 1) column[1] += load(layer.conv->bias + c);  // of which it adds the same to all results
+        transform_out(column, o);
+#pragma GCC unroll 8
+        for (int y = 0; y < TILE; y++) d[y][x] = o[y];
+      }
+      const Vec slope = load(layer.conv->slope + c);
+#pragma GCC unroll 8
+      for (int y = 0; y < TILE; y++) {
+        if (!WHOLE && !to[y]) continue;
+        Vec o[TILE];
+        transform_out(d[y], o);
+#pragma GCC unroll 8
+        for (int x = 0; x < TILE && active; x++) o[x] = o[x] > 0.f ? o[x] : o[x] * slope;
+        for (int i = 0; i < 2; i++)
+          if (from[i][y]) {
+#pragma GCC unroll 8
+            for (int x = 0; x < TILE; x++)
+              if (WHOLE || (x >= left && x < right))
+                o[x] = o[x] * layer.scale[i] + load(from[i][y] + x * add[i].pixel + c);
+          }
+#pragma GCC unroll 8
+        for (int x = 0; x < TILE; x++)
+          if (WHOLE || (x >= left && x < right)) store(to[y] + x * pixel + c, o[x]);
+      }
+    }
+  }
+
+  void write(const Picture& picture, int y0, int x0, const float* M, size_t step, float* tile) const {
+    if (layer.up == 2) scatter<false, true>(y0, x0, M, step, tile);
+    else if (y0 >= 0 && x0 >= 0 && y0 + TILE <= H && x0 + TILE <= W) scatter<true, false>(y0, x0, M, step, tile);
+    else scatter<false, false>(y0, x0, M, step, tile);
+    if (out.base) return;
+    of_type(picture.result.type, [&](auto sample) {
+      using Sample = decltype(sample);
+      const auto samples = picture.shuffle == 4 ? write_samples<4, Sample> : write_samples<0, Sample>;
+      samples(picture, tile, layer.conv->NP, y0, x0, H, W);
+    });
+  }
+
+  // Results in the rows `top` to `bottom` and the columns `left` to `right`.
+  void compute(const Picture& picture, int top, int left, int bottom, int right, float* scratch) const {
+    const Conv& conv = *layer.conv;
+    const int together = conv.together();
+    const size_t vstep = size_t(together) * conv.KP + SKEW, mstep = size_t(together) * conv.NP + SKEW;
+    float *V = scratch, *M = V + PLACES * vstep, *tile = M + PLACES * mstep;
+    const int first = layer.lead % TILE;  // of all tiles: blocks begin at multiples of TILE beyond `lead`
+    const int y0 = first + floor_div(top - first, TILE) * TILE, x0 = first + floor_div(left - first, TILE) * TILE;
+    const int wide = ceil_div(right - x0, TILE), tiles = ceil_div(bottom - y0, TILE) * wide;
+    for (int start = 0; start < tiles; start += together) {
+      const int n = std::min(together, tiles - start);
+      const auto y = [&](int t) { return y0 + (start + t) / wide * TILE; };
+      const auto x = [&](int t) { return x0 + (start + t) % wide * TILE; };
+      for (int t = 0; t < n; t++) read(y(t), x(t), V + size_t(t) * conv.KP, vstep);
+      multiply_all(conv, n, V, vstep, M, mstep, layer.up == 2);
+      for (int t = 0; t < n; t++) write(picture, y(t), x(t), M + size_t(t) * conv.NP, mstep, tile);
+    }
+  }
+};
+
+// ---- one block ----
+
+// Rows of a chain's blocks that are taken through it in one run.
+struct Strips {
+  const Chain* chain;
+  int top, bottom;
+  long first;  // number of its first block in the run
+  int across() const { return chain->right - chain->left; }
+  long count() const { return long(bottom - top) * across(); }
+};
+
+// Copies `channels` floats of each pixel of a part of a map.
+inline void copy(const float* from, long from_row, long from_pixel, float* to, long to_row, long to_pixel, int rows,
+                 int columns, int channels) {
+  for (int y = 0; y < rows; y++) {
+    const float* a = from + y * from_row;
+    float* b = to + y * to_row;
+    if (from_pixel == channels && to_pixel == channels) {
+      std::memcpy(b, a, size_t(columns) * channels * sizeof(float));
+      continue;
+    }
+    for (int x = 0; x < columns; x++) std::memcpy(b + x * to_pixel, a + x * from_pixel, channels * sizeof(float));
+  }
+}
+
+struct Run {
+  static constexpr int ENDED = 1 << 30;
+
+  const Program& program;
+  float* memory;  // of_all floats, then of_thread for each thread
+  int threads;    // that there is memory for
+  std::vector<Strips> parts;
+  std::atomic<long> next{0};
+  std::unique_ptr<std::atomic<int>[]> layers;  // that have ended, of each block
+
+  Run(const Program& p, float* m, int t, std::vector<Strips> s)
+      : program(p), memory(m), threads(t), parts(std::move(s)) {
+    layers.reset(new std::atomic<int>[blocks()]);
+    for (long i = 0; i < blocks(); i++) layers[i].store(0, std::memory_order_relaxed);
+  }
+
+  long blocks() const { return parts.back().first + parts.back().count(); }
+  float* own(int thread) const { return memory + program.of_all() + program.of_thread() * thread; }
+
+  template <class Ready>
+  static void wait(Ready ready) {
+    for (int spins = 0; !ready();) {
+      if (++spins > 2000) sched_yield();
+      else __builtin_ia32_pause();
+    }
+  }
+
+  // To be called by each thread.
+  void work(int thread) {
+    size_t i = 0;
+    long ended = 0;  // all blocks before this one have
+    for (;;) {
+      const long block = next.fetch_add(1, std::memory_order_relaxed);
+      while (i < parts.size() && block >= parts[i].first + parts[i].count()) i++;
+      if (i == parts.size()) return;
+      const int y = parts[i].top + int((block - parts[i].first) / parts[i].across());
+      const int x = parts[i].chain->left + int((block - parts[i].first) % parts[i].across());
+      if (i > 0) {
+        const long needed = before(i, y, x);
+        wait([&] {
+          while (ended < needed && layers[ended].load(std::memory_order_acquire) == ENDED) ended++;
+          return ended >= needed;
+        });
+      }
+      through(parts[i], block, y, x, thread);
+    }
+  }
+
+  // What must have ended before a block of part i: all of the part before it that the block reads.
+  long before(size_t i, int y, int x) const {
+    const Chain &chain = *parts[i].chain, &last = *parts[i - 1].chain;
+    const int rows = std::min(chain.H, chain.h * (y + 1) + chain.lead + 1);
+    const int columns = std::min(chain.W, chain.w * (x + 1) + chain.lead + 1);
+    const int row = (rows - 1) / last.h, column = (columns - 1) / last.w;
+    return parts[i - 1].first + long(row - parts[i - 1].top) * parts[i - 1].across() + (column - last.left) + 1;
+  }
+
+  // One block through all layers of its chain.
+  void through(const Strips& part, long block, int y, int x, int thread) {
+    const Chain& chain = *part.chain;
+    float* pieces = own(thread) + program.scratch;
+    const auto plane = [&](int id) {
+      if (id < 0) return Plane{};
+      const Map& m = program.maps[id];
+      if (m.whole) return Plane{memory + m.start, long(m.row), m.channels, 0, 0};
+      return Plane{pieces + m.start, long(m.row), m.channels, long(m.size) * chain.h * y + m.origin,
+                   long(m.size) * chain.w * x + m.origin};
+    };
+    for (size_t i = 0; i < chain.layers.size(); i++) {
+      const Layer& l = chain.layers[i];
+      Work work{l, chain.H * l.size, chain.W * l.size, plane(l.in), plane(l.more), plane(l.out), {}};
+      for (int a = 0; a < 2; a++) work.add[a] = plane(l.add[a]);
+      if (work.out.base) work.out.base += l.channel;
+      const int y0 = l.size * chain.h * y + l.lead, x0 = l.size * chain.w * x + l.lead;
+      const int y1 = y0 + l.size * chain.h, x1 = x0 + l.size * chain.w;
+      const int bottom = std::min(work.H, y1), right = std::min(work.W, x1);
+      if (!l.conv) {
+        const int top = std::max(0, y0 - l.border), left = std::max(0, x0 - l.border);
+        for (int row = top; row < bottom && left < right; row++)
+          read_row(program.picture, row, left, right, work.out.at(row, left), int(work.out.pixel));
+        continue;
+      }
+      const int top = std::max(0, y0), left = std::max(0, x0);
+      if (top < bottom && left < right) work.compute(program.picture, top, left, bottom, right, own(thread));
+      if (!l.border) continue;
+      // Above and to the left of it, from the neighbours; then for the next ones.
+      const int D = l.border, NP = l.conv->NP;
+      const long across = long(work.W) * NP, narrow = long(D) * NP;
+      float* rows = memory + program.whole + (chain.side ? program.rows[0] : 0) + l.kept_rows;
+      float* columns = own((y - chain.top) % threads) + program.scratch + program.pieces +
+                       (chain.side ? program.columns[0] : 0) + l.kept_columns;
+      const auto done = [&](long other) {
+        wait([&] { return layers[other].load(std::memory_order_acquire) > int(i); });
+      };
+      const int high = std::max(0, y0 - D), far = std::max(0, x0 - D);
+      float* beside = columns + (high - (y0 - D)) * narrow;
+      if (y > part.top) done(block - part.across());
+      if (y > chain.top && left < right)
+        for (int row = high; row < std::min(work.H, y0); row++)
+          copy(rows + (row - (y0 - D)) * across + long(left) * NP, 0, NP, work.out.at(row, left), 0, work.out.pixel, 1,
+               right - left, NP);
+      if (x > chain.left) {
+        done(block - 1);
+        const int end = std::min(work.W, x0);
+        if (far < end)
+          copy(beside + (far - (x0 - D)) * NP, narrow, NP, work.out.at(high, far), work.out.row, work.out.pixel,
+               std::max(0, bottom - high), end - far, NP);
+      }
+      if (left < right)
+        for (int row = std::max(0, y1 - D); row < bottom; row++)
+          copy(work.out.at(row, left), 0, work.out.pixel, rows + (row - (y1 - D)) * across + long(left) * NP, 0, NP, 1,
+               right - left, NP);
+      const int last = std::max(0, x1 - D);
+      if (last < right)
+        copy(work.out.at(high, last), work.out.row, work.out.pixel, beside + (last - (x1 - D)) * NP, narrow, NP,
+             std::max(0, bottom - high), right - last, NP);
+      layers[block].store(int(i) + 1, std::memory_order_release);
+    }
+    layers[block].store(ENDED, std::memory_order_release);
+  }
+};
+
+}  // namespace
