@@ -134,6 +134,26 @@ def same_as_the_class(net: nn.Module, folder: Path, height: int, width: int) -> 
     assert (model(image) - expected).abs().max() < 5e-5 * max(1, float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("size", [(131, 110), (49, 401), (470, 31), (100, 97)])
+@pytest.mark.parametrize("net", [networks.srvgg(32, 7), networks.rrdbnet(4, 2, 32, 16), networks.rrdbnet(2, 1, 24, 8)])
+def test_pictures_of_many_blocks_are_torchs(
+    kernel: Kernel, tmp_path: Path, net: nn.Module, size: tuple[int, int]
+) -> None:
+    path = networks.save(net, tmp_path / "net.pth")
+    model = load_model(path, name="x", sha256=None, device=networks.CPU, kernel=kernel)
+    image = torch.rand(1, 3, size[0] // 2 * 2, size[1] // 2 * 2)
+    with torch.no_grad():
+        expected = net.double()(image.double())
+    net.float()
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert decibels(model(image), expected) > 110
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("low", "width"), [(400, 300), (120, 700)])
 def test_a_tall_picture_gives_the_same_bytes_as_the_top_of_it(
     kernel: Kernel, tmp_path: Path, low: int, width: int

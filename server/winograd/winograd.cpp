@@ -94,10 +94,12 @@ struct Net {
     Layer source;
     const int packed = padded(channels * unshuffle * unshuffle);
     const int high = std::min(HIGHEST, rounded_up(H)), F = padded(features);
-    // A layer by itself, from one whole map to another.
+    // A layer by itself, from one whole map to another: blocks of T tiles, or of fewer, for there to be some for each
+    // thread.
     const auto alone = [&](const Layer& layer) {
-      const int w = std::min(rounded_up(W), 4 * T * TILE), h = TILE * std::max(1, T * TILE / w);
-      p.add({layer}, H, W, h, w);
+      const int w = std::min(rounded_up(W), 4 * T * TILE), across = w / TILE;
+      const int tiles = std::min(T, ceil_div(ceil_div(H, TILE) * across, threads));
+      p.add({layer}, H, W, TILE * std::max(1, tiles / across), w);
     };
     if (kind == CONV) {
       Layer conv;
@@ -116,7 +118,7 @@ struct Net {
         layers.emplace_back();
         layers.back().conv = conv.get();
       }
-      if (!step && long(H) * W * F <= long(SMALL) * 64) {
+      if (!step && long(H) * W * 2 * F <= long(SMALL) * 128) {
         const int two[2] = {p.map(F, W, H), p.map(F, W, H)};
         layers[0].out = p.map(packed, W, H);
         for (int i = 0; i <= count; i++) {
@@ -151,17 +153,19 @@ struct Net {
       };
       alone(source);
       alone(conv(source.out, trunk));
-      const int wide = columns_of(H, W, high, 5, 4 * G + 2 * F, threads);
+      const int floats = 4 * G + 2 * F, wide = columns_of(H, W, high, 5, floats, threads);
+      const bool small = long(H) * W * floats <= long(SMALL) * 128;
+      const int all = small ? p.map(4 * G, W, H) : -1;
       for (int block = 0; block < blocks; block++)
         for (int j = 0; j < 3; j++) {
-          const int in = block == 0 && j == 0 ? trunk : x[j], grown = p.piece(4 * G, 0);
+          const int in = block == 0 && j == 0 ? trunk : x[j], grown = small ? all : p.piece(4 * G, 0);
           std::vector<Layer> layers;
           for (int k = 0; k < 5; k++) {
             Layer l = conv(in, k < 4 ? grown : x[(j + 1) % 3]);
             l.channel = k < 4 ? k * G : 0;
             l.more = k ? grown : -1;
             l.split = F;
-            l.lead = 4 - k;
+            l.lead = small ? 0 : 4 - k;
             if (k == 4) {
               l.add[0] = in;
               l.scale[0] = .2f;
@@ -170,9 +174,10 @@ struct Net {
                 l.scale[1] = .2f;
               }
             }
+            if (small) alone(l);
             layers.push_back(l);
           }
-          p.add(layers, H, W, high, wide);
+          if (!small) p.add(layers, H, W, high, wide);
         }
       Layer body = conv(blocks ? x[0] : trunk, x[1]);
       body.add[0] = trunk;
