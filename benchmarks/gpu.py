@@ -29,8 +29,8 @@ from benchmarks import pipeline
 from server import device as devices
 from server import refiners
 from server.creativity import recipe
-from server.engine import Engine
-from server.graphs import Graphs
+from server.engine.engine import Engine
+from server.engine.graphs import Graphs
 from server.models import Model, load_model, load_state
 from server.shim import RRDBNet, SRVGGNetCompact
 from server.upscaler import torch_versions

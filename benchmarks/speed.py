@@ -33,7 +33,7 @@ from torch import nn
 
 from benchmarks.memory import peak_mib
 from server import device as devices
-from server.engine import Engine
+from server.engine.engine import Engine
 from server.launch import MALLOC_ENV
 from server.models import load_model, load_state
 from server.shim import RRDBNet, SRVGGNetCompact

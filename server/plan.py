@@ -16,7 +16,7 @@ from server.job import TARGET_LONG_EDGE, Params
 
 ONE_PASS_STRETCH = 1.25
 _BAND_SAMPLES = 64 * 1024 * 1024
-"""Samples in a band of the result's rows, about: what a host holds of a result, see engine.py and stream.py."""
+"""Samples in a band of the result's rows, about: what a host holds of a result, see engine/engine.py and stream.py."""
 
 _STEP_PIXELS = 1 << 16
 """Source pixels in a step of a sweep, about: half a second of two cores, so that others need not wait for long."""

@@ -11,7 +11,8 @@ import torch
 from server import device as devices
 from server import sweep
 from server.config import Config
-from server.engine import Engine
+from server.engine.engine import Engine
+from server.engine.residents import Residents, budget_of
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job import Params
@@ -19,7 +20,6 @@ from server.models import Model, load_blend, load_model
 from server.pipeline import Context, run
 from server.refiners import Refiner
 from server.refiners import load as load_refiner
-from server.residents import Residents, budget_of
 from server.weights.catalog import Catalog, DeviceKind
 from server.weights.faces import face_weights
 from server.weights.own import SUFFIXES

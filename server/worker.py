@@ -1,7 +1,7 @@
 """A worker process: lease a job, run the pipeline, store the result, finish. One per device.
 
 It has a few jobs in hand, each in a thread of its own, so that one is decoded or encoded while another's tiles are
-computed; the device's thread runs them in turn, see `engine.py`. The main thread leases. A job whose last worker died
+computed; the device's thread runs them in turn, see `engine/`. The main thread leases. A job whose last worker died
 runs alone: if it kills this one too, it takes no other job with it, and its attempts say what it did itself.
 
 What a worker counts since it started (`WorkerInfo.counters`): that of `Upscaler.counters`, `jobs` ended, `jobs_in_hand`

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.engine import Engine
+from server.engine.engine import Engine
 from server.errors import JobCancelled, ResultImpossible, SourceTooLarge, SourceUnreadable
 from server.job import Params
 from server.models import Model

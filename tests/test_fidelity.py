@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.engine import Engine
+from server.engine.engine import Engine
 from server.files import colour, exif, metadata
 from server.files.exif import ARTIST, ORIENTATION, Exif, Value
 from server.files.icc import DISPLAY_P3, grey_profile, rgb_profile

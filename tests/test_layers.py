@@ -10,11 +10,11 @@ import pytest
 
 SERVER = Path(__file__).parent.parent / "server"
 
-ROOMS = ("files", "weights", "winograd")
+ROOMS = ("engine", "files", "weights", "winograd")
 """Folders whose files are parts of one thing, and build on each other: each has a level of its own."""
 
 LEVELS = (
-    ("__init__", "files", "weights", "winograd", "winograd.build"),
+    ("__init__", "engine", "files", "weights", "winograd", "winograd.build"),
     ("errors", "disk", "winograd.network", "files.exif", "files.xmp", "files.icc", "files.jpeg", "files.fields"),
     ("files.timing", "files.canvas"),
     ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries"),
@@ -25,11 +25,12 @@ LEVELS = (
     ("plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
     ("deliveries", "price", "secret", "weights.manifest", "limits", "files.bleed", "files.film", "files.animation"),
     ("migrations", "jobs", "keys", "uploads", "weights.store", "device", "shim", "resample", "stream", "guard"),
-    ("fetch", "models", "tile", "scheduler", "transfer", "graphs", "residents", "weights.own", "weights.download"),
-    ("weights.catalog",),
+    ("fetch", "models", "weights.own", "weights.download"),
+    ("engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs", "engine.residents", "weights.catalog"),
     ("weights.faces", "weights.refiner", "autoencoder", "prompt"),
     ("weights.indexer", "weights.pull", "weights.archive"),
-    ("service", "serving", "auth", "metrics", "engine", "faces", "refiners", "session", "spool", "backprojection"),
+    ("engine.engine", "service", "serving", "auth", "metrics"),
+    ("faces", "refiners", "session", "spool", "backprojection"),
     ("sampler",),
     ("dialects", "pipeline"),
     ("webhook", "schemas", "page", "upkeep", "sweep"),
@@ -44,10 +45,11 @@ LEVELS = (
 API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
 API_HALF |= {"webhook", "metrics", "page", "serving", "upkeep", "app"}
 WORKER_HALF = {"winograd", "winograd.build", "winograd.network"}
-WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "tile", "engine", "faces", "weights.indexer"}
+WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
 WORKER_HALF |= {"refiners", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
-WORKER_HALF |= {"scheduler", "transfer", "graphs", "residents", "pipeline", "sweep"}
+WORKER_HALF |= {"engine.engine", "engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs"}
+WORKER_HALF |= {"engine.residents", "pipeline", "sweep"}
 WORKER_HALF |= {"upscaler", "worker"}
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx"}

@@ -12,7 +12,7 @@ import pytest
 import pyvips
 from PIL import Image, ImageCms
 
-from server.engine import Engine
+from server.engine.engine import Engine
 from server.errors import JobCancelled, ResultImpossible, SourceTooLarge, SourceUnreadable
 from server.formats import FORMATS
 from server.job import Params

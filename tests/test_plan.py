@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server import plan as plan_module
+from server.engine.tile import cut
 from server.errors import ResultImpossible
 from server.job import Params
 from server.plan import (
@@ -23,7 +24,6 @@ from server.plan import (
     sweep_step,
     tile_size,
 )
-from server.tile import cut
 
 FIDELITY = Shape("fidelity-x4", 4, tile=512, halo=34)
 X2PLUS = Shape("RealESRGAN_x2plus", 2, tile=512, halo=64)

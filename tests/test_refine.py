@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from server.engine import Engine
+from server.engine.engine import Engine
 from server.errors import JobCancelled, ModelNotFound
 from server.job import Params
 from server.models import Model

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from server.config import Config
+from server.engine.residents import Residents
 from server.errors import InvalidField, ModelNotFound
 from server.job import Params
 from server.models import Model, load_state, mix
-from server.residents import Residents
 from server.upscaler import Upscaler
 from server.weights.catalog import Catalog
 from server.weights.manifest import read_manifest

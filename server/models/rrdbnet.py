@@ -14,7 +14,7 @@ from server.winograd.network import Kernel, Layer, Network
 NAME = "rrdbnet"
 _TILE = 256
 # The receptive radius is about 350 pixels, so tiles are never exact; what lies further than this moves a pixel by less
-# than its neighbours differ. Blending hides the rest. tests/test_engine.py measures it.
+# than its neighbours differ. Blending hides the rest. tests/engine/test_engine.py measures it.
 _HALO = 32
 _BLEND = 8
 

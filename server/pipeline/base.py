@@ -11,7 +11,7 @@ import numpy as np
 import pyvips
 
 from server.creativity import Recipe
-from server.engine import Engine
+from server.engine.engine import Engine
 from server.errors import ModelNotFound
 from server.faces import FaceRestorer, Outcome
 from server.files.animation import Animation

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from server.backprojection import BackProjection
 from server.creativity import ANCHORS, Recipe, recipe
+from server.engine.tile import Floats, Span, blended, cut, weights
 from server.files.picture import Samples
 from server.pipeline.base import Context, Refinement
 from server.refiners import Grid, Refiner
@@ -23,7 +24,6 @@ from server.resample import resampled
 from server.sampler import locked, noise_at, sample, tile_count, tiles
 from server.spool import Spool
 from server.stream import Stream
-from server.tile import Floats, Span, blended, cut, weights
 
 _CUDA_BATCH = 4
 _REGION_PIXELS = 6 * 1024 * 1024

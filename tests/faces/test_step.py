@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from server.config import Config
-from server.engine import Engine
+from server.engine.engine import Engine
 from server.errors import InvalidField, ModelNotFound
 from server.faces import FaceRestorer
 from server.faces import load as load_faces

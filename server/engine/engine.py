@@ -32,14 +32,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from server.device import is_out_of_memory, release_memory
+from server.engine.graphs import Graphs
+from server.engine.scheduler import Scheduler
+from server.engine.tile import Span, blended, cut, weights
+from server.engine.transfer import Landing, Transfer
 from server.errors import OutOfMemory
 from server.files.picture import Samples
-from server.graphs import Graphs
 from server.models.base import Model
 from server.plan import Shape, sweep_step, tile_size
-from server.scheduler import Scheduler
-from server.tile import Span, blended, cut, weights
-from server.transfer import Landing, Transfer
 from server.winograd.network import Network, Sweep
 
 log = structlog.get_logger()

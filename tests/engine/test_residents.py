@@ -3,7 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from server.residents import Residents
+from server.engine.residents import Residents
 
 
 def test_the_one_that_nobody_has_asked_for_longest_makes_room() -> None:

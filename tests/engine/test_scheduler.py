@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from server.scheduler import Scheduler
+from server.engine.scheduler import Scheduler
 
 
 class Recorder:
@@ -111,7 +111,7 @@ def test_what_is_cancelled_in_time_is_not_run() -> None:
 
 
 def test_only_one_thread_runs_and_another_begins_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.scheduler._IDLE_S", 0.01)
+    monkeypatch.setattr("server.engine.scheduler._IDLE_S", 0.01)
     threads: set[threading.Thread] = set()
 
     def run(items: Sequence[int]) -> Sequence[int]:

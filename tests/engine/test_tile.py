@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.tile import cut, weights
+from server.engine.tile import cut, weights
 
 
 @dataclass(frozen=True)

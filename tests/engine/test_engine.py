@@ -16,8 +16,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from server import engine as engine_module
-from server.engine import Engine
+from server.engine import engine as engine_module
+from server.engine.engine import Engine
 from server.errors import OutOfMemory
 from server.job import Params
 from server.models import Model
@@ -110,7 +110,7 @@ def test_rrdbnet_seams_do_not_show(dense: Model) -> None:
     samples = photo_like(150, 300)
     tile = 150
     tiled, whole = run(dense, samples, tile), untiled(dense, samples)
-    from server.tile import cut
+    from server.engine.tile import cut
 
     facts = dense.facts
     columns = cut(300, tile, facts.halo, facts.blend)
@@ -330,7 +330,7 @@ def test_without_memory_for_a_sweep_tiles_are_cut(own: Model, monkeypatch: pytes
     engine, samples = Engine(networks.CPU), photo_like(120, 150)
     expected = joined(engine, own, samples, dtype=np.uint8)
     with monkeypatch.context() as patch:
-        patch.setattr("server.engine.Sweep", none)
+        patch.setattr("server.engine.engine.Sweep", none)
         result = joined(engine, own, samples, dtype=np.uint8)
     assert np.abs(result.astype(int) - expected).max() <= 1
     assert engine.shape(own).widest == 0, "it is remembered"
@@ -433,7 +433,7 @@ def test_alpha_may_come_in_tiles_beside_swept_colours(own: Model, monkeypatch: p
             raise torch.OutOfMemoryError("no memory for feature maps")
         return Sweep(*args)
 
-    monkeypatch.setattr("server.engine.Sweep", only_one)
+    monkeypatch.setattr("server.engine.engine.Sweep", only_one)
     colours = engine.upscale(own, samples[..., :3], dtype=np.uint8)
     alpha = engine.upscale(own, samples[..., 3:], dtype=np.uint8)
     result = np.concatenate(list(upscale._with_alpha(colours, alpha)))
@@ -443,8 +443,8 @@ def test_alpha_may_come_in_tiles_beside_swept_colours(own: Model, monkeypatch: p
 INTERRUPTED = """
 import signal, sys
 import numpy as np
-from server import scheduler
-from server.engine import Engine
+from server.engine import scheduler
+from server.engine.engine import Engine
 from server.winograd.network import load
 from tests import networks
 from pathlib import Path
