@@ -77,7 +77,7 @@ class Upscaler:
             return load_faces(weights, self.device, self.dtype)
 
         return self._residents.get(
-            ("faces", *(each.path for each in parts)), load, _size([each.path for each in parts])
+            ("faces", *(each.path for each in parts)), load, lambda _: _size([each.path for each in parts])
         )
 
     def load_refiner(self) -> Refiner:
@@ -90,7 +90,7 @@ class Upscaler:
             log.info("refiner loaded", refiner=refiner.name, device=str(self.device), dtype=str(self.dtype))
             return refiner
 
-        return self._residents.get(("refiner", *parts), load, _size(parts))
+        return self._residents.get(("refiner", *parts), load, lambda _: _size(parts))
 
     def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str) -> Model:
         def load() -> Model:
@@ -102,7 +102,7 @@ class Upscaler:
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
             return model
 
-        return self._residents.get((name, sha256), load, _size([parts[0][0]]))
+        return self._residents.get((name, sha256), load, lambda model: model.weight_bytes)
 
     def _let_go(self, thing: Model | FaceRestorer | Refiner) -> None:
         if isinstance(thing, Model):

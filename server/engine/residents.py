@@ -34,12 +34,13 @@ class Residents:
         """The one that was asked for last is the last."""
         self._lock = threading.RLock()
 
-    def get(self, key: Hashable, load: Callable[[], _T], size: int) -> _T:
-        """What is kept under this key, or else loaded: once, however many ask. `size`: its bytes on the device."""
+    def get(self, key: Hashable, load: Callable[[], _T], size: Callable[[_T], int]) -> _T:
+        """What is kept under this key, or else loaded: once, however many ask. `size` tells its bytes on the device."""
         with self._lock:
             resident = self._kept.get(key)
             if resident is None:
-                resident = self._kept[key] = _Resident(load(), size, 0.0)
+                thing = load()
+                resident = self._kept[key] = _Resident(thing, size(thing), 0.0)
             resident.wanted_at = time.monotonic()
             self._kept.move_to_end(key)
             self.tidy()

@@ -71,6 +71,13 @@ class Model:
         """The network, where it runs on our own convolutions: these take samples as they are."""
         return self._net if isinstance(self._net, Network) else None
 
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the weights take, as they are kept."""
+        if isinstance(self._net, Network):
+            return self._net.weight_bytes
+        return sum(each.nbytes for each in self._net.state_dict().values())
+
     @torch.inference_mode()
     def __call__(self, image: Tensor, *, exact: bool = False) -> Tensor:
         """Upscale a batch.

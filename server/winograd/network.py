@@ -110,6 +110,11 @@ class Network:
         """Memory that a picture of this size takes while it is computed, beside source and result."""
         return int(self.kernel.library.winograd_bytes(self.handle, h, w, torch.get_num_threads()))
 
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the weights take: transformed, seven times that of a checkpoint."""
+        return int(self.kernel.library.winograd_weights(self.handle))
+
     @functools.cached_property
     def pixel_bytes(self) -> int:
         """Memory that each pixel of a tile takes. Of a chain that is what its columns do, spread over the rows that the
@@ -207,6 +212,8 @@ def _open(path: Path) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int
     found.winograd_open.argtypes = [number] * 6 + [ctypes.POINTER(pointer)]
     found.winograd_open.restype = pointer
+    found.winograd_weights.argtypes = [pointer]
+    found.winograd_weights.restype = ctypes.c_size_t
     found.winograd_close.argtypes = [pointer]
     found.winograd_close.restype = None
     found.winograd_begin.argtypes = [pointer, ctypes.POINTER(_View), *[number] * 4]

@@ -288,6 +288,13 @@ void* winograd_open(int kind, int channels, int features, int growth, int blocks
 
 void winograd_close(void* net) { delete static_cast<Net*>(net); }
 
+// Bytes of the weights, transformed.
+size_t winograd_weights(const void* net) {
+  size_t bytes = 0;
+  for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->store.size() * sizeof(float);
+  return bytes;
+}
+
 // A picture of H x W to be taken through a network by winograd_rows, and closed by winograd_end; null without memory, or
 // when its sides are no multiples of what the network unshuffles. `step`: source rows, a multiple of 6, after multiples of
 // which it shall be able to stop; 0: only at the end. Neither network nor source may go before it.

@@ -10,19 +10,19 @@ def test_the_one_that_nobody_has_asked_for_longest_makes_room() -> None:
     left: list[str] = []
     residents = Residents(100, let_go=left.append)
     for name in ("a", "b", "a", "c"):
-        assert residents.get(name, lambda name=name: name, 40) == name  # type: ignore[misc]
+        assert residents.get(name, lambda name=name: name, lambda _: 40) == name  # type: ignore[misc]
     assert left == ["b"] and residents.size == 80
-    residents.get("huge", lambda: "huge", 500)  # one alone may be larger than all may be together
+    residents.get("huge", lambda: "huge", lambda _: 500)  # one alone may be larger than all may be together
     assert left == ["b", "a", "c"] and len(residents) == 1
 
 
 def test_what_nobody_has_asked_for_in_a_while_leaves_but_for_the_last_one() -> None:
     left: list[str] = []
     residents = Residents(100, keep_s=0.0, let_go=left.append)
-    residents.get("a", lambda: "a", 1)
+    residents.get("a", lambda: "a", lambda _: 1)
     residents.tidy()
     assert left == []
-    residents.get("b", lambda: "b", 1)
+    residents.get("b", lambda: "b", lambda _: 1)
     assert left == ["a"]
 
 
@@ -33,7 +33,7 @@ def test_a_network_is_loaded_once_however_many_ask() -> None:
 
     def ask() -> object:
         all_here.wait()
-        return residents.get("a", lambda: (loads.append(1), object())[1], 1)  # type: ignore[func-returns-value]
+        return residents.get("a", lambda: (loads.append(1), object())[1], lambda _: 1)  # type: ignore[func-returns-value]
 
     with ThreadPoolExecutor(4) as pool:
         got = {id(each.result()) for each in [pool.submit(ask) for _ in range(4)]}
