@@ -217,16 +217,18 @@ def _up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def sweep_step(width: int) -> int:
-    """Source rows: as high as the kernels' blocks, or some of these, or, in wide pictures, a part of one."""
-    rows = _STEP_PIXELS // width
+def sweep_step(size: Size) -> int:
+    """Source rows: all at once, as high as some of the kernels' blocks or, in wide pictures, as a part of one."""
+    rows = _STEP_PIXELS // size[0]
+    if rows >= size[1]:
+        return size[1]
     return rows // 48 * 48 if rows >= 48 else max(12, rows // 12 * 12)
 
 
 def _tiles(size: Size, shape: Shape) -> int:
     """Steps, where the picture is swept."""
     if size[0] <= shape.widest:
-        return -(-size[1] // sweep_step(size[0]))
+        return -(-size[1] // sweep_step(size))
     size = _up(size[0], shape.multiple), _up(size[1], shape.multiple)
     width, height = tile_size(size, shape)
     return spans(size[0], width, shape.halo) * spans(size[1], height, shape.halo)

@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from scipy.ndimage import gaussian_filter
 
 from server.shim import SRVGGNetCompact
+from training import aim, data, export, fidelity, network, perceptual, plot, precision, run
 from training import all as all_
-from training import data, export, fidelity, network, perceptual, plot, precision, run
+from training.aim import Aim
 from training.discriminator import Discriminator
+from training.muon import optimisers
 from training.pair import Pixels
 
 TINY: dict[str, Any] = {
@@ -194,6 +197,42 @@ def test_a_new_rate_counts_for_a_resumed_run(folder: Path, tmp_path: Path) -> No
     assert checkpoint(tmp_path / "run")["optimizers"][0]["param_groups"][0]["lr"] == pytest.approx(expected)
 
 
+def test_the_aim_is_between_the_start_and_the_teacher_or_the_truth(start: Path) -> None:
+    own, teacher = network.load(start), network.load(start)
+    lr, hr = torch.rand(2, 3, 16, 16) * 0.4 + 0.3, torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        teacher.body[-1].bias.add_(0.1)  # type: ignore[operator]
+        mine, theirs = own(lr).clamp(0, 1), teacher(lr).clamp(0, 1)
+    torch.testing.assert_close(Aim(own, teacher, 0.25, 0)(lr, hr, True), 0.75 * mine + 0.25 * theirs)
+    for each in (Aim(own, teacher, 0.25, 0), Aim(own, None, 0.25, 0)):
+        torch.testing.assert_close(each(lr, hr, False), 0.75 * mine + 0.25 * hr)
+    torch.testing.assert_close(Aim(own, None, 0.25, 0)(lr, hr, True), 0.75 * mine + 0.25 * hr)
+
+
+def test_sharpening_is_an_unsharp_mask(start: Path) -> None:
+    own = network.load(start)
+    edge = torch.full((1, 3, 64, 64), 0.25)
+    edge[..., 32:] = 0.75
+    lr = edge[..., ::4, ::4]
+    plain, sharp = Aim(own, None, 1, 0)(lr, edge, False), Aim(own, None, 1, 0.5)(lr, edge, False)
+    torch.testing.assert_close(plain, edge)
+    soft = torch.from_numpy(gaussian_filter(edge[0, 0].double().numpy(), aim.SIGMA, mode="mirror", radius=aim.RADIUS))
+    torch.testing.assert_close(sharp[0, 0].double(), (1.5 * edge[0, 0] - 0.5 * soft).clamp(0, 1), atol=1e-6, rtol=0)
+
+
+def test_muon_makes_updates_of_inner_weights_orthogonal(start: Path) -> None:
+    net = network.load(start).to(memory_format=torch.channels_last)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net(torch.rand(1, 3, 16, 16)).square().mean().backward()
+    for optimiser in optimisers(net, 1e-2):
+        optimiser.step()
+    assert all(not torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    change = (net.body[2].weight - before["body.2.weight"]).detach().flatten(1)  # type: ignore[operator]
+    values = torch.linalg.svdvals(change)
+    assert values.max() < 2 * values.min(), "all directions alike"
+    assert change.square().mean().sqrt() == pytest.approx(0.2e-2, rel=0.3), "as large as AdamW's"
+
+
 def test_the_perceptual_network_learns_from_its_teacher(folder: Path, tmp_path: Path, start: Path) -> None:
     """Not to be as good, which takes hours; but that what it says gets nearer to what the teacher says."""
     torch.manual_seed(1)
@@ -201,20 +240,8 @@ def test_the_perceptual_network_learns_from_its_teacher(folder: Path, tmp_path: 
     with torch.no_grad():
         teacher.body[-1].bias.add_(0.3)  # type: ignore[operator]
     save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
-    arguments = [
-        "--lr",
-        "1e-2",
-        "--clean",
-        "0",
-        "--light",
-        "0",
-        "--recompressed",
-        "0",
-        "--screenshot",
-        "0",
-        "--gan",
-        "0",
-    ]
+    alone = ["--clean", "0", "--light", "0", "--recompressed", "0", "--screenshot", "0"]
+    arguments = ["--lr", "1e-2", *alone, "--share", "1", "--sharpen", "0"]
     paths = ["--start", str(start), "--teacher", str(tmp_path / "teacher.safetensors"), "--out", str(tmp_path / "run")]
     perceptual.main(["--pictures", str(folder), "--steps", "20", *SIZES, *paths, *arguments])
     image = torch.rand(1, 3, 16, 16)

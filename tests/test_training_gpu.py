@@ -15,7 +15,7 @@ from training import gpu, pack, pictures
 from training.drawn import Pages
 from training.jpeg import jpeg
 from training.packed import Packed, filtered, restored
-from training.pair import HR_SIZE, SCALE, Batch, Mix, Pixels
+from training.pair import HR_SIZE, SCALE, Batch, Mix, Pixels, Teacher
 from training.validation import Validation
 
 MIX = Mix(clean=0.2, light=0.2, recompressed=0.2, screenshot=0.2, drawn=0.3)
@@ -156,7 +156,7 @@ def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "GROUP", 2)
 
 
-def stream(first: int, number: int, mix: Mix = MIX, teacher: gpu.Teacher | None = None) -> list[Batch]:
+def stream(first: int, number: int, mix: Mix = MIX, teacher: Teacher | None = None) -> list[Batch]:
     sources = np.stack([scene(0), scene(1)]), np.stack([scene(2)])
     made = gpu.batches(
         *sources, mix, 3, first, batch=4, lr_crop=16, fresh=1, device=torch.device("cpu"), teacher=teacher
@@ -182,9 +182,9 @@ def test_partners_stay_aligned_through_turns_and_flips() -> None:
 
 
 @pytest.mark.usefixtures("small_window")
-def test_a_teacher_is_asked_about_damaged_pictures_only() -> None:
-    def inverted(lr: torch.Tensor) -> torch.Tensor:
-        return 1 - lr.repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
+def test_a_teacher_is_told_which_pairs_are_damaged() -> None:
+    def inverted(lr: torch.Tensor, hr: torch.Tensor, damaged: bool) -> torch.Tensor:
+        return 1 - lr.repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3) if damaged else hr
 
     mild, damaged = (stream(0, 1, mix, inverted)[0] for mix in (Mix(clean=0.5, light=0.5), Mix(clean=0, light=0)))
     assert torch.equal(mild.taught, mild.hr)
@@ -202,12 +202,13 @@ from pathlib import Path
 import torch
 import training.all
 from training import gpu, network, pictures
+from training.aim import Aim
 from training.packed import Packed
 from training.pair import Mix
 packed = Packed.load(Path({str(tmp_path / "a.npz")!r}))
 gpu.WINDOW = 2
-net = network.Compact(features=4, depth=1)
-options = dict(batch=2, lr_crop=16, fresh=1, device=torch.device("cpu"), teacher=net.requires_grad_(False))
+net = network.Compact(features=4, depth=1).requires_grad_(False)
+options = dict(batch=2, lr_crop=16, fresh=1, device=torch.device("cpu"), teacher=Aim(net, net, 0.5, 1.0))
 batch = next(gpu.batches(packed.train, packed.drawn, Mix(clean=0, light=0), 0, 0, **options))
 print(*batch.taught.shape, *pictures.load_validation(Path({str(tmp_path / "a.npz")!r})).measure(net))
 """

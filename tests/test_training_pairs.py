@@ -102,12 +102,12 @@ def test_a_resumed_stream_gives_the_batches_of_an_unbroken_one(step: int) -> Non
     assert hr.shape == taught.shape == (4, 3, 64, 64)
 
 
-def inverted(lr: Pixels) -> Pixels:
-    return np.asarray(255 - lr.repeat(4, 0).repeat(4, 1), np.uint8)
+def inverted(lr: torch.Tensor, hr: torch.Tensor, damaged: bool) -> torch.Tensor:
+    return 1 - lr.repeat_interleave(4, 2).repeat_interleave(4, 3) if damaged else hr
 
 
 @pytest.mark.usefixtures("small_window")
-def test_a_teacher_is_asked_about_damaged_pictures_only() -> None:
+def test_a_teacher_is_told_which_pairs_are_damaged() -> None:
     def batch(mix: Mix) -> Batch:
         options = {"batch": 4, "lr_crop": 16, "fresh": 2, "workers": 0}
         return next(data.batches([scene(0)], mix, 0, 0, teacher=inverted, **options))

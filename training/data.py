@@ -6,7 +6,7 @@ the same data. Degrading a pair costs about as much CPU as training on it once, 
 is computed when it enters the window.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from typing import Any
 
@@ -17,14 +17,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from training import degrade
 from training.drawn import Pages
-from training.pair import HR_SIZE, LR_SIZE, Batch, Mix, Pixels, to_tensor
+from training.pair import HR_SIZE, LR_SIZE, Batch, Mix, Pixels, Teacher, to_pixels, to_tensor
 from training.window import window_at
 
 WINDOW = 512
 """Pairs that are live at any time."""
-
-Teacher = Callable[[Pixels], Pixels]
-"""A network that is worth learning from, on damaged pictures."""
 
 
 class Pairs(Dataset[tuple[Pixels, Pixels, bool]]):
@@ -70,7 +67,6 @@ def batches(
     fresh: int,
     workers: int,
     teacher: Teacher | None = None,
-    teach_all: bool = False,
 ) -> Iterator[Batch]:
     """Endless batches from training step `step` on; `fresh` pairs enter the window at every step."""
     numbers = window_at(step, fresh, WINDOW)
@@ -89,8 +85,9 @@ def batches(
 
     def enter() -> tuple[Pixels, Pixels, Pixels]:
         lr, hr, second_order = next(stream)
-        # The milder the damage, the better a teacher is the truth itself.
-        return lr, hr, teacher(lr) if teacher and (second_order or teach_all) else hr
+        if teacher is None:
+            return lr, hr, hr
+        return lr, hr, to_pixels(teacher(to_tensor(lr[None]), to_tensor(hr[None]), second_order))[0]
 
     window = [enter() for _ in numbers]
     while True:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from training.jpeg import jpeg
-from training.pair import LR_SIZE, SCALE, Batch, Mix, Pixels
+from training.pair import LR_SIZE, SCALE, Batch, Mix, Pixels, Teacher
 from training.window import window_at
 
 GROUP = 8
@@ -27,8 +27,6 @@ WINDOW = 256
 KERNEL = 21
 
 Damage = Callable[[Tensor, Generator], Tensor]
-Teacher = Callable[[Tensor], Tensor]
-"""N×3×h×w in [0, 1] → N×3×4h×4w."""
 
 
 def batches(
@@ -55,8 +53,8 @@ def batches(
         damage = choose(mix, g)
         lr = damage(image, g).round().clamp(0, 255)
         taught = image
-        if teacher and damage is second_order:
-            taught = (teacher(lr / 255) * 255).round().clamp(0, 255)
+        if teacher:
+            taught = (teacher(lr / 255, image / 255, damage is second_order) * 255).round().clamp(0, 255)
         return lr.byte(), image.byte(), taught.byte()
 
     numbers = window_at(step, fresh, WINDOW)

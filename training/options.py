@@ -6,11 +6,9 @@ from pathlib import Path
 
 import torch
 
-from training.network import Compact
 from training.packed import Packed
-from training.pair import Batch, Mix
+from training.pair import Batch, Mix, Teacher
 from training.pictures import load_training
-from training.validation import enlarge
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -34,9 +32,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
-def batches(
-    args: argparse.Namespace, step: int, teacher: Compact | None = None, *, teach_all: bool = False
-) -> Iterator[Batch]:
+def batches(args: argparse.Namespace, step: int, teacher: Teacher | None = None) -> Iterator[Batch]:
     """The batches of training step `step` and those after it, made where the training runs."""
     mix = Mix(args.clean, args.light, args.recompressed, args.screenshot, args.drawn)
     device = torch.device(args.device)
@@ -69,6 +65,5 @@ def batches(
         lr_crop=args.crop,
         fresh=args.fresh,
         workers=args.workers,
-        teacher=(lambda lr: enlarge(teacher, lr)) if teacher else None,
-        teach_all=teach_all,
+        teacher=teacher,
     )

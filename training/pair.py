@@ -3,6 +3,7 @@
 Everything that makes or meets pairs imports this file, the GPU's half of the training too, so it needs only torch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,10 +36,14 @@ class Mix:
             raise SystemExit(f"{self}: shares must not be negative, nor be more than 1 together")
 
 
+Teacher = Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor]
+"""N×3×h×w and the truth N×3×4h×4w in [0, 1], whether the damage is of the second-order kind → what it shall become."""
+
+
 class Batch(NamedTuple):
     """float32 NCHW in [0, 1], RGB; `hr` and `taught` four times the size of `lr`.
 
-    `taught` is what a teacher network makes of `lr`; where there is none, or nothing to teach, it is `hr`.
+    `taught` is what a teacher makes of the pair, `hr` where there is none.
     """
 
     lr: torch.Tensor

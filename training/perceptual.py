@@ -1,4 +1,4 @@
-"""Fine-tune the fidelity network into its perceptual twin, with a teacher and a GAN.
+"""Fine-tune the fidelity network into its perceptual twin, with a teacher and, if wanted, a GAN.
 
     python -m training.perceptual --start weights/bundled/fidelity-x4.safetensors --pictures ../shared/images/train \\
         --teacher ../shared/weights/official/realesr-general-x4v3.pth --out training/runs/perceptual
@@ -6,11 +6,10 @@
 Same architecture, a modest rate and pixel losses throughout, so the twins stay in one basin: a linear mix of their
 weights is a network between the two (Wang et al., DNI, arXiv:1811.10515).
 
-There is no pretrained VGG here. In its place is a teacher: `realesr-general-x4v3` (BSD-3-Clause) learned what damaged
-pictures should look like in days on GPUs, and what it makes of a pair is kept with it in the window. On milder pairs
-the truth is the better teacher, and takes its place; without `--teacher`, on all. First the network learns from that
-alone. Then a discriminator joins, which tells the two apart, and whose features are matched (Wang et al., pix2pixHD,
-arXiv:1711.11585): pixel losses leave it smoother than its teacher. Resumes as `fidelity.py` does.
+There is no pretrained VGG here. In its place is an aim (`aim.py`): what a teacher and the fidelity network make of a
+pair together, sharpened; it is computed once, and kept with the pair in the window. After `--alone` steps a
+discriminator can join, which tells the network from its aim, and whose features are matched (Wang et al., pix2pixHD,
+arXiv:1711.11585). Resumes as `fidelity.py` does.
 """
 
 import argparse
@@ -18,13 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from training import options
+from training.aim import Aim
 from training.discriminator import Discriminator
 from training.fidelity import loss_of
+from training.muon import optimisers
 from training.network import load
 from training.pair import Batch
 from training.pictures import load_validation
@@ -37,19 +38,18 @@ JUDGED_SHARE, JUDGED_SIDE = 0.5, 96
 """What the discriminator sees: of a batch's samples, and of these in high-resolution pixels. All of it would cost it
 three times as much."""
 CRITIC_RATE = 2e-4
-CLIP = 0.5
 WARMUP_STEPS = 200
 
 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
-    net = load(args.start).to(device).to(memory_format=torch.channels_last)
+    net, start = (load(args.start).to(device).to(memory_format=torch.channels_last) for _ in range(2))
     critic = Discriminator().to(device).to(memory_format=torch.channels_last)
     teacher = load(args.teacher).to(device).requires_grad_(False) if args.teacher else None
-    own = torch.optim.AdamW(net.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0, fused=True)
+    own = optimisers(net, args.lr)
     critics = torch.optim.AdamW(critic.parameters(), lr=CRITIC_RATE, betas=(0.5, 0.99), weight_decay=0, fused=True)
-    run = Run(args.out, net, [own, critics], args.steps, {"discriminator": critic}, WARMUP_STEPS)
+    run = Run(args.out, net, [*own, critics], args.steps, {"discriminator": critic}, WARMUP_STEPS)
     dtype = fastest(device)
 
     def update(batch: Batch) -> Losses:
@@ -57,7 +57,7 @@ def train(args: argparse.Namespace) -> None:
             output = net(batch.lr)
         losses = {"pixel": loss_of(output.float(), batch.taught)}
         loss = losses["pixel"]
-        joined = run.step >= args.alone
+        joined = args.alone is not None and run.step >= args.alone
         if joined:
             window = judged(output, np.random.default_rng((args.seed, run.step, 2)))
             with parametrize.cached():
@@ -67,15 +67,16 @@ def train(args: argparse.Namespace) -> None:
             loss = loss + FEATURES * losses["features"] + args.gan * losses["fooled"]
             critics.zero_grad()
             losses["caught"].backward(retain_graph=True, inputs=list(critic.parameters()))  # type: ignore[no-untyped-call]
-        own.zero_grad()
+        net.zero_grad()
         loss.backward(inputs=list(net.parameters()))  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(net.parameters(), CLIP)
-        own.step()
+        for optimiser in own:
+            optimiser.step()
         if joined:
             critics.step()
         return {name: value.detach() for name, value in ({"loss": loss} | losses).items()}
 
-    run.train(options.batches(args, run.step, teacher), device, update, load_validation(args.pictures).measure)
+    aim = Aim(start.requires_grad_(False), teacher, args.share, args.sharpen)
+    run.train(options.batches(args, run.step, aim), device, update, load_validation(args.pictures).measure)
 
 
 def judged(output: Tensor, rng: np.random.Generator) -> tuple[slice, ...]:
@@ -102,9 +103,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--start", type=Path, required=True, help="the fidelity network: a bundled file, a run's .pt")
     parser.add_argument("--teacher", type=Path, help="realesr-general-x4v3.pth")
+    parser.add_argument("--share", type=float, default=0.5, help="of the teacher in what is learned, 0 to 1")
+    parser.add_argument("--sharpen", type=float, default=1.0, help="how much what is learned is sharpened")
     parser.add_argument("--gan", type=float, default=0.05, help="weight of the adversarial loss")
-    parser.add_argument("--alone", type=int, default=3000, help="steps before the discriminator joins")
-    parser.set_defaults(steps=5000, lr=5e-4, clean=0.2, light=0.1)
+    parser.add_argument("--alone", type=int, help="steps before the discriminator joins; without, it never does")
+    parser.set_defaults(steps=2400, lr=3e-4, clean=0.2, light=0.1)
     train(parser.parse_args(argv))
 
 

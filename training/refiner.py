@@ -59,7 +59,7 @@ def train(args: argparse.Namespace) -> None:
 
     validation = load_validation(args.pictures)
     run.train(
-        options.batches(args, run.step, upscaler, teach_all=True),
+        options.batches(args, run.step, lambda lr, hr, damaged: upscaler(lr)),
         device,
         update,
         lambda ema: _measure(ema, upscaler, validation, device),

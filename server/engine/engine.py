@@ -147,12 +147,13 @@ class Engine:
         """What a plan has to know: with the side of the tiles that `upscale` will cut, which is what was asked for,
         within what fits and what makes sense; else as large as memory allows, and fitted to the picture."""
         facts, own = model.facts, model.own
-        pixel_bytes = own.pixel_bytes if own is not None else facts.pixel_bytes * model.dtype.itemsize // 4
-        side = tile or max(facts.tile, math.isqrt(_TILE_BYTES[self.device.type] // max(1, pixel_bytes)))
+        limit = _TILE_BYTES[self.device.type]
+        pixel_bytes = max(1, facts.pixel_bytes * model.dtype.itemsize // 4)
+        most = own.pixels_within(limit) if own is not None else limit // pixel_bytes
+        side = tile or max(facts.tile, math.isqrt(most))
         side = min(side, math.isqrt(self._tiles.get(model.name, _ANY)))
         side = max(side, _smallest_side(model)) // facts.multiple * facts.multiple
-        columns = own.column_bytes if own is not None and not tile else 0
-        widest = self._sweep_bytes // columns if columns else 0
+        widest = own.columns_within(self._sweep_bytes) if own is not None and not tile else 0
         return Shape(model.name, facts.scale, side, facts.halo, multiple=facts.multiple, fitted=not tile, widest=widest)
 
     def call(self, function: Callable[[], _T]) -> _T:
@@ -210,7 +211,8 @@ class Engine:
         """None when there is no memory for it, and from then on."""
         assert model.own is not None
         try:
-            return Sweep(model.own, samples, sweep_step(samples.shape[1]))
+            h, w, _ = samples.shape
+            return Sweep(model.own, samples, sweep_step((w, h)))
         except torch.OutOfMemoryError:
             self._sweep_bytes = 0
             log.warning("out of memory: cutting pictures into tiles", model=model.name)
@@ -225,7 +227,7 @@ class Engine:
         on_tile: Callable[[], None] | None,
     ) -> Iterator[NDArray[Any]]:
         h, w, channels = shape
-        step = sweep_step(w)
+        step = sweep_step((w, h))
 
         def rows(top: int) -> NDArray[Any]:
             bottom = min(top + step, h)

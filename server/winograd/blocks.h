@@ -2,12 +2,13 @@
 //
 // Where a layer has computed a block, the next layer goes on with it, down to the chain's end. What lies between them
 // are pieces of a map, as large as a block, which stay in the cache; whole maps would go out to memory and back for
-// every layer. But a result needs samples on all sides of it. So the blocks of each layer lie a row and a column further
-// down and to the right than those of the next (its `lead`), and what is needed above and to the left of them was kept
+// every layer. But a result needs samples on all sides of it. So the blocks of each layer lie a row and a column
+// further down and to the right than those of the next (its `lead`), and what is needed above and to the left of them was kept
 // when the neighbours had it: the last rows of a block for the one below, the last columns for the one to its right.
 //
-// Threads take the blocks in order, each all the way through its chain, waiting for the neighbours' layers. Tiles lie
-// where they lie whatever the size of the blocks, so results depend neither on that nor on the number of threads.
+// Threads take the blocks in order, each all the way through its chain, waiting for the neighbours' layers. A layer's
+// tiles lie where they lie whatever the size of the blocks, so results depend neither on that nor on the number of
+// threads; only on whether layers form a chain, as those of all but small pictures do.
 #pragma once
 
 #include <sched.h>
@@ -53,8 +54,8 @@ struct Chain {
   int H = 0, W = 0;  // of its input
   int h = 0, w = 0;  // of a block: multiples of TILE
   int top = 0, left = 0, bottom = 0, right = 0;  // which blocks there are
-  int lead = 0;
-  int side = 0;  // 0 or 1: neighbours in the program use different memory
+  int lead = 0;  // the furthest of its layers', in its own rows
+  int side = 0;  // 0 or 1: what is kept lies elsewhere for the next chain, which begins before this one has ended
 };
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -141,8 +142,20 @@ struct Program {
     chains.push_back(std::move(c));
   }
 
-  size_t of_all() const { return whole + rows[0] + rows[1] + 64; }
-  size_t of_thread() const { return (scratch + pieces + columns[0] + columns[1] + 64 + 1023) / 1024 * 1024; }
+  size_t of_all() const { return (whole + rows[0] + rows[1] + 15) / 16 * 16; }
+  size_t of_thread() const { return (scratch + pieces + columns[0] + columns[1] + 1023) / 1024 * 1024; }
+  size_t bytes(int threads) const { return (of_all() + of_thread() * threads) * sizeof(float); }
+
+  // As many threads as can ever have something to do: no more than two chains are under way.
+  int useful() const {
+    long most = 1, last = 0;
+    for (const Chain& c : chains) {
+      const long blocks = long(c.bottom - c.top) * (c.right - c.left);
+      most = std::max(most, last + blocks);
+      last = blocks;
+    }
+    return int(std::min<long>(most, INT_MAX));
+  }
 };
 
 // A map, or the piece of it that belongs to a block.
@@ -308,17 +321,17 @@ struct Strips {
   long count() const { return long(bottom - top) * across(); }
 };
 
-// Copies `channels` floats of each pixel of a part of a map.
-inline void copy(const float* from, long from_row, long from_pixel, float* to, long to_row, long to_pixel, int rows,
-                 int columns, int channels) {
-  for (int y = 0; y < rows; y++) {
-    const float* a = from + y * from_row;
-    float* b = to + y * to_row;
-    if (from_pixel == channels && to_pixel == channels) {
-      std::memcpy(b, a, size_t(columns) * channels * sizeof(float));
+// A part of a map, `channels` floats of each pixel.
+inline void copy(const Plane& from, const Plane& to, int top, int left, int bottom, int right, int channels) {
+  if (left >= right) return;
+  for (int y = top; y < bottom; y++) {
+    const float* a = from.at(y, left);
+    float* b = to.at(y, left);
+    if (from.pixel == channels && to.pixel == channels) {
+      std::memcpy(b, a, size_t(right - left) * channels * sizeof(float));
       continue;
     }
-    for (int x = 0; x < columns; x++) std::memcpy(b + x * to_pixel, a + x * from_pixel, channels * sizeof(float));
+    for (int x = 0; x < right - left; x++) std::memcpy(b + x * to.pixel, a + x * from.pixel, channels * sizeof(float));
   }
 }
 
@@ -344,7 +357,7 @@ struct Run {
   template <class Ready>
   static void wait(Ready ready) {
     for (int spins = 0; !ready();) {
-      if (++spins > 2000) sched_yield();
+      if (++spins > 100) sched_yield();
       else __builtin_ia32_pause();
     }
   }
@@ -354,7 +367,9 @@ struct Run {
     size_t i = 0;
     long ended = 0;  // all blocks before this one have
     for (;;) {
-      const long block = next.fetch_add(1, std::memory_order_relaxed);
+      // What a block keeps lies where another did `threads` strips ago. That one is done with it: of all strips between
+      // them one block would have to be under way. The order tells other threads so.
+      const long block = next.fetch_add(1, std::memory_order_acq_rel);
       while (i < parts.size() && block >= parts[i].first + parts[i].count()) i++;
       if (i == parts.size()) return;
       const int y = parts[i].top + int((block - parts[i].first) / parts[i].across());
@@ -370,7 +385,9 @@ struct Run {
     }
   }
 
-  // What must have ended before a block of part i: all of the part before it that the block reads.
+  // What must have ended before a block of part i: all blocks of the part before it that write what this one reads, and
+  // that read what it writes. Both lie at most one block away, where blocks are alike (layers by themselves, RRDBNet's
+  // dense blocks); the others write to maps that the part before them does not use. Any earlier part has ended.
   long before(size_t i, int y, int x) const {
     const Chain &chain = *parts[i].chain, &last = *parts[i - 1].chain;
     const int rows = std::min(chain.H, chain.h * (y + 1) + chain.lead + 1);
@@ -407,37 +424,24 @@ struct Run {
       const int top = std::max(0, y0), left = std::max(0, x0);
       if (top < bottom && left < right) work.compute(program.picture, top, left, bottom, right, own(thread));
       if (!l.border) continue;
-      // Above and to the left of it, from the neighbours; then for the next ones.
       const int D = l.border, NP = l.conv->NP;
       const long across = long(work.W) * NP, narrow = long(D) * NP;
       float* rows = memory + program.whole + (chain.side ? program.rows[0] : 0) + l.kept_rows;
       float* columns = own((y - chain.top) % threads) + program.scratch + program.pieces +
                        (chain.side ? program.columns[0] : 0) + l.kept_columns;
-      const auto done = [&](long other) {
+      const Plane above{rows, across, NP, y0 - D, 0}, below{rows, across, NP, y1 - D, 0};
+      const Plane before{columns, narrow, NP, y0 - D, x0 - D}, after{columns, narrow, NP, y0 - D, x1 - D};
+      const auto wait_for = [&](long other) {
         wait([&] { return layers[other].load(std::memory_order_acquire) > int(i); });
       };
-      const int high = std::max(0, y0 - D), far = std::max(0, x0 - D);
-      float* beside = columns + (high - (y0 - D)) * narrow;
-      if (y > part.top) done(block - part.across());
-      if (y > chain.top && left < right)
-        for (int row = high; row < std::min(work.H, y0); row++)
-          copy(rows + (row - (y0 - D)) * across + long(left) * NP, 0, NP, work.out.at(row, left), 0, work.out.pixel, 1,
-               right - left, NP);
-      if (x > chain.left) {
-        done(block - 1);
-        const int end = std::min(work.W, x0);
-        if (far < end)
-          copy(beside + (far - (x0 - D)) * NP, narrow, NP, work.out.at(high, far), work.out.row, work.out.pixel,
-               std::max(0, bottom - high), end - far, NP);
-      }
-      if (left < right)
-        for (int row = std::max(0, y1 - D); row < bottom; row++)
-          copy(work.out.at(row, left), 0, work.out.pixel, rows + (row - (y1 - D)) * across + long(left) * NP, 0, NP, 1,
-               right - left, NP);
-      const int last = std::max(0, x1 - D);
-      if (last < right)
-        copy(work.out.at(high, last), work.out.row, work.out.pixel, beside + (last - (x1 - D)) * NP, narrow, NP,
-             std::max(0, bottom - high), right - last, NP);
+      // From the neighbours; then, in the same places, for the next ones.
+      const int high = std::max(0, y0 - D);
+      if (y > part.top) wait_for(block - part.across());
+      if (y > chain.top) copy(above, work.out, high, left, std::min(work.H, y0), right, NP);
+      if (x > chain.left) wait_for(block - 1);
+      if (x > chain.left) copy(before, work.out, high, std::max(0, x0 - D), bottom, std::min(work.W, x0), NP);
+      copy(work.out, below, std::max(0, y1 - D), left, bottom, right, NP);
+      copy(work.out, after, high, std::max(0, x1 - D), bottom, right, NP);
       layers[block].store(int(i) + 1, std::memory_order_release);
     }
     layers[block].store(ENDED, std::memory_order_release);

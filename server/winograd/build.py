@@ -20,7 +20,6 @@ from pathlib import Path
 import platformdirs
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
-_HEADERS = [SOURCE.with_name(name) for name in ("blocks.h", "convolution.h", "picture.h")]
 COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 TARGETS = {
@@ -43,7 +42,8 @@ def library(folder: Path | None = None) -> tuple[Path, str]:
     Raises Unusable."""
     target = _target()
     flags = (*_FLAGS, *TARGETS[target][1])
-    parts = [*(path.read_bytes() for path in (SOURCE, *_HEADERS)), *(flag.encode() for flag in flags)]
+    sources = (SOURCE, *sorted(SOURCE.parent.glob("*.h")))
+    parts = [*(path.read_bytes() for path in sources), *(flag.encode() for flag in flags)]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = folder or platformdirs.user_cache_path("upscale-server")
     try:

@@ -68,7 +68,7 @@ struct Conv {
   int K, KP;  // channels in: up to the last that is used, and padded
   int N, NP;  // channels out
   bool active = false;
-  std::vector<float> store;
+  std::vector<float> memory;
   float *U, *bias, *slope;  // U: [PLACES][K][NP]
 
   // Tiles that are multiplied together, a multiple of every R below: what lies between has to stay in the L2 cache.
@@ -86,8 +86,8 @@ struct Conv {
     K = place[in - 1] + 1;
     KP = padded(K);
     const size_t size = size_t{PLACES} * K * NP;
-    store.assign(size + 2 * NP + 16, 0.f);
-    U = store.data() + (16 - reinterpret_cast<size_t>(store.data()) / 4 % 16) % 16;
+    memory.assign(size + 2 * NP + 16, 0.f);
+    U = memory.data() + (16 - reinterpret_cast<size_t>(memory.data()) / 4 % 16) % 16;
     bias = U + size;
     slope = bias + NP;
     active = s != nullptr;
@@ -117,6 +117,8 @@ struct Conv {
 
 // ---- products ----
 
+static_assert(T / 2 % 12 == 0, "rows are rounded up to R, and there is room for `together`");
+
 // R rows of A (lda floats apart) times K x N vectors of B, into C.
 template <int R, int N>
 ALWAYS_INLINE void multiply(const float* A, size_t lda, const float* B, size_t ldb, float* C, size_t ldc, int K) {
@@ -140,7 +142,7 @@ void multiply_rows(int rows, const float* A, size_t lda, const float* B, size_t 
   for (int r = 0; r < rows; r += R) multiply<R, N>(A + r * lda, lda, B, ldb, C + r * ldc, ldc, K);
 }
 
-// V: [PLACES][T][KP], places `vstep` apart, to M: [PLACES][T][NP], `mstep` apart.
+// V: [PLACES][together][KP], places `vstep` apart, to M: [PLACES][together][NP], `mstep` apart.
 inline void multiply_all(const Conv& conv, int tiles, const float* V, size_t vstep, float* M, size_t mstep,
                          bool upsampled) {
   const int NP = conv.NP;

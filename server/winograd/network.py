@@ -32,7 +32,9 @@ Samples = NDArray[Any]
 
 _KINDS = {"convolution": 0, "srvgg": 1, "rrdbnet": 2}
 _WRONG = 1e-4
-_TALL, _LOW = 1 << 16, 128
+_TALL = 1 << 16
+_LOW = 128
+"""Rows that a tile has at least, about."""
 
 
 @dataclass(frozen=True)
@@ -115,20 +117,21 @@ class Network:
         """Memory that the weights take: transformed, seven times that of a checkpoint."""
         return int(self.kernel.library.winograd_weights(self.handle))
 
-    @functools.cached_property
-    def pixel_bytes(self) -> int:
-        """Memory that each pixel of a tile takes. Of a chain that is what its columns do, spread over the rows that the
-        tiles of very wide pictures have."""
-        if self.column_bytes:
-            return self.column_bytes // _LOW
-        return (self.bytes_for(1024, 1024) - self.bytes_for(512, 1024)) // (512 * 1024)
-
-    @functools.cached_property
-    def column_bytes(self) -> int:
-        """Memory that each column of a picture takes in a sweep, however high it is; 0: it can't be swept."""
+    def columns_within(self, limit: int) -> int:
+        """How wide a picture may be whose sweep shall take no more than `limit` bytes, however high it is; 0: it can't
+        be swept."""
         if self.kind != "srvgg":
             return 0
-        return (self.bytes_for(_TALL, 2048) - self.bytes_for(_TALL, 1024)) // 1024
+        narrow, wide = self.bytes_for(_TALL, 1024), self.bytes_for(_TALL, 2048)
+        return max(0, 1024 + (limit - narrow) * 1024 // (wide - narrow))
+
+    def pixels_within(self, limit: int) -> int:
+        """How large a tile may be that shall take no more than `limit` bytes. Of a chain it takes what its columns do,
+        spread over the rows that the tiles of very wide pictures have."""
+        if self.kind == "srvgg":
+            return self.columns_within(limit) * _LOW
+        small, large = self.bytes_for(512, 1024), self.bytes_for(1024, 1024)
+        return max(0, 512 * 1024 + (limit - small) * 512 * 1024 // (large - small))
 
 
 class Sweep:
@@ -138,7 +141,8 @@ class Sweep:
     def __init__(self, network: Network, samples: Samples, step: int) -> None:
         """`samples`: H × W × C of uint8, uint16 or float32, strides as they are, or one channel to be taken for all;
         sides are multiples of what the network unshuffles. Integers stand for [0, 1]. `step`: source rows, a multiple
-        of 6 or at least H, after multiples of which it can stop. Raises torch.OutOfMemoryError."""
+        of 6 or at least H, after multiples of which it can stop, if the network is a chain.
+        Raises torch.OutOfMemoryError."""
         h, w, channels = samples.shape
         assert channels in (1, network.channels)
         self._network = network
@@ -158,11 +162,12 @@ class Sweep:
         or float32, strides as they are, is filled with what has come out since the last step, from the row `top` of the
         whole result on (default: where the last step ended) and from the column `left`; what it has no room for is
         dropped. One channel holds the mean of all. Integers are rounded and clamped. Raises torch.OutOfMemoryError."""
-        assert self._close.alive and (bottom == self._height or bottom % self._strip == 0) and bottom <= self._height
+        assert self._close.alive and self._done < bottom <= self._height
+        assert bottom == self._height or bottom % self._strip == 0
         rows, columns, channels = result.shape
         assert channels in (1, self._network.out_channels)
         top = self._done * self._network.scale if top is None else top
-        self._done = bottom
+        self._done = bottom  # a sweep that failed is spent
         code = self._library.winograd_rows(
             self._handle, bottom, ctypes.byref(_view(result)), top, left, rows, columns, torch.get_num_threads()
         )

@@ -4,7 +4,7 @@
 //   picture.h      samples as they lie in memory
 //   blocks.h       the way of a picture through the layers, in which order, by which thread
 //
-// No global state but the idle arenas. Nothing throws.
+// No global state but the idle arenas. No exception leaves it.
 
 #include <sys/mman.h>
 
@@ -66,16 +66,17 @@ void give(Block block) {
 
 // ---- networks ----
 
-constexpr int AREA = 5200;   // pixels of a block of 64 features, with those around it: two such pieces stay in the cache
+constexpr int AREA = 5200;   // pixels of a block of 64 features, those around it included: two stay in the cache
 constexpr int HIGHEST = 48;  // rows of a block
 constexpr int SMALL = 9600;  // pixels of a picture whose whole maps stay there
 
 // The columns of a block of `h` rows, where each of its pixels takes `floats`, `around` more rows and columns among
-// them: as many as the cache allows, but there shall be some blocks for each thread.
-int columns_of(int H, int W, int h, int around, int floats, int threads) {
+// them: as many as the cache allows, but of the `rows` that are computed at a time there shall be some blocks for each
+// thread. No fewer than 24, of which borders are a small part.
+int columns_of(int rows, int W, int h, int around, int floats, int threads) {
   const long most = long(AREA) * 128 / floats / (h + around) - around;
-  const long fair = long(H) * W / (4 * threads) / h;
-  return std::min(rounded_up(W), std::max(4, int(std::min(most, std::max(fair, 24L)) / TILE)) * TILE);
+  const long fair = long(rows) * W / (4 * threads) / h;
+  return std::min(rounded_up(W), std::max(4, int(std::min(most, fair) / TILE)) * TILE);
 }
 
 enum Kind { CONV, SRVGG, RRDB };
@@ -85,33 +86,33 @@ struct Net {
   int features, growth, blocks, channels, unshuffle, shuffle, up;
   std::vector<std::unique_ptr<Conv>> convs;
 
-  // `step`: rows after multiples of which it shall be able to stop; 0: it need not.
+  // `step`: rows after multiples of which it shall be able to stop, for SRVGG; 0: it need not.
   Program program(int H, int W, int step, int threads) const {
     Program p;
     p.picture.channels = channels;
+    p.picture.out_channels = kind == CONV ? features : channels;
     p.picture.unshuffle = unshuffle;
     p.picture.shuffle = shuffle;
     Layer source;
     const int packed = padded(channels * unshuffle * unshuffle);
     const int high = std::min(HIGHEST, rounded_up(H)), F = padded(features);
-    // A layer by itself, from one whole map to another: blocks of T tiles, or of fewer, for there to be some for each
-    // thread.
+    // A layer by itself, from one whole map to another: blocks of T tiles, about, or of fewer, for there to be some for
+    // each thread. All such layers have the same blocks, see Run::before.
     const auto alone = [&](const Layer& layer) {
-      const int w = std::min(rounded_up(W), 4 * T * TILE), across = w / TILE;
-      const int tiles = std::min(T, ceil_div(ceil_div(H, TILE) * across, threads));
-      p.add({layer}, H, W, TILE * std::max(1, tiles / across), w);
+      const int across = ceil_div(W, TILE), down = ceil_div(H, TILE);
+      const int tiles = std::clamp(ceil_div(down * across, threads), TILE, T);
+      const int wide = ceil_div(across, ceil_div(across, tiles));
+      p.add({layer}, H, W, TILE * std::max(1, tiles / wide), TILE * wide);
     };
     if (kind == CONV) {
       Layer conv;
       conv.conv = convs[0].get();
       conv.in = source.out = p.map(packed, W, H);
       conv.up = up;
-      p.picture.out_channels = conv.conv->N;
       alone(source);
       alone(conv);
     } else if (kind == SRVGG) {
       p.picture.base = true;
-      p.picture.out_channels = channels;
       const int count = int(convs.size());
       std::vector<Layer> layers{source};
       for (const auto& conv : convs) {
@@ -137,9 +138,8 @@ struct Net {
         if (i) layers[i].in = layers[i - 1].out;
         if (i && i < count) layers[i].out = p.piece(F, i % 2);
       }
-      p.add(layers, H, W, h, columns_of(H, W, h, 2, 2 * F, threads));
+      p.add(layers, H, W, h, columns_of(step ? std::min(step, H) : H, W, h, 2, 2 * F, threads));
     } else {
-      p.picture.shuffle = 1;
       const int G = padded(growth);
       const int trunk = p.map(F, W, H), x[3] = {p.map(F, W, H), p.map(F, W, H), p.map(F, W, H)};
       source.out = p.map(packed, W, H);
@@ -196,8 +196,6 @@ struct Net {
   }
 };
 
-size_t pages(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
-
 struct Held : Block {
   Held() = default;
   Held(const Held&) = delete;
@@ -208,16 +206,17 @@ struct Held : Block {
 
 // A picture on its way through a network, from top to bottom.
 struct Sweep {
-  int threads, height, strip;  // rows of the source: all of them, and those after which it can stop
   Program p;
+  int threads, height, strip;  // rows of the source: all of them, and those after which it can stop
   Held block;
   int done = INT_MIN;  // strips of blocks, of the only chain that can stop
 
-  Sweep(const Net& net, const View& source, int H, int W, int step, int t)
-      : threads(std::max(1, t)), height(H), p(net.program(H / net.unshuffle, W / net.unshuffle, step, threads)) {
+  Sweep(const Net& net, const View& source, int H, int W, int step, int most)
+      : p(net.program(H / net.unshuffle, W / net.unshuffle, step, std::max(1, most))), height(H) {
+    threads = std::clamp(most, 1, p.useful());
     p.picture.source = source;
     strip = p.chains.size() == 1 ? p.chains[0].h : H;
-    static_cast<Block&>(block) = take(pages((p.of_all() + p.of_thread() * threads) * sizeof(float)));
+    static_cast<Block&>(block) = take(p.bytes(threads));
   }
 
   // The result's rows down to source row `bottom`, which ends a strip or the picture, to `result`.
@@ -235,7 +234,7 @@ struct Sweep {
       if (p.chains.size() == 1) done = to;
     }
     Run running(p, static_cast<float*>(block.data), threads, std::move(parts));
-    const int wanted = int(std::max<long>(1, std::min<long>(std::min(threads, most), running.blocks())));
+    const int wanted = std::clamp(most, 1, threads);
     std::vector<std::thread> others;
     others.reserve(wanted);
     for (int i = 1; i < wanted; i++) try {
@@ -261,7 +260,7 @@ void* winograd_open(int kind, int channels, int features, int growth, int blocks
                     const float* const* tensors) try {
   std::unique_ptr<Net> net(new Net{Kind(kind), features, growth, blocks, channels, 1, 1, 1, {}});
   const auto add = [&](int in, int out, int first, int other) {
-    net->convs.emplace_back(new Conv(tensors[0], tensors[1], tensors[2], in, out, first, other));
+    net->convs.push_back(std::make_unique<Conv>(tensors[0], tensors[1], tensors[2], in, out, first, other));
     tensors += 3;
   };
   if (kind == CONV) {
@@ -291,7 +290,7 @@ void winograd_close(void* net) { delete static_cast<Net*>(net); }
 // Bytes of the weights, transformed.
 size_t winograd_weights(const void* net) {
   size_t bytes = 0;
-  for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->store.size() * sizeof(float);
+  for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->memory.size() * sizeof(float);
   return bytes;
 }
 
@@ -300,7 +299,7 @@ size_t winograd_weights(const void* net) {
 // which it shall be able to stop; 0: only at the end. Neither network nor source may go before it.
 void* winograd_begin(const void* net, const View* source, int H, int W, int step, int threads) try {
   const Net& n = *static_cast<const Net*>(net);
-  if (H % n.unshuffle || W % n.unshuffle) return nullptr;
+  if (H < 1 || W < 1 || H % n.unshuffle || W % n.unshuffle) return nullptr;
   std::unique_ptr<Sweep> sweep(new Sweep(n, *source, H, W, step, threads));
   return sweep->block.data ? sweep.release() : nullptr;
 } catch (...) {
@@ -325,11 +324,10 @@ void winograd_end(void* sweep) { delete static_cast<Sweep*>(sweep); }
 // Bytes of memory that a picture takes on its way, beside itself and its result.
 size_t winograd_bytes(const void* net, int H, int W, int threads) try {
   const Net& n = *static_cast<const Net*>(net);
-  const Program p = n.program(H / n.unshuffle, W / n.unshuffle, 0, threads);
-  return (p.of_all() + p.of_thread() * threads) * sizeof(float);
+  const Program p = n.program(H / n.unshuffle, W / n.unshuffle, 0, std::max(1, threads));
+  return p.bytes(std::clamp(threads, 1, p.useful()));
 } catch (...) {
   return 0;
 }
 
-int winograd_lanes() { return LANES; }
 }
