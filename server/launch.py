@@ -38,6 +38,8 @@ API_MALLOC_ENV = _FEW_HEAPS | {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM
 """The opposite, for the API process, where large bodies come and go: what is freed goes back. Left alone, glibc keeps
 ever more once it has seen a large block freed."""
 
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
+"""One of these is there wherever CUDA works: on Linux, under WSL, on a Jetson."""
 _WATCH_S = 0.05
 _GRACE_S = 20.0
 """How long children may take to end by themselves."""
@@ -162,7 +164,10 @@ def _workers(config: Config) -> list[_Child]:
 
 
 def _count_gpus() -> int:
-    """Asked of torch itself, in a process of its own: this one stays small."""
+    """Asked of torch itself, in a process of its own: this one stays small. Torch takes seconds to answer, so it is not
+    asked where there can be none."""
+    if not any(os.path.exists(each) for each in _DRIVERS):
+        return 0
     question = "import torch; print(torch.cuda.device_count())"
     answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False)
     return int(answer.stdout or 0)

@@ -4,13 +4,16 @@ import base64
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from server import launch
 from server.auth import Gate
 from server.config import Config
 from server.database import open_database
@@ -128,3 +131,13 @@ def test_a_taken_port_is_one_clear_line() -> None:
         pytest.raises(CannotListen, match=r"can't listen on 127.0.0.1:\d+: Address already in use"),
     ):
         listen(Config(port=taken.getsockname()[1]))
+
+
+def test_torch_is_asked_how_many_gpus_there_are_only_where_there_is_a_driver(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(launch, "_DRIVERS", (str(tmp_path),))
+    assert launch._count_gpus() == torch.cuda.device_count()
+    monkeypatch.setattr(launch, "_DRIVERS", (str(tmp_path / "nothing"),))
+    monkeypatch.setattr(sys, "executable", "/nothing to ask with")
+    assert launch._count_gpus() == 0

@@ -8,8 +8,8 @@ OUT/*/latest.pt are what is worth bringing back.
 The step counts are meant to fit 25 minutes of an H200 and have never been run. A pixel of a 64×32 network costs
 7.3 MFLOP to train on, so a step of 64 samples of 48² costs 1.1 TFLOP: at a fifth of the chip's 790 TFLOP/s in bf16,
 7 ms. The new pairs of a step are some 500 small kernels, 5 to 10 ms of a processor's time, and the optimiser and the
-network's own launches as much again. 20 ms a step is assumed, 35 ms with the discriminator and the teacher: 13 and 9
-minutes. The log's `seconds` tells within a minute; `--fidelity-steps` and `--perceptual-steps` are there to correct it.
+network's own launches as much again. 20 ms a step is assumed, 30 ms with the teacher: 13 and 8 minutes. The log's
+`seconds` tells within a minute; `--fidelity-steps` and `--perceptual-steps` are there to correct it.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     fidelity.main([*shared, "--out", str(args.out / "fidelity"), "--steps", str(args.fidelity_steps)])
     start = ["--start", str(args.out / "fidelity" / "latest.pt")]
     teacher = ["--teacher", str(args.teacher)] if args.teacher else []
-    steps = ["--steps", str(args.perceptual_steps), "--alone", str(args.perceptual_steps // 2)]
+    steps = ["--steps", str(args.perceptual_steps)]
     perceptual.main([*shared, *start, *teacher, *steps, "--out", str(args.out / "perceptual")])
 
 

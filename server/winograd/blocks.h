@@ -3,8 +3,9 @@
 // Where a layer has computed a block, the next layer goes on with it, down to the chain's end. What lies between them
 // are pieces of a map, as large as a block, which stay in the cache; whole maps would go out to memory and back for
 // every layer. But a result needs samples on all sides of it. So the blocks of each layer lie a row and a column
-// further down and to the right than those of the next (its `lead`), and what is needed above and to the left of them was kept
-// when the neighbours had it: the last rows of a block for the one below, the last columns for the one to its right.
+// further down and to the right than those of the next (its `lead`), and what is needed above and to the left of them
+// was kept when the neighbours had it: the last rows of a block for the one below, the last columns for the one to its
+// right.
 //
 // Threads take the blocks in order, each all the way through its chain, waiting for the neighbours' layers. A layer's
 // tiles lie where they lie whatever the size of the blocks, so results depend neither on that nor on the number of
@@ -42,19 +43,20 @@ struct Layer {
   int channel = 0;             // of `out`, where the results go
   int add[2] = {-1, -1};       // maps
   float scale[2] = {1, 1};     // result = (result * scale + add), in turn
-  int lead = 0;
+  int lead = 0;                // how far its blocks lie beyond those of the chain's last layer
 
-  int size = 1;
-  int border = 0;                    // rows and columns that are kept of each block
+  // The rest is for Program::add to know.
+  int size = 1;                            // of its results
+  int border = 0;                          // rows and columns that are kept of each block
   size_t kept_rows = 0, kept_columns = 0;  // where
 };
 
 struct Chain {
   std::vector<Layer> layers;
-  int H = 0, W = 0;  // of its input
-  int h = 0, w = 0;  // of a block: multiples of TILE
+  int H = 0, W = 0;                              // of its input
+  int h = 0, w = 0;                              // of a block: multiples of TILE
   int top = 0, left = 0, bottom = 0, right = 0;  // which blocks there are
-  int lead = 0;  // the furthest of its layers', in its own rows
+  int lead = 0;                                  // the furthest of its layers', in rows of its input
   int side = 0;  // 0 or 1: what is kept lies elsewhere for the next chain, which begins before this one has ended
 };
 
@@ -66,9 +68,9 @@ struct Program {
   Picture picture;
   std::vector<Map> maps;
   std::vector<Chain> chains;
-  size_t whole = 0;                  // floats: of whole maps
-  size_t rows[2] = {}, columns[2] = {};  // of what is kept; the columns once for every strip that may be under way
-  size_t pieces = 0, scratch = 0;    // of each thread
+  size_t whole = 0;                      // floats of whole maps
+  size_t rows[2] = {}, columns[2] = {};  // of what is kept; the columns for each thread, that is, strip under way
+  size_t pieces = 0, scratch = 0;        // of each thread
 
   int map(int channels, int W, int H) {
     Map m;
@@ -91,7 +93,7 @@ struct Program {
     return int(maps.size()) - 1;
   }
 
-  // All of a picture, each of its blocks h x w. Pieces of the maps that are written in it belong to it alone.
+  // A chain, in blocks of h x w. Pieces that it writes are its own.
   void add(std::vector<Layer> layers, int H, int W, int h, int w) {
     Chain c;
     c.layers = std::move(layers);
