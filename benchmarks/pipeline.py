@@ -20,6 +20,7 @@ import functools
 import json
 import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -34,6 +35,7 @@ import numpy as np
 from benchmarks.memory import draw
 from server.config import Config
 from server.job import FormatName, Params
+from server.launch import MALLOC_ENV
 from server.pipeline import Context
 from server.upscaler import Upscaler
 from server.weights.catalog import Catalog
@@ -256,4 +258,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if not MALLOC_ENV.items() <= os.environ.items():  # read when a process starts; a worker has them from its launcher
+        os.execve(sys.executable, sys.orig_argv, os.environ | MALLOC_ENV)
     main()

@@ -10,7 +10,7 @@ from torch import nn
 
 from server.shim import SRVGGNetCompact
 from tests import networks
-from tests.test_engine import photo_like, run
+from tests.engine.test_engine import photo_like, run
 
 
 def enhance(path: Path, net: nn.Module, scale: int, samples: Any) -> Any:
