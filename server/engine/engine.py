@@ -55,7 +55,7 @@ _TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3 * 1024 * 1024 * 1024}
 """Memory that a tile may take. The larger, the less is computed twice, and the longer others wait for their turn: with
 RRDBNet on two cores some ten seconds."""
 _SWEEP_BYTES = 192 * 1024 * 1024
-"""Of each picture in hand, and once more for its alpha. For SRVGG-32 that is 11,900 columns."""
+"""Of each picture in hand, and once more for its alpha. For SRVGG-32 and two threads that is 11,300 columns."""
 _ANY = 1 << 62
 _SMALLEST_KEPT = 32
 """Pixels that a tile must be long beyond its halos and blends; smaller ones are nearly all halo."""
