@@ -34,12 +34,12 @@ from torch import nn
 from benchmarks.memory import peak_mib
 from server import device as devices
 from server.engine.engine import Engine
+from server.kernels import Kernel
+from server.kernels import load as load_kernel
 from server.launch import MALLOC_ENV
 from server.models import load_model, load_state
 from server.shim import RRDBNet, SRVGGNetCompact
 from server.weights.catalog import FOLDER
-from server.winograd.network import Kernel
-from server.winograd.network import load as load_kernel
 
 Samples = NDArray[np.uint8]
 Run = Callable[[Samples], Samples]

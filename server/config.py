@@ -62,7 +62,8 @@ class Config(BaseSettings):
         description="Network precision. auto: fp16 on CUDA; on the CPU fp32 with own kernels, else bf16 if it is fast.",
     )
     kernels: Literal["auto", "off"] = Field(
-        "auto", description="Own CPU kernels, fp32: auto compiles them on first use if there is a C++ compiler."
+        "auto",
+        description="Own CPU code, for networks in fp32 and for resizing: auto compiles it if there is a C++ compiler.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="What adds detail when creativity is asked for. auto: SDXL on CUDA if installed."

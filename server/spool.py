@@ -2,34 +2,28 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyvips
 
 from server.files.picture import Samples
-from server.stream import Stream, pour
+from server.stream import Stream
 
 
 class Spool:
     """The file has no name: it is gone with the process, however that ends."""
 
-    def __init__(self, stream: Stream, finish: Callable[[pyvips.Image], pyvips.Image], folder: Path) -> None:
-        """Take all of `stream`, as `finish` makes it (8 or 16 bits), into a file in `folder`."""
+    def __init__(self, stream: Stream, folder: Path) -> None:
+        """Take all of `stream` into a file in `folder`."""
+        self.width, self.height, self.channels, self.dtype = stream.width, stream.height, stream.channels, stream.dtype
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (it lives as long as we do)
-
-        def write(image: pyvips.Image) -> tuple[int, int, int, str]:
-            image = finish(image)
-            image.rawsave_target(pyvips.Target.new_to_descriptor(self._file.fileno()))
-            return image.width, image.height, image.bands, image.format
-
         try:
-            self.width, self.height, self.channels, form = pour(stream, write)
+            for band in stream.bands:
+                self._file.write(np.ascontiguousarray(band).data)
+            self._file.flush()
         except BaseException:
             self._file.close()
             raise
-        self.dtype: type[np.uint8] | type[np.uint16] = np.uint8 if form == "uchar" else np.uint16
 
     def rows(self, start: int, stop: int) -> Samples:
         """(stop − start) × width × channels."""

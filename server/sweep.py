@@ -15,8 +15,8 @@ from server.files.picture import Samples
 from server.files.save import save
 from server.pipeline import Context, decode, faces, plan, refine, resize, upscale
 from server.plan import Size, result_size
-from server.resample import resample, to_samples
-from server.stream import Stream, pour
+from server.resample import gather, resample
+from server.stream import Stream
 
 CROP = 512
 """Side of what is shown, in pixels of the result."""
@@ -49,7 +49,7 @@ def run(ctx: Context) -> None:
     left, top = round((shown[0] - seen[0]) * ratio[0]), round((shown[1] - seen[1]) * ratio[1])
     window = left, top, min(size[0], left + CROP), min(size[1], top + CROP)
 
-    panels = [("source", _cut(_to_8_bits(resample(ctx.samples, size)), window))]
+    panels = [("source", _cut(_to_8_bits(resample(ctx.samples, size, ctx.kernel)), window))]
     ctx.tiles = len(ANCHORS)
     for creativity in sorted(ANCHORS):
         part = _one(ctx, size, creativity)
@@ -75,7 +75,7 @@ def _one(ctx: Context, size: Size, creativity: float) -> Samples:
             step.run(each)
     ctx.plan, ctx.model = each.plan, each.model
     assert isinstance(each.stream, Stream)
-    return pour(each.stream, lambda image: _to_8_bits(to_samples(each.finish(image))))
+    return _to_8_bits(gather(each.stream))
 
 
 def telling(samples: Samples, size: Size) -> Box:

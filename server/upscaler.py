@@ -16,6 +16,8 @@ from server.engine.residents import Residents, budget_of
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job import Params
+from server.kernels import Kernel
+from server.kernels import load as load_kernel
 from server.models import Model, load_blend, load_model
 from server.pipeline import Context, run
 from server.refiners import Refiner
@@ -25,8 +27,6 @@ from server.weights.faces import face_weights
 from server.weights.own import SUFFIXES
 from server.weights.refiner import refiner_weights
 from server.weights.store import sha256_of
-from server.winograd.network import Kernel
-from server.winograd.network import load as load_kernel
 
 log = structlog.get_logger()
 
@@ -131,6 +131,7 @@ class Upscaler:
             load=self.load,
             load_faces=self.load_faces,
             load_refiner=self.load_refiner,
+            kernel=self._kernel,
             max_source_pixels=self._config.max_source_pixels,
             max_result_pixels=self._config.max_result_pixels,
             tile=self._config.tile,
@@ -151,20 +152,19 @@ class Upscaler:
         return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}"
 
     def _find_kernel(self, config: Config) -> Kernel | None:
-        """Our own convolutions, where they can be had and serve; `self.kernels` says which or why not, for people."""
-        self.kernels = "not used on a GPU"
-        if self.device.type != "cpu":
-            return None
+        """Our own code for the processor, where it can be had; `self.kernels` says what for or why not, for people."""
         if config.kernels == "off":
             self.kernels = "switched off"
-        elif config.dtype not in ("auto", "fp32"):
-            self.kernels = f"not used for {config.dtype}"
+            return None
+        found = load_kernel()
+        if not isinstance(found, Kernel):
+            self.kernels = f"not used: {found}"
+        elif self.device.type == "cpu" and config.dtype in ("auto", "fp32"):
+            self.kernels = f"used, {found.target}"
         else:
-            found = load_kernel()
-            self.kernels = f"used, {found.target}" if isinstance(found, Kernel) else f"not used: {found}"
-            log.info("own convolutions", state=self.kernels)
-            return found if isinstance(found, Kernel) else None
-        return None
+            self.kernels = f"used for resizing, {found.target}"
+        log.info("own kernels", state=self.kernels)
+        return found if isinstance(found, Kernel) else None
 
 
 def _size(paths: Sequence[Path]) -> int:

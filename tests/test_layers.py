@@ -10,13 +10,23 @@ import pytest
 
 SERVER = Path(__file__).parent.parent / "server"
 
-ROOMS = ("engine", "files", "weights", "winograd")
+ROOMS = ("engine", "files", "weights", "kernels")
 """Folders whose files are parts of one thing, and build on each other: each has a level of its own."""
 
 LEVELS = (
-    ("__init__", "engine", "files", "weights", "winograd", "winograd.build"),
-    ("errors", "disk", "winograd.network", "files.exif", "files.xmp", "files.icc", "files.jpeg", "files.fields"),
-    ("files.timing", "files.canvas"),
+    ("__init__", "engine", "files", "weights", "kernels.build", "kernels.binding"),
+    (
+        "errors",
+        "disk",
+        "kernels.network",
+        "kernels.lanczos",
+        "files.exif",
+        "files.xmp",
+        "files.icc",
+        "files.jpeg",
+        "files.fields",
+    ),
+    ("files.timing", "files.canvas", "kernels"),
     ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries"),
     ("files.png", "files.gif", "files.apng", "files.webp"),
     ("job",),
@@ -24,8 +34,8 @@ LEVELS = (
     ("files.foreign",),
     ("plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
     ("deliveries", "price", "secret", "weights.manifest", "limits", "files.bleed", "files.film", "files.animation"),
-    ("migrations", "jobs", "keys", "uploads", "weights.store", "device", "shim", "resample", "stream", "guard"),
-    ("fetch", "models", "weights.own", "weights.download"),
+    ("migrations", "jobs", "keys", "uploads", "weights.store", "device", "shim", "stream", "guard"),
+    ("fetch", "models", "resample", "weights.own", "weights.download"),
     ("engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs", "engine.residents", "weights.catalog"),
     ("weights.faces", "weights.refiner", "autoencoder", "prompt"),
     ("weights.indexer", "weights.pull", "weights.archive"),
@@ -44,7 +54,7 @@ LEVELS = (
 
 API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
 API_HALF |= {"webhook", "metrics", "page", "serving", "upkeep", "app"}
-WORKER_HALF = {"winograd", "winograd.build", "winograd.network"}
+WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
 WORKER_HALF |= {"refiners", "autoencoder", "prompt", "sampler", "spool", "backprojection"}

@@ -18,7 +18,6 @@ from server.formats import FORMATS
 from server.job import Params
 from server.models import Model
 from server.pipeline import STEPS, Context, run
-from server.resample import resample
 from tests import networks
 from tests.conftest import draw
 
@@ -215,14 +214,3 @@ def test_the_same_request_gives_the_same_bytes() -> None:
     model = networks.load(networks.BUNDLED)
     params = Params(scale=2.5)
     assert process(model, draw(50, 40), params).result == process(model, draw(50, 40), params).result
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_resample_is_exact_in_size_kind_and_flat_colours(channels: int, dtype: type[np.generic]) -> None:
-    colour = (np.array([50, 100, 200, 255][-channels:]) * (1 if dtype is np.uint8 else 257)).astype(dtype)
-    samples = np.broadcast_to(colour, (37, 53, channels)).copy()
-    for size in ((19, 7), (53, 37), (100, 90), (1, 1), (54, 37)):
-        result = resample(samples, size)
-        assert result.shape == (size[1], size[0], channels) and result.dtype == dtype
-        assert np.abs(result.astype(int) - colour.astype(int)).max() <= (1 if dtype is np.uint8 else 2)

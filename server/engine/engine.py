@@ -5,7 +5,7 @@ rows, top to bottom, so that neither the device's memory nor the host's grows wi
 them in its own thread; between the two the device's thread (`scheduler.py`) runs those of all jobs in turn. A job is a
 few tiles ahead of what it waits for, so that the device need not wait, and no more, so that it holds little.
 
-A chain of convolutions that runs on our own needs no tiles (`winograd/network.py`): it is swept over the picture in
+A chain of convolutions that runs on our own needs no tiles (`kernels/network.py`): it is swept over the picture in
 steps of some rows, each a turn like a tile's.
 
 What can go wrong on a device is handled here and nowhere else: out of memory halves the batch, then the tile, and
@@ -38,9 +38,9 @@ from server.engine.tile import Span, blended, cut, weights
 from server.engine.transfer import Landing, Transfer
 from server.errors import OutOfMemory
 from server.files.picture import Samples
+from server.kernels.network import Network, Sweep
 from server.models.base import Model
 from server.plan import Shape, sweep_step, tile_size
-from server.winograd.network import Network, Sweep
 
 log = structlog.get_logger()
 

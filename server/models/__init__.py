@@ -10,9 +10,10 @@ import safetensors.torch
 import torch
 
 from server.errors import ModelNotFound
+from server.kernels import Kernel
+from server.kernels.network import Network
 from server.models import rrdbnet, srvgg
 from server.models.base import Arch, Facts, Model, StateDict
-from server.winograd.network import Kernel, Network
 
 ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet))
 """In the order in which they are asked."""

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from server.winograd.network import Kernel, Network
+from server.kernels import Kernel
+from server.kernels.network import Network
 
 Forward = Callable[[Any, Tensor, torch.dtype], Tensor]
 StateDict = Mapping[str, Tensor]

@@ -7,9 +7,10 @@ x4plus_anime_6B has 6; x2plus and x1 unshuffle the pixels first and then are the
 import torch
 from torch import Tensor, nn
 
+from server.kernels import Kernel
+from server.kernels.network import Layer, Network
 from server.models.base import Facts, StateDict
 from server.shim import RRDBNet
-from server.winograd.network import Kernel, Layer, Network
 
 NAME = "rrdbnet"
 _TILE = 256

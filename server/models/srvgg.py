@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from server.kernels import Kernel
+from server.kernels.network import Layer, Network
 from server.models.base import Facts, StateDict
 from server.shim import SRVGGNetCompact
-from server.winograd.network import Kernel, Layer, Network
 
 NAME = "srvgg"
 _TILE = 512

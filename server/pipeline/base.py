@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import pyvips
 
 from server.creativity import Recipe
 from server.engine.engine import Engine
@@ -21,6 +20,7 @@ from server.files.picture import Samples
 from server.files.save import converts
 from server.formats import FORMATS
 from server.job import Params
+from server.kernels import Kernel
 from server.models.base import Model
 from server.plan import Plan, Size
 from server.refiners import Refiner
@@ -39,10 +39,6 @@ def _no_faces() -> FaceRestorer:
 
 def _no_refiner() -> Refiner:
     raise ModelNotFound("pictures can't be refined here: no weights for that were given")
-
-
-def _as_it_is(image: pyvips.Image) -> pyvips.Image:
-    return image
 
 
 @dataclass(frozen=True)
@@ -81,6 +77,8 @@ class Context:
     """Tile side in source pixels; 0 is the model's own."""
     load_faces: Callable[[], FaceRestorer] = _no_faces
     """The networks for faces, likewise. Raises ModelNotFound where there are none."""
+    kernel: Kernel | None = None
+    """Our own code, for what is not the engine's: resizing."""
     load_refiner: Callable[[], Refiner] = _no_refiner
     """The diffusion network, likewise."""
     check: Callable[[], None] = _nothing
@@ -116,8 +114,6 @@ class Context:
     """Filled by refine when it has something to do."""
     whole: Size | None = None
     """Of which size the result is a part, where it is one: the sweep's crop."""
-    finish: Callable[[pyvips.Image], pyvips.Image] = _as_it_is
-    """What libvips does to the rows between the stream and the encoder; filled by resize."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by step: of each the time in which it, and no other, kept this run's thread."""
     _clocks: list[tuple[str, float]] = field(default_factory=list)

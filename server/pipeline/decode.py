@@ -12,7 +12,6 @@ from server.files.animation import Animation, open_animation
 from server.files.bleed import bleed
 from server.files.picture import Samples, open_picture, why
 from server.pipeline.base import Context
-from server.resample import to_samples
 
 
 def run(ctx: Context) -> None:
@@ -21,7 +20,7 @@ def run(ctx: Context) -> None:
         found = metadata.read(image)
         image = colour.to_rgb(image)
         ctx.metadata = replace(found, icc=colour.profile(image))
-        samples = to_samples(image)
+        samples: Samples = image.numpy().reshape(image.height, image.width, image.bands)
         if ctx.params.animation == "keep":
             ctx.animation = _prepared(open_animation(ctx.data, image, ctx.max_source_pixels), found.orientation)
     except pyvips.Error as error:

@@ -16,7 +16,7 @@ def run(ctx: Context) -> None:
     params = ctx.params if ctx.result_is_deep else replace(ctx.params, depth=8)
 
     def dressed(image: pyvips.Image) -> pyvips.Image:
-        return dress(ctx.finish(image), ctx.metadata, params.metadata)
+        return dress(image, ctx.metadata, params.metadata)
 
     if ctx.film is not None:
         ctx.film.add(pour(ctx.stream, lambda image: dressed(image).copy_memory()))

@@ -20,7 +20,7 @@ from server.engine.tile import Floats, Span, blended, cut, weights
 from server.files.picture import Samples
 from server.pipeline.base import Context, Refinement
 from server.refiners import Grid, Refiner
-from server.resample import resampled
+from server.resample import resized
 from server.sampler import locked, noise_at, sample, tile_count, tiles
 from server.spool import Spool
 from server.stream import Stream
@@ -52,7 +52,7 @@ def run(ctx: Context) -> None:
     size, stream = ctx.plan.result, ctx.stream
     work = _Work.of(ctx, refiner, wanted, seed, stream.channels)
     ctx.tiles += work.tiles
-    spool = Spool(stream, lambda image: resampled(image, size, np.uint16), ctx.target.parent)
+    spool = Spool(resized(stream, size, np.uint16, ctx.kernel), ctx.target.parent)
     depth = np.uint16 if ctx.rows_are_deep else np.uint8
     ctx.stream = Stream(*size, stream.channels, depth, ctx.timed("refine", _bands(work, spool, depth)))
 

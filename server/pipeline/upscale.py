@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from server.files.picture import Samples
 from server.pipeline.base import Context
-from server.resample import resample, resampled, to_samples
-from server.stream import Stream, pour
+from server.resample import gather, resample, resized
+from server.stream import Stream
 
 
 def run(ctx: Context) -> None:
@@ -21,17 +21,15 @@ def run(ctx: Context) -> None:
     ctx.tiles, ctx.tiles_done = planes * sum(each.tiles for each in passes), 0
     stream = Stream.of(ctx.samples)
     for number, each in enumerate(passes):
-        samples = resample(ctx.samples, each.source) if number == 0 else _gather(stream, each.source)
+        if number == 0:
+            samples = resample(ctx.samples, each.source, ctx.kernel)
+        else:  # the first pass's result, reduced as it comes
+            samples = gather(resized(stream, each.source, np.uint16, ctx.kernel))
         last = number == len(passes) - 1
         # 8 bits are enough only where they are the final rounding.
         deep = ctx.rows_are_deep or not last or each.result != ctx.plan.result or ctx.more_follows
         stream = _upscaled(ctx, samples, np.uint16 if deep else np.uint8)
     ctx.stream = stream
-
-
-def _gather(stream: Stream, size: tuple[int, int]) -> Samples:
-    """The first pass's result, reduced as it comes to what the second is fed."""
-    return pour(stream, lambda image: to_samples(resampled(image, size, np.uint16)))
 
 
 def _upscaled(ctx: Context, samples: Samples, dtype: type[np.uint8] | type[np.uint16]) -> Stream:

@@ -20,11 +20,12 @@ from server.engine import engine as engine_module
 from server.engine.engine import Engine
 from server.errors import OutOfMemory
 from server.job import Params
+from server.kernels import Kernel
+from server.kernels import load as find_kernel
+from server.kernels.network import Sweep
 from server.models import Model
 from server.pipeline import upscale
 from server.plan import make_plan, tile_size
-from server.winograd.network import Kernel, Sweep
-from server.winograd.network import load as find_kernel
 from tests import networks
 
 Floats = NDArray[np.float32]
@@ -413,7 +414,7 @@ def test_memory_that_runs_out_within_a_sweep_is_an_error_of_ours(own: Model, mon
 
     engine = Engine(networks.CPU)
     with monkeypatch.context() as patch:
-        patch.setattr("server.winograd.network.Sweep.rows", none)
+        patch.setattr("server.kernels.network.Sweep.rows", none)
         with pytest.raises(OutOfMemory):
             joined(engine, own, photo_like(100, 150))
     assert len(joined(engine, own, photo_like(100, 150))) == 400
@@ -445,7 +446,7 @@ import signal, sys
 import numpy as np
 from server.engine import scheduler
 from server.engine.engine import Engine
-from server.winograd.network import load
+from server.kernels import load
 from tests import networks
 from pathlib import Path
 import torch

@@ -1,4 +1,4 @@
-"""The library behind `server.winograd`: compiled on first use by the system's C++ compiler, kept in the user's cache.
+"""The library behind `server.kernels`: compiled on first use by the system's C++ compiler, kept in the user's cache.
 
 A compiler is all it takes; where there is none, on another processor or in an unsafe folder, `library` says why not.
 The file is named after its sources and flags, so a new version of either is a new file, and an old one is never taken
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import platformdirs
 
-SOURCE = Path(__file__).with_name("winograd.cpp")
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
 COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 TARGETS = {
@@ -42,7 +42,7 @@ def library(folder: Path | None = None) -> tuple[Path, str]:
     Raises Unusable."""
     target = _target()
     flags = (*_FLAGS, *TARGETS[target][1])
-    sources = (SOURCE, *sorted(SOURCE.parent.glob("*.h")))
+    sources = (*SOURCES, *sorted(Path(__file__).parent.glob("*.h")))
     parts = [*(path.read_bytes() for path in sources), *(flag.encode() for flag in flags)]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     folder = folder or platformdirs.user_cache_path("upscale-server")
@@ -50,7 +50,7 @@ def library(folder: Path | None = None) -> tuple[Path, str]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = folder.resolve()  # what is checked shall be what is loaded
         refuse_if_others_can_write(folder)
-        path = folder / f"winograd-{digest}.so"
+        path = folder / f"kernels-{digest}.so"
         if not path.exists():
             _build(path, flags)
         refuse_if_others_can_write(path)
@@ -93,7 +93,7 @@ def _build(path: Path, flags: tuple[str, ...]) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
     os.close(handle)
     try:
-        command = [compiler, *flags, str(SOURCE), "-o", name]
+        command = [compiler, *flags, *map(str, SOURCES), "-o", name]
         run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False)
         if run.returncode:
             line = next((line for line in run.stderr.splitlines() if "error" in line), f"exit code {run.returncode}")

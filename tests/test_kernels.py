@@ -1,4 +1,4 @@
-"""Our own convolutions compute what torch does, whatever the shape; their library is built, kept, refused rightly."""
+"""Our own networks compute what torch does, whatever the shape; their library is built, kept, refused rightly."""
 
 import shutil
 import subprocess
@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from server.kernels import Kernel, build, load
+from server.kernels.network import Network, Sweep
 from server.models import load_model, rrdbnet, srvgg
 from server.models.base import Facts
 from server.shim import RRDBNet, SRVGGNetCompact
-from server.winograd import build
-from server.winograd.network import Kernel, Network, Sweep, load
 from tests import networks
 
 SIDES = st.integers(1, 70)
@@ -362,7 +362,7 @@ def test_the_portable_target_computes_the_same(tmp_path: Path, monkeypatch: pyte
 
 
 def test_workers_that_build_at_once_all_get_it_and_leave_nothing_else(tmp_path: Path) -> None:
-    code = "import sys, pathlib, server.winograd.build as b; print(b.library(pathlib.Path(sys.argv[1]))[0])"
+    code = "import sys, pathlib, server.kernels.build as b; print(b.library(pathlib.Path(sys.argv[1]))[0])"
     command = [sys.executable, "-c", code, str(tmp_path / "cache")]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     found = {run.communicate()[0].strip() for run in runs}

@@ -10,56 +10,22 @@ through it, in steps, without cutting it into tiles.
 """
 
 import ctypes
-import functools
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from server.winograd.build import Unusable, library
+from server.kernels.binding import Kernel, Samples, view
 
 Layer = tuple[Tensor, Tensor, Tensor | None]
 """Weight (out, in, 3, 3), bias, and slopes for negative results (PReLU), of a convolution; no slopes, no activation."""
 
-Samples = NDArray[Any]
-
 _KINDS = {"convolution": 0, "srvgg": 1, "rrdbnet": 2}
-_WRONG = 1e-4
 _TALL = 1 << 16
 _LOW = 128
 """Rows that a tile has at least, about."""
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The library, loaded."""
-
-    target: str
-    """Instruction set."""
-    library: ctypes.CDLL
-
-
-@functools.cache
-def load(folder: Path | None = None) -> Kernel | Unusable:
-    """The library, built on first use, or the reason why there is none; the same answer for as long as we run.
-    `folder`: where it is kept, instead of the user's cache."""
-    try:
-        path, target = library(folder)
-        kernel = Kernel(target, _open(path))
-    except Unusable as error:
-        return error
-    except OSError as error:
-        return Unusable(f"it can't be loaded: {error}")
-    if not _is_right(kernel):
-        return Unusable("it computes wrong results")
-    return kernel
 
 
 class Network:
@@ -150,7 +116,7 @@ class Sweep:
         self._library = network.kernel.library
         self._height, self._done = h, 0
         self._handle = self._library.winograd_begin(
-            network.handle, ctypes.byref(_view(samples)), h, w, step if step < h else 0, torch.get_num_threads()
+            network.handle, ctypes.byref(view(samples)), h, w, step if step < h else 0, torch.get_num_threads()
         )
         if not self._handle:
             raise torch.OutOfMemoryError(f"no memory for {network.bytes_for(h, w) >> 20} MiB of feature maps")
@@ -169,7 +135,7 @@ class Sweep:
         top = self._done * self._network.scale if top is None else top
         self._done = bottom  # a sweep that failed is spent
         code = self._library.winograd_rows(
-            self._handle, bottom, ctypes.byref(_view(result)), top, left, rows, columns, torch.get_num_threads()
+            self._handle, bottom, ctypes.byref(view(result)), top, left, rows, columns, torch.get_num_threads()
         )
         if code:
             raise torch.OutOfMemoryError("no memory to plan the network's run")
@@ -189,55 +155,3 @@ def _when_gone(owner: object, close: Callable[[int], None], handle: int) -> "wea
     finalizer = weakref.finalize(owner, close, handle)
     finalizer.atexit = False
     return finalizer
-
-
-class _View(ctypes.Structure):
-    """winograd.cpp's View."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("type", ctypes.c_int),
-        ("channels", ctypes.c_int),
-        ("row", ctypes.c_long),
-        ("pixel", ctypes.c_long),
-        ("channel", ctypes.c_long),
-    )
-
-
-_TYPES = {np.dtype(np.uint8): 0, np.dtype(np.uint16): 1, np.dtype(np.float32): 2}
-
-
-def _view(samples: Samples) -> _View:
-    steps = [each // samples.itemsize for each in samples.strides]
-    return _View(samples.ctypes.data, _TYPES[samples.dtype], samples.shape[2], *steps)
-
-
-def _open(path: Path) -> ctypes.CDLL:
-    found = ctypes.CDLL(str(path))
-    pointer, number = ctypes.c_void_p, ctypes.c_int
-    found.winograd_open.argtypes = [number] * 6 + [ctypes.POINTER(pointer)]
-    found.winograd_open.restype = pointer
-    found.winograd_weights.argtypes = [pointer]
-    found.winograd_weights.restype = ctypes.c_size_t
-    found.winograd_close.argtypes = [pointer]
-    found.winograd_close.restype = None
-    found.winograd_begin.argtypes = [pointer, ctypes.POINTER(_View), *[number] * 4]
-    found.winograd_begin.restype = pointer
-    found.winograd_strip.argtypes = [pointer]
-    found.winograd_rows.argtypes = [pointer, number, ctypes.POINTER(_View), *[number] * 5]
-    found.winograd_end.argtypes = [pointer]
-    found.winograd_end.restype = None
-    found.winograd_bytes.argtypes = [pointer, number, number, number]
-    found.winograd_bytes.restype = ctypes.c_size_t
-    return found
-
-
-def _is_right(kernel: Kernel) -> bool:
-    """A small convolution, against torch: compilers have been wrong before."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(20, 5, 3, 3, generator=generator) / 7
-    bias, slope = torch.randn(2, 20, generator=generator)
-    image = torch.randn(1, 5, 11, 14, generator=generator)
-    expected = functional.prelu(functional.conv2d(image, weight, bias, padding=1), slope)
-    result = Network(kernel, "convolution", [(weight, bias, slope)], scale=1)(image)
-    return bool((result - expected).abs().max() < _WRONG)

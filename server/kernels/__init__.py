@@ -1,0 +1,45 @@
+"""Our own code for the processor, several times as fast as what there was: networks of 3×3 convolutions, and resizing.
+
+It is C++, built on first use where there is a compiler (`build.py`); where there is none, torch does the work.
+"""
+
+import functools
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from server.kernels.binding import Kernel, open_library
+from server.kernels.build import Unusable, library
+from server.kernels.network import Network
+
+__all__ = ["Kernel", "Unusable", "load"]
+
+_WRONG = 1e-4
+
+
+@functools.cache
+def load(folder: Path | None = None) -> Kernel | Unusable:
+    """The library, built on first use, or the reason why there is none; the same answer for as long as we run.
+    `folder`: where it is kept, instead of the user's cache."""
+    try:
+        path, target = library(folder)
+        kernel = Kernel(target, open_library(path))
+    except Unusable as error:
+        return error
+    except OSError as error:
+        return Unusable(f"it can't be loaded: {error}")
+    if not _is_right(kernel):
+        return Unusable("it computes wrong results")
+    return kernel
+
+
+def _is_right(kernel: Kernel) -> bool:
+    """A small convolution, against torch: compilers have been wrong before."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(20, 5, 3, 3, generator=generator) / 7
+    bias, slope = torch.randn(2, 20, generator=generator)
+    image = torch.randn(1, 5, 11, 14, generator=generator)
+    expected = functional.prelu(functional.conv2d(image, weight, bias, padding=1), slope)
+    result = Network(kernel, "convolution", [(weight, bias, slope)], scale=1)(image)
+    return bool((result - expected).abs().max() < _WRONG)
