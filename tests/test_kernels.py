@@ -268,6 +268,38 @@ def test_a_sweep_in_steps_gives_what_the_whole_picture_does(
     assert np.abs(result.astype(np.float64) - expected).max() <= unit
 
 
+@settings(max_examples=30)
+@given(
+    net=st.sampled_from([networks.rrdbnet(4, 2, 16, 8), networks.rrdbnet(2, 1, 16, 8), networks.srvgg(16, 3)]),
+    size=st.tuples(st.integers(1, 150), st.integers(1, 150)),
+    work=st.sampled_from([0.0, 1e6, 1e7, 1e8, 1e20]),
+    threads=st.integers(1, 3),
+)
+def test_turns_give_the_bytes_that_a_run_at_once_does(
+    net: nn.Module, size: tuple[int, int], work: float, threads: int
+) -> None:
+    arch = rrdbnet if isinstance(net, RRDBNet) else srvgg
+    facts = arch.detect(net.state_dict())
+    assert facts is not None
+    network = arch.fast(net, facts, the_kernel())
+    h, w = (side * facts.multiple for side in size)
+    samples = random_samples(h, w, 3, np.uint8, 1)
+    whole, result = (np.zeros((h * facts.scale, w * facts.scale, 3), np.uint16) for _ in range(2))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        network.into(samples, whole)
+        shares = []
+        with Sweep(network, samples, h) as sweep:
+            while not shares or shares[-1] < 1:
+                shares.append(sweep.turn(work, result))
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(result, whole)
+    assert shares == sorted(shares) and shares[0] >= 0
+    assert len(shares) == 1 if work == 1e20 else len(shares) > 1 or work > 0
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("net", [networks.srvgg(16, 3), networks.rrdbnet(4, 1, 16, 8), networks.rrdbnet(2, 1, 16, 8)])

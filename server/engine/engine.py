@@ -21,7 +21,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -52,8 +52,13 @@ _MOST_IN_BATCH = 16
 _AHEAD = 2
 """Batches that a job has queued up or unread: one that runs while the last one is joined, and one to follow it."""
 _TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3 * 1024 * 1024 * 1024}
-"""Memory that a tile may take. The larger, the less is computed twice, and the longer others wait for their turn: with
-RRDBNet on two cores some ten seconds."""
+"""Memory that a tile may take. The larger, the less is computed twice, and the longer others wait for their turn."""
+_OWN_TILE_BYTES = {"srvgg": 256 * 1024 * 1024, "rrdbnet": 640 * 1024 * 1024}
+"""The same on our own convolutions, where a tile takes many turns, so that others need not wait for it."""
+_TURN_WORK = 80e9
+"""Multiplications in a turn of such a tile, about: what a step of a sweep has, see plan.py."""
+_LARGE = 1 << 17
+"""Source pixels of a tile beyond which there is only one at a time: others would hold as much memory again."""
 _SWEEP_BYTES = 192 * 1024 * 1024
 """Of each picture in hand, and once more for its alpha. For SRVGG-32 and two threads that is 11,300 columns."""
 _ANY = 1 << 62
@@ -110,6 +115,8 @@ class Engine:
         """Source pixels of the largest tile that may fit, by model, once one did not."""
         self._pixels: dict[str, int] = {}
         """Source pixels of the largest batch that may fit, by model, once one did not."""
+        self._large = threading.Lock()
+        """For whoever computes a large tile on our own convolutions."""
         self._counted: Counter[str] = Counter()
         self._counting = threading.Lock()
 
@@ -123,14 +130,15 @@ class Engine:
         dtype: type[np.generic] = np.float32,
         tile: int = 0,
         on_tile: Callable[[], None] | None = None,
+        on_turn: Callable[[float], None] | None = None,
     ) -> Iterator[NDArray[Any]]:
         """Finished rows of the result, from top to bottom: H_band × W·scale × channels of `dtype`.
 
         `samples`: H × W × 3 RGB, or H × W × 1 grey, which goes through the network as three equal channels and comes
         back as their mean. `dtype`: uint8 or uint16, rounded and clamped, or float32 in about [0, 1]. `tile`: side in
         source pixels; 0 leaves it to us whether tiles are cut and how large they are. `on_tile` is called after each
-        tile, or step of a sweep, in the thread that takes the bands; it may raise, which ends the run. Raises
-        OutOfMemory.
+        tile, or step of a sweep, in the thread that takes the bands; it may raise, which ends the run. So may
+        `on_turn`, which is told the share of a tile that has ended, where tiles take several turns. Raises OutOfMemory.
         """
         facts, shape = model.facts, self.shape(model, tile)
         padded = _pad(samples, facts.multiple)
@@ -141,15 +149,16 @@ class Engine:
         rows = cut(h, height, facts.halo, facts.blend, facts.multiple)
         columns = cut(w, width, facts.halo, facts.blend, facts.multiple)
         result = samples.shape[0] * facts.scale, samples.shape[1] * facts.scale
-        return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile)
+        return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile, on_turn)
 
     def shape(self, model: Model, tile: int = 0) -> Shape:
         """What a plan has to know: with the side of the tiles that `upscale` will cut, which is what was asked for,
         within what fits and what makes sense; else as large as memory allows, and fitted to the picture."""
         facts, own = model.facts, model.own
-        limit = _TILE_BYTES[self.device.type]
-        pixel_bytes = max(1, facts.pixel_bytes * model.dtype.itemsize // 4)
-        most = own.pixels_within(limit) if own is not None else limit // pixel_bytes
+        if own is not None:
+            most = own.pixels_within(_OWN_TILE_BYTES[own.kind])
+        else:
+            most = _TILE_BYTES[self.device.type] // max(1, facts.pixel_bytes * model.dtype.itemsize // 4)
         side = tile or max(facts.tile, math.isqrt(most))
         side = min(side, math.isqrt(self._tiles.get(model.name, _ANY)))
         side = max(side, _smallest_side(model)) // facts.multiple * facts.multiple
@@ -260,6 +269,7 @@ class Engine:
         result: tuple[int, int],
         dtype: np.dtype[Any],
         on_tile: Callable[[], None] | None,
+        on_turn: Callable[[float], None] | None,
     ) -> Iterator[NDArray[Any]]:
         scale, blend = model.facts.scale, model.facts.blend
         # Only where neighbours are mixed must a band be in floats, which is four times the memory.
@@ -269,7 +279,7 @@ class Engine:
             shape = ((row.keep_stop - row.keep_start) * scale, samples.shape[1] * scale, samples.shape[2])
             return np.zeros(shape, kind) if blend else np.empty(shape, kind)
 
-        with closing(self._results(_tiles(model, samples, rows, columns, kind))) as results:
+        with closing(self._results(_tiles(model, samples, rows, columns, kind), on_turn)) as results:
             bands = (_row(results, columns, scale, blend, empty(row), on_tile) for row in rows)
             finished = blended(bands, rows, scale, blend)
             for row in rows:
@@ -277,11 +287,16 @@ class Engine:
                 yield _rounded(band, dtype)
                 del band  # or the next one would come beside it
 
-    def _results(self, tiles: Iterator[_Tile]) -> Generator[NDArray[Any], None, None]:
+    def _results(
+        self, tiles: Iterator[_Tile], on_turn: Callable[[float], None] | None
+    ) -> Generator[NDArray[Any], None, None]:
         """What is kept of each tile's result, in order, with the next ones under way."""
         waiting: deque[tuple[_Tile, Future[_Done] | None]] = deque()
         try:
             for tile in tiles:
+                if tile.model.own is not None:
+                    yield self._through(tile, tile.model.own, on_turn)
+                    continue
                 waiting.append((tile, self._submit(tile)))
                 if len(waiting) > _AHEAD * self._batch(tile):
                     yield self._collect(*waiting.popleft())
@@ -307,7 +322,7 @@ class Engine:
         except OutOfMemory:
             done = None
         if done is None:
-            return self._in_pieces(tile)
+            return self._in_pieces(tile, None)
         kept = done.kept.take()
         if done.overflowed is None or not done.overflowed.take():
             return _unsigned(kept)
@@ -317,7 +332,36 @@ class Engine:
         exact = replace(tile, exact=True)
         return self._collect(exact, self._submit(exact))
 
-    def _in_pieces(self, tile: _Tile) -> NDArray[Any]:
+    def _through(self, tile: _Tile, network: Network, on_turn: Callable[[float], None] | None) -> NDArray[Any]:
+        """The result of a tile on our own convolutions, turn by turn; in smaller pieces if it must be."""
+        fits = tile.pixels <= self._tiles.get(tile.model.name, _ANY)
+        with self._large if tile.pixels > _LARGE else nullcontext():
+            result = self._turns(tile, network, on_turn) if fits else None
+        return self._in_pieces(tile, on_turn) if result is None else result
+
+    def _turns(self, tile: _Tile, network: Network, on_turn: Callable[[float], None] | None) -> NDArray[Any] | None:
+        """None: there is no memory for it."""
+        h, w, channels = tile.samples.shape
+        top, left = tile.rows.start, tile.columns.start
+        try:
+            result = np.empty((tile.rows.stop - top, tile.columns.stop - left, channels), tile.dtype)
+            sweep = Sweep(network, tile.samples, h)
+            ended = 0.0
+            while ended < 1:
+                ended = self.call(functools.partial(sweep.turn, _TURN_WORK, result, top, left))
+                self._count("batches")
+                if on_turn is not None and ended < 1:
+                    on_turn(ended)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        # Only here: interrupted while a turn runs, that turn holds the sweep, which ends with it.
+        sweep.close()
+        self._count("tiles")
+        return result
+
+    def _in_pieces(self, tile: _Tile, on_turn: Callable[[float], None] | None) -> NDArray[Any]:
         """One tile that did not fit, as smaller tiles, whose seams are not blended."""
         facts, scale = tile.model.facts, tile.model.facts.scale
         h, w = tile.samples.shape[:2]
@@ -333,7 +377,7 @@ class Engine:
         columns = cut(w, side, facts.halo, multiple=facts.multiple)
         pieces = _tiles(tile.model, tile.samples, rows, columns, tile.dtype, exact=tile.exact)
         band = np.empty((h * scale, w * scale, tile.samples.shape[2]), tile.dtype)
-        with closing(self._results(pieces)) as results:
+        with closing(self._results(pieces, on_turn)) as results:
             for row in rows:
                 _row(results, columns, scale, 0, band[row.keep_start * scale : row.keep_stop * scale], None)
         return band[tile.rows, tile.columns]
@@ -373,8 +417,6 @@ class Engine:
     @torch.inference_mode()  # else what the network gives can't be changed in place
     def _run_batch(self, staged: Sequence[_Staged], batch: int) -> list[_Done]:
         model, exact = staged[0].tile.model, staged[0].tile.exact
-        if model.own is not None:
-            return [_Done(self._transfer.down(_through(model.own, each)), None) for each in staged]
         image = _to_image(self._transfer.up([each.samples for each in staged], batch))
         result = model(image, exact=True) if exact else self._graphs.run(id(model), model, image)
         overflowed: list[Landing] | None = None
@@ -472,15 +514,6 @@ def _pad(samples: Samples, multiple: int) -> Samples:
     mirrored = min(samples.shape[:2]) > max(bottom, right)  # there is enough to mirror
     padded: Samples = np.pad(samples, ((0, bottom), (0, right), (0, 0)), "reflect" if mirrored else "edge")  # type: ignore[assignment]
     return padded
-
-
-def _through(network: Network, staged: _Staged) -> Tensor:
-    """What `_to_samples` gives, without tensors of floats on the way."""
-    tile, samples = staged.tile, staged.samples.numpy()
-    rows, columns = tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start
-    result = np.empty((rows, columns, samples.shape[2]), tile.dtype)
-    network.into(_unsigned(samples), result, tile.rows.start, tile.columns.start)
-    return torch.from_numpy(result.view(np.int16) if tile.dtype == np.uint16 else result)
 
 
 def _unsigned(samples: NDArray[Any]) -> NDArray[Any]:

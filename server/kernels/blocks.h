@@ -58,6 +58,14 @@ struct Chain {
   int top = 0, left = 0, bottom = 0, right = 0;  // which blocks there are
   int lead = 0;                                  // the furthest of its layers', in rows of its input
   int side = 0;  // 0 or 1: what is kept lies elsewhere for the next chain, which begins before this one has ended
+
+  // Multiplications, done the plain way.
+  double work() const {
+    double sum = 0;
+    for (const Layer& l : layers)
+      if (l.conv) sum += 9. * l.conv->KP * l.conv->NP * l.size * l.size * H * W;
+    return sum;
+  }
 };
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }

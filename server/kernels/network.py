@@ -123,22 +123,32 @@ class Sweep:
         self._close = _when_gone(self, self._library.winograd_end, self._handle)
         self._strip = int(self._library.winograd_strip(self._handle))
 
+    def turn(self, work: float, result: Samples, top: int = 0, left: int = 0) -> float:
+        """Instead of `rows`, for a picture that comes out at the end: go on for about `work` multiplications of a plain
+        convolution, or more where it can't stop sooner. `result`, the same at every turn, is what `rows` fills, from
+        `top` and `left` of the whole on. The share of all work that has ended: 1 when it is filled. Raises
+        torch.OutOfMemoryError."""
+        share = float(self._library.winograd_turn(self._handle, work, *self._into(result, top, left)))
+        if share < 0:
+            raise torch.OutOfMemoryError("no memory to plan the network's run")
+        return share
+
     def rows(self, bottom: int, result: Samples, top: int | None = None, left: int = 0) -> None:
         """Go on until source row `bottom`: the end of a step, or of the picture. `result`: H × W × C of uint8, uint16
         or float32, strides as they are, is filled with what has come out since the last step, from the row `top` of the
         whole result on (default: where the last step ended) and from the column `left`; what it has no room for is
         dropped. One channel holds the mean of all. Integers are rounded and clamped. Raises torch.OutOfMemoryError."""
-        assert self._close.alive and self._done < bottom <= self._height
+        assert self._done < bottom <= self._height
         assert bottom == self._height or bottom % self._strip == 0
-        rows, columns, channels = result.shape
-        assert channels in (1, self._network.out_channels)
         top = self._done * self._network.scale if top is None else top
         self._done = bottom  # a sweep that failed is spent
-        code = self._library.winograd_rows(
-            self._handle, bottom, ctypes.byref(view(result)), top, left, rows, columns, torch.get_num_threads()
-        )
-        if code:
+        if self._library.winograd_rows(self._handle, bottom, *self._into(result, top, left)):
             raise torch.OutOfMemoryError("no memory to plan the network's run")
+
+    def _into(self, result: Samples, top: int, left: int) -> tuple[Any, ...]:
+        rows, columns, channels = result.shape
+        assert self._close.alive and channels in (1, self._network.out_channels)
+        return ctypes.byref(view(result)), top, left, rows, columns, torch.get_num_threads()
 
     def close(self) -> None:
         self._close()

@@ -204,12 +204,14 @@ struct Held : Block {
   }
 };
 
-// A picture on its way through a network, from top to bottom.
+// A picture on its way through a network: a chain from top to bottom, several of them one after the other.
 struct Sweep {
   Program p;
   int threads, height, strip;  // rows of the source: all of them, and those after which it can stop
   Held block;
-  int done = INT_MIN;  // strips of blocks, of the only chain that can stop
+  size_t chain = 0;    // before which all have ended
+  int done = INT_MIN;  // strips of its blocks
+  double ended = 0;    // multiplications of turns
 
   Sweep(const Net& net, const View& source, int H, int W, int step, int most)
       : p(net.program(H / net.unshuffle, W / net.unshuffle, step, std::max(1, most))), height(H) {
@@ -219,20 +221,61 @@ struct Sweep {
     static_cast<Block&>(block) = take(p.bytes(threads));
   }
 
-  // The result's rows down to source row `bottom`, which ends a strip or the picture, to `result`.
-  void advance(int bottom, const View& result, int top, int left, int rows, int columns, int most) {
+  // What comes out from now on goes to `result`, which is `rows` x `columns` of the whole from `top` and `left` on.
+  void to(const View& result, int top, int left, int rows, int columns) {
     p.picture.result = result;
     p.picture.top = top;
     p.picture.left = left;
     p.picture.rows = rows;
     p.picture.columns = columns;
+  }
+
+  // Down to source row `bottom`, which ends a strip or the picture.
+  void advance(int bottom, int most) {
     std::vector<Strips> parts;
-    for (const Chain& c : p.chains) {
-      const int to = bottom == height ? c.bottom : bottom / c.h;
-      const long first = parts.empty() ? 0 : parts.back().first + parts.back().count();
-      parts.push_back({&c, std::max(done, c.top), to, first});
-      if (p.chains.size() == 1) done = to;
+    do {
+      add(parts, bottom == height ? INT_MAX : bottom / p.chains[chain].h - from());
+    } while (chain < p.chains.size() && done == INT_MIN);
+    run(std::move(parts), most);
+  }
+
+  // As many chains as take about `work` multiplications, one at least; of the last one, strips. The share of all work that
+  // has ended, which is 1 only at the end.
+  double turn(double work, int most) {
+    std::vector<Strips> parts;
+    while (chain < p.chains.size()) {
+      const Chain& c = p.chains[chain];
+      const bool last = chain + 1 == p.chains.size();
+      const double strip = c.work() / (c.bottom - c.top);
+      const int fit = int(std::min(work / strip, 1e9)), least = parts.empty() ? 1 : 0;
+      const int strips = last ? std::max(fit, least) : fit >= c.bottom - c.top || least ? INT_MAX : 0;
+      if (!strips) break;
+      const double taken = strip * add(parts, strips);
+      work -= taken;
+      ended += taken;
+      if (done > INT_MIN) break;
     }
+    if (!parts.empty()) run(std::move(parts), most);
+    if (chain == p.chains.size()) return 1;
+    double all = 0;
+    for (const Chain& c : p.chains) all += c.work();
+    return std::min(ended / all, .999);
+  }
+
+ private:
+  int from() const { return std::max(done, p.chains[chain].top); }
+
+  // So many strips of the chain that is next, or all that are left; how many they were.
+  int add(std::vector<Strips>& parts, int strips) {
+    const Chain& c = p.chains[chain];
+    const int top = from(), bottom = c.bottom - top > strips ? top + strips : c.bottom;
+    parts.push_back({&c, top, bottom, parts.empty() ? 0 : parts.back().first + parts.back().count()});
+    if (bottom == c.bottom) chain++;
+    done = bottom == c.bottom ? INT_MIN : bottom;
+    return bottom - top;
+  }
+
+  void run(std::vector<Strips> parts, int most) {
     Run running(p, static_cast<float*>(block.data), threads, std::move(parts));
     const int wanted = std::clamp(most, 1, threads);
     std::vector<std::thread> others;
@@ -313,10 +356,22 @@ int winograd_strip(const void* sweep) { return static_cast<const Sweep*>(sweep)-
 // written. 0, or 1 without memory. Several sweeps may run at once.
 int winograd_rows(void* sweep, int bottom, const View* result, int top, int left, int rows, int columns,
                   int threads) try {
-  static_cast<Sweep*>(sweep)->advance(bottom, *result, top, left, rows, columns, threads);
+  Sweep& s = *static_cast<Sweep*>(sweep);
+  s.to(*result, top, left, rows, columns);
+  s.advance(bottom, threads);
   return 0;
 } catch (...) {
   return 1;
+}
+
+// Goes on for about `work` multiplications. The share of all work that has ended, 1 at the end; -1 without memory.
+double winograd_turn(void* sweep, double work, const View* result, int top, int left, int rows, int columns,
+                  int threads) try {
+  Sweep& s = *static_cast<Sweep*>(sweep);
+  s.to(*result, top, left, rows, columns);
+  return s.turn(work, threads);
+} catch (...) {
+  return -1;
 }
 
 void winograd_end(void* sweep) { delete static_cast<Sweep*>(sweep); }

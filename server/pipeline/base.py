@@ -105,6 +105,8 @@ class Context:
     tiles_done: int = 0
     tiles: int = 0
     """Tiles done and tiles in all, over all passes and planes of a frame: progress. Filled by upscale."""
+    tile_share: float = 0.0
+    """Of the tile in work, what has ended, where that is known."""
     stream: Stream | None = None
     """The enlarged picture, band by band; filled by upscale. It may be 16-bit although the result is not, so that
     nothing is rounded twice."""
@@ -122,7 +124,7 @@ class Context:
     def progress(self) -> float:
         """0 … 1. The network is nearly all of the work; what follows it has no measure."""
         # Less memory than was planned with means more tiles.
-        of_frame = min(1.0, self.tiles_done / self.tiles) if self.tiles else 0.0
+        of_frame = min(1.0, (self.tiles_done + self.tile_share) / self.tiles) if self.tiles else 0.0
         return (self.frame + of_frame) / self.animation.timing.frames if self.animation else of_frame
 
     @property

@@ -49,10 +49,14 @@ def _through_network(ctx: Context, samples: Samples, dtype: type[np.generic]) ->
     assert ctx.model is not None
 
     def on_tile() -> None:
-        ctx.tiles_done += 1
+        ctx.tiles_done, ctx.tile_share = ctx.tiles_done + 1, 0.0
         ctx.check()
 
-    return ctx.engine.upscale(ctx.model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile)
+    def on_turn(share: float) -> None:
+        ctx.tile_share = share
+        ctx.check()
+
+    return ctx.engine.upscale(ctx.model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile, on_turn=on_turn)
 
 
 def _with_alpha(colours: Iterator[NDArray[Any]], alpha: Iterator[NDArray[Any]] | None) -> Iterator[NDArray[Any]]:

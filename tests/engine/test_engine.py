@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -325,13 +325,15 @@ def test_pictures_too_wide_for_a_sweep_are_cut_into_tiles_that_fit(
 
 @pytest.mark.usefixtures("small_steps")
 def test_without_memory_for_a_sweep_tiles_are_cut(own: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(*_: object) -> None:
-        raise torch.OutOfMemoryError("no memory for feature maps")
+    def whole_only(network: Any, samples: NDArray[Any], step: int) -> Sweep:
+        if step < len(samples):
+            raise torch.OutOfMemoryError("no memory for feature maps")
+        return Sweep(network, samples, step)
 
     engine, samples = Engine(networks.CPU), photo_like(120, 150)
     expected = joined(engine, own, samples, dtype=np.uint8)
     with monkeypatch.context() as patch:
-        patch.setattr("server.engine.engine.Sweep", none)
+        patch.setattr("server.engine.engine.Sweep", whole_only)
         result = joined(engine, own, samples, dtype=np.uint8)
     assert np.abs(result.astype(int) - expected).max() <= 1
     assert engine.shape(own).widest == 0, "it is remembered"
@@ -429,16 +431,93 @@ def test_alpha_may_come_in_tiles_beside_swept_colours(own: Model, monkeypatch: p
         joined(engine, own, samples[..., 3:], dtype=np.uint8),
     )
 
-    def only_one(*args: Any) -> Sweep:
-        if next(opened):
+    def only_one(network: Any, samples: NDArray[Any], step: int) -> Sweep:
+        if step < len(samples) and next(opened):
             raise torch.OutOfMemoryError("no memory for feature maps")
-        return Sweep(*args)
+        return Sweep(network, samples, step)
 
     monkeypatch.setattr("server.engine.engine.Sweep", only_one)
     colours = engine.upscale(own, samples[..., :3], dtype=np.uint8)
     alpha = engine.upscale(own, samples[..., 3:], dtype=np.uint8)
     result = np.concatenate(list(upscale._with_alpha(colours, alpha)))
     assert np.abs(result.astype(int) - np.dstack(expected)).max() <= 1
+
+
+# --- turns of large tiles ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """An RRDBNet on our own convolutions, whose tiles take many turns."""
+    kernel = find_kernel()
+    if not isinstance(kernel, Kernel):
+        pytest.skip(f"no own convolutions here: {kernel}")
+    monkeypatch.setattr(engine_module, "_TURN_WORK", 1e6)
+    return networks.load(networks.save(networks.rrdbnet(), tmp_path / "rrdbnet.pth"), kernel=kernel)
+
+
+def test_others_come_between_the_turns_of_a_tile(deep: Model) -> None:
+    engine, large, order = Engine(networks.CPU), photo_like(150, 160), list[Any]()
+    alone = joined(engine, deep, large, dtype=np.uint8)
+    with ThreadPoolExecutor(1) as pool:
+
+        def small(share: float) -> None:
+            order.append(share)
+            if len(order) == 3:
+                assert pool.submit(joined, engine, deep, large[:20, :20], dtype=np.uint8).result(20).shape == (
+                    80,
+                    80,
+                    3,
+                )
+                order.append("small")
+
+        result = joined(engine, deep, large, dtype=np.uint8, on_turn=small)
+    assert order[3] == "small" and len(order) > 8, order
+    assert order[:3] == sorted(order[:3]) and all(0 <= each < 1 for each in order if each != "small")
+    assert np.array_equal(result, alone)
+
+
+def test_a_tile_can_be_stopped_between_its_turns(deep: Model) -> None:
+    engine = Engine(networks.CPU)
+
+    def stop(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        joined(engine, deep, photo_like(150, 160), dtype=np.uint8, on_turn=stop)
+    assert engine.counters()["batches"] == 1 and engine.counters()["tiles"] == 0
+    assert joined(engine, deep, photo_like(20, 20), dtype=np.uint8).shape == (80, 80, 3), "the device is free"
+
+
+def test_of_large_tiles_there_is_one_at_a_time(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_LARGE", 1000)
+    engine, samples, running = Engine(networks.CPU), photo_like(100, 90), list[str]()
+
+    def job(name: str) -> None:
+        joined(engine, deep, samples, dtype=np.uint8, on_turn=lambda _: running.append(name))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(job, "ab"))
+    assert len(running) > 8 and [name for name, _ in groupby(running)] in (["a", "b"], ["b", "a"])
+
+
+def test_a_tile_for_which_there_is_no_memory_goes_in_pieces(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, samples, asked = Engine(networks.CPU), photo_like(320, 300), list[int]()
+
+    def scarce(network: Any, samples: NDArray[Any], step: int) -> Sweep:
+        asked.append(samples.shape[0] * samples.shape[1])
+        if asked[-1] > 40_000:
+            raise torch.OutOfMemoryError("no memory for feature maps")
+        return Sweep(network, samples, step)
+
+    expected = joined(engine, deep, samples, dtype=np.uint8)
+    monkeypatch.setattr(engine_module, "Sweep", scarce)
+    result = joined(engine, deep, samples, dtype=np.uint8)
+    assert result.shape == expected.shape and np.abs(result.astype(int) - expected).mean() < 1
+    assert asked[0] == 320 * 300 and engine.counters()["tile_retries"] == 1
+    before = len(asked)
+    joined(engine, deep, samples, dtype=np.uint8)
+    assert max(asked[before:]) <= 40_000, "it is remembered"
 
 
 INTERRUPTED = """
