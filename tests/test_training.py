@@ -18,7 +18,7 @@ from training import aim, data, export, fidelity, network, perceptual, plot, pre
 from training import all as all_
 from training.aim import Aim
 from training.discriminator import Discriminator
-from training.muon import optimisers
+from training.muon import optimizers
 from training.pair import Pixels
 
 TINY: dict[str, Any] = {
@@ -224,8 +224,8 @@ def test_muon_makes_updates_of_inner_weights_orthogonal(start: Path) -> None:
     net = network.load(start).to(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     net(torch.rand(1, 3, 16, 16)).square().mean().backward()
-    for optimiser in optimisers(net, 1e-2):
-        optimiser.step()
+    for optimizer in optimizers(net, 1e-2):
+        optimizer.step()
     assert all(not torch.equal(value, before[name]) for name, value in net.state_dict().items())
     change = (net.body[2].weight - before["body.2.weight"]).detach().flatten(1)  # type: ignore[operator]
     values = torch.linalg.svdvals(change)

@@ -7,7 +7,7 @@ OUT/*/latest.pt are what is worth bringing back.
 
 The step counts are meant to fit 25 minutes of an H200 and have never been run. A pixel of a 64×32 network costs
 7.3 MFLOP to train on, so a step of 64 samples of 48² costs 1.1 TFLOP: at a fifth of the chip's 790 TFLOP/s in bf16,
-7 ms. The new pairs of a step are some 500 small kernels, 5 to 10 ms of a processor's time, and the optimiser and the
+7 ms. The new pairs of a step are some 500 small kernels, 5 to 10 ms of a processor's time, and the optimizer and the
 network's own launches as much again. 20 ms a step is assumed, 30 ms with the teacher: 13 and 8 minutes. The log's
 `seconds` tells within a minute; `--fidelity-steps` and `--perceptual-steps` are there to correct it.
 """

@@ -1,4 +1,4 @@
-"""The optimisers of a chain of convolutions: Muon for the inner weights, AdamW for all else.
+"""The optimizers of a chain of convolutions: Muon for the inner weights, AdamW for all else.
 
 Muon (Jordan et al., 2024; torch.optim.Muon) makes an update orthogonal, so that a layer's weak directions learn as fast
 as its strong ones. Here it was worth 0.03 to 0.04 dB over AdamW after 1,500 steps of fine-tuning on the same batches
@@ -24,13 +24,13 @@ class ConvolutionMuon(torch.optim.Muon):
 
     def step(self, closure: Any = None) -> Any:
         for matrix, weight in zip(self.param_groups[0]["params"], self._weights, strict=True):
-            assert matrix.data_ptr() == weight.data_ptr(), "the weights were moved after the optimiser was made"
+            assert matrix.data_ptr() == weight.data_ptr(), "the weights were moved after the optimizer was made"
             assert weight.grad is not None
             matrix.grad = _matrix(weight.grad)
         return super().step(closure)  # type: ignore[no-untyped-call]
 
 
-def optimisers(net: Compact, lr: float) -> list[torch.optim.Optimizer]:
+def optimizers(net: Compact, lr: float) -> list[torch.optim.Optimizer]:
     """Make them when `net` is where it is trained, in channels-last memory."""
     inner = [module.weight for module in net.modules() if isinstance(module, nn.Conv2d)][1:-1]
     rest = [parameter for parameter in net.parameters() if not any(parameter is each for each in inner)]

@@ -25,7 +25,7 @@ from training import options
 from training.aim import Aim
 from training.discriminator import Discriminator
 from training.fidelity import loss_of
-from training.muon import optimisers
+from training.muon import optimizers
 from training.network import load
 from training.pair import Batch
 from training.pictures import load_validation
@@ -47,7 +47,7 @@ def train(args: argparse.Namespace) -> None:
     net, start = (load(args.start).to(device).to(memory_format=torch.channels_last) for _ in range(2))
     critic = Discriminator().to(device).to(memory_format=torch.channels_last)
     teacher = load(args.teacher).to(device).requires_grad_(False) if args.teacher else None
-    own = optimisers(net, args.lr)
+    own = optimizers(net, args.lr)
     critics = torch.optim.AdamW(critic.parameters(), lr=CRITIC_RATE, betas=(0.5, 0.99), weight_decay=0, fused=True)
     run = Run(args.out, net, [*own, critics], args.steps, {"discriminator": critic}, WARMUP_STEPS)
     dtype = fastest(device)
@@ -69,8 +69,8 @@ def train(args: argparse.Namespace) -> None:
             losses["caught"].backward(retain_graph=True, inputs=list(critic.parameters()))  # type: ignore[no-untyped-call]
         net.zero_grad()
         loss.backward(inputs=list(net.parameters()))  # type: ignore[no-untyped-call]
-        for optimiser in own:
-            optimiser.step()
+        for optimizer in own:
+            optimizer.step()
         if joined:
             critics.step()
         return {name: value.detach() for name, value in ({"loss": loss} | losses).items()}

@@ -34,7 +34,7 @@ Losses = dict[str, Tensor]
 class Run(Generic[_Net]):
     """`net` is what the run is for: it is averaged, validated and exported; its attribute `architecture` says how it
     is built. `companions` are trained beside it, or
-    change with it, and are only kept to go on. The optimisers' rates at construction are the peak rates."""
+    change with it, and are only kept to go on. The optimizers' rates at construction are the peak rates."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Run(Generic[_Net]):
         update: Callable[[Batch], Losses],
         validate: Callable[[_Net], dict[str, float]],
     ) -> None:
-        """Run to the end. `batches` starts with the batch of step `self.step`; `update` takes one optimiser step."""
+        """Run to the end. `batches` starts with the batch of step `self.step`; `update` takes one optimizer step."""
         collected: list[Losses] = []
         started = time.monotonic()
         decay_from = self.steps - round(self.steps * DECAY_SHARE)

@@ -51,7 +51,7 @@ _CUDA_BATCH_PIXELS = 1 << 17
 _MOST_IN_BATCH = 16
 _AHEAD = 2
 """Batches that a job has queued up or unread: one that runs while the last one is joined, and one to follow it."""
-_TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3 * 1024 * 1024 * 1024}
+_TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3400 * 1024 * 1024}
 """Memory that a tile may take. The larger, the less is computed twice, and the longer others wait for their turn."""
 _OWN_TILE_BYTES = {"srvgg": 256 * 1024 * 1024, "rrdbnet": 640 * 1024 * 1024}
 """The same on our own convolutions, where a tile takes many turns, so that others need not wait for it."""

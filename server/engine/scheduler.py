@@ -1,8 +1,8 @@
 """Whose tile is next: all that waits for a device, and the one thread that runs it.
 
 Each job has a queue of its own, and the jobs take turns, one batch each. Into a batch go, beside the item whose turn it
-is, equal ones of whoever has some. So a picture of a thousand tiles makes a thumbnail wait for the batch that runs and
-one batch of every job before it, and no job can starve another. How much a job queues up is its own business: see
+is, equal ones of whoever has some. So a picture of a thousand tiles makes a thumbnail wait for the batch that runs, and
+for one of every other job that waits already, and no job can starve another. How much a job queues up is its own business: see
 `engine.py`, which lets each have a few.
 
 A job is a thread: what one thread submits is run in the order in which it came.
@@ -51,6 +51,8 @@ class Scheduler(Generic[_Item, _Result]):
         self._changed = threading.Condition()
         self._queues: OrderedDict[int, deque[_Waiting[_Item, _Result]]] = OrderedDict()
         """By job; first the one whose turn is next. None is empty."""
+        self._running: int | None = None
+        """The job whose turn it is."""
         self._thread: threading.Thread | None = None
         self._closed = False
         _SCHEDULERS.add(self)
@@ -62,6 +64,8 @@ class Scheduler(Generic[_Item, _Result]):
         waiting = _Waiting[_Item, _Result](item, key, most)
         with self._changed:
             self._queues.setdefault(threading.get_ident(), deque()).append(waiting)
+            if self._running is not None and self._running in self._queues:
+                self._queues.move_to_end(self._running)  # whoever comes during its turn comes before its next one
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="device", daemon=True)
                 self._thread.start()
@@ -89,12 +93,14 @@ class Scheduler(Generic[_Item, _Result]):
                     return
                 batch = self._take()
             self._step([each for each in batch if each.future.set_running_or_notify_cancel()])
+            self._running = None
             del batch  # its results would live as long as the next batch takes to come
 
     def _take(self) -> list[_Waiting[_Item, _Result]]:
-        """The next batch; whose turn it was is the last from now on."""
+        """The next batch; whose turn it is is the last from now on."""
         job, queue = next(iter(self._queues.items()))
         self._queues.move_to_end(job)
+        self._running = job
         first = queue.popleft()
         batch = [first]
         for _ in range(first.most - 1 if first.key is not None else 0):

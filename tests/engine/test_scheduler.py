@@ -41,8 +41,21 @@ def test_jobs_take_turns_however_much_one_has_queued() -> None:
     device.gate.set()
     for each in [held, *large, small]:
         each.result()
-    # The batch that runs, one of the other job, then the small one.
-    assert [batch[0] for batch in device.batches[:4]] == ["hold", "large 0", "small", "large 1"]
+    # The batch that runs, then the small one, although the large job's were there before it.
+    assert [batch[0] for batch in device.batches[:4]] == ["hold", "small", "large 0", "large 1"]
+
+
+def test_whoever_waits_comes_before_who_comes_later() -> None:
+    """Also when all that come are new, none of them is passed by twice, and the large job has its turns."""
+    device = Recorder()
+    held = device.hold()
+    large = [device.scheduler.submit(f"large {i}") for i in range(3)]
+    others = [submit_elsewhere(device, f"small {i}", f"then {i}") for i in range(2)]
+    device.gate.set()
+    for each in [held, *large, *others]:
+        each.result()
+    order = [batch[0] for batch in device.batches]
+    assert order == ["hold", "small 0", "small 1", "large 0", "then 0", "then 1", "large 1", "large 2"]
 
 
 def submit_elsewhere(device: Recorder, *items: str, key: str | None = None, most: int = 1) -> "Future[str]":
