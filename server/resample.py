@@ -6,7 +6,6 @@ kept that later ones need. Our own kernels do it where they were built, torch el
 rounding.
 """
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -16,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from server.device import is_out_of_memory
+from server.errors import OutOfMemory
 from server.files.picture import Samples
 from server.kernels import Kernel
-from server.kernels.lanczos import Taps, filtered
+from server.kernels.lanczos import Filter, Taps
 from server.plan import Size
 from server.stream import Stream
 
@@ -27,13 +28,19 @@ Depth = type[np.uint8] | type[np.uint16]
 _LOBES = 3
 _PART_BYTES = 8 * 1024 * 1024
 """Of the result that is made at a time, about."""
+_MOST_ROWS = 512
+"""Of a narrow picture's."""
+_MOST_STRETCH = 16
+"""Source rows to one of the result."""
 _BLOCK = 32
 """Columns that torch makes by one matrix product."""
 
 
 def resample(samples: Samples, size: Size, kernel: Kernel | None = None) -> Samples:
-    """`samples`: H × W × channels (1…4; 2 and 4 have alpha last) → the same kind at `size` (width, height), exactly."""
-    return gather(resized(Stream.of(samples), size, samples.dtype.type, kernel))
+    """`samples`: H × W × channels (1…4; 2 and 4 have alpha last) → the same kind at `size` (width, height), exactly.
+    Raises OutOfMemory."""
+    stream = Stream.of(samples)
+    return samples if (stream.width, stream.height) == size else gather(resized(stream, size, stream.dtype, kernel))
 
 
 def gather(stream: Stream) -> Samples:
@@ -48,9 +55,15 @@ def gather(stream: Stream) -> Samples:
 
 
 def resized(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None = None) -> Stream:
-    """The same picture at `size` (width, height), exactly, and in `depth`. `kernel`: who does it, instead of torch."""
+    """The same picture at `size` (width, height), exactly, and in `depth`. `kernel`: who does it, instead of torch. Its
+    bands raise OutOfMemory."""
     if (stream.width, stream.height) == size and stream.dtype is depth:
         return stream
+    if stream.height > _MOST_STRETCH * size[1]:
+        # So many rows would go into one of the result that they can't be held: in steps, then, of which the last one has
+        # enough left to choose from.
+        between = size[0], max(math.ceil(stream.height / _MOST_STRETCH), 4 * size[1])
+        return resized(resized(stream, between, np.uint16, kernel), size, depth, kernel)
     return Stream(*size, stream.channels, depth, _bands(stream, size, depth, kernel))
 
 
@@ -70,46 +83,62 @@ def taps(source: int, result: int) -> Taps:
 
 def _bands(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None) -> Iterator[Samples]:
     across, down = taps(stream.width, size[0]), taps(stream.height, size[1])
+    # Of a picture that only becomes deeper or shallower, colours stay as they are also where they are transparent.
+    alpha = stream.channels in (2, 4) and (stream.width, stream.height) != size
+    make = _Torch(across, down, alpha, depth) if kernel is None else Filter(kernel, across, down, alpha, depth)
     result_row = size[0] * stream.channels * np.dtype(depth).itemsize
+    most = min(max(_PART_BYTES // result_row, 16), _MOST_ROWS)
     # Rows that several parts need are resized along their length for each.
-    most = max(_PART_BYTES * stream.height // (result_row * size[1]), 4 * down.count)
-    make = _by_torch if kernel is None else functools.partial(filtered, kernel)
+    step = max(most * stream.height // size[1], 4 * down.count)
     kept: NDArray[Any] = np.empty((0, stream.width, stream.channels), stream.dtype)
     come = done = 0  # rows of the source, of the result
     for band in stream.bands:
-        for top in range(0, len(band), most):
-            part = np.ascontiguousarray(band[top : top + most])
+        for top in range(0, len(band), step):
+            part = np.ascontiguousarray(band[top : top + step])
             first, come = come, come + len(part)
             ready = int(np.searchsorted(down.starts + down.count, come, side="right"))
-            if ready > done:
-                yield make(kept, part, first, across, down, range(done, ready), depth)
+            for row in range(done, ready, most):
+                yield _made(make, kept, part, first, range(row, min(row + most, ready)))
             done = ready
             needed = down.starts[done] if done < size[1] else come
             kept = np.concatenate((kept[max(0, needed - first + len(kept)) :], part[max(0, needed - first) :]))
         del band, part  # or the next band would come beside it
 
 
-def _by_torch(
-    kept: NDArray[Any], band: NDArray[Any], first: int, across: Taps, down: Taps, rows: range, depth: Depth
-) -> NDArray[Any]:
-    """What `filtered` of our kernels gives."""
-    begin, end = int(down.starts[rows.start]), int(down.starts[rows.stop - 1]) + down.count
-    source = np.concatenate((kept, band))[begin - first + len(kept) : end - first + len(kept)]
-    image = torch.from_numpy(source.astype(np.float32)).permute(0, 2, 1)  # rows, channels, columns
-    image = image / float(np.iinfo(source.dtype).max)
-    alpha = source.shape[2] in (2, 4)
-    if alpha:
-        image[:, :-1] *= image[:, -1:]
-    blocks = [range(x, min(x + _BLOCK, len(across.starts))) for x in range(0, len(across.starts), _BLOCK)]
-    parts = [_matrix(across, block) for block in blocks]
-    image = torch.cat([image[..., start : start + len(part)] @ part for start, part in parts], dim=2)
-    start, part = _matrix(down, rows)
-    image = torch.tensordot(part.T, image[start - begin :][: len(part)], 1).permute(0, 2, 1)
-    if alpha:
-        image[..., :-1] *= torch.where(image[..., -1:] > 0, 1 / image[..., -1:], 0)
-    top = np.iinfo(depth).max
-    result: NDArray[Any] = image.mul_(top).round_().clamp_(0, top).numpy().astype(depth)
-    return result
+def _made(make: "_Torch | Filter", kept: NDArray[Any], part: NDArray[Any], first: int, rows: range) -> NDArray[Any]:
+    try:
+        return make(kept, part, first, rows)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory("not even a few rows of the resized picture fit into memory") from error
+
+
+class _Torch:
+    """What `Filter` is, in torch, by products with matrices that are nearly all zero."""
+
+    def __init__(self, across: Taps, down: Taps, alpha: bool, depth: Depth) -> None:
+        width = len(across.starts)
+        self._columns = [_matrix(across, range(x, min(x + _BLOCK, width))) for x in range(0, width, _BLOCK)]
+        self._down = down
+        self._alpha = alpha
+        self._depth = depth
+
+    def __call__(self, kept: NDArray[Any], band: NDArray[Any], first: int, rows: range) -> NDArray[Any]:
+        begin, matrix = _matrix(self._down, rows)
+        end = begin + len(matrix)
+        source = np.concatenate((kept, band[: end - first]))[begin - first + len(kept) :]
+        image = torch.from_numpy(source.astype(np.float32)).permute(0, 2, 1)  # rows, channels, columns
+        image = image / float(np.iinfo(source.dtype).max)
+        if self._alpha:
+            image[:, :-1] *= image[:, -1:]
+        image = torch.cat([image[..., start : start + len(part)] @ part for start, part in self._columns], dim=2)
+        image = torch.tensordot(matrix.T, image, 1).permute(0, 2, 1)
+        if self._alpha:
+            image[..., :-1] *= torch.where(image[..., -1:] > 0, 1 / image[..., -1:], 0)
+        top = np.iinfo(self._depth).max
+        result: NDArray[Any] = image.mul_(top).round_().clamp_(0, top).numpy().astype(self._depth)
+        return result
 
 
 def _matrix(axis: Taps, results: range) -> tuple[int, Tensor]:

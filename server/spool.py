@@ -16,11 +16,12 @@ class Spool:
     def __init__(self, stream: Stream, folder: Path) -> None:
         """Take all of `stream` into a file in `folder`."""
         self.width, self.height, self.channels, self.dtype = stream.width, stream.height, stream.channels, stream.dtype
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (it lives as long as we do)
+        self._file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115  (it lives as long as we do)
         try:
             for band in stream.bands:
-                self._file.write(np.ascontiguousarray(band).data)
-            self._file.flush()
+                data = np.ascontiguousarray(band).reshape(-1).view(np.uint8).data
+                while data:  # the system may take less than it is given, above all beyond 2 GiB
+                    data = data[self._file.write(data) :]
         except BaseException:
             self._file.close()
             raise

@@ -1,8 +1,8 @@
 """Pictures on their way: bands of finished rows, poured into libvips while later ones are still being computed.
 
-A large result never exists as a whole in memory. The network yields bands from top to bottom; libvips resizes and
-encodes them in threads of its own, asking for rows when it wants them. Both sides wait for each other, so that at most
-two bands are alive: one being made, one being read.
+A large result never exists as a whole in memory. The network yields bands from top to bottom, which are resized as they
+come; libvips encodes them in threads of its own, asking for rows when it wants them. Both sides wait for each other, so
+that at most two bands are alive: one being made, one being read.
 
 libvips has no loader for "raw rows from a callback", but reads uncompressed TIFF from one without ever going back past
 the header. So the rows travel as such a file, which is their bytes behind a header of some hundred.

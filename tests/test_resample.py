@@ -5,16 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from server import resample as resample_module
+from server.errors import OutOfMemory
 from server.files.picture import Samples
 from server.kernels import Kernel, load
+from server.kernels.lanczos import Filter
 from server.resample import gather, resample, resized, taps
 from server.stream import Stream
 
-SIDES = st.integers(1, 90)
+SIDES = st.integers(6, 90)
 FAR = 1 / 1000
 """Beyond rounding, in levels of 8 bits."""
 
@@ -51,7 +55,7 @@ def pillows(samples: Samples, size: tuple[int, int]) -> Any:
 
 @settings(max_examples=80)
 @given(
-    source=st.tuples(SIDES, SIDES),
+    source=st.one_of(st.tuples(SIDES, SIDES), st.tuples(st.integers(1, 6), st.integers(1, 6))),
     size=st.tuples(SIDES, SIDES),
     channels=st.sampled_from([1, 3]),
     dtype=st.sampled_from([np.uint8, np.uint16]),
@@ -135,6 +139,41 @@ def test_rows_come_as_soon_as_they_can() -> None:
     stream = resized(streamed(noise(512, 50, 3), *range(64, 512, 64)), (60, 600), np.uint8)
     rows = [len(band) for band in stream.bands]
     assert len(rows) == 8 and sum(rows) == 600
+
+
+def test_parts_are_small_whatever_the_shape(kernel: Kernel | None) -> None:
+    for source, size in (((16, 16), (4000, 4000)), ((3000, 16), (32, 6000)), ((2000, 300), (300, 2))):
+        bands = [band.nbytes for band in resized(Stream.of(noise(*source, 3)), size, np.uint8, kernel).bands]
+        assert sum(bands) == size[0] * size[1] * 3 and max(bands) <= resample_module._PART_BYTES
+
+
+@pytest.mark.parametrize("size", [(40, 3), (1, 1), (300, 5)])
+def test_a_strong_reduction_goes_in_steps_and_comes_out_nearly_the_same(
+    size: tuple[int, int], kernel: Kernel | None
+) -> None:
+    smooth = np.asarray(Image.fromarray(noise(30, 20, 3)).resize((400, 2000), Image.Resampling.BICUBIC))
+    assert abs(resample(smooth, size, kernel) - pillows(smooth, size)).max() < 4
+
+
+def test_a_picture_of_that_size_is_not_even_copied(kernel: Kernel | None) -> None:
+    samples = noise(40, 50, 3)
+    assert resample(samples, (50, 40), kernel) is samples
+
+
+def test_colours_under_transparent_pixels_survive_another_depth(kernel: Kernel | None) -> None:
+    samples = np.full((4, 4, 4), 200, np.uint8)
+    samples[..., 3] = 0
+    assert (gather(resized(Stream.of(samples), (4, 4), np.uint16, kernel)) == samples.astype(np.uint16) * 257).all()
+
+
+def test_memory_that_runs_out_is_an_error_of_ours(kernel: Kernel | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory for a few rows of a picture")
+
+    monkeypatch.setattr(Filter, "__call__", none)
+    monkeypatch.setattr(resample_module._Torch, "__call__", none)
+    with pytest.raises(OutOfMemory):
+        resample(noise(40, 50, 3), (60, 60), kernel)
 
 
 def test_weights_add_up_and_lie_inside() -> None:

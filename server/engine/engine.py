@@ -5,8 +5,8 @@ rows, top to bottom, so that neither the device's memory nor the host's grows wi
 them in its own thread; between the two the device's thread (`scheduler.py`) runs those of all jobs in turn. A job is a
 few tiles ahead of what it waits for, so that the device need not wait, and no more, so that it holds little.
 
-A chain of convolutions that runs on our own needs no tiles (`kernels/network.py`): it is swept over the picture in
-steps of some rows, each a turn like a tile's.
+On our own convolutions (`kernels/network.py`) a chain needs no tiles: it is swept over the picture in steps of some
+rows, each a turn like a tile's. Tiles of other networks are large there and take many turns, one after the other.
 
 What can go wrong on a device is handled here and nowhere else: out of memory halves the batch, then the tile, and
 remembers; a result that is not finite, or black where the source is not, is computed again in fp32.
@@ -21,7 +21,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -62,6 +62,8 @@ _LARGE = 1 << 17
 _SWEEP_BYTES = 192 * 1024 * 1024
 """Of each picture in hand, and once more for its alpha. For SRVGG-32 and two threads that is 11,300 columns."""
 _ANY = 1 << 62
+_LOOK_S = 0.5
+"""How often a job that waits with a large tile looks whether it shall stop."""
 _SMALLEST_KEPT = 32
 """Pixels that a tile must be long beyond its halos and blends; smaller ones are nearly all halo."""
 _BLACK = 1 / 512
@@ -138,7 +140,8 @@ class Engine:
         back as their mean. `dtype`: uint8 or uint16, rounded and clamped, or float32 in about [0, 1]. `tile`: side in
         source pixels; 0 leaves it to us whether tiles are cut and how large they are. `on_tile` is called after each
         tile, or step of a sweep, in the thread that takes the bands; it may raise, which ends the run. So may
-        `on_turn`, which is told the share of a tile that has ended, where tiles take several turns. Raises OutOfMemory.
+        `on_turn`, which is told the share of a tile, or of a piece of one, that has ended, where they take several
+        turns. Raises OutOfMemory.
         """
         facts, shape = model.facts, self.shape(model, tile)
         padded = _pad(samples, facts.multiple)
@@ -203,9 +206,9 @@ class Engine:
         self._scheduler.submit(lambda: self._graphs.forget(id(model)))
 
     def counters(self) -> Mapping[str, float]:
-        """Since the start: `tiles` and the `batches` they went in, `batch_retries` and `tile_retries` (out of memory),
-        `precision_retries`, `busy_seconds` of the device. Now: `graphs`, and on CUDA `device_memory_bytes` and
-        `device_memory_peak_bytes`."""
+        """Since the start: `tiles` and the `batches` they went in, or turns they took, `batch_retries` and
+        `tile_retries` (out of memory), `precision_retries`, `busy_seconds` of the device. Now: `graphs`, and on CUDA
+        `device_memory_bytes` and `device_memory_peak_bytes`."""
         with self._counting:
             counted: dict[str, float] = dict(self._counted)
         names = ("tiles", "batches", "batch_retries", "tile_retries", "precision_retries")
@@ -290,7 +293,7 @@ class Engine:
     def _results(
         self, tiles: Iterator[_Tile], on_turn: Callable[[float], None] | None
     ) -> Generator[NDArray[Any], None, None]:
-        """What is kept of each tile's result, in order, with the next ones under way."""
+        """What is kept of each tile's result, in order; on torch with the next ones under way."""
         waiting: deque[tuple[_Tile, Future[_Done] | None]] = deque()
         try:
             for tile in tiles:
@@ -334,10 +337,21 @@ class Engine:
 
     def _through(self, tile: _Tile, network: Network, on_turn: Callable[[float], None] | None) -> NDArray[Any]:
         """The result of a tile on our own convolutions, turn by turn; in smaller pieces if it must be."""
-        fits = tile.pixels <= self._tiles.get(tile.model.name, _ANY)
-        with self._large if tile.pixels > _LARGE else nullcontext():
+        with self._alone(on_turn) if tile.pixels > _LARGE else nullcontext():
+            fits = tile.pixels <= self._tiles.get(tile.model.name, _ANY)
             result = self._turns(tile, network, on_turn) if fits else None
         return self._in_pieces(tile, on_turn) if result is None else result
+
+    @contextmanager
+    def _alone(self, on_turn: Callable[[float], None] | None) -> Iterator[None]:
+        """While no other job has a large tile in work."""
+        while not self._large.acquire(timeout=_LOOK_S):
+            if on_turn is not None:
+                on_turn(0.0)
+        try:
+            yield
+        finally:
+            self._large.release()
 
     def _turns(self, tile: _Tile, network: Network, on_turn: Callable[[float], None] | None) -> NDArray[Any] | None:
         """None: there is no memory for it."""
@@ -351,15 +365,23 @@ class Engine:
                 ended = self.call(functools.partial(sweep.turn, _TURN_WORK, result, top, left))
                 self._count("batches")
                 if on_turn is not None and ended < 1:
-                    on_turn(ended)
+                    self._tell(on_turn, ended, sweep)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
-        # Only here: interrupted while a turn runs, that turn holds the sweep, which ends with it.
         sweep.close()
         self._count("tiles")
         return result
+
+    def _tell(self, on_turn: Callable[[float], None], share: float, sweep: Sweep) -> None:
+        """Ended between turns, a tile gives its memory back at once. Interrupted during one, that holds it until its
+        end."""
+        try:
+            on_turn(share)
+        except BaseException:
+            sweep.close()
+            raise
 
     def _in_pieces(self, tile: _Tile, on_turn: Callable[[float], None] | None) -> NDArray[Any]:
         """One tile that did not fit, as smaller tiles, whose seams are not blended."""

@@ -2,8 +2,8 @@
 
 Each job has a queue of its own, and the jobs take turns, one batch each. Into a batch go, beside the item whose turn it
 is, equal ones of whoever has some. So a picture of a thousand tiles makes a thumbnail wait for the batch that runs, and
-for one of every other job that waits already, and no job can starve another. How much a job queues up is its own business: see
-`engine.py`, which lets each have a few.
+for one of every other job that waits already, and no job can starve another. How much a job queues up is its own
+business: see `engine.py`, which lets each have a few.
 
 A job is a thread: what one thread submits is run in the order in which it came.
 """

@@ -1,8 +1,8 @@
 // Resizing rows of a picture by a separable filter, whose weights `server/resample.py` computes: first along the rows,
 // then along the columns, in floats, with one rounding at the end. Colours are multiplied by their alpha on the way.
 //
-// Each thread makes rows of its own and keeps just the source rows that one of them is made of, so nothing leaves its
-// cache. No global state. No exception leaves it.
+// Each thread makes rows of its own and keeps just the source rows that one of them is made of: six, where the picture
+// grows. No global state. No exception leaves it.
 
 #include <atomic>
 #include <thread>

@@ -246,7 +246,7 @@ struct Sweep {
     while (chain < p.chains.size()) {
       const Chain& c = p.chains[chain];
       const bool last = chain + 1 == p.chains.size();
-      const double strip = c.work() / (c.bottom - c.top);
+      const double strip = std::max(1., c.work() / (c.bottom - c.top));
       const int fit = int(std::min(work / strip, 1e9)), least = parts.empty() ? 1 : 0;
       const int strips = last ? std::max(fit, least) : fit >= c.bottom - c.top || least ? INT_MAX : 0;
       if (!strips) break;

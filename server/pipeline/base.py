@@ -174,6 +174,7 @@ class Context:
                 except StopIteration:
                     return
             yield item
+            del item  # or the next one would come beside it
 
     def _count(self, now: float) -> None:
         name, since = self._clocks[-1]

@@ -11,4 +11,5 @@ from server.resample import resized
 def run(ctx: Context) -> None:
     assert ctx.plan is not None and ctx.stream is not None  # those steps came before
     stream = resized(ctx.stream, ctx.plan.result, np.uint16 if ctx.rows_are_deep else np.uint8, ctx.kernel)
-    ctx.stream = replace(stream, bands=ctx.timed("resize", stream.bands))
+    if stream is not ctx.stream:
+        ctx.stream = replace(stream, bands=ctx.timed("resize", stream.bands))

@@ -501,6 +501,20 @@ def test_of_large_tiles_there_is_one_at_a_time(deep: Model, monkeypatch: pytest.
     assert len(running) > 8 and [name for name, _ in groupby(running)] in (["a", "b"], ["b", "a"])
 
 
+def test_a_job_that_waits_with_a_large_tile_can_be_stopped(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_LARGE", 1000)
+    monkeypatch.setattr(engine_module, "_LOOK_S", 0.01)
+    engine, samples = Engine(networks.CPU), photo_like(100, 90)
+
+    def stop(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with engine._large, pytest.raises(KeyboardInterrupt):
+        joined(engine, deep, samples, dtype=np.uint8, on_turn=stop)
+    assert engine.counters()["batches"] == 0
+    assert joined(engine, deep, samples, dtype=np.uint8).shape == (400, 360, 3)
+
+
 def test_a_tile_for_which_there_is_no_memory_goes_in_pieces(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, samples, asked = Engine(networks.CPU), photo_like(320, 300), list[int]()
 
