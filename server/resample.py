@@ -60,7 +60,7 @@ def resized(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None = No
     if (stream.width, stream.height) == size and stream.dtype is depth:
         return stream
     if stream.height > _MOST_STRETCH * size[1]:
-        # So many rows would go into one of the result that they can't be held: in steps, then, of which the last one has
+        # So many rows would go into one of the result that they can't be held: in steps, then, of which the last has
         # enough left to choose from.
         between = size[0], max(math.ceil(stream.height / _MOST_STRETCH), 4 * size[1])
         return resized(resized(stream, between, np.uint16, kernel), size, depth, kernel)
