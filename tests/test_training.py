@@ -209,6 +209,22 @@ def test_the_aim_is_between_the_start_and_the_teacher_or_the_truth(start: Path) 
     torch.testing.assert_close(Aim(own, None, 0.25, 0)(lr, hr, True), 0.75 * mine + 0.25 * hr)
 
 
+def test_energy_measures_how_much_detail_there_is_and_not_which() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(2, 3, 64, 64, generator=generator)
+    flat = torch.full_like(noise, 0.5, requires_grad=True)
+    assert perceptual.energy(flat).shape == (2, 3, 8, 8) and perceptual.energy(flat).max() < 0.01
+    other = torch.roll(noise, 8, dims=3)
+    inner = slice(2, -2)
+    assert 0.08 < perceptual.energy(noise).mean() < 0.11
+    torch.testing.assert_close(
+        perceptual.energy(0.5 + other)[..., inner, inner],
+        torch.roll(perceptual.energy(0.5 + noise), 1, dims=3)[..., inner, inner],
+    )
+    perceptual.energy(flat).sum().backward()  # type: ignore[no-untyped-call]
+    assert flat.grad is not None and flat.grad.isfinite().all(), "also where there is none"
+
+
 def test_sharpening_is_an_unsharp_mask(start: Path) -> None:
     own = network.load(start)
     edge = torch.full((1, 3, 64, 64), 0.25)

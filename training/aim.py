@@ -33,7 +33,7 @@ class Aim:
     def __call__(self, lr: Tensor, hr: Tensor, damaged: bool) -> Tensor:
         """N×3×h×w and N×3×4h×4w in [0, 1] → what `lr` is to become, in [0, 1]. `damaged`: it is a second-order pair."""
         guide = self.teacher(lr).clamp(0, 1) if self.teacher is not None and damaged else hr
-        mixed = torch.lerp(self.start(lr).clamp(0, 1), guide, self.share)
+        mixed = guide if self.share == 1 else torch.lerp(self.start(lr).clamp(0, 1), guide, self.share)
         sharp: Tensor = mixed + self.sharpen * (mixed - blurred(mixed))
         return sharp.clamp(0, 1)
 

@@ -7,9 +7,11 @@ Same architecture, a modest rate and pixel losses throughout, so the twins stay 
 weights is a network between the two (Wang et al., DNI, arXiv:1811.10515).
 
 There is no pretrained VGG here. In its place is an aim (`aim.py`): what a teacher and the fidelity network make of a
-pair together, sharpened; it is computed once, and kept with the pair in the window. After `--alone` steps a
-discriminator can join, which tells the network from its aim, and whose features are matched (Wang et al., pix2pixHD,
-arXiv:1711.11585). Resumes as `fidelity.py` does.
+pair together; it is computed once, and kept with the pair in the window. A network that only has to come near it is
+softer than it, because it says the median of what it does not know yet. So there shall also be as much detail,
+whatever it is, in each place as there is in the aim (`energy`). After `--alone` steps a discriminator can join, which
+tells the network from its aim, and whose features are matched (Wang et al., pix2pixHD, arXiv:1711.11585). Resumes as
+`fidelity.py` does.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from training import options
-from training.aim import Aim
+from training.aim import Aim, blurred
 from training.discriminator import Discriminator
 from training.fidelity import loss_of
 from training.muon import optimizers
@@ -38,6 +40,8 @@ JUDGED_SHARE, JUDGED_SIDE = 0.5, 96
 """What the discriminator sees: of a batch's samples, and of these in high-resolution pixels. All of it would cost it
 three times as much."""
 CRITIC_RATE = 2e-4
+ENERGY_SIDE = 8
+"""Of a place in which detail is measured, in high-resolution pixels."""
 WARMUP_STEPS = 200
 
 
@@ -56,7 +60,8 @@ def train(args: argparse.Namespace) -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output = net(batch.lr)
         losses = {"pixel": loss_of(output.float(), batch.taught)}
-        loss = losses["pixel"]
+        losses["energy"] = functional.l1_loss(energy(output.float()), energy(batch.taught))
+        loss = losses["pixel"] + args.energy * losses["energy"]
         joined = args.alone is not None and run.step >= args.alone
         if joined:
             window = judged(output, np.random.default_rng((args.seed, run.step, 2)))
@@ -77,6 +82,12 @@ def train(args: argparse.Namespace) -> None:
 
     aim = Aim(start.requires_grad_(False), teacher, args.share, args.sharpen)
     run.train(options.batches(args, run.step, aim), device, update, load_validation(args.pictures).measure)
+
+
+def energy(image: Tensor) -> Tensor:
+    """N×3×H×W → N×3×H/ENERGY_SIDE×W/ENERGY_SIDE: how much detail there is, as its root mean square."""
+    detail = image - blurred(image)
+    return (functional.avg_pool2d(detail.square(), ENERGY_SIDE) + 1e-6).sqrt()
 
 
 def judged(output: Tensor, rng: np.random.Generator) -> tuple[slice, ...]:
@@ -105,6 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--teacher", type=Path, help="realesr-general-x4v3.pth")
     parser.add_argument("--share", type=float, default=0.5, help="of the teacher in what is learned, 0 to 1")
     parser.add_argument("--sharpen", type=float, default=0.5, help="how much what is learned is sharpened")
+    parser.add_argument("--energy", type=float, default=0.4, help="weight of the loss of how much detail there is")
     parser.add_argument("--gan", type=float, default=0.05, help="weight of the adversarial loss")
     parser.add_argument("--alone", type=int, help="steps before the discriminator joins; without, it never does")
     parser.set_defaults(steps=15_000, lr=3e-4, clean=0.2, light=0.1)
