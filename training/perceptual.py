@@ -73,7 +73,7 @@ def train(args: argparse.Namespace) -> None:
             critics.zero_grad()
             losses["caught"].backward(retain_graph=True, inputs=list(critic.parameters()))  # type: ignore[no-untyped-call]
         net.zero_grad()
-        loss.backward(inputs=list(net.parameters()))  # type: ignore[no-untyped-call]
+        loss.backward(inputs=list(net.parameters()))
         for optimizer in own:
             optimizer.step()
         if joined:
