@@ -137,6 +137,7 @@ def test_verify_checks_what_is_here(run: Run, folder: Path, mirror: Publisher) -
     lines = run("verify").stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
         ["fidelity-x4", "verified,"],
+        ["perceptual-x4", "verified,"],
         ["refiner", "verified,"],
         ["sdxl-controlnet-tile", "verified,"],
         ["mine", "verified,"],

@@ -1,10 +1,10 @@
 """What the perceptual network is taught to say of a pair.
 
 A network trained with L1 says the median of what might be there, which is soft. `realesr-general-x4v3` (BSD-3-Clause)
-learned with a GAN, in days on GPUs, to say something sharp. The mean of what the two say of a damaged picture is nearer
-to the truth than either, and a little sharpened nearly as natural as the teacher (benchmarks/LOG.md). It follows
-from the low-resolution picture alone, so there is nothing to average over, and no discriminator is needed to learn it.
-On milder pairs, which the teacher only smooths, the truth takes its place.
+learned with a GAN, in days on GPUs, to say something sharp. That follows from the low-resolution picture alone, so no
+discriminator is needed to learn it. The mean of what the two say of a damaged picture is nearer to the truth than
+either, and a little sharpened nearly as natural as the teacher (benchmarks/LOG.md). On milder pairs, which the teacher
+only smooths, the truth takes its place.
 """
 
 from dataclasses import dataclass

@@ -114,12 +114,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--start", type=Path, required=True, help="the fidelity network: a bundled file, a run's .pt")
     parser.add_argument("--teacher", type=Path, help="realesr-general-x4v3.pth")
-    parser.add_argument("--share", type=float, default=0.5, help="of the teacher in what is learned, 0 to 1")
-    parser.add_argument("--sharpen", type=float, default=0.5, help="how much what is learned is sharpened")
+    parser.add_argument("--share", type=float, default=1.0, help="of the teacher in what is learned, 0 to 1")
+    parser.add_argument("--sharpen", type=float, default=0.0, help="how much what is learned is sharpened")
     parser.add_argument("--energy", type=float, default=0.4, help="weight of the loss of how much detail there is")
     parser.add_argument("--gan", type=float, default=0.05, help="weight of the adversarial loss")
     parser.add_argument("--alone", type=int, help="steps before the discriminator joins; without, it never does")
-    parser.set_defaults(steps=15_000, lr=3e-4, clean=0.2, light=0.1)
+    parser.set_defaults(steps=15_000, lr=2e-4, clean=0.1, light=0.1)
     train(parser.parse_args(argv))
 
 

@@ -39,7 +39,7 @@ def choose(params: Params, *, ratio: float, device: DeviceKind, present: Collect
         for name, largest_ratio in ((LARGE_X2, 2.0), (LARGE_X4, float("inf"))):
             if name in present and ratio <= largest_ratio:
                 return ((name, 1.0),)
-    if PERCEPTUAL not in present:
+    if PERCEPTUAL not in present or params.creativity is None:  # who asks for none wants what is certain
         return ((FIDELITY, 1.0),)
     return _mix(FIDELITY, PERCEPTUAL, 1 - recipe(creativity).perceptual)
 

@@ -23,6 +23,10 @@ ALL = (*OURS, GENERAL, GRAINY, X4, X2)
         ("cpu", OURS, -0.8, 4.0, ((FID, 0.4), (PERC, 0.6))),
         ("cpu", OURS, 0.0, 4.0, ((PERC, 1.0),)),
         ("cpu", OURS, 1.5, 4.0, ((PERC, 1.0),)),
+        # Who says nothing of it gets what is certain.
+        ("cpu", OURS, None, 4.0, ((FID, 1.0),)),
+        ("cuda", OURS, None, 4.0, ((FID, 1.0),)),
+        ("cuda", ALL, None, 4.0, ((X4, 1.0),)),
         # Without the perceptual one.
         ("cpu", (FID,), -2.0, 4.0, ((FID, 1.0),)),
         ("cpu", (FID,), 0.0, 4.0, ((FID, 1.0),)),
@@ -43,7 +47,9 @@ ALL = (*OURS, GENERAL, GRAINY, X4, X2)
         ("cuda", ALL, -2.0, 2.0, ((FID, 1.0),)),
     ],
 )
-def test_auto(device: DeviceKind, present: tuple[str, ...], creativity: float, ratio: float, expected: Shares) -> None:
+def test_auto(
+    device: DeviceKind, present: tuple[str, ...], creativity: float | None, ratio: float, expected: Shares
+) -> None:
     params = Params(scale=4, creativity=creativity)
     assert choose(params, ratio=ratio, device=device, present=present) == expected
 

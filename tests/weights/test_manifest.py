@@ -71,7 +71,7 @@ def test_the_bundled_files_are_those_of_the_manifest() -> None:
 
 def test_every_checkpoint_that_people_expect_is_known() -> None:
     expected = {
-        Kind.UPSCALER: set(HYPER_PARAMETERS) - {"perceptual-x4"},
+        Kind.UPSCALER: set(HYPER_PARAMETERS),
         Kind.FACE_RESTORER: {"GFPGANv1.3", "GFPGANv1.4"},
         Kind.FACE_DETECTOR: {"retinaface-resnet50", "retinaface-mobile0.25"},
         Kind.FACE_PARSER: {"parsenet"},
