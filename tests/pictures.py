@@ -1,6 +1,7 @@
 """Pictures for tests, drawn so that any turn, mirroring or mix-up of channels shows; and how far colours are apart."""
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import pyvips
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
+
+from server.files.picture import Samples
+from server.stream import Stream
 
 FILES = Path(__file__).parent / "files"
 """What no library that we depend on can write: HEIC, drawn like `scene` and encoded once with pillow-heif."""
@@ -23,6 +27,20 @@ def scene(width: int = 48, height: int = 32, channels: int = 3, dtype: type[np.g
     alpha = np.clip(1.4 * x + 0.6 * y - 0.4, 0, 1)
     planes = {1: [green], 2: [green, alpha], 3: [red, green, blue], 4: [red, green, blue, alpha]}[channels]
     return np.rint(np.stack(planes, axis=-1) * np.iinfo(dtype).max).astype(dtype)  # type: ignore[type-var]
+
+
+def noise(h: int, w: int, channels: int, dtype: type[Any] = np.uint8) -> Samples:
+    """The same at every call."""
+    top = np.iinfo(dtype).max
+    return np.random.default_rng((h, w, channels)).integers(0, top, (h, w, channels), dtype, endpoint=True)
+
+
+def streamed(samples: Samples, *cuts: int) -> Stream:
+    """In bands that end at these rows."""
+    h, w, channels = samples.shape
+    edges = [0, *sorted(min(cut, h) for cut in cuts), h]
+    bands = (samples[top:bottom] for top, bottom in itertools.pairwise(edges) if bottom > top)
+    return Stream(w, h, channels, samples.dtype.type, bands)
 
 
 def to_vips(samples: NDArray[Any]) -> pyvips.Image:

@@ -1,6 +1,5 @@
 """Pictures are resized as Pillow does it in floats, in bands as well as whole, by our kernels as well as by torch."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from server.kernels import Kernel, load
 from server.kernels.lanczos import Filter
 from server.resample import gather, resample, resized, taps
 from server.stream import Stream
+from tests.pictures import noise, streamed
 
 SIDES = st.integers(6, 90)
 FAR = 1 / 1000
@@ -33,18 +33,6 @@ def the_kernel() -> Kernel:
     if not isinstance(found, Kernel):
         pytest.skip(f"no own kernels here: {found}")
     return found
-
-
-def noise(h: int, w: int, channels: int, dtype: type[Any] = np.uint8) -> Samples:
-    top = np.iinfo(dtype).max
-    return np.random.default_rng((h, w, channels)).integers(0, top, (h, w, channels), dtype, endpoint=True)
-
-
-def streamed(samples: Samples, *cuts: int) -> Stream:
-    h, w, channels = samples.shape
-    edges = [0, *sorted(min(cut, h) for cut in cuts), h]
-    bands = (samples[top:bottom] for top, bottom in itertools.pairwise(edges) if bottom > top)
-    return Stream(w, h, channels, samples.dtype.type, bands)
 
 
 def pillows(samples: Samples, size: tuple[int, int]) -> Any:

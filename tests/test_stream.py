@@ -1,6 +1,5 @@
 """Bands in at one end, a picture out at the other; and neither end waits for one that is gone."""
 
-import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -15,20 +14,9 @@ from hypothesis import strategies as st
 
 from server.files.picture import Samples
 from server.stream import Stream, pour
+from tests.pictures import noise, streamed
 
 DTYPES = st.sampled_from([np.uint8, np.uint16])
-
-
-def noise(h: int, w: int, channels: int, dtype: type[Any] = np.uint8) -> Samples:
-    top = np.iinfo(dtype).max
-    return np.random.default_rng((h, w, channels)).integers(0, top, (h, w, channels), dtype, endpoint=True)
-
-
-def streamed(samples: Samples, *cuts: int) -> Stream:
-    h, w, channels = samples.shape
-    edges = [0, *sorted(min(cut, h) for cut in cuts), h]
-    bands = (samples[top:bottom] for top, bottom in itertools.pairwise(edges) if bottom > top)
-    return Stream(w, h, channels, samples.dtype.type, bands)
 
 
 @settings(max_examples=40)
