@@ -90,7 +90,7 @@ class Upscaler:
             planes=planes,
             device=self.kind,
             content=content,
-            rates=self.rates() if self.kind == "cpu" and size is not None else None,
+            rates=self.rates() if self.kind == "cpu" and size is not None and self._config.auto_seconds else None,
         )
         main, beside = networks.main, networks.fidelity
         model = self._load([(each.path, share) for each, share in main.parts], main.name, main.verify())
@@ -108,7 +108,7 @@ class Upscaler:
         speed. Raises ModelNotFound."""
         self.load(Params(scale=4.0, model=FIDELITY))
         self.load(Params(scale=4.0))
-        if self.kind == "cpu":
+        if self.kind == "cpu" and self._config.auto_seconds:
             self.rates()
 
     def rates(self) -> Mapping[str, float]:

@@ -124,6 +124,8 @@ def _within(
     if frames > 1:
         note = f"an animation on a CPU: {FIDELITY} instead of {large}, which can be asked for by its name"
         return replace(_faithful(params), note=note)
+    if limits.seconds == 0:
+        return replace(_faithful(params), note=f"UPSCALE_AUTO_SECONDS is 0, so {FIDELITY} was taken instead of {large}")
     estimated = seconds(choice)
     if estimated is None or estimated <= limits.seconds:
         return choice
