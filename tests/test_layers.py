@@ -18,6 +18,7 @@ LEVELS = (
     (
         "errors",
         "disk",
+        "content",
         "kernels.network",
         "kernels.lanczos",
         "files.exif",
