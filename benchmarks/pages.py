@@ -12,14 +12,15 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from training.drawn import fonts
 from training.pair import Pixels
 
-WORDS = (
+_PROSE = (
     "Alice was beginning to get very tired of sitting by her sister on the bank and of having nothing to do once or "
     "twice she had peeped into the book her sister was reading but it had no pictures or conversations in it So she "
     "was considering in her own mind as well as she could for the hot day made her feel very sleepy and stupid "
     "whether the pleasure of making a daisy chain would be worth the trouble of getting up and picking the daisies "
     "when suddenly a White Rabbit with pink eyes ran close by her There was nothing so very remarkable in that nor "
     "did Alice think it so very much out of the way to hear the Rabbit say to itself"
-).split()
+)
+WORDS = _PROSE.split()
 
 Colour = tuple[int, int, int]
 THEMES: tuple[tuple[Colour, Colour], ...] = (
