@@ -119,8 +119,8 @@ struct Program {
         if (in >= 0 && !maps[in].whole) maps[in].origin = std::min(maps[in].origin, floor_div(l.lead - 1, l.up));
       if (l.out >= 0) furthest[l.out] = std::max(furthest[l.out], l.lead);
       if (l.conv) {
-        const size_t tiles = l.conv->together(), KP = l.conv->KP, NP = l.conv->NP;
-        scratch = std::max(scratch, PLACES * (tiles * (KP + NP) + 2 * SKEW) + TILE * TILE * NP);
+        const size_t tiles = l.conv->together(), NP = l.conv->NP;
+        scratch = std::max(scratch, PLACES * (tiles * (DEEP + NP) + 2 * SKEW) + TILE * TILE * NP);
       }
     }
     const auto written = [&](int id, auto f) {
@@ -206,21 +206,23 @@ struct Work {
   int H, W;  // of its results' map
   Plane in, more, out, add[2];
 
-  // The samples under the tile whose results begin at (y0, x0), transformed. Beyond the picture there are zeros.
-  void read(int y0, int x0, float* V, size_t step) const {
-    const int KP = layer.conv->KP, up = layer.up;
+  // The samples under the tile whose results begin at (y0, x0), transformed, of channels `first` to `last`. Beyond the
+  // picture there are zeros.
+  void read(int y0, int x0, int first, int last, float* V, size_t step) const {
+    const int up = layer.up;
     y0--, x0--;
     const bool inside = y0 >= 0 && x0 >= 0 && y0 + SIDE <= H && x0 + SIDE <= W;
     for (int part = 0; part < 2; part++) {
       const Plane& map = part ? more : in;
-      const int begin = part ? layer.split : 0, end = part ? KP : std::min(KP, layer.split);
-      if (begin >= end) break;
+      const int origin = part ? layer.split : 0;
+      const int begin = std::max(first, origin), end = part ? last : std::min(last, layer.split);
+      if (begin >= end) continue;
       const float* rows[SIDE];
       for (int y = 0; y < SIDE; y++)
         rows[y] = y0 + y < 0 || y0 + y >= H ? nullptr : map.at((y0 + y) / up, inside ? x0 / up : 0);
       const long pixel = map.pixel;
-      float* to = V + begin;
-      for (int c = 0; c < end - begin; c += LANES, to += LANES) {
+      float* to = V + begin - first;
+      for (int c = begin - origin; c < end - origin; c += LANES, to += LANES) {
         if (!inside) {
           const auto sample = [&](int y, int x) {
             const int column = x0 + x;
@@ -303,18 +305,22 @@ struct Work {
   // Results in the rows `top` to `bottom` and the columns `left` to `right`.
   void compute(const Picture& picture, int top, int left, int bottom, int right, float* scratch) const {
     const Conv& conv = *layer.conv;
-    const int together = conv.together();
-    const size_t vstep = size_t(together) * conv.KP + SKEW, mstep = size_t(together) * conv.NP + SKEW;
-    float *V = scratch, *M = V + PLACES * vstep, *tile = M + PLACES * mstep;
     const int first = layer.lead % TILE;  // of all tiles: blocks begin at multiples of TILE beyond `lead`
     const int y0 = first + floor_div(top - first, TILE) * TILE, x0 = first + floor_div(left - first, TILE) * TILE;
     const int wide = ceil_div(right - x0, TILE), tiles = ceil_div(bottom - y0, TILE) * wide;
+    const int times = ceil_div(tiles, conv.together()), together = ceil_div(tiles, times);
+    const size_t vstep = size_t(together) * DEEP + SKEW, mstep = size_t(together) * conv.NP + SKEW;
+    float *V = scratch, *M = V + PLACES * vstep, *tile = M + PLACES * mstep;
     for (int start = 0; start < tiles; start += together) {
       const int n = std::min(together, tiles - start);
       const auto y = [&](int t) { return y0 + (start + t) / wide * TILE; };
       const auto x = [&](int t) { return x0 + (start + t) % wide * TILE; };
-      for (int t = 0; t < n; t++) read(y(t), x(t), V + size_t(t) * conv.KP, vstep);
-      multiply_all(conv, n, V, vstep, M, mstep, layer.up == 2);
+      for (int slice = 0; slice < conv.K; slice += DEEP) {
+        const int end = std::min(conv.KP, slice + DEEP);
+        for (int t = 0; t < n; t++) read(y(t), x(t), slice, end, V + t * DEEP, vstep);
+        const auto multiply = slice ? multiply_slice<true> : multiply_slice<false>;
+        multiply(conv, slice, n, V, vstep, M, mstep, layer.up == 2);
+      }
       for (int t = 0; t < n; t++) write(picture, y(t), x(t), M + size_t(t) * conv.NP, mstep, tile);
     }
   }
