@@ -43,7 +43,7 @@ LEVELS = (
     ("faces", "refiners", "session", "spool", "backprojection"),
     ("sampler",),
     ("dialects", "pipeline"),
-    ("webhook", "schemas", "page", "upkeep", "sweep"),
+    ("webhook", "schemas", "page", "upkeep", "sweep", "wire"),
     ("upscaler",),
     ("app", "worker"),
     ("launch",),
@@ -53,7 +53,7 @@ LEVELS = (
 """From the bottom up: a file imports only from levels below its own. A plural folder's files may import its `base`."""
 
 API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
-API_HALF |= {"webhook", "metrics", "page", "serving", "upkeep", "app"}
+API_HALF |= {"webhook", "metrics", "page", "serving", "upkeep", "wire", "app"}
 WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
