@@ -11,6 +11,7 @@
     ├── MethodNotAllowed          405
     ├── Conflict                  409  the job is in a state that does not allow this
     ├── TooLarge                  413  the request body is over the limit
+    │   └── HeadTooLarge          431  the request's head is: its address and header fields
     ├── RangeNotSatisfiable       416  none of the bytes that were asked for are in the file
     ├── TooManyRequests           429  the queue is full, or a limit of the key is reached
     ├── BadSource                 422  the source picture
@@ -86,6 +87,10 @@ class Conflict(UpscaleError):
 
 class TooLarge(UpscaleError):
     status, code = 413, "too_large"
+
+
+class HeadTooLarge(TooLarge):
+    status, code = 431, "head_too_large"
 
 
 class RangeNotSatisfiable(UpscaleError):

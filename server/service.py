@@ -6,6 +6,7 @@ Everything here is synchronous and short, but `wait`. Dialects call it from thei
 import asyncio
 import os
 import secrets
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from server.errors import (
     SourceUnreadable,
     UpscaleError,
 )
-from server.fetch import Source, download
+from server.fetch import Source, download, download_to
 from server.files.picture import Header, read_header
 from server.job import Job, Params, State
 from server.jobs import MAX_ATTEMPTS, Jobs, WorkerInfo
@@ -52,6 +53,10 @@ log = structlog.get_logger()
 _SHORTEST_POLL_S, _LONGEST_POLL_S = 0.01, 0.25
 _OUTAGE_S = 10.0
 """Before a fetch is tried again that failed because of our own disk or database."""
+_READ_S = 15.0
+"""For reading and keeping a picture, beside the time for its download."""
+_FETCHED = 2
+"""Pictures that have been fetched, and are read at a time."""
 LOOKS = 4
 """Pictures downloaded at a time while their callers wait, only to learn what they are."""
 
@@ -64,6 +69,8 @@ class Service:
         self.catalog = catalog
         self._jobs = jobs
         self._looks = CapacityLimiter(LOOKS)
+        self._fetch_s = config.fetch_timeout_s + _READ_S
+        self._fetched = threading.BoundedSemaphore(_FETCHED)
         self._fetcher = f"fetch:{os.getpid()}:{secrets.token_hex(4)}"
 
     def submit(
@@ -255,15 +262,22 @@ class Service:
 
     def fetch_next(self) -> bool:
         """Fetch the source of one waiting job. False when none waits."""
+        job = self.claim_fetch()
+        if job is not None:
+            self.fetch(job)
+        return job is not None
+
+    def claim_fetch(self) -> Job | None:
+        """The next job whose source is to be fetched, for `fetch`."""
         # The lease outlasts the download's own time limit, so that only a dead process loses it.
-        job = self._jobs.claim_fetch(self._fetcher, seconds=self.config.fetch_timeout_s + 15)
-        if job is None:
-            return False
+        return self._jobs.claim_fetch(self._fetcher, self._fetch_s)
+
+    def fetch(self, job: Job) -> None:
         assert job.source_url is not None
         if job.attempt > MAX_ATTEMPTS:
             reason = SourceUnreadable(f"the server's process died {MAX_ATTEMPTS} times while it read this picture")
             self._jobs.fail_fetch(job.id, self._fetcher, reason)
-            return True
+            return
         with structlog.contextvars.bound_contextvars(job=job.id):
             try:
                 self._fetch(job, job.source_url)
@@ -277,7 +291,6 @@ class Service:
                 else:
                     log.exception("fetching broke")
                     self._jobs.fail_fetch(job.id, self._fetcher, SourceUnreachable("the picture could not be fetched"))
-        return True
 
     def release_fetches(self) -> None:
         """This process ends: others may fetch what it was about to."""
@@ -293,10 +306,15 @@ class Service:
     # --- within -----------------------------------------------------------------------------------------------------
 
     def _fetch(self, job: Job, url: str) -> None:
-        data = download(url, self.config)
-        self._check_source(data, job.params)
         key = new_key()
-        self.blobs.put(key, data)
+        with self.blobs.scratch() as file:
+            download_to(file, url, self.config)
+            self._jobs.hold_fetch(job.id, self._fetcher, self._fetch_s)
+            with self._fetched:  # few pictures are in memory at a time, however many downloads are on their way
+                self._jobs.hold_fetch(job.id, self._fetcher, self._fetch_s)
+                data = file.read()
+                self._check_source(data, job.params)
+                self.blobs.put(key, data)
         if self._jobs.give_source(job.id, self._fetcher, key):
             log.info("source fetched", bytes=len(data))
         else:
