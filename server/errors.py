@@ -11,6 +11,7 @@
     ├── MethodNotAllowed          405
     ├── Conflict                  409  the job is in a state that does not allow this
     ├── TooLarge                  413  the request body is over the limit
+    ├── UnsupportedMedia          415  the body is not of a kind that is read here
     ├── RangeNotSatisfiable       416  none of the bytes that were asked for are in the file
     ├── TooManyRequests           429  the queue is full, or a limit of the key is reached
     ├── BadSource                 422  the source picture
@@ -29,7 +30,7 @@
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 
 class UpscaleError(Exception):
@@ -86,6 +87,18 @@ class Conflict(UpscaleError):
 
 class TooLarge(UpscaleError):
     status, code = 413, "too_large"
+
+
+class UnsupportedMedia(UpscaleError):
+    status, code = 415, "unsupported_media_type"
+
+    def __init__(self, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, field=field)
+        self._headers = dict(headers or {})
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._headers
 
 
 class RangeNotSatisfiable(UpscaleError):

@@ -42,6 +42,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from server.auth import Caller, Gate
+from server.bodies import check_json, text_of
 from server.deliveries import UPLOAD, WEBHOOK
 from server.dialects.base import (
     BaseUrl,
@@ -75,6 +76,7 @@ from server.errors import (
     TooManyRequests,
     Unauthorized,
     Unavailable,
+    UnsupportedMedia,
     UpscaleError,
 )
 from server.fetch import Source, parse_source
@@ -149,6 +151,7 @@ _CODES: tuple[tuple[type[UpscaleError], str], ...] = (
     (NotFound, "notFound"),
     (MethodNotAllowed, "methodNotAllowed"),
     (TooLarge, "requestTooLarge"),
+    (UnsupportedMedia, "unsupportedMediaType"),
     (TooManyRequests, "tooManyRequests"),
     (JobCancelled, "taskCancelled"),
     (JobFailed, "taskFailed"),
@@ -573,7 +576,7 @@ async def _keep(place: _Place, owner: str, task: dict[str, Any], parameter: str)
 
 
 def _put(service: Service, owner: str, source: Source) -> Upload:
-    data = service.read(source)
+    data = service.read(service.resolve(source, owner))
     mime = service.header(Source(data=data)).mime  # nothing but pictures
     suffix = next((each.suffix for each in FORMATS.values() if each.mime == mime), "." + mime.split("/")[1])
     ticket = service.uploads.issue(owner, f"upload{suffix}", suffix)
@@ -642,7 +645,7 @@ async def _read(request: Request, gate: Gate) -> tuple[str, bytes]:
 def _first_task(start: bytes) -> dict[str, Any]:
     """The authentication task that a body starts with, or an empty one."""
     try:
-        task, _ = json.JSONDecoder().raw_decode(start.decode("utf-8", "ignore").lstrip(" \t\r\n["))
+        task, _ = json.JSONDecoder().raw_decode(text_of(start, "ignore").lstrip(" \t\r\n["))
     except (ValueError, RecursionError):
         return {}
     return task if _is_authentication(task) else {}
@@ -656,6 +659,7 @@ router = APIRouter()
 @router.post("/v1")
 async def tasks(place: _PlaceDep, request: Request) -> Response:
     owner, body = await _read(request, place.gate)
+    check_json(request.headers, body)
     found = await run_in_threadpool(_read_tasks, body)
     del body  # it may be large, and the wait for the answers long
     if _is_authentication(found[0]):

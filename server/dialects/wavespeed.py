@@ -488,7 +488,7 @@ async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
     params, size = to_params(_known(model), inputs), None
     if inputs.get("image") and config.price_per_megapixel:
         source = await run_in_threadpool(parse_source, _image(inputs), own_bases)
-        size = result_size((await call.service.look(source)).size, params)
+        size = result_size((await call.service.look(source, call.caller.id)).size, params)
     cost = cost_of(size, config)
     prices = {"price": cost, "discounted_price": cost, "discount_rate": 0, "unit_price": cost}
     return _success({"model_id": model, **prices, "currency": CURRENCY})
