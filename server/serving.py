@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from fastapi import Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from server.errors import NotFound, RangeNotSatisfiable
 from server.formats import sniff
@@ -111,7 +112,22 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
         size += len(before) + len(inline.head) + (inline.path.stat().st_size + 2) // 3 * 4
     parts.append(text.encode("ascii"))
     length = {"Content-Length": str(size + len(text))}
-    return StreamingResponse(_pieces(parts), status, {**(headers or {}), **length}, media_type="application/json")
+    return _Opened(parts, status, {**(headers or {}), **length})
+
+
+class _Opened(StreamingResponse):
+    """Sends these parts, and closes the files among them, however little of it was sent."""
+
+    def __init__(self, parts: list[bytes | IO[bytes]], status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(_pieces(parts), status, headers, media_type="application/json")
+        self._files = [part for part in parts if not isinstance(part, bytes)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for file in self._files:
+                file.close()
 
 
 def _text(value: object) -> str:
