@@ -148,7 +148,7 @@ _own = APIRouter()
 def root(request: Request) -> Response:
     """The page for people, what this is for programs."""
     if "text/html" in request.headers.get("accept", ""):
-        return page.index()
+        return page.index(request)
     return json_response({"name": "upscale-server", "version": __version__, "apis": [each.NAME for each in DIALECTS]})
 
 
