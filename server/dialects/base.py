@@ -19,7 +19,7 @@ from starlette.datastructures import FormData
 from starlette.requests import HTTPConnection
 
 from server.auth import Caller, Gate
-from server.bodies import BOM, FORM_TYPES, check_json, check_readable, media_type, text_of
+from server.bodies import BOM, FORM_TYPES, check_json, check_readable, looks_like_json, media_type, text_of
 from server.errors import InvalidField, InvalidRequest, MissingField, UnsupportedMedia, UpscaleError
 from server.formats import FormatName
 from server.job import Job
@@ -130,15 +130,15 @@ RawBody = Annotated[bytes, Depends(_body)]
 async def _form(request: Request) -> AsyncIterator[FormData]:
     if media_type(request.headers) not in FORM_TYPES:
         body = await request.body()
-        if body:
-            check_readable(body, FORM_REMEDY)
+        check_readable(body, FORM_REMEDY)
+        if body and not looks_like_json(body):
             raise UnsupportedMedia(f"this address takes a form: {FORM_REMEDY}")
     async with request.form() as form:
         yield form
 
 
 Form = Annotated[FormData, Depends(_form)]
-"""Empty when nothing was sent."""
+"""Empty when no form was sent."""
 FORM_REMEDY = "send it as the field `file` of a form (curl -F file=@NAME)"
 
 

@@ -43,6 +43,7 @@ from starlette.requests import HTTPConnection
 
 from server.auth import Caller, Gate
 from server.bodies import check_json, text_of
+from server.config import Config
 from server.deliveries import UPLOAD, WEBHOOK
 from server.dialects.base import (
     BaseUrl,
@@ -81,7 +82,7 @@ from server.errors import (
 )
 from server.fetch import Source, parse_source
 from server.formats import FORMATS, FormatName
-from server.guard import is_web_url
+from server.guard import is_web_url, why_not
 from server.job import Job, Params, State
 from server.outage import outage_of
 from server.service import Service
@@ -235,13 +236,16 @@ def _is_async(task: dict[str, Any]) -> bool:
     return value == "async"
 
 
-def _deliver(task: dict[str, Any], output: str) -> dict[str, str]:
+def _deliver(task: dict[str, Any], output: str, config: Config) -> dict[str, str]:
     """Addresses that are to get the result, by kind."""
     found = {}
     for name, kind in (("webhookURL", WEBHOOK), ("uploadEndpoint", UPLOAD)):
         url = _string(task, name)
         if url and not is_web_url(url):
             raise _invalid(name, "Must be an http or https URL.")
+        reason = why_not(url, config) if url else None
+        if reason:
+            raise _invalid(name, f"{reason[0].upper()}{reason[1:]}.")
         if url:
             found[kind] = url
     if WEBHOOK in found and output != "URL":
@@ -478,7 +482,7 @@ async def _upscale(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
 def _submit(place: _Place, owner: str, task: dict[str, Any]) -> tuple[Job, bool]:
     """The job, and whether to wait for its end."""
     service, request, params = place.service, to_request(task), to_params(task)
-    deliver = _deliver(task, request["output"])
+    deliver = _deliver(task, request["output"], service.config)
     waits = not _is_async(task) and WEBHOOK not in deliver
     keep_s = _keep_s(task, request["output"], service.config.keep_s)
     _check_ignored(task)
