@@ -26,7 +26,7 @@ def vendor_task() -> dict[str, Any]:
 
 def runware_error(task: dict[str, Any]) -> dict[str, Any]:
     named = {"taskType": "imageUpscale", "taskUUID": task["taskUUID"]}
-    return {"errors": [{"code": "tooManyRequests", "message": MESSAGE, **named}]}
+    return {"errors": [{"code": "rateLimitExceeded", "message": MESSAGE, **named}]}
 
 
 SUBMITS: dict[str, tuple[str, Body, Callable[[Any], dict[str, Any]]]] = {
