@@ -156,6 +156,9 @@ class Blobs:
         except FileNotFoundError as error:
             raise NotFound("there is no such file, or it has expired") from error
 
+    def has(self, key: str) -> bool:
+        return KEY.fullmatch(key) is not None and (self._folder / key).is_file()
+
     def path(self, key: str) -> Path:
         """The blob as a file of this machine, for serving it in ranges. Raises NotFound."""
         path = self._folder / _checked(key)

@@ -30,7 +30,7 @@ from server.errors import (
     SourceUnreadable,
     UpscaleError,
 )
-from server.fetch import Source, download, download_to
+from server.fetch import Source, download, download_to, own_file, own_job
 from server.files.picture import Header, read_header
 from server.job import Job, Params, State
 from server.jobs import MAX_ATTEMPTS, Jobs, WorkerInfo
@@ -108,20 +108,20 @@ class Service:
             keep_s=keep_s,
             source_url=source.url,
         )
-        if source.url is None:
-            try:
-                data = self.read(source)
+        try:
+            source = self.resolve(source, owner)
+            data = None if source.url is not None else self.read(source)
+            if data is not None:
                 self._check_source(data, params)
-            except (BadSource, ResultImpossible) as error:
-                if strict:
-                    raise
-                now = time.time()
-                job = replace(
-                    job, state=State.FAILED, finished_at=now, error_code=error.code, error_message=error.message
-                )
-            else:
+        except (BadSource, ResultImpossible) as error:
+            if strict:
+                raise
+            now = time.time()
+            job = replace(job, state=State.FAILED, finished_at=now, error_code=error.code, error_message=error.message)
+        else:
+            if data is not None:
                 # An upload may expire before its job runs, or be used by several: every job has its own copy.
-                job = replace(job, source_key=new_key())
+                job = replace(job, source_url=None, source_key=new_key())
                 assert job.source_key is not None
                 self.blobs.put(job.source_key, data)
         self.keep(job, deliver, base_url)
@@ -196,6 +196,26 @@ class Service:
             raise Conflict("the job's picture has not been fetched")
         return self.blobs.path(job.source_key)
 
+    def resolve(self, source: Source, owner: str) -> Source:
+        """The same source; a link to a file of ours, or to a picture of one of the owner's jobs, as that file, under
+        whatever name it was asked for. Raises SourceUnreachable for a job that has no such picture."""
+        if source.url is None:
+            return source
+        key = own_file(source.url)
+        if key is not None and self.blobs.has(key):
+            return Source(key=key)
+        named = own_job(source.url)
+        if named is None:
+            return source
+        try:
+            job = self.get(named[0], owner)
+        except NotFound:  # of somebody else, or of another server like this one: as any address
+            return source
+        try:
+            return Source(key=(self.result_path(job) if named[1] == "result" else self.source_path(job)).name)
+        except (Conflict, NotFound) as error:
+            raise SourceUnreachable(f"the picture is not here: {error.message}") from error
+
     def read(self, source: Source) -> bytes:
         """A picture's file, downloaded now if need be. Raises BadSource."""
         if source.url is not None:
@@ -206,9 +226,10 @@ class Service:
         """Size and kind of a picture, downloaded now if need be: see `look`. Raises BadSource."""
         return read_header(self.read(source), self.config.max_source_pixels)
 
-    async def look(self, source: Source) -> Header:
+    async def look(self, source: Source, owner: str) -> Header:
         """The same, for endpoints: downloads take their time, so they are few at once, and whoever waits for one takes
         no thread from the others."""
+        source = await to_thread.run_sync(self.resolve, source, owner)
         return await to_thread.run_sync(self.header, source, limiter=self._looks if source.url is not None else None)
 
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:

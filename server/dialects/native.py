@@ -32,14 +32,24 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
+from server.bodies import (
+    FORM_TYPES,
+    check_readable,
+    is_urlencoded,
+    looks_like_json,
+    media_type,
+    read_urlencoded,
+)
+from server.config import largest_body
 from server.dialects.base import (
+    FORM_REMEDY,
     BaseUrl,
     CallerDep,
     OwnBases,
     ServiceDep,
-    check_density,
     file_url,
     iso_time,
+    read_json,
 )
 from server.errors import InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError
 from server.fetch import Source, parse_source
@@ -184,25 +194,39 @@ def to_error(error: UpscaleError) -> Response:
 
 
 def _read_request(kind: type[_R], payload: FormData | bytes) -> tuple[_R, bytes | None]:
-    """Fields, and the file if a form carries one. Raises InvalidRequest."""
+    """Fields, and the file if a form carries one. Raises InvalidRequest and UnsupportedMedia."""
     try:
         if isinstance(payload, bytes):
-            check_density(payload)
-            return kind.model_validate_json(payload), None
+            return kind.model_validate(_read_object(payload)), None
         values = {name: value for name, value in payload.items() if isinstance(value, str)}
         files = {name: value for name, value in payload.items() if isinstance(value, UploadFile)}
-        file = files.pop("file", None)
+        file = files.pop("file", None) or files.pop("image", None)
         for name in files:
-            raise InvalidField("send the picture as `file`; the other fields are text", field=name)
+            raise InvalidField("send the picture as `file`, once; the other fields are text", field=name)
         return kind.model_validate_strings(values), file.file.read() if file else None
     except ValidationError as error:
         _raise_first(error)
 
 
+def _read_object(body: bytes) -> dict[str, Any]:
+    """A JSON object, in which null is as good as absent. Raises InvalidRequest and UnsupportedMedia."""
+    check_readable(body, FORM_REMEDY)
+    try:
+        value = read_json(body)
+    except InvalidRequest as error:
+        raise InvalidRequest(_NO_OBJECT) from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(_NO_OBJECT)
+    return {name: each for name, each in value.items() if each is not None}
+
+
+_NO_OBJECT = "the body must be a JSON object, or a form"
+
+
 def _raise_first(error: ValidationError) -> NoReturn:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
-        raise InvalidRequest("the body must be a JSON object, or a form") from error
+        raise InvalidRequest(_NO_OBJECT) from error
     field = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         raise InvalidField(f"there is no field {field!r}", field=field) from error
@@ -225,13 +249,22 @@ def _read_source(image: str | None, file: bytes | None, own_bases: tuple[str, ..
 router = APIRouter()
 
 
-async def _payload(request: Request) -> AsyncIterator[FormData | bytes]:
-    kind = request.headers.get("content-type", "").lower()
-    if not kind.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):
+async def _payload(request: Request, service: ServiceDep) -> AsyncIterator[FormData | bytes]:
+    kind = media_type(request.headers)
+    if kind not in FORM_TYPES:
         yield await request.body()
-        return
-    async with request.form() as form:
-        yield form
+    elif is_urlencoded(request.headers):
+        body = await request.body()
+        # `curl -d` calls whatever it sends a form.
+        if looks_like_json(body):
+            yield body
+        else:
+            check_readable(body, FORM_REMEDY)
+            yield FormData(dict(await run_in_threadpool(read_urlencoded, body, "image")))
+    else:
+        # A picture in base64 may be the text of a field; how large bodies are has been looked at before.
+        async with request.form(max_part_size=largest_body(service.config)) as form:
+            yield form
 
 
 Payload = Annotated[FormData | bytes, Depends(_payload)]
@@ -320,7 +353,7 @@ async def plan(caller: CallerDep, service: ServiceDep, own_bases: OwnBases, payl
     params = to_params(request)
     if request.width is None and request.height is None:
         source = await run_in_threadpool(_read_source, request.image, file, own_bases)
-        found: Header | tuple[int, int] = await service.look(source)
+        found: Header | tuple[int, int] = await service.look(source, caller.id)
     elif request.image or file is not None:
         raise InvalidField("give either a picture or its width and height", field="width")
     elif request.width is None or request.height is None:

@@ -63,7 +63,7 @@ from server.errors import (
 )
 from server.fetch import Source, parse_source
 from server.formats import FORMATS
-from server.guard import is_web_url
+from server.guard import is_web_url, why_not
 from server.job import Job, Params, Result, State, Target
 from server.service import Service
 from server.serving import json_response
@@ -288,6 +288,9 @@ def _submit(
 ) -> Response:
     # The setting is written down with the job: what an answer has promised is kept, even if the setting changes.
     keep_s = service.config.keep_s
+    reason = why_not(hook.url, service.config) if hook else None
+    if reason:
+        raise InvalidField(f"extra.webhook.url: {reason}", field="url")
     request = {"task_type": task_type} | ({"webhook": hook.url} if hook else {})
     deliver = {WEBHOOK: hook.url} if hook else {}
     if hook and hook.mock:

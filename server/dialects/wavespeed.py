@@ -69,7 +69,7 @@ from server.errors import (
     UpscaleError,
 )
 from server.fetch import parse_source
-from server.guard import is_web_url
+from server.guard import is_web_url, why_not
 from server.job import MAX_SCALE, Faces, Job, Params, State, Target
 from server.plan import result_size
 from server.price import CURRENCY, cost_of
@@ -489,7 +489,7 @@ async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
     params, size = to_params(_known(model), inputs), None
     if inputs.get("image") and config.price_per_megapixel:
         source = await run_in_threadpool(parse_source, _image(inputs), own_bases)
-        size = result_size((await call.service.look(source)).size, params)
+        size = result_size((await call.service.look(source, call.caller.id)).size, params)
     cost = cost_of(size, config)
     prices = {"price": cost, "discounted_price": cost, "discount_rate": 0, "unit_price": cost}
     return _success({"model_id": model, **prices, "currency": CURRENCY})
@@ -514,6 +514,9 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Reques
     image = _image(body)
     params, kept, sync = to_params(model, body), to_request(model, body), read_flag(body, "enable_sync_mode")
     webhook = _webhook(request.scope["query_string"], body)
+    reason = why_not(webhook, call.service.config) if webhook else None
+    if reason:
+        raise InvalidField(f"webhook: {reason}", field="webhook")
     if webhook and kept["base64"]:
         raise _WebhookWithBase64(
             "webhook callback does not support base64 output, please use the normal API to use base64 output"
