@@ -14,7 +14,7 @@ ROOMS = ("engine", "files", "weights", "kernels")
 """Folders whose files are parts of one thing, and build on each other: each has a level of its own."""
 
 LEVELS = (
-    ("__init__", "engine", "files", "weights", "kernels.build", "kernels.binding"),
+    ("__init__", "files.change", "engine", "files", "weights", "kernels.build", "kernels.binding"),
     (
         "errors",
         "disk",
@@ -25,15 +25,17 @@ LEVELS = (
         "files.icc",
         "files.jpeg",
         "files.fields",
+        "files.heif",
+        "files.chunks",
     ),
-    ("files.timing", "files.canvas", "kernels"),
-    ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries"),
-    ("files.png", "files.gif", "files.apng", "files.webp"),
-    ("job",),
-    ("files.metadata",),
+    ("files.timing", "files.canvas", "files.tiff", "files.resolution", "kernels"),
+    ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries", "files.unread"),
+    ("files.gif", "files.apng", "files.webp"),
+    ("job", "files.texts"),
+    ("files.metadata", "files.png"),
     ("files.foreign",),
     ("plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
-    ("deliveries", "price", "secret", "weights.manifest", "limits", "files.bleed", "files.film", "files.animation"),
+    ("deliveries", "price", "secret", "weights.manifest", "limits", "files.bleed", "files.film", "files.animation", "files.losses"),
     ("migrations", "jobs", "keys", "uploads", "weights.store", "device", "shim", "stream", "guard"),
     ("fetch", "models", "resample", "weights.own", "weights.download"),
     ("engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs", "engine.residents", "weights.catalog"),
