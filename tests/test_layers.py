@@ -18,6 +18,7 @@ LEVELS = (
     (
         "errors",
         "disk",
+        "content",
         "kernels.network",
         "kernels.lanczos",
         "files.exif",
@@ -28,21 +29,31 @@ LEVELS = (
         "files.heif",
         "files.chunks",
     ),
-    ("files.timing", "files.canvas", "files.tiff", "files.resolution", "kernels"),
+    ("rates", "files.timing", "files.canvas", "files.tiff", "files.resolution", "kernels"),
     ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries", "files.unread"),
     ("files.gif", "files.apng", "files.webp"),
     ("job", "files.texts"),
     ("files.metadata", "files.png"),
     ("files.foreign",),
     ("plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
-    ("deliveries", "price", "secret", "weights.manifest", "limits", "files.bleed", "files.film", "files.animation", "files.losses"),
-    ("migrations", "jobs", "keys", "uploads", "weights.store", "device", "shim", "stream", "guard"),
+    (
+        "deliveries",
+        "price",
+        "secret",
+        "weights.manifest",
+        "limits",
+        "files.bleed",
+        "files.film",
+        "files.animation",
+        "files.losses",
+    ),
+    ("migrations", "jobs", "keys", "uploads", "weights.store", "weights.package", "device", "shim", "stream", "guard"),
     ("fetch", "models", "resample", "weights.own", "weights.download"),
     ("engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs", "engine.residents", "weights.catalog"),
     ("weights.faces", "weights.refiner", "autoencoder", "prompt"),
     ("weights.indexer", "weights.pull", "weights.archive"),
     ("engine.engine", "service", "serving", "auth", "metrics"),
-    ("faces", "refiners", "session", "spool", "backprojection"),
+    ("faces", "refiners", "session", "spool", "backprojection", "colourlock"),
     ("sampler",),
     ("dialects", "pipeline"),
     ("webhook", "schemas", "page", "upkeep", "sweep"),
@@ -59,7 +70,7 @@ API_HALF |= {"webhook", "metrics", "page", "serving", "upkeep", "app"}
 WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
-WORKER_HALF |= {"refiners", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
+WORKER_HALF |= {"refiners", "colourlock", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
 WORKER_HALF |= {"engine.engine", "engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs"}
 WORKER_HALF |= {"engine.residents", "pipeline", "sweep"}
 WORKER_HALF |= {"upscaler", "worker"}

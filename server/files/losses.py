@@ -24,7 +24,7 @@ def losses(data: bytes, metadata: Metadata, params: Params, frames: int) -> tupl
     found = [*_pages(data, frames)]
     lost = list(dict.fromkeys([*_beside(data), *(xmp.lost(metadata.xmp) if metadata.xmp else [])]))
     found += [f"the source's {each} is not in the result" for each in lost if each != xmp.EXTENDED]
-    if params.metadata == "keep":
+    if params.metadata == "keep" and not params.sweep:
         found += _metadata(metadata, params)
     return tuple(found)
 
