@@ -21,6 +21,7 @@ LEVELS = (
         "content",
         "kernels.network",
         "kernels.lanczos",
+        "kernels.colour",
         "files.exif",
         "files.xmp",
         "files.icc",
@@ -68,7 +69,7 @@ LEVELS = (
 
 API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
 API_HALF |= {"bodies", "cors", "webhook", "metrics", "page", "serving", "upkeep", "wire", "app"}
-WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
+WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos", "kernels.colour"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
 WORKER_HALF |= {"refiners", "colourlock", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
