@@ -91,6 +91,7 @@ def create_app(config: Config) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.service, app.state.gate, app.state.metrics = service, gate, metrics
+    app.state.close = service.close  # see wire.Server
     app.add_middleware(_Door, config=config, gate=gate, metrics=metrics)
     app.add_exception_handler(UpscaleError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -44,7 +44,7 @@ from sqlalchemy.exc import IntegrityError
 from server.database import deliveries as _deliveries
 from server.database import jobs, passing, reading, workers
 from server.deliveries import Delivery
-from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError
+from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
 from server.job import Job, Params, Result, State
 from server.limits import admit
 from server.turns import Line, host_of, in_turn, is_lapsed, is_live, served
@@ -115,7 +115,7 @@ class Jobs:
         taken = and_(jobs.c.owner == job.owner, jobs.c.dialect == job.dialect, jobs.c.external_id == job.external_id)
         with self._engine.begin() as db:
             if job.external_id is not None and db.execute(select(jobs.c.id).where(taken)).first():
-                raise Conflict(f"there is a job of the name {job.external_id} already")
+                raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already")
             waiting = select(func.count()).select_from(jobs).where(jobs.c.state == State.QUEUED.value)
             if job.state is State.QUEUED and db.execute(waiting).scalar_one() >= self._max_queue:
                 raise TooManyRequests("the queue is full; try again later")
@@ -124,7 +124,7 @@ class Jobs:
                 kept = {"priority": priority, "source_host": host_of(job.source_url or "")}
                 db.execute(insert(jobs).values(**_to_row(job) | kept))
             except IntegrityError as error:  # on PostgreSQL, two at the same moment
-                raise Conflict(f"there is a job of the name {job.external_id} already") from error
+                raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already") from error
             if deliveries:
                 rows = [vars(each) | {"owner": job.owner, "host": host_of(each.url)} for each in deliveries]
                 db.execute(insert(_deliveries), rows)
@@ -141,7 +141,7 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        missing = f"there is no job {job_id}"
+        missing = f"there is no job {cut(job_id)}"
         if not _ID.fullmatch(job_id):
             raise NotFound(missing)
         return self._one(jobs.c.id == job_id, missing)

@@ -9,6 +9,8 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from server.errors import (
     ResultImpossible,
     SourceUnreachable,
     SourceUnreadable,
+    Unavailable,
     UpscaleError,
 )
 from server.fetch import Source, download, download_to
@@ -44,6 +47,7 @@ from server.plan import (
     make_plan,
     result_size,
 )
+from server.turns import Turns
 from server.uploads import Uploads
 from server.weights.catalog import Catalog, DeviceKind
 from server.weights.faces import face_weights
@@ -57,6 +61,11 @@ _READ_S = 15.0
 """For reading and keeping a picture, beside the time for its download."""
 _FETCHED = 2
 """Pictures that have been fetched, and are read at a time."""
+READERS = 3
+"""Bodies with pictures that are read at a time."""
+_READING_WAIT_S = 60.0
+_LOOK_S = 20.0
+"""For finding out what a picture is, and for waiting until others have been."""
 LOOKS = 4
 """Pictures downloaded at a time while their callers wait, only to learn what they are."""
 
@@ -70,8 +79,15 @@ class Service:
         self._jobs = jobs
         self._looks = CapacityLimiter(LOOKS)
         self._fetch_s = config.fetch_timeout_s + _READ_S
+        self.reading = Turns(READERS, wait_s=_READING_WAIT_S)
+        """For what endpoints do with bodies and pictures: owners take turns, and polls need no place."""
+        self._readers = ThreadPoolExecutor(READERS + _FETCHED, thread_name_prefix="look")
         self._fetched = threading.BoundedSemaphore(_FETCHED)
         self._fetcher = f"fetch:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def close(self) -> None:
+        """The process is to end: whoever waits is answered now."""
+        self.reading.close()
 
     def submit(
         self,
@@ -204,12 +220,19 @@ class Service:
 
     def header(self, source: Source) -> Header:
         """Size and kind of a picture, downloaded now if need be: see `look`. Raises BadSource."""
-        return read_header(self.read(source), self.config.max_source_pixels)
+        return self._header(self.read(source))
 
-    async def look(self, source: Source) -> Header:
-        """The same, for endpoints: downloads take their time, so they are few at once, and whoever waits for one takes
-        no thread from the others."""
-        return await to_thread.run_sync(self.header, source, limiter=self._looks if source.url is not None else None)
+    async def look(self, owner: str, source: Source) -> Header:
+        """The same, for endpoints. Downloads take their time, so they are few at once, and whoever waits for one takes
+        no thread from the others; then it is the owner's turn to have it read."""
+        source = await self.fetched(source)
+        return await self.reading.run(owner, self.header, source)
+
+    async def fetched(self, source: Source) -> Source:
+        """A source whose bytes are here. Raises BadSource."""
+        if source.url is None:
+            return source
+        return Source(data=await to_thread.run_sync(self.read, source, limiter=self._looks))
 
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
         """What would be done. Raises ModelNotFound, ResultImpossible, InvalidField; SourceTooLarge of animations."""
@@ -281,6 +304,7 @@ class Service:
     def release_fetches(self) -> None:
         """This process ends: others may fetch what it was about to."""
         self._jobs.release(self._fetcher)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def delete(self, job: Job) -> None:
         """The job and its pictures, whatever its state: a worker that has it finds out at its next heartbeat."""
@@ -322,8 +346,24 @@ class Service:
             raise SourceUnreachable(error.message) from error
 
     def _check_source(self, data: bytes, params: Params) -> None:
-        header = read_header(data, self.config.max_source_pixels)
-        self.plan(params, header)
+        self.plan(params, self._header(data))
+
+    def _header(self, data: bytes) -> Header:
+        """In a thread of those that are for nothing else, and in bounded time. Raises BadSource."""
+        started = threading.Event()
+
+        def look() -> Header:
+            started.set()
+            return read_header(data, self.config.max_source_pixels)
+
+        future = self._readers.submit(look)
+        if not started.wait(_LOOK_S):
+            future.cancel()
+            raise Unavailable("the server is busy with other pictures; try again later")
+        try:
+            return future.result(_LOOK_S)
+        except FutureTimeout:
+            raise SourceUnreadable(f"the picture takes more than {_LOOK_S:g} seconds to look at") from None
 
 
 def pictures_of(job: Job) -> list[str]:

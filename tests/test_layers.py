@@ -26,7 +26,7 @@ LEVELS = (
         "files.jpeg",
         "files.fields",
     ),
-    ("files.timing", "files.canvas", "kernels"),
+    ("files.timing", "files.canvas", "files.bounds", "kernels"),
     ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries"),
     ("files.png", "files.gif", "files.apng", "files.webp"),
     ("job",),

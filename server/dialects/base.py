@@ -138,7 +138,7 @@ def _asked_url(connection: HTTPConnection) -> str:
     headers = connection.headers
     scheme = _first(headers.get("x-forwarded-proto")) or connection.url.scheme
     for host in (_first(headers.get("x-forwarded-host")), headers.get("host")):
-        if host and re.fullmatch(r"[\w.:\[\]-]+", host):
+        if host and re.fullmatch(r"[\w.:\[\]-]{1,255}", host):
             return f"{'https' if scheme in ('https', 'wss') else 'http'}://{host}"
     return f"http://{connection.url.netloc}"
 

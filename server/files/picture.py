@@ -14,7 +14,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from server.errors import SourceTooLarge, SourceUnreadable
-from server.files import apng, exif, foreign, gif, metadata, primaries
+from server.files import apng, bounds, exif, foreign, gif, metadata, primaries
 from server.files.fields import EXIF, ICC, IPTC, get_field, with_field
 from server.files.jpeg import MAX_SCANS, is_tiresome
 from server.formats import READABLE, sniff
@@ -94,6 +94,8 @@ def _find(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Ima
         raise SourceUnreadable(f"the file is not a picture of a kind this server reads: {READABLE}")
     if mime == "image/jpeg" and is_tiresome(data):
         raise SourceUnreadable(f"the JPEG has more than {MAX_SCANS} scans, which only serve to keep a decoder busy")
+    if mime == "image/png":
+        bounds.check_png(data)
     find = _foreign_finder(data, mime)
     if find is not None:
         found = find(data)
