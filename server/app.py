@@ -4,6 +4,7 @@ Two guards stand before the routes: `_Door` (strangers, duplicate slashes, size 
 exception handlers. Between them no body of Starlette's or FastAPI's own making ever reaches a client.
 """
 
+import asyncio
 import re
 import threading
 import time
@@ -35,6 +36,7 @@ from server.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
+    Unavailable,
     UpscaleError,
 )
 from server.guard import read_allowed
@@ -301,6 +303,12 @@ class _Door:
             await self._app(scope, self._counted(receive), noted_send)
         except ClientDisconnect:
             pass
+        except asyncio.CancelledError:
+            # The server ends, and this took longer than it waits. uvicorn would say "Internal Server Error".
+            if started:
+                raise
+            ending = Unavailable("the server is shutting down; try again", retry_after_s=5)
+            await _say(ending, dialect)(scope, receive, noted_send)
         except Exception as error:
             outage = outage_of(error)
             if outage is not None:

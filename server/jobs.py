@@ -21,7 +21,7 @@ of lease, and it becomes claimable for workers with `give_source`.
 import enum
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,8 @@ from server.weights.choice import DeviceKind
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""
 
+_AT_ONCE = 500
+"""Ids in one statement."""
 _RECENT = 20
 """Jobs that tell how fast things go."""
 _ID = re.compile("[0-9a-f]{32}")
@@ -145,6 +147,16 @@ class Jobs:
         if not _ID.fullmatch(job_id):
             raise NotFound(missing)
         return self._one(jobs.c.id == job_id, missing)
+
+    def ended(self, job_ids: Collection[str]) -> set[str]:
+        """Those of these jobs that nothing more happens to: they have ended, or are gone."""
+        ids, unended = sorted(job_ids), set[str]()
+        states = [state.value for state in State if not state.final]
+        with reading(self._engine) as db:
+            for start in range(0, len(ids), _AT_ONCE):
+                some = jobs.c.id.in_(ids[start : start + _AT_ONCE])
+                unended.update(db.execute(select(jobs.c.id).where(some, jobs.c.state.in_(states))).scalars())
+        return set(ids) - unended
 
     def list(
         self,

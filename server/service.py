@@ -8,12 +8,12 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from anyio import CapacityLimiter, to_thread
@@ -49,12 +49,13 @@ from server.plan import (
 )
 from server.turns import Turns
 from server.uploads import Uploads
+from server.waiting import Waiting
 from server.weights.catalog import Catalog, DeviceKind
 from server.weights.faces import face_weights
 
 log = structlog.get_logger()
+_T = TypeVar("_T")
 
-_SHORTEST_POLL_S, _LONGEST_POLL_S = 0.01, 0.25
 _OUTAGE_S = 10.0
 """Before a fetch is tried again that failed because of our own disk or database."""
 _READ_S = 15.0
@@ -81,6 +82,8 @@ class Service:
         self._fetch_s = config.fetch_timeout_s + _READ_S
         self.reading = Turns(READERS, wait_s=_READING_WAIT_S)
         """For what endpoints do with bodies and pictures: owners take turns, and polls need no place."""
+        self._waiting = Waiting(jobs.ended)
+        self._end = asyncio.Event()
         self._readers = ThreadPoolExecutor(READERS + _FETCHED, thread_name_prefix="look")
         self._fetched = threading.BoundedSemaphore(_FETCHED)
         self._fetcher = f"fetch:{os.getpid()}:{secrets.token_hex(4)}"
@@ -88,6 +91,8 @@ class Service:
     def close(self) -> None:
         """The process is to end: whoever waits is answered now."""
         self.reading.close()
+        self._waiting.close()
+        self._end.set()
 
     def submit(
         self,
@@ -190,15 +195,26 @@ class Service:
         return self._jobs.cancel(job_id)
 
     async def wait(self, job_id: str, owner: str, timeout_s: float) -> Job:
-        """The job as it is when it has ended, or after `timeout_s`, whichever comes first."""
-        deadline = time.monotonic() + timeout_s
-        pause = _SHORTEST_POLL_S
-        while True:
-            job = await asyncio.to_thread(self.get, job_id, owner)
-            if job.state.final or time.monotonic() >= deadline:
-                return job
-            await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-            pause = min(pause * 1.5, _LONGEST_POLL_S)
+        """The job as it is when it has ended, after `timeout_s`, or when this process is to end (`closing`), whichever
+        comes first."""
+        await self._waiting.until_ended(job_id, timeout_s)
+        return await to_thread.run_sync(self.get, job_id, owner)
+
+    @property
+    def closing(self) -> bool:
+        """This process is to end: what it can't finish now goes on in the next one."""
+        return self._waiting.closed
+
+    async def unless_closing(self, work: Awaitable[_T]) -> _T:
+        """The same, for what may take long and changes nothing. Raises Unavailable once this process is to end."""
+        if not self.closing:
+            task, end = asyncio.ensure_future(work), asyncio.ensure_future(self._end.wait())
+            await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+            end.cancel()
+            if task.done():
+                return task.result()
+            task.add_done_callback(_drop)  # it ends by itself, in a thread that nobody waits for
+        raise Unavailable("the server is shutting down; try again", retry_after_s=5)
 
     def result_path(self, job: Job) -> Path:
         """The encoded result. Raises Conflict while there is none, NotFound after it has expired."""
@@ -232,7 +248,8 @@ class Service:
         """A source whose bytes are here. Raises BadSource."""
         if source.url is None:
             return source
-        return Source(data=await to_thread.run_sync(self.read, source, limiter=self._looks))
+        download = to_thread.run_sync(self.read, source, limiter=self._looks)
+        return Source(data=await self.unless_closing(download))
 
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
         """What would be done. Raises ModelNotFound, ResultImpossible, InvalidField; SourceTooLarge of animations."""
@@ -364,6 +381,11 @@ class Service:
             return future.result(_LOOK_S)
         except FutureTimeout:
             raise SourceUnreadable(f"the picture takes more than {_LOOK_S:g} seconds to look at") from None
+
+
+def _drop(task: "asyncio.Future[Any]") -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def pictures_of(job: Job) -> list[str]:

@@ -33,7 +33,7 @@ LEVELS = (
     ("files.metadata",),
     ("files.foreign",),
     ("plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
-    ("turns",),
+    ("turns", "waiting"),
     ("deliveries", "price", "secret", "weights.manifest", "limits", "files.bleed", "files.film", "files.animation"),
     ("migrations", "jobs", "keys", "uploads", "weights.store", "device", "shim", "stream", "guard"),
     ("fetch", "models", "resample", "weights.own", "weights.download"),
@@ -54,7 +54,7 @@ LEVELS = (
 """From the bottom up: a file imports only from levels below its own. A plural folder's files may import its `base`."""
 
 API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
-API_HALF |= {"webhook", "metrics", "page", "serving", "upkeep", "wire", "app"}
+API_HALF |= {"waiting", "webhook", "metrics", "page", "serving", "upkeep", "wire", "app"}
 WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}

@@ -471,7 +471,8 @@ async def _upscale(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
     job = await place.service.wait(job.id, owner, wait_s)
     if job.state.final:
         return await run_in_threadpool(_ended, place, job)
-    message = f"The task was not done within {wait_s:g} seconds. It goes on: use getResponse."
+    late = f"The task was not done within {wait_s:g} seconds."
+    message = f"{'The server is restarting.' if place.service.closing else late} It goes on: use getResponse."
     return _Answer(_item(_TimedOut(message)) | _named(job), 400)
 
 
@@ -571,8 +572,8 @@ async def _keep(place: _Place, owner: str, task: dict[str, Any], parameter: str)
     try:
         if source.url is not None:
             # Downloads take their time. They are few at once, so that nobody else waits for a thread.
-            data = await to_thread.run_sync(place.service.read, source, limiter=place.shared.downloads)
-            source = Source(data=data)
+            download = to_thread.run_sync(place.service.read, source, limiter=place.shared.downloads)
+            source = Source(data=await place.service.unless_closing(download))
         return await reading.run(owner, _put, place.service, owner, source)
     except BadSource as error:
         raise _located(error, parameter) from error

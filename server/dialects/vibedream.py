@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, Response
+from starlette.concurrency import run_in_threadpool
 
 from server.dialects.base import (
     VENDOR_FORMATS,
@@ -169,16 +170,16 @@ _CallDep = Annotated[_Call, Depends(in_place(_Call))]
 
 @router.post("/models/{model}/generate")
 async def submit(model: str, call: _CallDep, own_bases: OwnBases, body: RawBody) -> Response:
-    reading, owner = call.service.reading, call.caller.id
-    job, sync = await reading.run(owner, _submit, model, call, own_bases, body)
+    owner = call.caller.id
+    job, sync, submitted = await call.service.reading.run(owner, _submit, model, call, own_bases, body)
     del body  # it may be large, and the wait long
     if sync:
-        job = await call.service.wait(job.id, call.caller.id, call.service.config.sync_wait_s)
-    answer = call.both if sync and job.state.final else call.submitted
-    return json_response(await reading.run(owner, answer, job))  # what it costs may depend on its picture's size
+        job = await call.service.wait(job.id, owner, call.service.config.sync_wait_s)
+    return json_response(await run_in_threadpool(call.both, job) if sync and job.state.final else submitted)
 
 
-def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> tuple[Job, bool]:
+def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> tuple[Job, bool, dict[str, Any]]:
+    """The job, whether to wait for its end, and what to answer without."""
     if model != MODEL:
         raise NotFound(f"model {cut(model)} not found")
     body = read_object(raw)
@@ -192,7 +193,7 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> 
         request=kept,
         strict=False,
     )
-    return job, sync
+    return job, sync, call.submitted(job)
 
 
 @router.get("/predictions/{prediction_id}")

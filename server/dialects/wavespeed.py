@@ -267,9 +267,9 @@ def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
     return "v3," + hmac.new(key, f"{webhook_id}.{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
-def _timed_out(prediction: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _unfinished(prediction: dict[str, Any], why: str) -> dict[str, Any]:
     """A prediction that a synchronous request could not wait for."""
-    error = f"Sync mode timed out after {seconds:g} seconds. The prediction is still processing asynchronously."
+    error = f"{why} The prediction is still processing asynchronously."
     return prediction | {"status": "processing", "code": 5004, "error": error}
 
 
@@ -525,7 +525,10 @@ async def submit(
     wait_s = call.service.config.sync_wait_s
     job = await call.service.wait(job.id, call.caller.id, wait_s)
     prediction = await run_in_threadpool(call.answer, job)
-    return _success(prediction if job.state.final else _timed_out(prediction, wait_s))
+    if job.state.final:
+        return _success(prediction)
+    why = "The server is restarting." if call.service.closing else f"Sync mode timed out after {wait_s:g} seconds."
+    return _success(_unfinished(prediction, why))
 
 
 def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Request, raw: bytes) -> tuple[Job, bool]:
