@@ -31,6 +31,7 @@ def serve(
 def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
     """The API process of `serve`."""
     import socket
+    import sys
 
     from server.app import create_app
     from server.launch import watch_parent
@@ -39,6 +40,8 @@ def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
 
     configure_logs()
     watch_parent()
+    # Threads that read pictures hand the interpreter to the one that answers, sooner than by themselves.
+    sys.setswitchinterval(0.001)
     server_of(create_app(load_config())).run(sockets=[socket.socket(fileno=fd)])
 
 
