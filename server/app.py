@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 import anyio
 import structlog
@@ -54,12 +54,16 @@ from server.webhook import Sender
 from server.weights.catalog import Catalog
 
 log = structlog.get_logger()
+_T = TypeVar("_T")
 
-FETCHERS = 4
-"""Downloads at a time; a slow one takes a thread, not a worker."""
-SENDERS = 2
-"""Webhooks and results on their way to callers at a time."""
+FETCHERS = 24
+"""Downloads at a time. They wait for others' machines and take next to nothing meanwhile; of one owner, and from one
+host, only some are on their way at a time, see turns.py."""
+SENDERS = 24
+"""Webhooks and results on their way to callers at a time; likewise."""
 _IDLE_S = 0.2
+_BROKEN_S = 1.0
+"""Before work is asked for again where asking failed."""
 _UPKEEP_S = 60.0
 _STOP_S = 2.0
 _THREADS = 8
@@ -108,8 +112,9 @@ def create_app(config: Config) -> FastAPI:
 def _background(service: Service, sender: Sender, upkeep: Upkeep, metrics: Metrics) -> Iterator[None]:
     """Fetchers, senders, upkeep and counting, for as long as the server runs."""
     stop = threading.Event()
-    fetchers = [(f"fetch-{n}", service.fetch_next, _IDLE_S) for n in range(FETCHERS)]
-    senders = [(f"send-{n}", sender.send_next, _IDLE_S) for n in range(SENDERS)]
+    fetch, send = _Crew(stop, service.claim_fetch, service.fetch), _Crew(stop, sender.claim, sender.attempt)
+    fetchers = [(f"fetch-{n}", fetch.once, _IDLE_S) for n in range(FETCHERS)]
+    senders = [(f"send-{n}", send.once, _IDLE_S) for n in range(SENDERS)]
     others = [("upkeep", upkeep.once, _UPKEEP_S), ("count", metrics.count, COUNT_S)]
     threads = [
         threading.Thread(target=_repeat, args=(stop, work, idle_s), name=name, daemon=True)
@@ -125,6 +130,31 @@ def _background(service: Service, sender: Sender, upkeep: Upkeep, metrics: Metri
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         service.release_fetches()
+
+
+class _Crew(Generic[_T]):
+    """Threads that do the same work. One of those that are free asks for it, the others wait until it has found some:
+    so many that ask would keep the database busy."""
+
+    def __init__(self, stop: threading.Event, claim: Callable[[], _T | None], work: Callable[[_T], object]) -> None:
+        self._stop = stop
+        self._claim = claim
+        self._work = work
+        self._asking = threading.Lock()
+
+    def once(self) -> bool:
+        """Wait for something to do, and do it. False: this thread is to end."""
+        found: _T | None = None
+        with self._asking:
+            try:
+                while not self._stop.is_set() and (found := self._claim()) is None:
+                    self._stop.wait(_IDLE_S)
+            except Exception:
+                self._stop.wait(_BROKEN_S)  # before the next of them asks
+                raise
+        if found is not None:
+            self._work(found)
+        return found is not None
 
 
 def _repeat(stop: threading.Event, work: Callable[[], object], idle_s: float) -> None:

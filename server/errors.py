@@ -11,6 +11,7 @@
     ├── MethodNotAllowed          405
     ├── Conflict                  409  the job is in a state that does not allow this
     ├── TooLarge                  413  the request body is over the limit
+    │   └── HeadTooLarge          431  the request's head is: its address and header fields
     ├── UnsupportedMedia          415  the body is not of a kind that is read here
     ├── RangeNotSatisfiable       416  none of the bytes that were asked for are in the file
     ├── TooManyRequests           429  the queue is full, or a limit of the key is reached
@@ -87,6 +88,10 @@ class Conflict(UpscaleError):
 
 class TooLarge(UpscaleError):
     status, code = 413, "too_large"
+
+
+class HeadTooLarge(TooLarge):
+    status, code = 431, "head_too_large"
 
 
 class UnsupportedMedia(UpscaleError):

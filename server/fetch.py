@@ -1,9 +1,11 @@
 """Where a source picture comes from: an address, one of our own files, or the bytes themselves."""
 
 import base64
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import httpx
@@ -115,41 +117,53 @@ def download(url: str, config: Config, resolver: Resolver | None = None) -> byte
 
     Ends within `config.fetch_timeout_s`, however slowly the other side drips. `resolver`: see guard.request.
     """
+    file = io.BytesIO()
+    download_to(file, url, config, resolver)
+    return file.getvalue()
+
+
+def download_to(file: "Writable", url: str, config: Config, resolver: Resolver | None = None) -> None:
+    """The same into a file, so that many downloads at a time take little memory."""
     try:
-        return run(lambda: _download(url, config, resolver), config.fetch_timeout_s)
+        run(lambda: _download(file, url, config, resolver), config.fetch_timeout_s)
     except NotAllowed as error:
         raise SourceNotAllowed("the picture's address is not one that this server may fetch from") from error
     except Unreachable as error:
         raise SourceUnreachable(f"the picture could not be downloaded: {error}") from error
 
 
-async def _download(url: str, config: Config, resolver: Resolver | None) -> bytes:
+class Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+async def _download(file: Writable, url: str, config: Config, resolver: Resolver | None) -> None:
     for _ in range(MAX_REDIRECTS + 1):
-        answer = await _ask(url, config, resolver)
-        if isinstance(answer, bytes):
-            return answer
-        url = answer
+        target = await _ask(file, url, config, resolver)
+        if target is None:
+            return
+        url = target
     raise SourceUnreachable(f"the picture's address redirects more than {MAX_REDIRECTS} times")
 
 
-async def _ask(url: str, config: Config, resolver: Resolver | None) -> bytes | str:
-    """One request: the body, or the address that it redirects to."""
+async def _ask(file: Writable, url: str, config: Config, resolver: Resolver | None) -> str | None:
+    """One request: the address that it redirects to, or None when its body is in the file."""
     async with request("GET", url, config, config.fetch_timeout_s, _HEADERS, resolver=resolver) as response:
         if response.next_request is not None:
             return str(response.next_request.url)
         if response.status_code != 200:
             raise Unreachable(f"its server answered {response.status_code}")
-        return await _read(response, config.max_source_bytes)
+        await _read(file, response, config.max_source_bytes)
+        return None
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes:
+async def _read(file: Writable, response: httpx.Response, limit: int) -> None:
     too_large = SourceTooLarge(f"the picture's file is over this server's limit of {limit} bytes")
     length = response.headers.get("Content-Length", "")
-    if length.isdecimal() and int(length) > limit:
+    if length.isdecimal() and len(length) < 20 and int(length) > limit:
         raise too_large
-    data = bytearray()
+    size = 0
     async for chunk in response.aiter_raw():
-        data += chunk
-        if len(data) > limit:
+        size += len(chunk)
+        if size > limit:
             raise too_large
-    return bytes(data)
+        file.write(chunk)

@@ -6,6 +6,7 @@ Everything here is synchronous and short, but `wait`. Dialects call it from thei
 import asyncio
 import os
 import secrets
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from anyio import CapacityLimiter, to_thread
 
 from server.blobs import Blobs, new_key
 from server.config import Config
+from server.creativity import recipe
 from server.deliveries import Delivery
 from server.errors import (
     BadSource,
@@ -28,7 +30,7 @@ from server.errors import (
     SourceUnreadable,
     UpscaleError,
 )
-from server.fetch import Source, download, own_file, own_job
+from server.fetch import Source, download, download_to, own_file, own_job
 from server.files.picture import Header, read_header
 from server.job import Job, Params, State
 from server.jobs import MAX_ATTEMPTS, Jobs, WorkerInfo
@@ -38,13 +40,12 @@ from server.plan import (
     Plan,
     check_animation,
     check_result,
-    enlargement,
     estimate,
     make_plan,
-    result_size,
 )
+from server.rates import REFINER, read_rates
 from server.uploads import Uploads
-from server.weights.catalog import Catalog, DeviceKind
+from server.weights.catalog import Catalog, Content, DeviceKind
 from server.weights.faces import face_weights
 
 log = structlog.get_logger()
@@ -52,6 +53,10 @@ log = structlog.get_logger()
 _SHORTEST_POLL_S, _LONGEST_POLL_S = 0.01, 0.25
 _OUTAGE_S = 10.0
 """Before a fetch is tried again that failed because of our own disk or database."""
+_READ_S = 15.0
+"""For reading and keeping a picture, beside the time for its download."""
+_FETCHED = 2
+"""Pictures that have been fetched, and are read at a time."""
 LOOKS = 4
 """Pictures downloaded at a time while their callers wait, only to learn what they are."""
 
@@ -64,6 +69,8 @@ class Service:
         self.catalog = catalog
         self._jobs = jobs
         self._looks = CapacityLimiter(LOOKS)
+        self._fetch_s = config.fetch_timeout_s + _READ_S
+        self._fetched = threading.BoundedSemaphore(_FETCHED)
         self._fetcher = f"fetch:{os.getpid()}:{secrets.token_hex(4)}"
 
     def submit(
@@ -232,17 +239,31 @@ class Service:
         size, frames = (source.size, source.frames) if isinstance(source, Header) else (source, 1)
         if params.animation != "keep":
             frames = 1
-        ratio = enlargement(size, result_size(size, params))
-        shape = self.catalog.choose(params, ratio=ratio, device=self._device()).shape
-        plan = make_plan(size, params, shape, frames)
+        content: Content = "photo" if params.content == "auto" else params.content
+        rates = read_rates(self.config.cache_dir)
+        networks = self.catalog.choose(params, size, frames=frames, device=self._device(), content=content, rates=rates)
+        beside = None if networks.fidelity is None else networks.fidelity.shape
+        plan = make_plan(size, params, networks.main.shape, frames, beside=beside, name=networks.name)
+        if plan.passes and networks.choice.note is not None:
+            plan = replace(plan, notes=(networks.choice.note,))
         check_result(plan.result, params, self.config.max_result_pixels)
         limits = self.config.max_source_pixels, self.config.max_result_pixels
         check_animation(frames, size, plan.result, params, *limits)
         return plan
 
     def estimate(self, plan: Plan, params: Params) -> Estimate:
-        """What it would take, by what jobs with that network have taken here of late."""
-        return estimate(plan, params, self._jobs.speed(plan.model))
+        """What it would take: by what jobs with those networks took here of late, else by their measured speed."""
+        rates = read_rates(self.config.cache_dir)
+        seconds: float | None = 0.0
+        if plan.passes:
+            speed = self._jobs.speed(plan.model)
+            if speed is None and all(name in rates for name in plan.networks):
+                speed = 1 / sum(1 / rates[name] for name in plan.networks)
+            seconds = plan.network_pixels / speed if speed else None
+        steps = recipe(params.creativity or 0.0).steps
+        if seconds is not None and plan.passes and steps and REFINER in rates:
+            seconds += plan.frames * plan.result[0] * plan.result[1] * steps / rates[REFINER]
+        return estimate(plan, params, seconds)
 
     def why_no_faces(self) -> str | None:
         """Why faces can't be restored here, or None when they can."""
@@ -262,15 +283,22 @@ class Service:
 
     def fetch_next(self) -> bool:
         """Fetch the source of one waiting job. False when none waits."""
+        job = self.claim_fetch()
+        if job is not None:
+            self.fetch(job)
+        return job is not None
+
+    def claim_fetch(self) -> Job | None:
+        """The next job whose source is to be fetched, for `fetch`."""
         # The lease outlasts the download's own time limit, so that only a dead process loses it.
-        job = self._jobs.claim_fetch(self._fetcher, seconds=self.config.fetch_timeout_s + 15)
-        if job is None:
-            return False
+        return self._jobs.claim_fetch(self._fetcher, self._fetch_s)
+
+    def fetch(self, job: Job) -> None:
         assert job.source_url is not None
         if job.attempt > MAX_ATTEMPTS:
             reason = SourceUnreadable(f"the server's process died {MAX_ATTEMPTS} times while it read this picture")
             self._jobs.fail_fetch(job.id, self._fetcher, reason)
-            return True
+            return
         with structlog.contextvars.bound_contextvars(job=job.id):
             try:
                 self._fetch(job, job.source_url)
@@ -284,7 +312,6 @@ class Service:
                 else:
                     log.exception("fetching broke")
                     self._jobs.fail_fetch(job.id, self._fetcher, SourceUnreachable("the picture could not be fetched"))
-        return True
 
     def release_fetches(self) -> None:
         """This process ends: others may fetch what it was about to."""
@@ -300,10 +327,15 @@ class Service:
     # --- within -----------------------------------------------------------------------------------------------------
 
     def _fetch(self, job: Job, url: str) -> None:
-        data = download(url, self.config)
-        self._check_source(data, job.params)
         key = new_key()
-        self.blobs.put(key, data)
+        with self.blobs.scratch() as file:
+            download_to(file, url, self.config)
+            self._jobs.hold_fetch(job.id, self._fetcher, self._fetch_s)
+            with self._fetched:  # few pictures are in memory at a time, however many downloads are on their way
+                self._jobs.hold_fetch(job.id, self._fetcher, self._fetch_s)
+                data = file.read()
+                self._check_source(data, job.params)
+                self.blobs.put(key, data)
         if self._jobs.give_source(job.id, self._fetcher, key):
             log.info("source fetched", bytes=len(data))
         else:

@@ -19,6 +19,16 @@ Frame = Callable[[], AbstractAsyncContextManager[str]]
 KEEP_S = 120.0
 """How long what could not be delivered, and a session without a socket, may be asked for again."""
 
+LET_IN = "upscale.let_in"
+"""Name of the extension in a socket's scope by which larger messages are let in; see wire.py."""
+
+
+def let_in(socket: WebSocket) -> None:
+    """Its caller is known: from now on large messages are taken."""
+    extension = (socket.scope.get("extensions") or {}).get(LET_IN)
+    if extension is not None:
+        extension["call"]()
+
 
 async def next_frame(socket: WebSocket, session: "Session | None", idle_s: float) -> str | None:
     """What comes next. None: the caller has gone, or was sent away, having said nothing for `idle_s` while nothing was

@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -44,7 +45,7 @@ class Dialect(Protocol):
 class Webhook:
     """What one attempt to tell a caller about its job posts."""
 
-    body: bytes
+    body: bytes | Path
     headers: dict[str, str]
 
 

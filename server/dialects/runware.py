@@ -96,7 +96,7 @@ from server.job import MAX_SEED, Job, Params, State
 from server.outage import outage_of
 from server.service import Service
 from server.serving import Inline, json_response, to_json
-from server.session import Session, Sessions, next_frame, say
+from server.session import Session, Sessions, let_in, next_frame, say
 from server.uploads import Upload
 
 NAME = "runware"
@@ -808,6 +808,7 @@ async def _join(place: _Place, socket: WebSocket, session: Session | None, task:
         return session
     if session is not None:
         session.leave(socket)
+    let_in(socket)
     session = place.shared.sessions.open(owner, task.get("connectionSessionUUID") or (session and session.id))
     answer = _Answer({"taskType": "authentication", "connectionSessionUUID": session.id})
     await say(socket, answer.frame())
