@@ -22,7 +22,7 @@ venv: .venv/installed
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@# basicsr comes as source only; built in isolation it would download all of torch a second time.
-	@$(INSTALL) "$$(grep '^setuptools==' requirements.lock)"
+	@awk '/^[^ ]/ {wanted = /^setuptools==/} wanted' requirements.lock | $(INSTALL) -r -
 	@$(INSTALL) --no-build-isolation-package basicsr -r requirements.lock
 	@$(INSTALL) -e .
 	@# An older client that is still in use, and the newest of another vendor, which has the import name of its older one
@@ -55,10 +55,13 @@ verify-official: venv
 	@test -n "$(PICTURES)" || { echo 'error: say which pictures: make verify-official PICTURES="one.jpg two.jpg"' >&2; exit 1; }
 	@$(RUN) benchmarks.verify_official $(PICTURES)
 
-# New exact versions. The overrides in pyproject.toml keep out two packages that we must not have.
+# New exact versions, with the hashes of their files, which every installation is held against. The overrides in
+# pyproject.toml keep out two packages that we must not have. The clients beside keep their versions.
+COMPILE := .venv/bin/uv pip compile --universal --generate-hashes --no-annotate --no-header --upgrade --quiet
 lock: venv
-	@.venv/bin/uv pip compile pyproject.toml --group dev --extra postgres --extra sdxl --extra otel --universal --python-version 3.10 \
-		--no-annotate --no-header --upgrade --quiet -o requirements.lock
+	@$(COMPILE) pyproject.toml --group dev --extra postgres --extra sdxl --extra otel --python-version 3.10 -o requirements.lock
+	@echo wavespeed==1.0.3 | $(COMPILE) - --no-deps --python-version 3.10 -o tests/old-clients.lock
+	@echo runware-sdk==1.8.0 | $(COMPILE) - --python-version 3.11 -o tests/new-clients.lock
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

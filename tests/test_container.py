@@ -106,6 +106,46 @@ def test_all_that_it_installs_is_locked() -> None:
         assert re.match(r"[\w-]+", each)[0].lower() in locked, each  # type: ignore[index]
 
 
+LOCKS = ("requirements.lock", "tests/old-clients.lock", "tests/new-clients.lock")
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_locked_package_has_hashes_and_no_lock_names_a_registry(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    packages = re.split(r"^(?=\S)", text, flags=re.MULTILINE)[1:]
+    assert packages
+    for package in packages:
+        head, *rest = package.rstrip().split(" \\\n    ")
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.+!]+( ; .+)?", head), head
+        assert rest and all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", each) for each in rest), head
+    assert "://" not in text and "index" not in re.sub(r"[0-9a-f]{64}", "", text).split("==")[0]
+
+
+def test_what_reads_the_lock_by_pattern_finds_what_it_wants() -> None:
+    """The commands of the Makefile, the Dockerfile and docs/offline.md, on the lock as it is."""
+    texts = [(ROOT / name).read_text("utf-8") for name in ("Makefile", "Dockerfile.cuda", "docs/offline.md")]
+    blocks = {each for text in texts for each in re.findall(r"awk '(/.*?wanted)' requirements\.lock", text)}
+    assert len(blocks) == 3
+    for program in blocks:
+        found = subprocess.run(
+            ["awk", program, "requirements.lock"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        heads = [line for line in found.stdout.splitlines() if line[0] != " "]
+        hashes = [line for line in found.stdout.splitlines() if line[0] == " "]
+        assert heads and len(hashes) >= len(heads)
+        if "!" not in program:
+            assert re.fullmatch(r"(setuptools|basicsr)==[\d.]+ \\", *heads)
+    patterns = {
+        each for text in texts for each in re.findall(r"grep (?:-o|--only-matching) '(.*?)' requirements\.lock", text)
+    }
+    assert len(patterns) == 2
+    for pattern in patterns:
+        found = subprocess.run(
+            ["grep", "-o", pattern, "requirements.lock"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert all(re.fullmatch(r"[a-z0-9-]+==[\w.+!]+", line) for line in found.stdout.splitlines())
+
+
 @pytest.mark.parametrize(("ready", "code"), [(True, 0), (False, 1)])
 def test_the_health_check_says_whether_a_worker_is_ready(live_server: LiveServer, ready: bool, code: int) -> None:
     live = live_server()
