@@ -18,6 +18,7 @@ LEVELS = (
     (
         "errors",
         "disk",
+        "written",
         "content",
         "kernels.network",
         "kernels.lanczos",
