@@ -21,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from server.errors import NotFound, RangeNotSatisfiable
-from server.formats import sniff
+from server.formats import SNIFFED_BYTES, sniff
 
 _PIECE_BYTES = 3 << 18
 """A multiple of 3: the base64 of the pieces, joined, is that of the whole."""
@@ -38,7 +38,7 @@ def picture(path: Path, filename: str, request: Request) -> Response:
     What is no picture is never shown by a browser, only saved.
     """
     with _open(path) as start:
-        mime = sniff(start.read(32))
+        mime = sniff(start.read(SNIFFED_BYTES))
         status = os.fstat(start.fileno())
     response = FileResponse(
         path,

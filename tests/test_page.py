@@ -160,10 +160,10 @@ def test_a_picture_is_dropped_and_its_result_comes_out(live: Live, visit: Visito
 
     job = live.worker.claim()
     live.worker.jobs.heartbeat(job, 0.25)
-    expect(card).to_contain_text("1 of 4 tiles")
+    expect(card).to_contain_text("Working, 25 %")
     time.sleep(0.3)
     live.worker.jobs.heartbeat(job, 0.5)
-    expect(card).to_contain_text(re.compile("Working, 2 of 4 tiles, about (a second|[0-9] s) left"))
+    expect(card).to_contain_text(re.compile("Working, 50 %, about (a second|[0-9] s) left"))
     assert card.get_by_role("progressbar").evaluate("bar => bar.value") == 0.5
 
     live.worker.finish(job)

@@ -175,6 +175,7 @@ def to_response(job: Job, base_url: str) -> dict[str, Any]:
         "id": job.id,
         "state": job.state.value,
         "progress": round(job.progress, 4),
+        "stage": job.stage if job.state is State.RUNNING else None,
         "dialect": job.dialect,
         "params": job.params.to_dict(),
         "created_at": iso_time(job.created_at),
