@@ -39,7 +39,7 @@ def main() -> None:
     (FOLDER / "after.png").write_bytes(result)
     before, after = Image.open(PHOTO).convert("RGB"), Image.open(BytesIO(result)).convert("RGB")
     side_by_side(before, after, job["model"]).save(FOLDER / "before_after.png")
-    print(f"{before.width}×{before.height} → {after.width}×{after.height} in {seconds:.1f} s, upload and download included")
+    print(f"{before.width}×{before.height} → {after.width}×{after.height} in {seconds:.1f} s, transfers included")
     print(f"network:            {job['model']} ({job['model_form']})")
     for note in job["notes"]:
         print(f"note:               {note}")
@@ -86,7 +86,8 @@ def upscale(client: httpx.Client, photo: Path) -> tuple[bytes, Mapping[str, Any]
     """Upload, submit, poll, download: what every client of the hosted API does. The picture, and what the server's own
     API says of how it was made."""
     upload = client.post("/api/v3/media/upload/binary", files={"file": photo.open("rb")}).raise_for_status()
-    request = {"image": upload.json()["data"]["download_url"], "target_resolution": "2k", "output_format": "png"}
+    image = upload.json()["data"]["download_url"]
+    request = {"image": image, "target_resolution": "2k", "output_format": "png"}
     submit = client.post("/api/v3/wavespeed-ai/image-upscaler", json=request).raise_for_status()
     job = submit.json()["data"]
     print(f"job {job['id']}: {job['status']}", flush=True)

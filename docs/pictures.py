@@ -1,7 +1,7 @@
 """The pictures in README.md and docs/creativity.md, made anew from the demo's photo: `python -m docs.pictures`.
 
-Each is made by a command that anyone can run, `python -m server upscale`, with the network named, so that a slow machine
-makes the same pictures as a fast one. Takes a minute or two on two cores.
+Each comes from a command that anyone can run, `python -m server upscale`, with the network named, so that a slow
+machine makes the same pictures as a fast one. Takes a minute or two on two cores.
 """
 
 import subprocess
