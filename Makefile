@@ -23,8 +23,8 @@ venv: .venv/installed
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@# basicsr comes as source only; built in isolation it would download all of torch a second time.
 	@awk '/^[^ ]/ {wanted = /^setuptools==/} wanted' requirements.lock | $(INSTALL) -r -
-	@$(INSTALL) --no-build-isolation-package basicsr -r requirements.lock
-	@$(INSTALL) -e .
+	@$(INSTALL) --compile-bytecode --no-build-isolation-package basicsr -r requirements.lock
+	@$(INSTALL) -e . && .venv/bin/python -m compileall -q server
 	@# An older client that is still in use, and the newest of another vendor, which has the import name of its older one
 	@# and wants Python 3.11: each beside the others, in a folder of its own. The suite runs them all.
 	@$(INSTALL) --target .venv/old-clients -r tests/old-clients.lock
