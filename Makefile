@@ -12,7 +12,7 @@ INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
 
 .PHONY: venv demo serve test lint format lock clean verify-official
 
-venv: .venv/installed
+venv: .venv/installed .venv/kernels
 
 .venv/installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; install one, or say make PYTHON=…" >&2; exit 1; }
@@ -27,6 +27,11 @@ venv: .venv/installed
 	@$(INSTALL) -e .
 	@# An older client that is still in use, beside the current one; the suite runs both.
 	@$(INSTALL) --target .venv/old-clients wavespeed==1.0.3
+	@touch $@
+
+# Compiled ahead, so that no job waits for a compiler. Without one, torch does their work.
+.venv/kernels: .venv/installed $(wildcard server/kernels/*.cpp server/kernels/*.h) server/kernels/build.py
+	@$(RUN) server.kernels || true
 	@touch $@
 
 demo: venv

@@ -26,7 +26,7 @@ LEVELS = (
         "files.jpeg",
         "files.fields",
     ),
-    ("files.timing", "files.canvas", "kernels"),
+    ("files.timing", "files.canvas", "kernels", "kernels.__main__"),
     ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries"),
     ("files.png", "files.gif", "files.apng", "files.webp"),
     ("job",),
@@ -54,7 +54,7 @@ LEVELS = (
 
 API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
 API_HALF |= {"webhook", "metrics", "page", "serving", "upkeep", "app"}
-WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
+WORKER_HALF = {"kernels", "kernels.__main__", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
 WORKER_HALF |= {"refiners", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
