@@ -12,7 +12,7 @@ INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
 
 .PHONY: venv demo serve test lint format lock clean verify-official
 
-venv: .venv/installed
+venv: .venv/installed .venv/kernels
 
 .venv/installed: requirements.lock pyproject.toml tests/old-clients.lock tests/new-clients.lock
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; install one, or say make PYTHON=…" >&2; exit 1; }
@@ -30,6 +30,11 @@ venv: .venv/installed
 	@$(INSTALL) --target .venv/old-clients -r tests/old-clients.lock
 	@! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		$(INSTALL) --target .venv/new-clients -r tests/new-clients.lock
+	@touch $@
+
+# Compiled ahead, so that no job waits for a compiler. Without one, torch does their work.
+.venv/kernels: .venv/installed $(wildcard server/kernels/*.cpp server/kernels/*.h) server/kernels/build.py
+	@$(RUN) server.kernels || true
 	@touch $@
 
 demo: venv
