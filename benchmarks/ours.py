@@ -1,6 +1,8 @@
 """Pictures through the server's own code, as jobs go through it, but without files and requests."""
 
+import shutil
 import tempfile
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,9 @@ class Ours:
     """`weights`: the folder of installed checkpoints. No network is passed over for the time that it takes."""
 
     def __init__(self, device: str = "auto", weights: Path | None = None) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        data = Path(self._folder.name)
-        config = Config(device=device, data_dir=data, weights_dir=weights, auto_seconds=1e9)
+        self._folder = Path(tempfile.mkdtemp(prefix="upscale-benchmark-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        config = Config(device=device, data_dir=self._folder, weights_dir=weights, auto_seconds=1e9)
         self.catalog = Catalog.of(config)
         self._upscaler = Upscaler(config, self.catalog)
         # Nothing is chosen by its time here, so that no time need be measured.
@@ -37,7 +39,7 @@ class Ours:
 
     def timed(self, pixels: Pixels, **params: Any) -> tuple[Pixels, dict[str, float]]:
         """The result and the seconds of each step."""
-        target = Path(self._folder.name) / "result"
+        target = self._folder / "result"
         data: bytes = pyvips.Image.new_from_array(pixels).pngsave_buffer(compression=1)
         wanted = Params(**(params if "target" in params else {"scale": float(SCALE)} | params))
         ctx = self._upscaler.run(self._upscaler.prepare(wanted, data, target))

@@ -103,6 +103,11 @@ def _theme(rng: np.random.Generator) -> tuple[Colour, Colour]:
     return THEMES[rng.integers(len(THEMES))]
 
 
+def face(name: str) -> str:
+    """The file of a font, by its name."""
+    return next(each for each in fonts() if each.endswith(name))
+
+
 def _face(rng: np.random.Generator, part: str = "") -> str:
     faces = [each for each in fonts() if part in each and "Oblique" not in each and "Italic" not in each]
     return faces[rng.integers(len(faces))]
