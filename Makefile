@@ -14,7 +14,7 @@ INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
 
 venv: .venv/installed
 
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml tests/old-clients.lock tests/new-clients.lock
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; install one, or say make PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { echo "error: $(PYTHON) is not Python 3.10, 3.11 or 3.12" >&2; exit 1; }
 	@test -d .venv/lib || test "$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}')" -ge $(NEEDED_GB) || { echo "error: less than $(NEEDED_GB) GB free here; torch with CUDA needs them" >&2; exit 1; }
@@ -25,8 +25,11 @@ venv: .venv/installed
 	@$(INSTALL) "$$(grep '^setuptools==' requirements.lock)"
 	@$(INSTALL) --no-build-isolation-package basicsr -r requirements.lock
 	@$(INSTALL) -e .
-	@# An older client that is still in use, beside the current one; the suite runs both.
-	@$(INSTALL) --target .venv/old-clients wavespeed==1.0.3
+	@# An older client that is still in use, and the newest of another vendor, which has the import name of its older one
+	@# and wants Python 3.11: each beside the others, in a folder of its own. The suite runs them all.
+	@$(INSTALL) --target .venv/old-clients -r tests/old-clients.lock
+	@! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		$(INSTALL) --target .venv/new-clients -r tests/new-clients.lock
 	@touch $@
 
 demo: venv

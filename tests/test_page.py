@@ -152,7 +152,7 @@ def test_a_picture_is_dropped_and_its_result_comes_out(live: Live, visit: Visito
     hand_over(page, "drop", "holiday.png", picture(900, 600))
     card = seen.card("holiday.png")
     expect(card).to_contain_text("900 × 600 → 3600 × 2400 · 4 tiles")
-    expect(page.locator("#summary")).to_have_text("1 picture, 4 tiles. Network: perceptual-x4.")
+    expect(page.locator("#summary")).to_have_text("1 picture, 4 tiles. Network: fidelity-x4.")
     page.get_by_label("2×").check()
     expect(card).to_contain_text("900 × 600 → 1800 × 1200 · 4 tiles")
     seen.send()
@@ -160,10 +160,10 @@ def test_a_picture_is_dropped_and_its_result_comes_out(live: Live, visit: Visito
 
     job = live.worker.claim()
     live.worker.jobs.heartbeat(job, 0.25)
-    expect(card).to_contain_text("1 of 4 tiles")
+    expect(card).to_contain_text("Working, 25 %")
     time.sleep(0.3)
     live.worker.jobs.heartbeat(job, 0.5)
-    expect(card).to_contain_text(re.compile("Working, 2 of 4 tiles, about (a second|[0-9] s) left"))
+    expect(card).to_contain_text(re.compile("Working, 50 %, about (a second|[0-9] s) left"))
     assert card.get_by_role("progressbar").evaluate("bar => bar.value") == 0.5
 
     live.worker.finish(job)
@@ -246,7 +246,7 @@ def test_a_running_job_is_cancelled(live: Live, visit: Visitor, picture: Picture
     card = seen.give("p.png", picture())
     seen.send()
     job = live.worker.claim()
-    expect(card).to_contain_text("Working")
+    expect(card).to_contain_text("Loading the networks")
     card.get_by_role("button", name="Cancel").click()
     expect(card).to_contain_text("Cancelling")
     expect(card).to_be_focused()  # as the button is gone

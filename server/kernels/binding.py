@@ -62,6 +62,8 @@ def open_library(path: Path) -> ctypes.CDLL:
     found.winograd_end.restype = None
     found.winograd_bytes.argtypes = [pointer, number, number, number]
     found.winograd_bytes.restype = ctypes.c_size_t
+    found.colour_reduce.argtypes = (picture, number, number, number, pointer, number)
+    found.colour_correct.argtypes = (picture, picture, *[number] * 3, pointer, number)
     axis = (pointer, pointer, number)
     found.lanczos_rows.argtypes = (picture, number, picture, *[number] * 4, *axis, *axis, picture, *[number] * 3)
     return found

@@ -68,6 +68,7 @@ void give(Block block) {
 
 constexpr int AREA = 5200;   // pixels of a block of 64 features, those around it included: two stay in the cache
 constexpr int HIGHEST = 48;  // rows of a block
+constexpr int BLOCK = 24;    // tiles of a block of a layer by itself
 constexpr int SMALL = 9600;  // pixels of a picture whose whole maps stay there
 
 // The columns of a block of `h` rows, where each of its pixels takes `floats`, `around` more rows and columns among
@@ -96,11 +97,11 @@ struct Net {
     Layer source;
     const int packed = padded(channels * unshuffle * unshuffle);
     const int high = std::min(HIGHEST, rounded_up(H)), F = padded(features);
-    // A layer by itself, from one whole map to another: blocks of T tiles, about, or of fewer, for there to be some for
+    // A layer by itself, from one whole map to another: blocks of BLOCK tiles, about, or of fewer, for there to be some for
     // each thread. All such layers have the same blocks, see Run::before.
     const auto alone = [&](const Layer& layer) {
       const int across = ceil_div(W, TILE), down = ceil_div(H, TILE);
-      const int tiles = std::clamp(ceil_div(down * across, threads), TILE, T);
+      const int tiles = std::clamp(ceil_div(down * across, threads), TILE, BLOCK);
       const int wide = ceil_div(across, ceil_div(across, tiles));
       p.add({layer}, H, W, TILE * std::max(1, tiles / wide), TILE * wide);
     };
