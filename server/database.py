@@ -64,6 +64,8 @@ jobs = Table(
     Column("error_code", String(64)),
     Column("error_message", Text),
     Index("jobs_waiting", "state", "priority", "created_at"),
+    Index("jobs_unfetched", "state", "source_key"),
+    Index("jobs_backlog", "state", "dialect", "created_at"),
     Index("jobs_owned", "owner", "created_at"),
     Index("jobs_unended", "owner", "state"),
     Index("jobs_ended", "finished_at"),

@@ -53,6 +53,8 @@ from server.weights.choice import DeviceKind
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""
 
+_GOOD_FOR = 50
+"""Times that counting the queue takes, its count is good for."""
 _AT_ONCE = 500
 """Ids in one statement."""
 _RECENT = 20
@@ -88,6 +90,21 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """What is counted of a job that has ended."""
+
+    id: str
+    dialect: str
+    state: str
+    error_code: str | None
+    attempt: int
+    created_at: float
+    finished_at: float
+    result: Mapping[str, Any] | None
+    """As Result.to_dict has it."""
+
+
+@dataclass(frozen=True)
 class Backlog:
     """Jobs of one dialect and state that have not ended."""
 
@@ -104,6 +121,8 @@ class Jobs:
         self._passing = passing(engine)
         self._lease_s = lease_s
         self._max_queue = max_queue
+        self._room = 0
+        self._room_until = 0.0
 
     # --- for callers ------------------------------------------------------------------------------------------------
 
@@ -118,8 +137,7 @@ class Jobs:
         with self._engine.begin() as db:
             if job.external_id is not None and db.execute(select(jobs.c.id).where(taken)).first():
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already")
-            waiting = select(func.count()).select_from(jobs).where(jobs.c.state == State.QUEUED.value)
-            if job.state is State.QUEUED and db.execute(waiting).scalar_one() >= self._max_queue:
+            if job.state is State.QUEUED and not self._has_room(db):
                 raise TooManyRequests("the queue is full; try again later")
             priority = job.priority + admit(db, job.owner, waits=not job.state.final)
             try:
@@ -199,10 +217,14 @@ class Jobs:
             rows = db.execute(query.group_by(jobs.c.dialect, jobs.c.state))
             return [Backlog(dialect, State(state), number, oldest) for dialect, state, number, oldest in rows]
 
-    def ended_since(self, finished_at: float) -> Sequence[Job]:
-        query = select(*_COLUMNS).where(jobs.c.finished_at >= finished_at).order_by(jobs.c.finished_at)
+    def ended_between(self, start: float, stop: float) -> Sequence[Ended]:
+        """Jobs that ended then, stop included."""
+        columns = (jobs.c.id, jobs.c.dialect, jobs.c.state, jobs.c.error_code, jobs.c.attempt, jobs.c.created_at)
+        query = select(*columns, jobs.c.finished_at, jobs.c.result).where(
+            jobs.c.finished_at >= start, jobs.c.finished_at <= stop
+        )
         with reading(self._engine) as db:
-            return [_from_row(row) for row in db.execute(query)]
+            return [Ended(*row) for row in db.execute(query.order_by(jobs.c.finished_at))]
 
     def speed(self, model: str) -> float | None:
         """Pixels that this network was fed in a second of late, or None when it has not run."""
@@ -432,6 +454,19 @@ class Jobs:
             ]
 
     # --- within -----------------------------------------------------------------------------------------------------
+
+    def _has_room(self, db: Connection) -> bool:
+        """For one more job that waits. Counting takes the longer the more wait, so it is not done each time: what came
+        since is known here, and what went only makes more room. (Several API processes on one database may keep a few
+        jobs too many for as long as a count is good.)"""
+        if self._room <= 0 or time.monotonic() >= self._room_until:
+            started = time.monotonic()
+            waiting = select(jobs.c.id).where(jobs.c.state == State.QUEUED.value).limit(self._max_queue).subquery()
+            self._room = self._max_queue - db.execute(select(func.count()).select_from(waiting)).scalar_one()
+            ended = time.monotonic()
+            self._room_until = ended + _GOOD_FOR * (ended - started)
+        self._room -= 1
+        return self._room >= 0
 
     def _lapsed(self, now: float) -> Any:
         """Jobs that run, and whose worker is not heard of."""

@@ -33,7 +33,7 @@ LEVELS = (
     ("files.metadata",),
     ("files.foreign",),
     ("plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
-    ("turns", "waiting"),
+    ("turns", "waiting", "remembered"),
     ("deliveries", "price", "secret", "weights.manifest", "limits", "files.bleed", "files.film", "files.animation"),
     ("migrations", "jobs", "keys", "uploads", "weights.store", "device", "shim", "stream", "guard"),
     ("fetch", "models", "resample", "weights.own", "weights.download"),
