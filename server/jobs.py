@@ -29,7 +29,9 @@ from sqlalchemy import (
     Connection,
     CursorResult,
     Engine,
+    Integer,
     and_,
+    bindparam,
     case,
     delete,
     func,
@@ -66,6 +68,16 @@ MOST_FETCHES_OF_OWNER, MOST_FETCHES_FROM_HOST = 8, 3
 """At a time."""
 
 _COLUMNS = [column for column in jobs.c if column.name not in ("lease_until", "source_host")]
+# Made once: to put a statement together takes twice as long as to run it, and these run at each poll and submit.
+_BY_ID = select(*_COLUMNS).where(jobs.c.id == bindparam("wanted"))
+_QUEUED = select(jobs.c.id).where(jobs.c.state == State.QUEUED.value).limit(bindparam("most", type_=Integer)).subquery()
+_COUNT_QUEUED = select(func.count()).select_from(_QUEUED)
+_TAKEN = select(jobs.c.id).where(
+    jobs.c.owner == bindparam("owner"), jobs.c.dialect == bindparam("dialect"), jobs.c.external_id == bindparam("name")
+)
+_NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
+_HEARD = and_(workers.c.beat_at > bindparam("since"), workers.c.beat_at < bindparam("until"))
+_LIVE = select(workers).where(_HEARD).order_by(workers.c.id)
 
 
 class Beat(enum.Enum):
@@ -133,21 +145,21 @@ class Jobs:
         Raises TooManyRequests when too many wait already or its owner's key has reached a limit, Conflict when its
         `external_id` is taken, Unauthorized when the key has been revoked.
         """
-        taken = and_(jobs.c.owner == job.owner, jobs.c.dialect == job.dialect, jobs.c.external_id == job.external_id)
+        taken = {"owner": job.owner, "dialect": job.dialect, "name": job.external_id}
         with self._engine.begin() as db:
-            if job.external_id is not None and db.execute(select(jobs.c.id).where(taken)).first():
+            if job.external_id is not None and db.execute(_TAKEN, taken).first():
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already")
             if job.state is State.QUEUED and not self._has_room(db):
                 raise TooManyRequests("the queue is full; try again later")
             priority = job.priority + admit(db, job.owner, waits=not job.state.final)
             try:
                 kept = {"priority": priority, "source_host": host_of(job.source_url or "")}
-                db.execute(insert(jobs).values(**_to_row(job) | kept))
+                db.execute(_NEW, _to_row(job) | kept)
             except IntegrityError as error:  # on PostgreSQL, two at the same moment
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already") from error
             if deliveries:
                 rows = [vars(each) | {"owner": job.owner, "host": host_of(each.url)} for each in deliveries]
-                db.execute(insert(_deliveries), rows)
+                db.execute(_NEW_DELIVERY, rows)
 
     def find(self, owner: str, dialect: str, external_id: str) -> Job:
         """The job that its caller has given this name. Raises NotFound."""
@@ -164,7 +176,11 @@ class Jobs:
         missing = f"there is no job {cut(job_id)}"
         if not _ID.fullmatch(job_id):
             raise NotFound(missing)
-        return self._one(jobs.c.id == job_id, missing)
+        with reading(self._engine) as db:
+            row = db.execute(_BY_ID, {"wanted": job_id}).one_or_none()
+        if row is None:
+            raise NotFound(missing)
+        return _from_row(row)
 
     def ended(self, job_ids: Collection[str]) -> set[str]:
         """Those of these jobs that nothing more happens to: they have ended, or are gone."""
@@ -445,12 +461,11 @@ class Jobs:
     def live_workers(self) -> Sequence[WorkerInfo]:
         """Workers heard of within a lease; rows of older ones are nobody's and stay until `release` or upkeep."""
         now = time.time()
-        heard = and_(workers.c.beat_at > now - self._lease_s, workers.c.beat_at < now + max(self._lease_s, 1))
-        query = select(workers).where(heard).order_by(workers.c.id)
+        heard = {"since": now - self._lease_s, "until": now + max(self._lease_s, 1)}
         with reading(self._engine) as db:
             return [
                 WorkerInfo(row.id, row.device, row.ready, row.beat_at, row.kind, row.counters)
-                for row in db.execute(query)
+                for row in db.execute(_LIVE, heard)
             ]
 
     # --- within -----------------------------------------------------------------------------------------------------
@@ -461,8 +476,7 @@ class Jobs:
         jobs too many for as long as a count is good.)"""
         if self._room <= 0 or time.monotonic() >= self._room_until:
             started = time.monotonic()
-            waiting = select(jobs.c.id).where(jobs.c.state == State.QUEUED.value).limit(self._max_queue).subquery()
-            self._room = self._max_queue - db.execute(select(func.count()).select_from(waiting)).scalar_one()
+            self._room = self._max_queue - db.execute(_COUNT_QUEUED, {"most": self._max_queue}).scalar_one()
             ended = time.monotonic()
             self._room_until = ended + _GOOD_FOR * (ended - started)
         self._room -= 1

@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
@@ -99,6 +100,39 @@ async def _caller(connection: HTTPConnection, gate: GateDep) -> Caller:
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Who asks, of whom, with what; for endpoints that are `direct`."""
+
+    request: Request
+    caller: Caller
+    service: Service
+
+    @property
+    def base_url(self) -> str:
+        return self.service.config.public_base_url or _asked_url(self.request)
+
+
+def direct(answer: Callable[..., Response]) -> Callable[[Request], Awaitable[Response]]:
+    """`answer(call, **path)` as an endpoint that costs little, for what is asked all the time: FastAPI's way to the
+    same arguments takes two fifths of a poll. It runs in a thread, where the caller's key is looked at first."""
+
+    @wraps(answer)
+    async def endpoint(request: Request) -> Response:
+        return await run_in_threadpool(_answered, answer, request)
+
+    endpoint.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what FastAPI reads
+        [inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)]
+    )
+    return endpoint
+
+
+def _answered(answer: Callable[..., Response], request: Request) -> Response:
+    state = request.app.state
+    caller = state.gate.admit(request.headers.get("authorization"))
+    return answer(Call(request, caller, state.service), **request.path_params)
 
 
 async def _base_url(connection: HTTPConnection, service: ServiceDep) -> str:

@@ -35,10 +35,12 @@ from starlette.datastructures import FormData, UploadFile
 from server.auth import Caller
 from server.dialects.base import (
     BaseUrl,
+    Call,
     CallerDep,
     OwnBases,
     ServiceDep,
     check_density,
+    direct,
     file_url,
     iso_time,
 )
@@ -254,8 +256,9 @@ def jobs(
 
 
 @router.get("/jobs/{job_id}")
-def job(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUrl) -> Response:
-    return json_response(to_response(service.get(job_id, caller.id), base_url))
+@direct
+def job(call: Call, job_id: str) -> Response:
+    return json_response(to_response(call.service.get(job_id, call.caller.id), call.base_url))
 
 
 @router.get("/jobs/{job_id}/events")

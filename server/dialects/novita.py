@@ -38,11 +38,13 @@ from server.deliveries import WEBHOOK
 from server.dialects.base import (
     VENDOR_FORMATS,
     BaseUrl,
+    Call,
     CallerDep,
     OwnBases,
     RawBody,
     ServiceDep,
     Webhook,
+    direct,
     file_url,
     read_choice,
     read_object,
@@ -336,11 +338,13 @@ def _mock(service: Service, params: Params, state: State) -> dict[str, Any]:
 
 
 @router.get("/task-result")
-def result(caller: CallerDep, service: ServiceDep, base_url: BaseUrl, task_id: str = "") -> Response:
+@direct
+def result(call: Call) -> Response:
+    task_id = call.request.query_params.get("task_id")
     if not task_id:
         raise MissingField("task_id is required", field="task_id")
     try:
-        job = service.get(task_id.replace("-", "").lower(), caller.id, NAME)
+        job = call.service.get(task_id.replace("-", "").lower(), call.caller.id, NAME)
     except NotFound as error:
         raise _TaskNotFound("task not found") from error
-    return json_response(to_response(job, base_url))
+    return json_response(to_response(job, call.base_url))

@@ -32,10 +32,12 @@ from starlette.concurrency import run_in_threadpool
 from server.dialects.base import (
     VENDOR_FORMATS,
     BaseUrl,
+    Call,
     CallerDep,
     OwnBases,
     RawBody,
     ServiceDep,
+    direct,
     file_url,
     in_place,
     iso_time,
@@ -197,7 +199,9 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> 
 
 
 @router.get("/predictions/{prediction_id}")
-def result(prediction_id: str, call: _CallDep) -> Response:
+@direct
+def result(asked: Call, prediction_id: str) -> Response:
+    call = _Call(asked.caller, asked.service, asked.base_url)
     try:
         job = call.service.get(prediction_id.replace("-", "").lower(), call.caller.id, NAME)
     except NotFound as error:

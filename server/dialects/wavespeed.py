@@ -36,12 +36,14 @@ from server.deliveries import WEBHOOK
 from server.dialects.base import (
     VENDOR_FORMATS,
     BaseUrl,
+    Call,
     CallerDep,
     Form,
     OwnBases,
     RawBody,
     ServiceDep,
     Webhook,
+    direct,
     file_url,
     in_place,
     iso_time,
@@ -327,7 +329,9 @@ _CallDep = Annotated[_Call, Depends(in_place(_Call))]
 
 @_routes.get("/predictions/{job_id}/result")
 @_routes.get("/predictions/{job_id}")
-def result(job_id: str, call: _CallDep) -> Response:
+@direct
+def result(asked: Call, job_id: str) -> Response:
+    call = _Call(asked.caller, asked.service, asked.base_url)
     return _success(call.answer(call.find(job_id)))
 
 
