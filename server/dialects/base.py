@@ -114,6 +114,20 @@ class Call:
     def base_url(self) -> str:
         return self.service.config.public_base_url or _asked_url(self.request)
 
+    @property
+    def own_bases(self) -> tuple[str, ...]:
+        return self.base_url, _asked_url(self.request)
+
+
+async def entered(request: Request) -> Call:
+    """For endpoints that read a body: before it is read, we know whose it is. Raises Unauthorized."""
+    return await run_in_threadpool(_enter, request)
+
+
+def _enter(request: Request) -> Call:
+    state = request.app.state
+    return Call(request, state.gate.admit(request.headers.get("authorization")), state.service)
+
 
 def direct(answer: Callable[..., Response]) -> Callable[[Request], Awaitable[Response]]:
     """`answer(call, **path)` as an endpoint that costs little, for what is asked all the time: FastAPI's way to the
@@ -130,9 +144,7 @@ def direct(answer: Callable[..., Response]) -> Callable[[Request], Awaitable[Res
 
 
 def _answered(answer: Callable[..., Response], request: Request) -> Response:
-    state = request.app.state
-    caller = state.gate.admit(request.headers.get("authorization"))
-    return answer(Call(request, caller, state.service), **request.path_params)
+    return answer(_enter(request), **request.path_params)
 
 
 async def _base_url(connection: HTTPConnection, service: ServiceDep) -> str:

@@ -26,25 +26,21 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import pyvips
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from server.blobs import new_key
 from server.deliveries import WEBHOOK
 from server.dialects.base import (
     VENDOR_FORMATS,
-    BaseUrl,
     Call,
-    CallerDep,
-    OwnBases,
-    RawBody,
-    ServiceDep,
     Webhook,
     direct,
+    entered,
     file_url,
     read_choice,
     read_object,
@@ -266,23 +262,25 @@ router = APIRouter(prefix="/v3/async")
 
 
 @router.post("/image-upscaler")
-async def submit(
-    caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, raw: RawBody
-) -> Response:
-    return await service.reading.run(caller.id, _read_submit, caller.id, service, base_url, own_bases, raw)
+async def submit(request: Request) -> Response:
+    return await _in_turn(request, _read_submit)
+
+
+@router.post("/upscale")
+async def submit_legacy(request: Request) -> Response:
+    return await _in_turn(request, _read_legacy)
+
+
+async def _in_turn(request: Request, read: Callable[..., Response]) -> Response:
+    call = await entered(request)
+    owner, parts = call.caller.id, (call.service, call.base_url, call.own_bases, await request.body())
+    return await call.service.reading.run(owner, read, owner, *parts)
 
 
 def _read_submit(owner: str, service: Service, base_url: str, own_bases: tuple[str, ...], raw: bytes) -> Response:
     body = read_object(raw)
     source = parse_source(read_text(body, "image"), own_bases)
     return _submit(owner, service, base_url, UPSCALER, to_params(body), source, to_hook(body))
-
-
-@router.post("/upscale")
-async def submit_legacy(
-    caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, raw: RawBody
-) -> Response:
-    return await service.reading.run(caller.id, _read_legacy, caller.id, service, base_url, own_bases, raw)
 
 
 def _read_legacy(owner: str, service: Service, base_url: str, own_bases: tuple[str, ...], raw: bytes) -> Response:

@@ -44,6 +44,7 @@ from server.dialects.base import (
     ServiceDep,
     Webhook,
     direct,
+    entered,
     file_url,
     in_place,
     iso_time,
@@ -518,10 +519,11 @@ async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
 
 
 @_routes.post("/{owner}/{name:path}")  # the last: nearly every other path fits it
-async def submit(
-    owner: str, name: str, call: _CallDep, own_bases: OwnBases, request: Request, body: RawBody
-) -> Response:
-    caller_id, model = call.caller.id, f"{owner}/{name}"
+async def submit(request: Request) -> Response:
+    asked = await entered(request)
+    call, own_bases = _Call(asked.caller, asked.service, asked.base_url), asked.own_bases
+    body = await request.body()
+    caller_id, model = call.caller.id, "{owner}/{name}".format(**request.path_params)
     job, sync = await call.service.reading.run(caller_id, _submit, model, call, own_bases, request, body)
     del body  # it may be large, and the wait long
     if not sync:
