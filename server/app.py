@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Generic, TypeVar
 
+import anyio
 import structlog
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +25,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import __version__, page
 from server.auth import Gate
 from server.blobs import Blobs
-from server.config import MIB, Config
+from server.bodies import check_encoding
+from server.config import Config, largest_body
+from server.cors import Cors
 from server.database import open_database
 from server.deliveries import Deliveries
 from server.dialects import DIALECTS, dialect_of
@@ -178,7 +181,7 @@ _own = APIRouter()
 def root(request: Request) -> Response:
     """The page for people, what this is for programs."""
     if "text/html" in request.headers.get("accept", ""):
-        return page.index()
+        return page.index(request)
     return json_response({"name": "upscale-server", "version": __version__, "apis": [each.NAME for each in DIALECTS]})
 
 
@@ -251,6 +254,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         ours = InvalidRequest(error.detail)
     response = await _on_error(request, ours)
     response.headers.update(error.headers or {})
+    allowed = response.headers.get("allow", "")
+    if "GET" in allowed and "HEAD" not in allowed:
+        response.headers["Allow"] = f"{allowed}, HEAD"
     return response
 
 
@@ -263,22 +269,22 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 
 class _Door:
-    """Everything passes here: strangers' pages are kept out, `//` becomes `/`, bodies and answers are counted, and what
-    breaks is logged and said in few words."""
+    """Everything passes here: strangers' pages are kept out, `//` becomes `/`, HEAD is answered like GET, bodies and
+    answers are counted, and what breaks is logged and said in few words."""
 
     def __init__(self, app: ASGIApp, config: Config, gate: Gate, metrics: Metrics) -> None:
         self._app = app
         self._gate = gate
         self._metrics = metrics
-        # A base64 picture takes four thirds of its bytes, and other fields have room in the rest.
-        self._max_body = config.max_source_bytes * 4 // 3 + MIB
+        self._cors = Cors(config)
+        self._max_body = largest_body(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        # Clients that join a base URL ending in a slash with a path that begins with one.
-        scope = {**scope, "path": re.sub("//+", "/", scope["path"])}
+        # Clients that join a base URL ending in a slash with a path that begins with one, or end in a slash themselves.
+        scope = {**scope, "path": re.sub("//+", "/", scope["path"]).rstrip("/") or "/"}
         if scope["type"] == "websocket":
             try:
                 self._gate.check_origin(Headers(scope=scope))
@@ -287,7 +293,7 @@ class _Door:
             else:
                 await self._app(scope, receive, send)
             return
-        dialect = dialect_of(scope["path"])
+        dialect, headers = dialect_of(scope["path"]), Headers(scope=scope)
         started = False
 
         async def noted_send(message: Message) -> None:
@@ -295,12 +301,21 @@ class _Door:
             started = True
             if message["type"] == "http.response.start":
                 self._metrics.answered(dialect.NAME, scope["method"], message["status"])
+                MutableHeaders(scope=message).update(self._cors.headers(headers))
             await send(message)
 
         try:
-            self._gate.check_origin(Headers(scope=scope))
+            self._gate.check_origin(headers)
+            preflight = self._cors.preflight(scope["method"], headers)
+            if preflight is not None:
+                await Response(status_code=204, headers=preflight)(scope, receive, noted_send)
+                return
+            check_encoding(headers)
             self._check(_content_length(scope))
-            await self._app(scope, self._counted(receive), noted_send)
+            if scope["method"] == "HEAD":
+                await _head(self._app, scope, self._counted(receive), noted_send)
+            else:
+                await self._app(scope, self._counted(receive), noted_send)
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:
@@ -334,6 +349,19 @@ class _Door:
     def _check(self, size: int) -> None:
         if size > self._max_body:
             raise TooLarge(f"the request body is over this server's limit of {self._max_body} bytes")
+
+
+async def _head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """What GET is answered with, but for the body: it is neither made to its end nor sent."""
+    async with anyio.create_task_group() as tasks:
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})
+                tasks.cancel_scope.cancel()
+
+        await app({**scope, "method": "GET"}, receive, send_head)
 
 
 def _content_length(scope: Scope) -> int:

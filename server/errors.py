@@ -12,6 +12,7 @@
     ├── Conflict                  409  the job is in a state that does not allow this
     ├── TooLarge                  413  the request body is over the limit
     │   └── HeadTooLarge          431  the request's head is: its address and header fields
+    ├── UnsupportedMedia          415  the body is not of a kind that is read here
     ├── RangeNotSatisfiable       416  none of the bytes that were asked for are in the file
     ├── TooManyRequests           429  the queue is full, or a limit of the key is reached
     ├── BadSource                 422  the source picture
@@ -30,7 +31,7 @@
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 _LONGEST_NAME, _LONGEST_MESSAGE = 100, 2000
 
@@ -100,6 +101,18 @@ class TooLarge(UpscaleError):
 
 class HeadTooLarge(TooLarge):
     status, code = 431, "head_too_large"
+
+
+class UnsupportedMedia(UpscaleError):
+    status, code = 415, "unsupported_media_type"
+
+    def __init__(self, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, field=field)
+        self._headers = dict(headers or {})
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._headers
 
 
 class RangeNotSatisfiable(UpscaleError):

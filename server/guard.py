@@ -51,6 +51,24 @@ def is_web_url(text: str) -> bool:
     return _read_url(text) is not None
 
 
+def why_not(url: str, config: Config) -> str | None:
+    """Why this server must not call the address, as far as it can be told without asking what a name resolves to: its
+    port, or an address that is private. None: nothing speaks against it yet."""
+    address = _read_url(url)
+    if address is None:
+        return _NOT_ALLOWED
+    try:
+        policy = _policy(address, read_allowed(config.allow_hosts))
+        policy.check_url(str(address))
+        if address.host == "localhost" or address.host.endswith(".localhost"):
+            policy.check_address("127.0.0.1")
+    except NotAllowed as error:
+        return str(error)
+    except SSRFGuardError:
+        return _NOT_ALLOWED
+    return None
+
+
 def send(
     method: str, url: str, body: bytes | Path, headers: Mapping[str, str], config: Config, timeout_s: float
 ) -> int:

@@ -353,15 +353,16 @@ class Jobs:
                 lease_until=now + self._lease_s,
                 started_at=func.coalesce(jobs.c.started_at, now),
                 progress=0.0,
+                stage="loading",
             )
 
-    def heartbeat(self, job: Job, progress: float) -> Beat:
-        """Renew the lease and report progress (0 … 1)."""
+    def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> Beat:
+        """Renew the lease and report progress (0 … 1) and what is being done, see Job.stage."""
         with self._passing.begin() as db:
             row = db.execute(
                 update(jobs)
                 .where(_owned(job))
-                .values(lease_until=time.time() + self._lease_s, progress=progress)
+                .values(lease_until=time.time() + self._lease_s, progress=progress, stage=stage)
                 .returning(jobs.c.cancel_requested)
             ).one_or_none()
         if row is None:
@@ -382,7 +383,13 @@ class Jobs:
 
     def requeue(self, job: Job) -> bool:
         """Give the job back untouched, because this worker is shutting down; the attempt does not count."""
-        values: dict[str, Any] = {"state": State.QUEUED.value, "worker": None, "lease_until": None, "progress": 0.0}
+        values: dict[str, Any] = {
+            "state": State.QUEUED.value,
+            "worker": None,
+            "lease_until": None,
+            "progress": 0.0,
+            "stage": None,
+        }
         return self._write(_owned(job), attempt=jobs.c.attempt - 1, **values)
 
     # --- for the launcher and upkeep --------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from anyio import CapacityLimiter, to_thread
 
 from server.blobs import Blobs, new_key
 from server.config import Config
+from server.creativity import recipe
 from server.deliveries import Delivery
 from server.errors import (
     BadSource,
@@ -32,7 +33,7 @@ from server.errors import (
     Unavailable,
     UpscaleError,
 )
-from server.fetch import Source, download, download_to
+from server.fetch import Source, download, download_to, own_file, own_job
 from server.files.picture import Header, read_header
 from server.job import Job, Params, State
 from server.jobs import MAX_ATTEMPTS, Jobs, WorkerInfo
@@ -42,16 +43,15 @@ from server.plan import (
     Plan,
     check_animation,
     check_result,
-    enlargement,
     estimate,
     make_plan,
-    result_size,
 )
+from server.rates import REFINER, read_rates
 from server.remembered import Remembered
 from server.turns import Turns
 from server.uploads import Uploads
 from server.waiting import Waiting
-from server.weights.catalog import Catalog, DeviceKind
+from server.weights.catalog import Catalog, Content, DeviceKind
 from server.weights.faces import face_weights
 
 log = structlog.get_logger()
@@ -131,20 +131,20 @@ class Service:
             keep_s=keep_s,
             source_url=source.url,
         )
-        if source.url is None:
-            try:
-                data = self.read(source)
+        try:
+            source = self.resolve(source, owner)
+            data = None if source.url is not None else self.read(source)
+            if data is not None:
                 self._check_source(data, params)
-            except (BadSource, ResultImpossible) as error:
-                if strict:
-                    raise
-                now = time.time()
-                job = replace(
-                    job, state=State.FAILED, finished_at=now, error_code=error.code, error_message=error.message
-                )
-            else:
+        except (BadSource, ResultImpossible) as error:
+            if strict:
+                raise
+            now = time.time()
+            job = replace(job, state=State.FAILED, finished_at=now, error_code=error.code, error_message=error.message)
+        else:
+            if data is not None:
                 # An upload may expire before its job runs, or be used by several: every job has its own copy.
-                job = replace(job, source_key=new_key())
+                job = replace(job, source_url=None, source_key=new_key())
                 assert job.source_key is not None
                 self.blobs.put(job.source_key, data)
         self.keep(job, deliver, base_url)
@@ -230,6 +230,26 @@ class Service:
             raise Conflict("the job's picture has not been fetched")
         return self.blobs.path(job.source_key)
 
+    def resolve(self, source: Source, owner: str) -> Source:
+        """The same source; a link to a file of ours, or to a picture of one of the owner's jobs, as that file, under
+        whatever name it was asked for. Raises SourceUnreachable for a job that has no such picture."""
+        if source.url is None:
+            return source
+        key = own_file(source.url)
+        if key is not None and self.blobs.has(key):
+            return Source(key=key)
+        named = own_job(source.url)
+        if named is None:
+            return source
+        try:
+            job = self.get(named[0], owner)
+        except NotFound:  # of somebody else, or of another server like this one: as any address
+            return source
+        try:
+            return Source(key=(self.result_path(job) if named[1] == "result" else self.source_path(job)).name)
+        except (Conflict, NotFound) as error:
+            raise SourceUnreachable(f"the picture is not here: {error.message}") from error
+
     def read(self, source: Source) -> bytes:
         """A picture's file, downloaded now if need be. Raises BadSource."""
         if source.url is not None:
@@ -243,7 +263,7 @@ class Service:
     async def look(self, owner: str, source: Source) -> Header:
         """The same, for endpoints. Downloads take their time, so they are few at once, and whoever waits for one takes
         no thread from the others; then it is the owner's turn to have it read."""
-        source = await self.fetched(source)
+        source = await self.fetched(await to_thread.run_sync(self.resolve, source, owner))
         return await self.reading.run(owner, self.header, source)
 
     async def fetched(self, source: Source) -> Source:
@@ -260,17 +280,31 @@ class Service:
         size, frames = (source.size, source.frames) if isinstance(source, Header) else (source, 1)
         if params.animation != "keep":
             frames = 1
-        ratio = enlargement(size, result_size(size, params))
-        shape = self.catalog.choose(params, ratio=ratio, device=self._device()).shape
-        plan = make_plan(size, params, shape, frames)
+        content: Content = "photo" if params.content == "auto" else params.content
+        rates = read_rates(self.config.cache_dir)
+        networks = self.catalog.choose(params, size, frames=frames, device=self._device(), content=content, rates=rates)
+        beside = None if networks.fidelity is None else networks.fidelity.shape
+        plan = make_plan(size, params, networks.main.shape, frames, beside=beside, name=networks.name)
+        if plan.passes and networks.choice.note is not None:
+            plan = replace(plan, notes=(networks.choice.note,))
         check_result(plan.result, params, self.config.max_result_pixels)
         limits = self.config.max_source_pixels, self.config.max_result_pixels
         check_animation(frames, size, plan.result, params, *limits)
         return plan
 
     def estimate(self, plan: Plan, params: Params) -> Estimate:
-        """What it would take, by what jobs with that network have taken here of late."""
-        return estimate(plan, params, self._jobs.speed(plan.model))
+        """What it would take: by what jobs with those networks took here of late, else by their measured speed."""
+        rates = read_rates(self.config.cache_dir)
+        seconds: float | None = 0.0
+        if plan.passes:
+            speed = self._jobs.speed(plan.model)
+            if speed is None and all(name in rates for name in plan.networks):
+                speed = 1 / sum(1 / rates[name] for name in plan.networks)
+            seconds = plan.network_pixels / speed if speed else None
+        steps = recipe(params.creativity or 0.0).steps
+        if seconds is not None and plan.passes and steps and REFINER in rates:
+            seconds += plan.frames * plan.result[0] * plan.result[1] * steps / rates[REFINER]
+        return estimate(plan, params, seconds)
 
     def why_no_faces(self) -> str | None:
         """Why faces can't be restored here, or None when they can."""

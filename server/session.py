@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager
 
 from fastapi import WebSocket, WebSocketDisconnect
 
+from server.bodies import text_of
+
 Frame = Callable[[], AbstractAsyncContextManager[str]]
 """Something to say: its text is made when it can be said, and gone afterwards, for it may hold a picture."""
 KEEP_S = 120.0
@@ -42,7 +44,7 @@ async def next_frame(socket: WebSocket, session: "Session | None", idle_s: float
             if message["type"] == "websocket.disconnect":
                 return None
             text: str | None = message.get("text")
-            return text if text is not None else bytes(message.get("bytes") or b"").decode("utf-8", "replace")
+            return text if text is not None else text_of(bytes(message.get("bytes") or b""), "replace")
 
 
 async def say(socket: WebSocket, text: str) -> bool:

@@ -36,6 +36,10 @@ from server.jobs import Jobs, WorkerInfo
 from server.plan import result_size
 from server.wire import server_of
 
+# The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
+os.environ.setdefault("UPSCALE_AUTO_LIMIT_S", "0")
+os.environ.setdefault("UPSCALE_REAL_ESRGAN", "auto")
+
 Picture = Callable[..., bytes]
 MakeConfig = Callable[..., Config]
 LiveServer = Callable[..., "Live"]

@@ -21,7 +21,8 @@ from starlette.datastructures import FormData
 from starlette.requests import HTTPConnection
 
 from server.auth import Caller, Gate
-from server.errors import InvalidField, InvalidRequest, MissingField, UpscaleError
+from server.bodies import BOM, FORM_TYPES, check_json, check_readable, looks_like_json, media_type, text_of
+from server.errors import InvalidField, InvalidRequest, MissingField, UnsupportedMedia, UpscaleError
 from server.formats import FormatName
 from server.job import Job
 from server.service import Service
@@ -119,6 +120,23 @@ class Call:
         return self.base_url, _asked_url(self.request)
 
 
+async def whole_body(request: Request) -> bytes:
+    """To put a large one together takes as long as to copy it: that is no work for the event loop."""
+    pieces = [piece async for piece in request.stream()]
+    return await (_joined(pieces) if sum(map(len, pieces)) < _LARGE_BYTES else run_in_threadpool(b"".join, pieces))
+
+
+async def _joined(pieces: list[bytes]) -> bytes:
+    return b"".join(pieces)
+
+
+async def read_body(request: Request) -> bytes:
+    """JSON, as far as can be told before it is parsed. Raises InvalidRequest, UnsupportedMedia."""
+    body = await whole_body(request)
+    check_json(request.headers, body)
+    return body
+
+
 async def entered(request: Request) -> Call:
     """For endpoints that read a body: before it is read, we know whose it is. Raises Unauthorized."""
     return await run_in_threadpool(_enter, request)
@@ -163,34 +181,44 @@ OwnBases = Annotated[tuple[str, ...], Depends(_own_bases)]
 """Starts of links that lead back to us: the public one, and the one this caller uses."""
 
 
-async def _body(request: Request) -> bytes:
-    return await request.body()
-
-
-RawBody = Annotated[bytes, Depends(_body)]
+RawBody = Annotated[bytes, Depends(read_body)]
+"""JSON, as far as can be told before it is parsed."""
 
 
 async def _form(request: Request) -> AsyncIterator[FormData]:
+    if media_type(request.headers) not in FORM_TYPES:
+        body = await request.body()
+        check_readable(body, FORM_REMEDY)
+        if body and not looks_like_json(body):
+            raise UnsupportedMedia(f"this address takes a form: {FORM_REMEDY}")
     async with request.form() as form:
         yield form
 
 
 Form = Annotated[FormData, Depends(_form)]
-"""Empty when the request is not a form."""
+"""Empty when no form was sent."""
+FORM_REMEDY = "send it as the field `file` of a form (curl -F file=@NAME)"
 
 
 def _asked_url(connection: HTTPConnection) -> str:
-    """Scheme and host as the caller sees them, through a proxy that says so."""
+    """Scheme, host and prefix as the caller sees them, through a proxy that says so."""
     headers = connection.headers
-    scheme = _first(headers.get("x-forwarded-proto")) or connection.url.scheme
-    for host in (_first(headers.get("x-forwarded-host")), headers.get("host")):
-        if host and re.fullmatch(r"[\w.:\[\]-]{1,255}", host):
-            return f"{'https' if scheme in ('https', 'wss') else 'http'}://{host}"
-    return f"http://{connection.url.netloc}"
+    scheme = _first(headers.get("x-forwarded-proto")).lower() or connection.url.scheme
+    prefix = _first(headers.get("x-forwarded-prefix")).rstrip("/")
+    if not _PREFIX.fullmatch(prefix):
+        prefix = ""
+    for host in (_first(headers.get("x-forwarded-host")), headers.get("host", "")):
+        if _HOST.fullmatch(host):
+            return f"{'https' if scheme in ('https', 'wss') else 'http'}://{host.lower()}{prefix}"
+    return f"http://{connection.url.netloc}{prefix}"
+
+
+_HOST = re.compile(r"[\w.:\[\]-]{1,255}", re.ASCII)
+_PREFIX = re.compile(r"(?:/[\w.~-]{1,64}){0,8}", re.ASCII)
 
 
 def _first(value: str | None) -> str:
-    return (value or "").split(",")[0].strip().lower()
+    return (value or "").partition(",")[0].strip()
 
 
 # --- words shared by all --------------------------------------------------------------------------------------------
@@ -213,6 +241,8 @@ def iso_time(seconds: float) -> str:
 VENDOR_FORMATS: tuple[FormatName, ...] = ("jpeg", "png", "webp")
 """What every vendor of ours offers; our own API has more."""
 
+_LARGE_BYTES = 1 << 20
+_MOST_STRINGS, _LONGEST_GAP, _LONGEST_NAME = 4 * 20_000, 65536, 1000
 MOST_JSON_PARTS = 20_000
 """Braces, brackets and commas of a body. A picture in base64 has none, however large; a body made of nothing else would
 take 25 times its size in memory."""
@@ -220,16 +250,50 @@ take 25 times its size in memory."""
 
 def check_density(body: bytes | str) -> None:
     """Before a JSON body is parsed. Raises InvalidRequest."""
-    parts = sum(map(body.count, "{[," if isinstance(body, str) else (b"{", b"[", b",")))  # type: ignore[arg-type]
-    if parts > MOST_JSON_PARTS:
-        raise InvalidRequest("invalid request body")
+    left = MOST_JSON_PARTS
+    for start in range(0, len(body), _LARGE_BYTES):  # in between, other threads have their turn
+        for sign in "{[,":
+            wanted = sign if isinstance(body, str) else sign.encode()
+            left -= body.count(wanted, start, start + _LARGE_BYTES)  # type: ignore[arg-type]
+        if left < 0:
+            raise InvalidRequest("invalid request body")
+
+
+def _check_shape(text: str) -> None:
+    """Of a large body: that what makes it large is a value. Long names, blanks without end and strings full of quotes
+    are nobody's picture, and parsing them holds the interpreter for long. Raises InvalidRequest."""
+    refused = InvalidRequest("invalid request body")
+    place = 0
+    for _ in range(_MOST_STRINGS):
+        start = text.find('"', place)
+        if (start if start >= 0 else len(text)) - place > _LONGEST_GAP:
+            raise refused
+        end = start
+        while end >= 0:
+            end = text.find('"', end + 1)
+            before = text[max(start + 1, end - _LONGEST_NAME) : end]
+            escapes = len(before) - len(before.rstrip("\\"))
+            if escapes == _LONGEST_NAME:
+                raise refused
+            if escapes % 2 == 0:
+                break
+        if start < 0 or end < 0:
+            return  # what is wrong with it, the parser finds
+        is_name = text[end + 1 : end + 1 + _LONGEST_GAP].lstrip()[:1] == ":"
+        if is_name and end - start > _LONGEST_NAME:
+            raise refused
+        place = end + 1
+    raise refused
 
 
 def read_json(body: bytes | str) -> Any:
     """Raises InvalidRequest."""
     check_density(body)
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        text = body.removeprefix(BOM) if isinstance(body, str) else text_of(body)
+        if len(text) > _LARGE_BYTES:
+            _check_shape(text)
+        return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("invalid request body") from error
 

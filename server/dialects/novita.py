@@ -42,6 +42,7 @@ from server.dialects.base import (
     direct,
     entered,
     file_url,
+    read_body,
     read_choice,
     read_object,
     read_text,
@@ -61,11 +62,11 @@ from server.errors import (
 )
 from server.fetch import Source, parse_source
 from server.formats import FORMATS
-from server.guard import is_web_url
+from server.guard import is_web_url, why_not
 from server.job import Job, Params, Result, State, Target
 from server.service import Service
 from server.serving import json_response
-from server.weights.catalog import AUTO
+from server.weights.choice import REAL_ESRGAN
 
 NAME = "novita"
 PREFIXES: tuple[str, ...] = ("/v3",)
@@ -117,7 +118,6 @@ def to_params(body: Mapping[str, Any]) -> Params:
     return Params(
         target=read_choice(body, "resolution", _TARGETS, "4k"),
         format=read_choice(body, "output_format", VENDOR_FORMATS, "jpeg"),
-        creativity=0.0,
     )
 
 
@@ -142,7 +142,7 @@ def to_legacy_params(body: Mapping[str, Any], installed: list[str]) -> Params:
     return Params(
         scale=float(factor),
         format=read_choice(extra, "response_image_type", VENDOR_FORMATS, "png"),
-        model=model if model in installed else AUTO,
+        model=model if model in installed else REAL_ESRGAN,
     )
 
 
@@ -273,7 +273,7 @@ async def submit_legacy(request: Request) -> Response:
 
 async def _in_turn(request: Request, read: Callable[..., Response]) -> Response:
     call = await entered(request)
-    owner, parts = call.caller.id, (call.service, call.base_url, call.own_bases, await request.body())
+    owner, parts = call.caller.id, (call.service, call.base_url, call.own_bases, await read_body(request))
     return await call.service.reading.run(owner, read, owner, *parts)
 
 
@@ -299,6 +299,9 @@ def _submit(
 ) -> Response:
     # The setting is written down with the job: what an answer has promised is kept, even if the setting changes.
     keep_s = service.config.keep_s
+    reason = why_not(hook.url, service.config) if hook else None
+    if reason:
+        raise InvalidField(f"extra.webhook.url: {reason}", field="url")
     request = {"task_type": task_type} | ({"webhook": hook.url} if hook else {})
     deliver = {WEBHOOK: hook.url} if hook else {}
     if hook and hook.mock:

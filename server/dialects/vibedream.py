@@ -37,6 +37,7 @@ from server.dialects.base import (
     entered,
     file_url,
     iso_time,
+    read_body,
     read_choice,
     read_flag,
     read_object,
@@ -76,7 +77,6 @@ def to_params(body: dict[str, Any]) -> Params:
     return Params(
         target=read_choice(body, "target_resolution", _TARGETS),
         format=read_choice(body, "output_format", VENDOR_FORMATS),
-        creativity=0.0,
     )
 
 
@@ -168,7 +168,7 @@ class _Call:
 async def submit(request: Request) -> Response:
     asked = await entered(request)
     call, own_bases = _Call(asked.caller, asked.service, asked.base_url), asked.own_bases
-    body, model = await request.body(), request.path_params["model"]
+    body, model = await read_body(request), request.path_params["model"]
     owner = call.caller.id
     job, sync, submitted = await call.service.reading.run(owner, _submit, model, call, own_bases, body)
     del body  # it may be large, and the wait long

@@ -48,6 +48,7 @@ from server.dialects.base import (
     file_url,
     in_place,
     iso_time,
+    read_body,
     read_choice,
     read_flag,
     read_number,
@@ -73,7 +74,7 @@ from server.errors import (
     cut,
 )
 from server.fetch import parse_source
-from server.guard import is_web_url
+from server.guard import is_web_url, why_not
 from server.job import MAX_SCALE, Faces, Job, Params, State, Target
 from server.plan import result_size
 from server.price import CURRENCY, cost_of
@@ -81,6 +82,7 @@ from server.secret import load_secret, webhook_secret
 from server.service import Service
 from server.serving import Inline, json_response, to_json
 from server.uploads import Upload, clean_name, suffix_of
+from server.weights.choice import REAL_ESRGAN
 
 NAME = "wavespeed"
 PREFIXES: tuple[str, ...] = ("/api/v3", "/api/v2")
@@ -156,12 +158,12 @@ def to_params(model: str, body: dict[str, Any]) -> Params:
         return Params(
             target=read_choice(body, "target_resolution", _TARGETS, "4k"),
             format=read_choice(body, "output_format", VENDOR_FORMATS, "jpeg"),
-            creativity=read_number(body, "creativity", 0.0),
+            creativity=None if body.get("creativity") is None else read_number(body, "creativity", 0.0),
         )
     faces = Faces() if read_flag(body, "face_enhance") else None
     # The vendor's own ComfyUI node calls it guidance_scale.
     name = "guidance_scale" if body.get("scale") is None else "scale"
-    return Params(scale=read_number(body, name, 4.0), format="png", faces=faces)
+    return Params(scale=read_number(body, name, 4.0), format="png", faces=faces, model=REAL_ESRGAN)
 
 
 def to_request(model: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -522,7 +524,7 @@ async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
 async def submit(request: Request) -> Response:
     asked = await entered(request)
     call, own_bases = _Call(asked.caller, asked.service, asked.base_url), asked.own_bases
-    body = await request.body()
+    body = await read_body(request)
     caller_id, model = call.caller.id, "{owner}/{name}".format(**request.path_params)
     job, sync = await call.service.reading.run(caller_id, _submit, model, call, own_bases, request, body)
     del body  # it may be large, and the wait long
@@ -543,6 +545,9 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Reques
     image = _image(body)
     params, kept, sync = to_params(model, body), to_request(model, body), read_flag(body, "enable_sync_mode")
     webhook = _webhook(request.scope["query_string"], body)
+    reason = why_not(webhook, call.service.config) if webhook else None
+    if reason:
+        raise InvalidField(f"webhook: {reason}", field="webhook")
     if webhook and kept["base64"]:
         raise _WebhookWithBase64(
             "webhook callback does not support base64 output, please use the normal API to use base64 output"
