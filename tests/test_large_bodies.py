@@ -42,9 +42,20 @@ def test_a_large_body_is_read_whole(value: Any, indent: int | None) -> None:
         '{"a": "' + '\\"' * 1_000_000 + '" "' + '" "' * 100_000 + '"}',
         '{"a": "' + "\\" * 2_000_001 + '"}',
         '{"a": "' + "x" * 2_000_000,
+        '{"a": "' + "x" * 2_000_000 + "\n" + '"}',
         '"' * 2_000_000,
     ],
-    ids=["name", "name and blanks", "blanks", "blanks at the end", "quotes", "slashes", "no end", "nothing but quotes"],
+    ids=[
+        "name",
+        "name and blanks",
+        "blanks",
+        "blanks at the end",
+        "quotes",
+        "slashes",
+        "no end",
+        "a line's end",
+        "nothing but quotes",
+    ],
 )
 def test_a_body_that_is_large_for_nothing_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):

@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import re
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -259,11 +260,33 @@ def check_density(body: bytes | str) -> None:
             raise InvalidRequest("invalid request body")
 
 
-def _check_shape(text: str) -> None:
-    """Of a large body: that what makes it large is a value. Long names, blanks without end and strings full of quotes
-    are nobody's picture, and parsing them holds the interpreter for long. Raises InvalidRequest."""
+def _read_large(text: str) -> Any:
+    """The same as json.loads, but the long values are taken out first and read in pieces, between which other threads
+    have their turn. Raises ValueError, InvalidRequest."""
+    parts, long, last = list[str](), dict[str, str](), 0
+    for start, end in _long_values(text):
+        if text.find("\\", start, end) < 0:  # else it is left in: an escape must not be cut
+            mark = uuid.uuid4().hex
+            pieces = (text[place : min(end, place + _LARGE_BYTES)] for place in range(start, end, _LARGE_BYTES))
+            long[mark] = "".join(json.loads(f'"{piece}"') for piece in pieces)
+            parts += [text[last:start], mark]
+            last = end
+    return _filled(json.loads("".join((*parts, text[last:])), parse_constant=_no_constant), long)
+
+
+def _filled(value: Any, long: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return long.get(value, value)
+    if isinstance(value, list):
+        return [_filled(each, long) for each in value]
+    return {name: _filled(each, long) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def _long_values(text: str) -> list[tuple[int, int]]:
+    """Where they stand in a large body, without their quotes. What makes it large must be values: long names, blanks
+    without end and strings full of quotes are nobody's picture. Raises InvalidRequest."""
     refused = InvalidRequest("invalid request body")
-    place = 0
+    found, place = list[tuple[int, int]](), 0
     for _ in range(_MOST_STRINGS):
         start = text.find('"', place)
         if (start if start >= 0 else len(text)) - place > _LONGEST_GAP:
@@ -278,10 +301,12 @@ def _check_shape(text: str) -> None:
             if escapes % 2 == 0:
                 break
         if start < 0 or end < 0:
-            return  # what is wrong with it, the parser finds
+            return found  # what is wrong with it, the parser finds
         is_name = text[end + 1 : end + 1 + _LONGEST_GAP].lstrip()[:1] == ":"
         if is_name and end - start > _LONGEST_NAME:
             raise refused
+        if end - start > _LONGEST_GAP:
+            found.append((start + 1, end))
         place = end + 1
     raise refused
 
@@ -292,7 +317,7 @@ def read_json(body: bytes | str) -> Any:
     try:
         text = body.removeprefix(BOM) if isinstance(body, str) else text_of(body)
         if len(text) > _LARGE_BYTES:
-            _check_shape(text)
+            return _read_large(text)
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("invalid request body") from error
