@@ -13,8 +13,8 @@ from urllib.parse import unquote, unquote_plus
 from server.errors import InvalidField, UnsupportedMedia
 from server.formats import sniff
 
-FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
-_URLENCODED = FORM_TYPES[1]
+MULTIPART, _URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
+FORM_TYPES = (MULTIPART, _URLENCODED)
 _GZIP = b"\x1f\x8b"
 _AS_IT_IS = {"Accept-Encoding": "identity"}
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")

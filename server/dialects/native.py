@@ -34,6 +34,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from server.bodies import (
     FORM_TYPES,
+    MULTIPART,
     check_readable,
     is_urlencoded,
     looks_like_json,
@@ -51,7 +52,7 @@ from server.dialects.base import (
     iso_time,
     read_json,
 )
-from server.errors import InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError
+from server.errors import InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UnsupportedMedia, UpscaleError
 from server.fetch import Source, parse_source
 from server.files.picture import Header
 from server.formats import FormatName
@@ -400,6 +401,8 @@ def file(key: str, service: ServiceDep, request: Request) -> Response:
 async def put_upload(key: str, request: Request, service: ServiceDep, base_url: BaseUrl) -> Response:
     # Before the body is read: no key is asked for here, and only a ticket is worth that memory.
     await run_in_threadpool(service.uploads.ticket, key)
+    if media_type(request.headers) == MULTIPART:
+        raise UnsupportedMedia("this address takes the file's bytes as they are, not a form (curl -T NAME)")
     data = await request.body()
     limit = service.config.max_source_bytes
     if len(data) > limit:
