@@ -33,6 +33,7 @@ def serve(
 def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
     """The API process of `serve`."""
     import socket
+    import sys
 
     from server.app import create_app
     from server.launch import watch_parent
@@ -42,6 +43,8 @@ def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
     configure_logs()
     keep_private()
     watch_parent()
+    # Threads that read pictures hand the interpreter to the one that answers, sooner than by themselves.
+    sys.setswitchinterval(0.001)
     server_of(create_app(load_config())).run(sockets=[socket.socket(fileno=fd)])
 
 
