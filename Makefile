@@ -12,7 +12,7 @@ INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
 
 .PHONY: venv demo serve test lint format lock clean verify-official
 
-venv: .venv/installed
+venv: .venv/installed .venv/kernels
 
 .venv/installed: requirements.lock pyproject.toml tests/old-clients.lock tests/new-clients.lock
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; install one, or say make PYTHON=…" >&2; exit 1; }
@@ -23,13 +23,18 @@ venv: .venv/installed
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@# basicsr comes as source only; built in isolation it would download all of torch a second time.
 	@awk '/^[^ ]/ {wanted = /^setuptools==/} wanted' requirements.lock | $(INSTALL) -r -
-	@$(INSTALL) --no-build-isolation-package basicsr -r requirements.lock
-	@$(INSTALL) -e .
+	@$(INSTALL) --compile-bytecode --no-build-isolation-package basicsr -r requirements.lock
+	@$(INSTALL) -e . && .venv/bin/python -m compileall -q server
 	@# An older client that is still in use, and the newest of another vendor, which has the import name of its older one
 	@# and wants Python 3.11: each beside the others, in a folder of its own. The suite runs them all.
 	@$(INSTALL) --target .venv/old-clients -r tests/old-clients.lock
 	@! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		$(INSTALL) --target .venv/new-clients -r tests/new-clients.lock
+	@touch $@
+
+# Compiled ahead, so that no job waits for a compiler. Without one, torch does their work.
+.venv/kernels: .venv/installed $(wildcard server/kernels/*.cpp server/kernels/*.h) server/kernels/build.py
+	@$(RUN) server.kernels || true
 	@touch $@
 
 demo: venv

@@ -46,7 +46,7 @@ JOB_FIELDS = {
     "background": "What shows through transparency in jpeg. `[r, g, b]` or `\"#rrggbb\"`.",
     "model": "A network's name, as `GET /models` lists them, or `auto`: [which](../weights/README.md#model-auto).",
     "denoise": "0 keeps grain, 1 smooths; for realesr-general-x4v3.",
-    "creativity": "How much may be invented: [creativity.md](creativity.md). Absent: 0, but −2 for clean screens and prints.",
+    "creativity": "How much may be invented: [creativity.md](creativity.md). Absent: 0, or −2 for clean text.",
     "content": "What the picture shows; `auto` looks. Only where neither `model` nor `creativity` is given.",
     "faces": "Restore faces: true, or an object; [below](#faces).",
     "seed": "Of what creativity adds. Absent: made from the picture, so the same picture gives the same result.",

@@ -50,8 +50,10 @@ def check_json(headers: Mapping[str, str], body: bytes) -> None:
 
     JSON that is called something else is still JSON: `curl -d` calls everything a form.
     """
-    check_readable(body, "send JSON, with the picture as a URL, a data URI or base64")
-    if media_type(headers) in FORM_TYPES and body and not looks_like_json(body):
+    kind = media_type(headers)
+    if kind != MULTIPART:  # which may have a picture's bytes in it
+        check_readable(body, "send JSON, with the picture as a URL, a data URI or base64")
+    if kind in FORM_TYPES and body and not looks_like_json(body):
         raise UnsupportedMedia("this address takes JSON, not a form: send it with Content-Type: application/json")
 
 

@@ -1,6 +1,7 @@
 """What is written shall be there after a power cut, too, and be nobody's but our user's."""
 
 import os
+import secrets
 from pathlib import Path
 
 
@@ -27,7 +28,7 @@ def make_private(path: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Replace a small file, so that readers see the old or the new one. Raises OSError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{secrets.token_hex(6)}.partial")
     partial.write_text(text, "utf-8")
     sync(partial)
     partial.replace(path)

@@ -6,6 +6,7 @@ import fnmatch
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from server.config import PREFIX, Config
+from server.kernels import build
 from tests.conftest import LiveServer
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +80,22 @@ def test_nothing_else_is_let_in() -> None:
     assert all(
         sent(f"weights/{name}") for name in ("manifest.toml", "ATTRIBUTION.md", "bundled/fidelity-x4.safetensors")
     )
+
+
+def test_the_kernels_come_compiled_for_every_processor_and_are_where_the_server_looks(tmp_path: Path) -> None:
+    """What the stage copies is enough to compile them, by the command that it runs."""
+    stage = DOCKERFILE[DOCKERFILE.index(" AS kernels") : DOCKERFILE.index(" AS code")]
+    assert "g++" in stage and "server.kernels --all" in stage and "g++" not in LAST_STAGE
+    for source, target in re.findall(r"^COPY (\S+) (\S+)$", stage, re.MULTILINE):
+        assert source == target and not any(sent(str(each.relative_to(ROOT))) for each in [build.BUILT])
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / source, tmp_path / target)
+    shutil.rmtree(tmp_path / "server" / "kernels" / "built", ignore_errors=True)
+    run = [sys.executable, "-m", "server.kernels", "--help"]
+    assert subprocess.run(run, cwd=tmp_path, capture_output=True, timeout=120, check=False).returncode == 0
+    built = build.BUILT.relative_to(ROOT)
+    assert f"COPY --from=kernels /opt/upscale-server/{built} {built}" in DOCKERFILE
 
 
 def test_its_settings_are_settings() -> None:

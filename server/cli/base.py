@@ -59,7 +59,18 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def complain(message: str) -> None:
-    stderr.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    stderr.print(f"[bold red]error:[/] {escape(plain(message))}", highlight=False, soft_wrap=True)
+
+
+def plain(text: object) -> str:
+    """As one line that any terminal can show: names of files may hold any bytes, line ends and control codes too."""
+    return "".join(each if each.isprintable() else _escaped(each) for each in str(text))
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    # Bytes that are no UTF-8 are such letters (PEP 383).
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else letter.encode("unicode_escape").decode()
 
 
 def with_malloc_settings() -> None:
