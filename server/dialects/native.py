@@ -35,6 +35,7 @@ from starlette.datastructures import FormData, UploadFile
 from server.auth import Caller
 from server.bodies import (
     FORM_TYPES,
+    MULTIPART,
     check_readable,
     is_urlencoded,
     looks_like_json,
@@ -55,7 +56,16 @@ from server.dialects.base import (
     read_json,
     whole_body,
 )
-from server.errors import InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError, cut
+from server.errors import (
+    InvalidField,
+    InvalidRequest,
+    MissingField,
+    NotFound,
+    TooLarge,
+    UnsupportedMedia,
+    UpscaleError,
+    cut,
+)
 from server.fetch import Source, parse_source
 from server.files.picture import Header
 from server.formats import FormatName
@@ -411,6 +421,8 @@ def file(key: str, service: ServiceDep, request: Request) -> Response:
 async def put_upload(key: str, request: Request, service: ServiceDep, base_url: BaseUrl) -> Response:
     # Before the body is read: no key is asked for here, and only a ticket is worth that memory.
     ticket = await run_in_threadpool(service.uploads.ticket, key)
+    if media_type(request.headers) == MULTIPART:
+        raise UnsupportedMedia("this address takes the file's bytes as they are, not a form (curl -T NAME)")
     data = await whole_body(request)
     limit = service.config.max_source_bytes
     if len(data) > limit:

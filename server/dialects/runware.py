@@ -656,6 +656,7 @@ async def _keep(place: _Place, owner: str, task: dict[str, Any], parameter: str)
     reading = place.service.reading
     source = await reading.run(owner, _inline, place, parameter, text, must)
     try:
+        source = await run_in_threadpool(place.service.resolve, source, owner)
         if source.url is not None:
             # Downloads take their time. They are few at once, so that nobody else waits for a thread.
             download = to_thread.run_sync(place.service.read, source, limiter=place.shared.downloads)
@@ -666,7 +667,7 @@ async def _keep(place: _Place, owner: str, task: dict[str, Any], parameter: str)
 
 
 def _put(service: Service, owner: str, source: Source) -> Upload:
-    data = service.read(service.resolve(source, owner))
+    data = service.read(source)
     mime = service.header(Source(data=data)).mime  # nothing but pictures
     suffix = next((each.suffix for each in FORMATS.values() if each.mime == mime), "." + mime.split("/")[1])
     ticket = service.uploads.issue(owner, f"upload{suffix}", suffix)
