@@ -58,7 +58,7 @@ class Measures:
         return spread + 2.6 * self.papers + 3.7 * self.equal + 5.2 * min(self.rows, 1.5)
 
 
-LETTERED = 2.75
+LETTERED = 3.25
 
 
 def kind(samples: NDArray[Any]) -> Kind:
@@ -137,7 +137,8 @@ def _grey(tiles: NDArray[Any]) -> NDArray[np.uint8]:
         tiles = (tiles >> 8).astype(np.uint8)
     channels = tiles.shape[-1]
     if channels >= 3:
-        luma = sum(tiles[..., k].astype(np.uint16) * np.uint16(part) for k, part in enumerate((5, 9, 2))) >> 4
+        red, green, blue = (tiles[..., k].astype(np.uint16) for k in range(3))
+        luma = (red * 5 + green * 9 + blue * 2) >> 4
     else:
         luma = tiles[..., 0].astype(np.uint16)
     if channels in (2, 4):
@@ -159,8 +160,9 @@ def _background(blocks: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[n
 def _straight(tiles: NDArray[np.uint8], hard: NDArray[np.bool_], letters: NDArray[np.bool_]) -> int:
     """How many blocks of letters an edge runs through from side to side, upright or level."""
     n, across = len(tiles), _TILE // _BLOCK
-    upright = hard.reshape(n, across, _BLOCK, across, _BLOCK).all(axis=2).any(axis=3)
+    blocks = (n, across, _BLOCK, across, _BLOCK)
+    upright = np.any(np.all(hard.reshape(blocks), axis=2), axis=3)
     below = np.zeros_like(hard)
     below[:, :-1] = np.maximum(tiles[:, 1:], tiles[:, :-1]) - np.minimum(tiles[:, 1:], tiles[:, :-1]) >= _STEP
-    level = below.reshape(n, across, _BLOCK, across, _BLOCK).all(axis=4).any(axis=2)
+    level = np.any(np.all(below.reshape(blocks), axis=4), axis=2)
     return int((letters & (upright | level).reshape(-1)).sum())

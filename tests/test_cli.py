@@ -480,6 +480,33 @@ def test_what_was_given_up_is_listed_and_sent_again(run: Run, prepared: tuple[Co
     assert Deliveries(engine).counts() == {"pending": 1}
 
 
+def test_the_address_of_what_was_given_up_is_whole_however_narrow_the_terminal(
+    run: Run, prepared: tuple[Config, Jobs, list[Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _, (_, _, failed) = prepared
+    engine = open_database(config.database)
+    url = "https://example.com/[hook]/" + "a-long-path/" * 20 + "?token=0123456789"
+    owed = Delivery(job_id=failed.id, kind=WEBHOOK, url=url, base_url="")
+    with engine.begin() as db:
+        db.execute(deliveries.insert().values(**vars(owed)))
+    Deliveries(engine).give_up(owed, "its server answered 500")
+    for columns in ("80", "20"):
+        monkeypatch.setenv("COLUMNS", columns)
+        shown = run("jobs", "undelivered", "--data-dir", config.data_dir).stdout.splitlines()
+        assert [line.strip() for line in shown[1:]] == ["its server answered 500", url]
+        assert shown[0].startswith(f"{failed.id}  webhook  0 tries, the last ")
+
+
+def test_a_table_that_is_piped_has_every_cell_whole(
+    run: Run, prepared: tuple[Config, Jobs, list[Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _, jobs = prepared
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run("jobs", "list", "--data-dir", config.data_dir).stdout.splitlines()
+    assert len(shown) == 1 + len(jobs), "a line each"
+    assert any("not a [picture] of ours" in line and jobs[2].id in line for line in shown)
+
+
 def test_jobs_are_cancelled_at_once_or_soon_or_not_at_all(run: Run, prepared: tuple[Config, Jobs, list[Job]]) -> None:
     config, table, (running, waiting, failed) = prepared
 

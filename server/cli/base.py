@@ -10,6 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
 
 from server.config import BadConfig
 from server.errors import UpscaleError
@@ -29,6 +31,26 @@ def plain_errors() -> Iterator[None]:
         yield
     except (UpscaleError, BadConfig) as error:
         fail(str(error))
+    except Exception as error:
+        from server.outage import outage_of
+
+        outage = outage_of(error)
+        if outage is None:
+            raise
+        fail(outage.message)
+
+
+def show(table: Table) -> None:
+    """Every cell whole: on a terminal it goes on in the next line where there is no room, elsewhere lines become as
+    long as they have to be."""
+    for column in table.columns:
+        column.overflow = "fold"
+    if stdout.is_terminal:
+        stdout.print(table)
+    else:
+        widest = stdout.options.update(width=1_000_000)
+        width = max(stdout.width, Measurement.get(stdout, widest, table).maximum)
+        Console(emoji=False, width=width).print(table)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

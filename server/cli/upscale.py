@@ -56,7 +56,8 @@ def upscale(
     model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
     device: Device = None,
     creativity: Annotated[
-        float | None, typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0.")
+        float | None,
+        typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0; clean text -2."),
     ] = None,
     content: Annotated[
         str, typer.Option(help="What the picture shows: photo, text, drawing, or auto, which looks.")

@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -19,7 +20,8 @@ from starlette.datastructures import FormData
 from starlette.requests import HTTPConnection
 
 from server.auth import Caller, Gate
-from server.errors import InvalidField, InvalidRequest, MissingField, UpscaleError
+from server.bodies import BOM, FORM_TYPES, check_json, check_readable, looks_like_json, media_type, text_of
+from server.errors import InvalidField, InvalidRequest, MissingField, UnsupportedMedia, UpscaleError
 from server.formats import FormatName
 from server.job import Job
 from server.service import Service
@@ -43,7 +45,7 @@ class Dialect(Protocol):
 class Webhook:
     """What one attempt to tell a caller about its job posts."""
 
-    body: bytes
+    body: bytes | Path
     headers: dict[str, str]
 
 
@@ -117,33 +119,49 @@ OwnBases = Annotated[tuple[str, ...], Depends(_own_bases)]
 
 
 async def _body(request: Request) -> bytes:
-    return await request.body()
+    body = await request.body()
+    check_json(request.headers, body)
+    return body
 
 
 RawBody = Annotated[bytes, Depends(_body)]
+"""JSON, as far as can be told before it is parsed."""
 
 
 async def _form(request: Request) -> AsyncIterator[FormData]:
+    if media_type(request.headers) not in FORM_TYPES:
+        body = await request.body()
+        check_readable(body, FORM_REMEDY)
+        if body and not looks_like_json(body):
+            raise UnsupportedMedia(f"this address takes a form: {FORM_REMEDY}")
     async with request.form() as form:
         yield form
 
 
 Form = Annotated[FormData, Depends(_form)]
-"""Empty when the request is not a form."""
+"""Empty when no form was sent."""
+FORM_REMEDY = "send it as the field `file` of a form (curl -F file=@NAME)"
 
 
 def _asked_url(connection: HTTPConnection) -> str:
-    """Scheme and host as the caller sees them, through a proxy that says so."""
+    """Scheme, host and prefix as the caller sees them, through a proxy that says so."""
     headers = connection.headers
-    scheme = _first(headers.get("x-forwarded-proto")) or connection.url.scheme
-    for host in (_first(headers.get("x-forwarded-host")), headers.get("host")):
-        if host and re.fullmatch(r"[\w.:\[\]-]+", host):
-            return f"{'https' if scheme in ('https', 'wss') else 'http'}://{host}"
-    return f"http://{connection.url.netloc}"
+    scheme = _first(headers.get("x-forwarded-proto")).lower() or connection.url.scheme
+    prefix = _first(headers.get("x-forwarded-prefix")).rstrip("/")
+    if not _PREFIX.fullmatch(prefix):
+        prefix = ""
+    for host in (_first(headers.get("x-forwarded-host")), headers.get("host", "")):
+        if _HOST.fullmatch(host):
+            return f"{'https' if scheme in ('https', 'wss') else 'http'}://{host.lower()}{prefix}"
+    return f"http://{connection.url.netloc}{prefix}"
+
+
+_HOST = re.compile(r"[\w.:\[\]-]{1,255}", re.ASCII)
+_PREFIX = re.compile(r"(?:/[\w.~-]{1,64}){0,8}", re.ASCII)
 
 
 def _first(value: str | None) -> str:
-    return (value or "").split(",")[0].strip().lower()
+    return (value or "").partition(",")[0].strip()
 
 
 # --- words shared by all --------------------------------------------------------------------------------------------
@@ -182,7 +200,8 @@ def read_json(body: bytes | str) -> Any:
     """Raises InvalidRequest."""
     check_density(body)
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        text = body.removeprefix(BOM) if isinstance(body, str) else text_of(body)
+        return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("invalid request body") from error
 

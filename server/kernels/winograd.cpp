@@ -68,6 +68,7 @@ void give(Block block) {
 
 constexpr int AREA = 5200;   // pixels of a block of 64 features, those around it included: two stay in the cache
 constexpr int HIGHEST = 48;  // rows of a block
+constexpr int BLOCK = 24;    // tiles of a block of a layer by itself
 constexpr int SMALL = 9600;  // pixels of a picture whose whole maps stay there
 
 // The columns of a block of `h` rows, where each of its pixels takes `floats`, `around` more rows and columns among
@@ -96,11 +97,11 @@ struct Net {
     Layer source;
     const int packed = padded(channels * unshuffle * unshuffle);
     const int high = std::min(HIGHEST, rounded_up(H)), F = padded(features);
-    // A layer by itself, from one whole map to another: blocks of T tiles, about, or of fewer, for there to be some for
+    // A layer by itself, from one whole map to another: blocks of BLOCK tiles, about, or of fewer, for there to be some for
     // each thread. All such layers have the same blocks, see Run::before.
     const auto alone = [&](const Layer& layer) {
       const int across = ceil_div(W, TILE), down = ceil_div(H, TILE);
-      const int tiles = std::clamp(ceil_div(down * across, threads), TILE, T);
+      const int tiles = std::clamp(ceil_div(down * across, threads), TILE, BLOCK);
       const int wide = ceil_div(across, ceil_div(across, tiles));
       p.add({layer}, H, W, TILE * std::max(1, tiles / wide), TILE * wide);
     };
@@ -333,7 +334,7 @@ void winograd_close(void* net) { delete static_cast<Net*>(net); }
 // Bytes of the weights, transformed.
 size_t winograd_weights(const void* net) {
   size_t bytes = 0;
-  for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->memory.size() * sizeof(float);
+  for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->memory.size;
   return bytes;
 }
 
@@ -375,6 +376,17 @@ double winograd_turn(void* sweep, double work, const View* result, int top, int 
 }
 
 void winograd_end(void* sweep) { delete static_cast<Sweep*>(sweep); }
+
+// Gives back the memory that is kept for the next run.
+void winograd_release() {
+  Block none[2];
+  {
+    const std::lock_guard<std::mutex> guard(idle_lock);
+    std::swap(idle, none);
+  }
+  for (const Block& b : none)
+    if (b.data) munmap(b.data, b.size);
+}
 
 // Bytes of memory that a picture takes on its way, beside itself and its result.
 size_t winograd_bytes(const void* net, int H, int W, int threads) try {

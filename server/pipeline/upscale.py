@@ -85,7 +85,7 @@ def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Ite
     """One network's result, in colours that are the source's."""
     bands = _network(ctx, model, samples, np.uint16)
     if model.name != FIDELITY:
-        return locked(bands, samples, model.facts.scale, depth)
+        return locked(bands, samples, model.facts.scale, depth, ctx.kernel)
     # NOTE: fidelity-x4 repeats the colour of a source pixel in all that it becomes; brightness alone is its own.
     h, w = samples.shape[:2]
     size = w * model.facts.scale, h * model.facts.scale
