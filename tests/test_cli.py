@@ -359,13 +359,6 @@ def test_a_name_in_no_encoding_is_one_line_and_the_rest_is_done(photo: Path, tmp
     assert (tmp_path / "out" / odd.name).exists() and len(list((tmp_path / "out").iterdir())) == 2
 
 
-def test_what_nobody_has_foreseen_stops_no_other_picture(run: Run, photo: Path, tmp_path: Path) -> None:
-    (tmp_path / "a\0".replace("\0", "b")).write_bytes(photo.read_bytes())
-    outcome = run("upscale", "a\0b.png", photo, "-o", "out", "--scale", 1)  # a name that no file can have
-    assert outcome.exit_code == 1 and outcome.stderr.startswith("error: a\\x00b.png: ")
-    assert size_of(tmp_path / "out" / "photo.png")[0] == "PNG"
-
-
 @pytest.mark.parametrize("length", [200, 247, 250, 255])
 def test_a_result_may_have_the_longest_name_that_there_is(run: Run, photo: Path, tmp_path: Path, length: int) -> None:
     name = "n" * (length - 4) + ".png"
