@@ -3,6 +3,7 @@
 A page is a function of its seed. The words are Lewis Carroll's, the fonts those that come with matplotlib.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -102,6 +103,11 @@ def _theme(rng: np.random.Generator) -> tuple[Colour, Colour]:
     return THEMES[rng.integers(len(THEMES))]
 
 
+def face(name: str) -> str:
+    """The file of a font, by its name."""
+    return next(each for each in fonts() if each.endswith(name))
+
+
 def _face(rng: np.random.Generator, part: str = "") -> str:
     faces = [each for each in fonts() if part in each and "Oblique" not in each and "Italic" not in each]
     return faces[rng.integers(len(faces))]
@@ -121,7 +127,7 @@ def paragraphs(rng: np.random.Generator, size: tuple[int, int] = (640, 480), tex
     return pen.page()
 
 
-def code(rng: np.random.Generator, size: tuple[int, int] = (800, 600)) -> Page:
+def code(rng: np.random.Generator, size: tuple[int, int] = (800, 600), text_size: int | None = None) -> Page:
     """An editor: equal widths, many colours, indents."""
     dark = rng.random() < 0.7
     paper: Colour = (30, 30, 30) if dark else (255, 255, 255)
@@ -129,7 +135,7 @@ def code(rng: np.random.Generator, size: tuple[int, int] = (800, 600)) -> Page:
     if not dark:
         inks = [(0, 0, 200), (163, 21, 21), (0, 110, 60), (20, 20, 20)]
     pen = Pen(size, paper, subpixel=bool(rng.random() < 0.5))
-    points, face = int(rng.integers(11, 16)), _face(rng, "SansMono")
+    points, face = text_size or int(rng.integers(11, 16)), _face(rng, "SansMono")
     pen.draw.rectangle((0, 0, 40, size[1]), (37, 37, 38) if dark else (240, 240, 240))
     for number, top in enumerate(range(8, size[1] - points, round(points * 1.4)), 1):
         pen.text((6, top), str(number), (128, 128, 128), face, points)
@@ -140,11 +146,11 @@ def code(rng: np.random.Generator, size: tuple[int, int] = (800, 600)) -> Page:
     return pen.page()
 
 
-def window(rng: np.random.Generator, size: tuple[int, int] = (1024, 700)) -> Page:
+def window(rng: np.random.Generator, size: tuple[int, int] = (1024, 700), text_size: int | None = None) -> Page:
     """A program's window: title, menu, a list at the side, a table, buttons."""
     paper, ink = _theme(rng)
     pen = Pen(size, paper, subpixel=bool(rng.random() < 0.5))
-    points, face = int(rng.integers(11, 15)), _face(rng, "Sans")
+    points, face = text_size or int(rng.integers(11, 15)), _face(rng, "Sans")
     accent: Colour = tuple(int(level) for level in rng.integers(40, 200, 3))  # type: ignore[assignment]
     soft: Colour = tuple((9 * p + i) // 10 for p, i in zip(paper, ink, strict=True))  # type: ignore[assignment]
     pen.draw.rectangle((0, 0, size[0], 30), accent)
@@ -217,13 +223,16 @@ def article(rng: np.random.Generator, photo: Pixels | None = None, size: tuple[i
     return pen.page()
 
 
-def scan(rng: np.random.Generator, size: tuple[int, int] = (800, 600)) -> Page:
+def scan(rng: np.random.Generator, size: tuple[int, int] = (800, 600), text_size: int | None = None) -> Page:
     """A clean print from a flatbed scanner: a little blur, a little grain, a little turned."""
     pen = Pen(size, (255, 255, 255))
-    face, points = _face(rng), int(rng.integers(14, 24))
-    for top in range(20, size[1] - 40, round(points * 1.4)):
-        pen.text((36, top), words(rng, 30), (0, 0, 0), face, points)
-    turned = pen.image.rotate(rng.uniform(-0.7, 0.7), Image.Resampling.BICUBIC, fillcolor=(255, 255, 255))
+    face, points = _face(rng), text_size or int(rng.integers(14, 24))
+    edge = 20 if size[1] > 200 else 8
+    for top in range(edge, size[1] - 2 * edge, round(points * 1.4)):
+        pen.text((16 + edge, top), words(rng, 30), (0, 0, 0), face, points)
+    turned = pen.image.rotate(
+        rng.uniform(-0.7, 0.7) * min(1.0, 400 / size[0]), Image.Resampling.BICUBIC, fillcolor=(255, 255, 255)
+    )
     soft = turned.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 0.8)))
     levels = np.asarray(soft, np.float64) * 0.8 + 40 + rng.normal(0, rng.uniform(0.5, 1.5), (size[1], size[0], 1))
     return Page(np.clip(np.rint(levels), 0, 255).astype(np.uint8), pen.page().lines)
@@ -241,3 +250,33 @@ KINDS: dict[str, Callable[[np.random.Generator], Page]] = {
 def draw(kind: str, number: int) -> Page:
     """Page `number` of its kind, always the same."""
     return KINDS[kind](np.random.default_rng((2029, sorted(KINDS).index(kind), number)))
+
+
+def photographed(rng: np.random.Generator, size: tuple[int, int] = (800, 600), text_size: int | None = None) -> Page:
+    """A print before a camera: light from one side, out of focus by a little, grain, JPEG."""
+    pen = Pen(size, (255, 255, 255))
+    face, points = _face(rng), text_size or int(rng.integers(14, 24))
+    for top in range(10, size[1] - 2 * points, round(points * 1.5)):
+        pen.text((14, top), words(rng, 30), (20, 20, 25), face, points)
+    soft = pen.image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 0.9)))
+    y, x = np.mgrid[: size[1], : size[0]]
+    angle = rng.uniform(0, 2 * np.pi)
+    light = 0.75 + 0.2 * (np.cos(angle) * x / size[0] + np.sin(angle) * y / size[1])
+    tint = np.array((1.0, 0.97, 0.9))
+    levels = (40 + 0.8 * np.asarray(soft, np.float64)) * light[..., None] * tint + rng.normal(
+        0, 3, (size[1], size[0], 1)
+    )
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8)).save(buffer, "jpeg", quality=80)
+    return Page(np.asarray(Image.open(buffer)), pen.page().lines)
+
+
+def part(page: Page, box: tuple[int, int, int, int]) -> Page:
+    """A piece of it, with the lines that are whole in it."""
+    left, top, right, bottom = box
+    lines = [
+        Line(line.text, (line.box[0] - left, line.box[1] - top, line.box[2] - left, line.box[3] - top))
+        for line in page.lines
+        if line.box[0] >= left and line.box[1] >= top and line.box[2] <= right and line.box[3] <= bottom
+    ]
+    return Page(np.ascontiguousarray(page.pixels[top:bottom, left:right]), tuple(lines))

@@ -4,6 +4,7 @@ Two guards stand before the routes: `_Door` (strangers, duplicate slashes, size 
 exception handlers. Between them no body of Starlette's or FastAPI's own making ever reaches a client.
 """
 
+import asyncio
 import re
 import threading
 import time
@@ -38,6 +39,7 @@ from server.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
+    Unavailable,
     UpscaleError,
 )
 from server.guard import read_allowed
@@ -94,6 +96,7 @@ def create_app(config: Config) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.service, app.state.gate, app.state.metrics = service, gate, metrics
+    app.state.close = service.close  # see wire.Server
     app.add_middleware(_Door, config=config, gate=gate, metrics=metrics)
     app.add_exception_handler(UpscaleError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -315,6 +318,12 @@ class _Door:
                 await self._app(scope, self._counted(receive), noted_send)
         except ClientDisconnect:
             pass
+        except asyncio.CancelledError:
+            # The server ends, and this took longer than it waits. uvicorn would say "Internal Server Error".
+            if started:
+                raise
+            ending = Unavailable("the server is shutting down; try again", retry_after_s=5)
+            await _say(ending, dialect)(scope, receive, noted_send)
         except Exception as error:
             outage = outage_of(error)
             if outage is not None:

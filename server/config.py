@@ -65,9 +65,10 @@ class Config(BaseSettings):
         "auto",
         description="Network precision. auto: fp16 on CUDA; on the CPU fp32 with own kernels, else bf16 if it is fast.",
     )
-    kernels: Literal["auto", "off"] = Field(
+    kernels: Literal["auto", "avx512", "avx2", "off"] = Field(
         "auto",
-        description="Own CPU code, for networks in fp32 and for resizing: auto compiles it if there is a C++ compiler.",
+        description="Own CPU code, for networks in fp32 and for resizing, and its instruction set; auto: the best that "
+        "the processor has. It is compiled on first use if it was not before.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="What adds detail when creativity is asked for. auto: SDXL on CUDA if installed."

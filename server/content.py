@@ -58,7 +58,7 @@ class Measures:
         return spread + 2.6 * self.papers + 3.7 * self.equal + 5.2 * min(self.rows, 1.5)
 
 
-LETTERED = 2.75
+LETTERED = 3.25
 
 
 def kind(samples: NDArray[Any]) -> Kind:

@@ -33,15 +33,24 @@
 import math
 from collections.abc import Iterator, Mapping
 
+_LONGEST_NAME, _LONGEST_MESSAGE = 100, 2000
+
+
+def cut(text: str, most: int = _LONGEST_NAME) -> str:
+    """A caller's own text, for an answer or the log: its beginning, and an ellipsis if there is more. Whoever sends
+    megabytes is not sent them back."""
+    return text if len(text) <= most else text[:most] + "…"
+
 
 class UpscaleError(Exception):
     status = 500
     code = "internal"
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
+        message = cut(message, _LONGEST_MESSAGE)
         super().__init__(message)
         self.message = message
-        self.field = field
+        self.field = None if field is None else cut(field)
         """The request field that is wrong, in the caller's own spelling, or None."""
 
     @property

@@ -21,7 +21,7 @@ of lease, and it becomes claimable for workers with `give_source`.
 import enum
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ from sqlalchemy.exc import IntegrityError
 from server.database import deliveries as _deliveries
 from server.database import jobs, passing, reading, workers
 from server.deliveries import Delivery
-from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError
+from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
 from server.job import Job, Params, Result, State
 from server.limits import admit
 from server.turns import Line, host_of, in_turn, is_lapsed, is_live, served
@@ -53,6 +53,8 @@ from server.weights.choice import DeviceKind
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""
 
+_AT_ONCE = 500
+"""Ids in one statement."""
 _RECENT = 20
 """Jobs that tell how fast things go."""
 _ID = re.compile("[0-9a-f]{32}")
@@ -115,7 +117,7 @@ class Jobs:
         taken = and_(jobs.c.owner == job.owner, jobs.c.dialect == job.dialect, jobs.c.external_id == job.external_id)
         with self._engine.begin() as db:
             if job.external_id is not None and db.execute(select(jobs.c.id).where(taken)).first():
-                raise Conflict(f"there is a job of the name {job.external_id} already")
+                raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already")
             waiting = select(func.count()).select_from(jobs).where(jobs.c.state == State.QUEUED.value)
             if job.state is State.QUEUED and db.execute(waiting).scalar_one() >= self._max_queue:
                 raise TooManyRequests("the queue is full; try again later")
@@ -124,7 +126,7 @@ class Jobs:
                 kept = {"priority": priority, "source_host": host_of(job.source_url or "")}
                 db.execute(insert(jobs).values(**_to_row(job) | kept))
             except IntegrityError as error:  # on PostgreSQL, two at the same moment
-                raise Conflict(f"there is a job of the name {job.external_id} already") from error
+                raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already") from error
             if deliveries:
                 rows = [vars(each) | {"owner": job.owner, "host": host_of(each.url)} for each in deliveries]
                 db.execute(insert(_deliveries), rows)
@@ -141,10 +143,20 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        missing = f"there is no job {job_id}"
+        missing = f"there is no job {cut(job_id)}"
         if not _ID.fullmatch(job_id):
             raise NotFound(missing)
         return self._one(jobs.c.id == job_id, missing)
+
+    def ended(self, job_ids: Collection[str]) -> set[str]:
+        """Those of these jobs that nothing more happens to: they have ended, or are gone."""
+        ids, unended = sorted(job_ids), set[str]()
+        states = [state.value for state in State if not state.final]
+        with reading(self._engine) as db:
+            for start in range(0, len(ids), _AT_ONCE):
+                some = jobs.c.id.in_(ids[start : start + _AT_ONCE])
+                unended.update(db.execute(select(jobs.c.id).where(some, jobs.c.state.in_(states))).scalars())
+        return set(ids) - unended
 
     def list(
         self,

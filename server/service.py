@@ -8,10 +8,12 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from anyio import CapacityLimiter, to_thread
@@ -28,6 +30,7 @@ from server.errors import (
     ResultImpossible,
     SourceUnreachable,
     SourceUnreadable,
+    Unavailable,
     UpscaleError,
 )
 from server.fetch import Source, download, download_to, own_file, own_job
@@ -44,19 +47,26 @@ from server.plan import (
     make_plan,
 )
 from server.rates import REFINER, read_rates
+from server.turns import Turns
 from server.uploads import Uploads
+from server.waiting import Waiting
 from server.weights.catalog import Catalog, Content, DeviceKind
 from server.weights.faces import face_weights
 
 log = structlog.get_logger()
+_T = TypeVar("_T")
 
-_SHORTEST_POLL_S, _LONGEST_POLL_S = 0.01, 0.25
 _OUTAGE_S = 10.0
 """Before a fetch is tried again that failed because of our own disk or database."""
 _READ_S = 15.0
 """For reading and keeping a picture, beside the time for its download."""
 _FETCHED = 2
 """Pictures that have been fetched, and are read at a time."""
+READERS = 3
+"""Bodies with pictures that are read at a time."""
+_READING_WAIT_S = 60.0
+_LOOK_S = 20.0
+"""For finding out what a picture is, and for waiting until others have been."""
 LOOKS = 4
 """Pictures downloaded at a time while their callers wait, only to learn what they are."""
 
@@ -70,8 +80,19 @@ class Service:
         self._jobs = jobs
         self._looks = CapacityLimiter(LOOKS)
         self._fetch_s = config.fetch_timeout_s + _READ_S
+        self.reading = Turns(READERS, wait_s=_READING_WAIT_S)
+        """For what endpoints do with bodies and pictures: owners take turns, and polls need no place."""
+        self._waiting = Waiting(jobs.ended)
+        self._end = asyncio.Event()
+        self._readers = ThreadPoolExecutor(READERS + _FETCHED, thread_name_prefix="look")
         self._fetched = threading.BoundedSemaphore(_FETCHED)
         self._fetcher = f"fetch:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def close(self) -> None:
+        """The process is to end: whoever waits is answered now."""
+        self.reading.close()
+        self._waiting.close()
+        self._end.set()
 
     def submit(
         self,
@@ -174,15 +195,26 @@ class Service:
         return self._jobs.cancel(job_id)
 
     async def wait(self, job_id: str, owner: str, timeout_s: float) -> Job:
-        """The job as it is when it has ended, or after `timeout_s`, whichever comes first."""
-        deadline = time.monotonic() + timeout_s
-        pause = _SHORTEST_POLL_S
-        while True:
-            job = await asyncio.to_thread(self.get, job_id, owner)
-            if job.state.final or time.monotonic() >= deadline:
-                return job
-            await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-            pause = min(pause * 1.5, _LONGEST_POLL_S)
+        """The job as it is when it has ended, after `timeout_s`, or when this process is to end (`closing`), whichever
+        comes first."""
+        await self._waiting.until_ended(job_id, timeout_s)
+        return await to_thread.run_sync(self.get, job_id, owner)
+
+    @property
+    def closing(self) -> bool:
+        """This process is to end: what it can't finish now goes on in the next one."""
+        return self._waiting.closed
+
+    async def unless_closing(self, work: Awaitable[_T]) -> _T:
+        """The same, for what may take long and changes nothing. Raises Unavailable once this process is to end."""
+        if not self.closing:
+            task, end = asyncio.ensure_future(work), asyncio.ensure_future(self._end.wait())
+            await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+            end.cancel()
+            if task.done():
+                return task.result()
+            task.add_done_callback(_drop)  # it ends by itself, in a thread that nobody waits for
+        raise Unavailable("the server is shutting down; try again", retry_after_s=5)
 
     def result_path(self, job: Job) -> Path:
         """The encoded result. Raises Conflict while there is none, NotFound after it has expired."""
@@ -224,13 +256,20 @@ class Service:
 
     def header(self, source: Source) -> Header:
         """Size and kind of a picture, downloaded now if need be: see `look`. Raises BadSource."""
-        return read_header(self.read(source), self.config.max_source_pixels)
+        return self._header(self.read(source))
 
-    async def look(self, source: Source, owner: str) -> Header:
-        """The same, for endpoints: downloads take their time, so they are few at once, and whoever waits for one takes
-        no thread from the others."""
-        source = await to_thread.run_sync(self.resolve, source, owner)
-        return await to_thread.run_sync(self.header, source, limiter=self._looks if source.url is not None else None)
+    async def look(self, owner: str, source: Source) -> Header:
+        """The same, for endpoints. Downloads take their time, so they are few at once, and whoever waits for one takes
+        no thread from the others; then it is the owner's turn to have it read."""
+        source = await self.fetched(await to_thread.run_sync(self.resolve, source, owner))
+        return await self.reading.run(owner, self.header, source)
+
+    async def fetched(self, source: Source) -> Source:
+        """A source whose bytes are here. Raises BadSource."""
+        if source.url is None:
+            return source
+        download = to_thread.run_sync(self.read, source, limiter=self._looks)
+        return Source(data=await self.unless_closing(download))
 
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
         """What would be done. Raises ModelNotFound, ResultImpossible, InvalidField; SourceTooLarge of animations."""
@@ -316,6 +355,7 @@ class Service:
     def release_fetches(self) -> None:
         """This process ends: others may fetch what it was about to."""
         self._jobs.release(self._fetcher)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def delete(self, job: Job) -> None:
         """The job and its pictures, whatever its state: a worker that has it finds out at its next heartbeat."""
@@ -357,8 +397,29 @@ class Service:
             raise SourceUnreachable(error.message) from error
 
     def _check_source(self, data: bytes, params: Params) -> None:
-        header = read_header(data, self.config.max_source_pixels)
-        self.plan(params, header)
+        self.plan(params, self._header(data))
+
+    def _header(self, data: bytes) -> Header:
+        """In a thread of those that are for nothing else, and in bounded time. Raises BadSource."""
+        started = threading.Event()
+
+        def look() -> Header:
+            started.set()
+            return read_header(data, self.config.max_source_pixels)
+
+        future = self._readers.submit(look)
+        if not started.wait(_LOOK_S):
+            future.cancel()
+            raise Unavailable("the server is busy with other pictures; try again later")
+        try:
+            return future.result(_LOOK_S)
+        except FutureTimeout:
+            raise SourceUnreadable(f"the picture takes more than {_LOOK_S:g} seconds to look at") from None
+
+
+def _drop(task: "asyncio.Future[Any]") -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def pictures_of(job: Job) -> list[str]:

@@ -195,8 +195,11 @@ class Upscaler:
             log.info("model let go", model=thing.name)
 
     def tidy(self) -> None:
-        """Let go of networks that nobody has asked for in a while."""
-        self._residents.tidy()
+        """Let go of networks that nobody has asked for in a while, and give their memory back to the system."""
+        if self._residents.tidy():
+            if self._kernel is not None:
+                self._kernel.release()
+            devices.release_memory(self.device)
 
     def counters(self) -> Mapping[str, float]:
         """Those of the engine, and `models` kept with their `model_bytes`."""
@@ -241,13 +244,13 @@ class Upscaler:
         if config.kernels == "off":
             self.kernels = "switched off"
             return None
-        found = load_kernel()
+        found = load_kernel(wanted=config.kernels)
         if not isinstance(found, Kernel):
             self.kernels = f"not used: {found}"
         elif self.device.type == "cpu" and config.dtype in ("auto", "fp32"):
-            self.kernels = f"used, {found.target}"
+            self.kernels = f"used, {found.target}, {found.origin}"
         else:
-            self.kernels = f"used for resizing, {found.target}"
+            self.kernels = f"used for resizing, {found.target}, {found.origin}"
         log.info("own kernels", state=self.kernels)
         return found if isinstance(found, Kernel) else None
 

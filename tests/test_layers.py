@@ -18,6 +18,7 @@ LEVELS = (
     (
         "errors",
         "disk",
+        "written",
         "content",
         "kernels.network",
         "kernels.lanczos",
@@ -30,14 +31,23 @@ LEVELS = (
         "files.heif",
         "files.chunks",
     ),
-    ("rates", "files.timing", "files.canvas", "files.tiff", "files.resolution", "kernels"),
+    (
+        "rates",
+        "files.timing",
+        "files.canvas",
+        "files.tiff",
+        "files.resolution",
+        "files.bounds",
+        "kernels",
+        "kernels.__main__",
+    ),
     ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries", "files.unread"),
     ("files.gif", "files.apng", "files.webp"),
     ("job", "files.texts"),
     ("files.metadata", "files.png"),
     ("files.foreign",),
     ("bodies", "cors", "plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
-    ("turns",),
+    ("turns", "waiting"),
     (
         "deliveries",
         "price",
@@ -68,8 +78,9 @@ LEVELS = (
 """From the bottom up: a file imports only from levels below its own. A plural folder's files may import its `base`."""
 
 API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
-API_HALF |= {"bodies", "cors", "webhook", "metrics", "page", "serving", "upkeep", "wire", "app"}
-WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos", "kernels.colour"}
+API_HALF |= {"bodies", "cors", "waiting", "webhook", "metrics", "page", "serving", "upkeep", "wire", "app"}
+WORKER_HALF = {"kernels", "kernels.__main__", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
+WORKER_HALF |= {"kernels.colour"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
 WORKER_HALF |= {"refiners", "colourlock", "autoencoder", "prompt", "sampler", "spool", "backprojection"}

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from server import __version__
-from server.cli.base import AsJson, DataDir, Device, plain_errors, stdout
+from server.cli.base import AsJson, DataDir, Device, plain_errors, show
 from server.config import Config, load_config
 from server.errors import UpscaleError
 from server.job import Params
@@ -30,7 +30,7 @@ def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = Fa
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
         table.add_row(f"[bold]{escape(name)}[/]", escape(value))
-    stdout.print(table)
+    show(table)
 
 
 def _examine(config: Config) -> dict[str, str]:

@@ -32,6 +32,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
+from server.auth import Caller
 from server.bodies import (
     FORM_TYPES,
     check_readable,
@@ -51,7 +52,7 @@ from server.dialects.base import (
     iso_time,
     read_json,
 )
-from server.errors import InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError
+from server.errors import InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError, cut
 from server.fetch import Source, parse_source
 from server.files.picture import Header
 from server.formats import FormatName
@@ -228,7 +229,7 @@ def _raise_first(error: ValidationError) -> NoReturn:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
         raise InvalidRequest(_NO_OBJECT) from error
-    field = str(first["loc"][0])
+    field = cut(str(first["loc"][0]))
     if first["type"] == "extra_forbidden":
         raise InvalidField(f"there is no field {field!r}", field=field) from error
     message = first["msg"].removeprefix("Value error, ")
@@ -272,8 +273,14 @@ Payload = Annotated[FormData | bytes, Depends(_payload)]
 
 
 @router.post("/jobs")
-def submit(
+async def submit(
     caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, payload: Payload
+) -> Response:
+    return await service.reading.run(caller.id, _submit, caller, service, base_url, own_bases, payload)
+
+
+def _submit(
+    caller: Caller, service: Service, base_url: str, own_bases: tuple[str, ...], payload: FormData | bytes
 ) -> Response:
     request, file = _read_request(JobRequest, payload)
     source = _read_source(request.image, file, own_bases)
@@ -350,11 +357,11 @@ def delete(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUr
 
 @router.post("/plan")
 async def plan(caller: CallerDep, service: ServiceDep, own_bases: OwnBases, payload: Payload) -> Response:
-    request, file = await run_in_threadpool(_read_request, PlanRequest, payload)
+    request, file = await service.reading.run(caller.id, _read_request, PlanRequest, payload)
     params = to_params(request)
     if request.width is None and request.height is None:
-        source = await run_in_threadpool(_read_source, request.image, file, own_bases)
-        found: Header | tuple[int, int] = await service.look(source, caller.id)
+        source = await service.reading.run(caller.id, _read_source, request.image, file, own_bases)
+        found: Header | tuple[int, int] = await service.look(caller.id, source)
     elif request.image or file is not None:
         raise InvalidField("give either a picture or its width and height", field="width")
     elif request.width is None or request.height is None:
@@ -399,10 +406,10 @@ def file(key: str, service: ServiceDep, request: Request) -> Response:
 @router.put("/uploads/{key}")
 async def put_upload(key: str, request: Request, service: ServiceDep, base_url: BaseUrl) -> Response:
     # Before the body is read: no key is asked for here, and only a ticket is worth that memory.
-    await run_in_threadpool(service.uploads.ticket, key)
+    ticket = await run_in_threadpool(service.uploads.ticket, key)
     data = await request.body()
     limit = service.config.max_source_bytes
     if len(data) > limit:
         raise TooLarge(f"the file is over this server's limit of {limit} bytes")
-    await run_in_threadpool(service.uploads.fill, key, data)
+    await service.reading.run(ticket.owner, service.uploads.fill, key, data)
     return json_response({"url": file_url(base_url, key), "size_bytes": len(data)})

@@ -263,16 +263,26 @@ router = APIRouter(prefix="/v3/async")
 
 
 @router.post("/image-upscaler")
-def submit(caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, raw: RawBody) -> Response:
+async def submit(
+    caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, raw: RawBody
+) -> Response:
+    return await service.reading.run(caller.id, _read_submit, caller.id, service, base_url, own_bases, raw)
+
+
+def _read_submit(owner: str, service: Service, base_url: str, own_bases: tuple[str, ...], raw: bytes) -> Response:
     body = read_object(raw)
     source = parse_source(read_text(body, "image"), own_bases)
-    return _submit(caller.id, service, base_url, UPSCALER, to_params(body), source, to_hook(body))
+    return _submit(owner, service, base_url, UPSCALER, to_params(body), source, to_hook(body))
 
 
 @router.post("/upscale")
-def submit_legacy(
+async def submit_legacy(
     caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, raw: RawBody
 ) -> Response:
+    return await service.reading.run(caller.id, _read_legacy, caller.id, service, base_url, own_bases, raw)
+
+
+def _read_legacy(owner: str, service: Service, base_url: str, own_bases: tuple[str, ...], raw: bytes) -> Response:
     body = read_object(raw)
     image = read_text(_object(body, "request"), "image_base64")
     try:
@@ -280,7 +290,7 @@ def submit_legacy(
     except InvalidField as error:
         raise InvalidField("image_base64 must be a picture in base64", field="image_base64") from error
     params = to_legacy_params(body, service.catalog.names())
-    return _submit(caller.id, service, base_url, LEGACY, params, source, to_hook(body))
+    return _submit(owner, service, base_url, LEGACY, params, source, to_hook(body))
 
 
 def _submit(

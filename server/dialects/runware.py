@@ -88,6 +88,7 @@ from server.errors import (
     Unavailable,
     UnsupportedMedia,
     UpscaleError,
+    cut,
 )
 from server.fetch import Source, parse_source
 from server.formats import FORMATS, FormatName
@@ -535,16 +536,18 @@ async def _answer(place: _Place, owner: str, task: Any) -> _Answer:
 
 def _refused(error: UpscaleError, kind: Any, task_uuid: Any) -> _Answer:
     item = _item(error)
+    # Cut: nobody is sent megabytes for having sent them.
     if isinstance(task_uuid, str):
-        item["taskUUID"] = task_uuid
+        item["taskUUID"] = cut(task_uuid)
     if isinstance(kind, str):
+        kind = cut(kind)
         item["taskType"] = UPSCALE if kind == "upscale" else kind
     pause_s = error.retry_after_s if isinstance(error, TooManyRequests | Unavailable) else 0
     return _Answer(item, _status(error), pause_s)
 
 
 async def _upscale(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
-    job, waits = await run_in_threadpool(_submit, place, owner, task)
+    job, waits = await place.service.reading.run(owner, _submit, place, owner, task)
     if not waits:
         return _Answer(_named(job))
     task.clear()  # its picture is large, and the wait long
@@ -552,7 +555,8 @@ async def _upscale(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
     job = await place.service.wait(job.id, owner, wait_s)
     if job.state.final:
         return await run_in_threadpool(_ended, place, job)
-    message = f"The task was not done within {wait_s:g} seconds. It goes on: use getResponse."
+    late = f"The task was not done within {wait_s:g} seconds."
+    message = f"{'The server is restarting.' if place.service.closing else late} It goes on: use getResponse."
     return _Answer(_item(_TimedOut(message)) | _named(job), 400)
 
 
@@ -648,11 +652,14 @@ async def _keep(place: _Place, owner: str, task: dict[str, Any], parameter: str)
     if not text:
         raise _missing(parameter)
     must = "Must be an http or https URL, a data URI or base64."
-    source = await run_in_threadpool(_inline, place, parameter, text, must)
-    # Downloads take their time. They are few at once, so that nobody else waits for a thread.
-    limiter = place.shared.downloads if source.url is not None else None
+    reading = place.service.reading
+    source = await reading.run(owner, _inline, place, parameter, text, must)
     try:
-        return await to_thread.run_sync(_put, place.service, owner, source, limiter=limiter)
+        if source.url is not None:
+            # Downloads take their time. They are few at once, so that nobody else waits for a thread.
+            download = to_thread.run_sync(place.service.read, source, limiter=place.shared.downloads)
+            source = Source(data=await place.service.unless_closing(download))
+        return await reading.run(owner, _put, place.service, owner, source)
     except BadSource as error:
         raise _located(error, parameter) from error
 
@@ -742,7 +749,10 @@ router = APIRouter()
 async def tasks(place: _PlaceDep, request: Request) -> Response:
     owner, body = await _read(request, place.gate)
     check_json(request.headers, body)
-    found = await run_in_threadpool(_read_tasks, body)
+    if len(body) <= _GREETING_BYTES:  # no picture, or a small one: polls are not to wait for those who send large ones
+        found = await run_in_threadpool(_read_tasks, body)
+    else:
+        found = await place.service.reading.run(owner, _read_tasks, body)
     del body  # it may be large, and the wait for the answers long
     if _is_authentication(found[0]):
         found.pop(0)
@@ -772,7 +782,7 @@ async def converse(socket: WebSocket, place: _PlaceDep) -> None:
     try:
         while (frame := await next_frame(socket, session, IDLE_S)) is not None:
             try:
-                found = await _read_frame(frame, session)
+                found = await _read_frame(place, frame, session)
             except UpscaleError as error:
                 await say(socket, _refused(error, None, None).frame())
                 continue
@@ -793,10 +803,12 @@ async def converse(socket: WebSocket, place: _PlaceDep) -> None:
             session.leave(socket)
 
 
-async def _read_frame(frame: str, session: Session | None) -> list[Any]:
+async def _read_frame(place: _Place, frame: str, session: Session | None) -> list[Any]:
     if session is None and len(frame) > _GREETING_BYTES:
         raise _KeyMissing(_NO_KEY)
-    return await run_in_threadpool(_read_tasks, frame)
+    if session is None or len(frame) <= _GREETING_BYTES:
+        return await run_in_threadpool(_read_tasks, frame)
+    return await place.service.reading.run(session.owner, _read_tasks, frame)
 
 
 async def _join(place: _Place, socket: WebSocket, session: Session | None, task: dict[str, Any]) -> Session | None:

@@ -44,7 +44,7 @@ from server.dialects.base import (
     read_object,
     read_text,
 )
-from server.errors import BadSource, ModelNotFound, NotFound, UpscaleError
+from server.errors import BadSource, ModelNotFound, NotFound, UpscaleError, cut
 from server.fetch import Source, parse_source
 from server.job import Job, Params, State, Target
 from server.plan import result_size
@@ -169,16 +169,18 @@ _CallDep = Annotated[_Call, Depends(in_place(_Call))]
 
 @router.post("/models/{model}/generate")
 async def submit(model: str, call: _CallDep, own_bases: OwnBases, body: RawBody) -> Response:
-    job, sync = await run_in_threadpool(_submit, model, call, own_bases, body)
+    owner = call.caller.id
+    job, sync, submitted = await call.service.reading.run(owner, _submit, model, call, own_bases, body)
+    del body  # it may be large, and the wait long
     if sync:
-        job = await call.service.wait(job.id, call.caller.id, call.service.config.sync_wait_s)
-    answer = call.both if sync and job.state.final else call.submitted
-    return json_response(await run_in_threadpool(answer, job))
+        job = await call.service.wait(job.id, owner, call.service.config.sync_wait_s)
+    return json_response(await run_in_threadpool(call.both, job) if sync and job.state.final else submitted)
 
 
-def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> tuple[Job, bool]:
+def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> tuple[Job, bool, dict[str, Any]]:
+    """The job, whether to wait for its end, and what to answer without."""
     if model != MODEL:
-        raise NotFound(f"model {model} not found")
+        raise NotFound(f"model {cut(model)} not found")
     body = read_object(raw)
     image, params = read_text(body, "image"), to_params(body)
     kept, sync = {"base64": read_flag(body, "enable_base64_output")}, read_flag(body, "enable_sync_mode")
@@ -190,7 +192,7 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> 
         request=kept,
         strict=False,
     )
-    return job, sync
+    return job, sync, call.submitted(job)
 
 
 @router.get("/predictions/{prediction_id}")

@@ -29,7 +29,7 @@ from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from server.creativity import MAX_CREATIVITY
 from server.deliveries import WEBHOOK
@@ -67,6 +67,7 @@ from server.errors import (
     TooLarge,
     Unavailable,
     UpscaleError,
+    cut,
 )
 from server.fetch import parse_source
 from server.guard import is_web_url, why_not
@@ -163,8 +164,17 @@ def to_params(model: str, body: dict[str, Any]) -> Params:
 
 def to_request(model: str, body: dict[str, Any]) -> dict[str, Any]:
     """What answers will need to know again: the model, whether to answer in base64, and the echo of the input."""
-    known = {name: body[name] for name in (*FIELDS[model], *_FLAGS) if body.get(name) is not None}
+    # Only what means something: of a field that nobody reads, a value of any size would be kept and told at each poll.
+    known = {name: body[name] for name in (*FIELDS[model], *_FLAGS) if _is_fit(name, body.get(name))}
     return {"model": model, "base64": read_flag(body, "enable_base64_output"), "input": known | _echo(body["image"])}
+
+
+def _is_fit(name: str, value: Any) -> bool:
+    """A value that the field may have; others are in fields that this request does not use."""
+    kind = INPUTS.get(name, {"type": "number"})["type"]
+    if kind == "number":
+        return isinstance(value, int | float) and abs(value) < 1 << 63
+    return isinstance(value, bool) if kind == "boolean" else isinstance(value, str) and len(value) <= _LONGEST_ECHO
 
 
 def _image(body: dict[str, Any]) -> str:
@@ -258,9 +268,9 @@ def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
     return "v3," + hmac.new(key, f"{webhook_id}.{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
-def _timed_out(prediction: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _unfinished(prediction: dict[str, Any], why: str) -> dict[str, Any]:
     """A prediction that a synchronous request could not wait for."""
-    error = f"Sync mode timed out after {seconds:g} seconds. The prediction is still processing asynchronously."
+    error = f"{why} The prediction is still processing asynchronously."
     return prediction | {"status": "processing", "code": 5004, "error": error}
 
 
@@ -395,7 +405,11 @@ def issue_ticket(call: _CallDep, raw: RawBody) -> Response:
         raise MissingField('property "filename" is missing', field="filename")
     if isinstance(size, bool) or not isinstance(size, int | None) or (size or 0) < 0:
         raise InvalidField("size must be a whole number of bytes", field="size")
-    if not isinstance(mime, str | None) or not re.fullmatch(r"[\w.+-]+/[\w.+-]+", mime or "image/png"):
+    if (
+        not isinstance(mime, str | None)
+        or len(mime or "") > 255
+        or not re.fullmatch(r"[\w.+-]+/[\w.+-]+", mime or "image/png")
+    ):
         raise InvalidField("content_type must be a MIME type", field="content_type")
     _check_size(size or 0, call.service)
     upload = call.service.uploads.issue(call.caller.id, clean_name(filename), suffix_of(filename))
@@ -410,7 +424,11 @@ def issue_ticket(call: _CallDep, raw: RawBody) -> Response:
 
 @_routes.post("/media/upload/binary")
 @_routes.post("/upload")
-def upload_file(call: _CallDep, form: Form) -> Response:
+async def upload_file(call: _CallDep, form: Form) -> Response:
+    return await call.service.reading.run(call.caller.id, _upload_file, call, form)
+
+
+def _upload_file(call: _Call, form: FormData) -> Response:
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise MissingField('property "file" is missing', field="file")
@@ -480,7 +498,7 @@ def _described(model: str, call: _Call) -> dict[str, Any]:
 @_routes.post("/model/price")
 @_routes.post("/model/pricing")
 async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
-    body, config = read_object(raw), call.service.config
+    body, config = await call.service.reading.run(call.caller.id, read_object, raw), call.service.config
     model, inputs = body.get("model_id"), body.get("inputs") or {}
     if not model:
         raise MissingField('property "model_id" is missing', field="model_id")
@@ -488,8 +506,9 @@ async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
         raise InvalidField("inputs must be an object", field="inputs")
     params, size = to_params(_known(model), inputs), None
     if inputs.get("image") and config.price_per_megapixel:
-        source = await run_in_threadpool(parse_source, _image(inputs), own_bases)
-        size = result_size((await call.service.look(source, call.caller.id)).size, params)
+        owner = call.caller.id
+        source = await call.service.reading.run(owner, parse_source, _image(inputs), own_bases)
+        size = result_size((await call.service.look(owner, source)).size, params)
     cost = cost_of(size, config)
     prices = {"price": cost, "discounted_price": cost, "discount_rate": 0, "unit_price": cost}
     return _success({"model_id": model, **prices, "currency": CURRENCY})
@@ -499,13 +518,18 @@ async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
 async def submit(
     owner: str, name: str, call: _CallDep, own_bases: OwnBases, request: Request, body: RawBody
 ) -> Response:
-    job, sync = await run_in_threadpool(_submit, f"{owner}/{name}", call, own_bases, request, body)
+    caller_id, model = call.caller.id, f"{owner}/{name}"
+    job, sync = await call.service.reading.run(caller_id, _submit, model, call, own_bases, request, body)
+    del body  # it may be large, and the wait long
     if not sync:
         return _success(await run_in_threadpool(call.answer, job))
     wait_s = call.service.config.sync_wait_s
     job = await call.service.wait(job.id, call.caller.id, wait_s)
     prediction = await run_in_threadpool(call.answer, job)
-    return _success(prediction if job.state.final else _timed_out(prediction, wait_s))
+    if job.state.final:
+        return _success(prediction)
+    why = "The server is restarting." if call.service.closing else f"Sync mode timed out after {wait_s:g} seconds."
+    return _success(_unfinished(prediction, why))
 
 
 def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Request, raw: bytes) -> tuple[Job, bool]:
@@ -537,7 +561,7 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Reques
 def _known(model: Any) -> str:
     if isinstance(model, str) and model in FIELDS:
         return model
-    raise NotFound(f"model {model} not found")
+    raise NotFound(f"model {cut(str(model))} not found")
 
 
 router = APIRouter()

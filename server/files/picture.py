@@ -14,7 +14,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from server.errors import SourceTooLarge, SourceUnreadable
-from server.files import apng, chunks, colour, exif, foreign, gif, jpeg, metadata, primaries, tiff, unread
+from server.files import apng, bounds, chunks, colour, exif, foreign, gif, jpeg, metadata, primaries, tiff, unread
 from server.files.fields import EXIF, ICC, IPTC, get_field, with_field
 from server.formats import READABLE, sniff
 
@@ -110,6 +110,8 @@ def _find(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Ima
         raise SourceUnreadable(
             "PNG in Apple's own form (CgBI, for iPhone apps) is not read; convert it to ordinary PNG"
         )
+    if mime == "image/png":
+        bounds.check_png(data)
     find = _foreign_finder(data, mime)
     if find is not None:
         found = find(data)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from server.config import Config, LicencePolicy
 from server.creativity import recipe
-from server.errors import ModelNotFound
+from server.errors import ModelNotFound, cut
 from server.job import Params
 from server.plan import Shape, Size, enlargement, make_plan, result_size
 from server.rates import REFINER
@@ -245,7 +245,7 @@ class Catalog:
                 else f"`python -m server weights pull {self._manifest.hint(name)}` gets them, or put {path.name} into "
                 "the weights folder"  # no path: callers over the network read this too
             )
-            raise ModelNotFound(f"the weights of {name!r} are not installed: {advice}", field="model")
+            raise ModelNotFound(f"the weights of {cut(name)!r} are not installed: {advice}", field="model")
         files = tuple((self._path(entry, file.path), self._store.expected(file)) for file in entry.files)
         form = "bundled" if entry.bundled else "release"
         return Weights(name, path, files, entry.licence, entry.note, form)
@@ -272,7 +272,7 @@ class Catalog:
     def _unknown(self, name: str) -> ModelNotFound:
         if name in _REMOVED:
             return ModelNotFound(f"{name} is no longer part of the server: {_REMOVED[name]}", field="model")
-        return ModelNotFound(f"there is no model {name!r}; installed are {', '.join(self.names())}", field="model")
+        return ModelNotFound(f"there is no model {cut(name)!r}; installed are {', '.join(self.names())}", field="model")
 
     def _tiled(self, shape: Shape) -> Shape:
         return replace(shape, tile=max(self._tile, 2 * shape.halo + 16)) if self._tile else shape
