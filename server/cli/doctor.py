@@ -76,8 +76,8 @@ def _speed(rates: Mapping[str, float], config: Config) -> str:
     """What `auto` goes by on a CPU."""
     parts = [f"{name} {rate:,.0f} pixels a second" for name, rate in rates.items() if name != REFINER]
     if LARGE_X4 in rates:
-        largest = rates[LARGE_X4] * config.auto_seconds / 1e6
-        parts.append(f"so auto takes it for sources up to {largest:.2f} megapixels ({config.auto_seconds:g} s)")
+        largest = rates[LARGE_X4] * config.auto_limit_s / 1e6
+        parts.append(f"so auto takes it for sources up to {largest:.2f} megapixels ({config.auto_limit_s:g} s)")
     return ", ".join(parts)
 
 

@@ -157,7 +157,7 @@ class Catalog:
 
     @classmethod
     def of(cls, config: Config) -> "Catalog":
-        limits = Limits(config.auto_seconds, named=config.real_esrgan == "auto")
+        limits = Limits(config.auto_limit_s, named=config.real_esrgan == "auto")
         return cls(config.weights_path, tile=config.tile, policy=config.licence_policy, limits=limits)
 
     def names(self, kind: Kind = Kind.UPSCALER) -> list[str]:
