@@ -333,6 +333,29 @@ def quality_flat() -> str:
     return table(("", "shift", "texture"), rows, numbers=(1, 2))
 
 
+def content() -> str:
+    found = _figures("content")
+    text = found["text"]
+    plain = [name for name in text if name.endswith("as it is")]
+    treated = {name: each for name, each in found["photographs"].items() if name != "as it is"}
+    worst = max(treated, key=lambda name: treated[name].get("text", 0))
+    rows = (
+        ("photographs and paintings, as they are", *_as_text([found["photographs"]["as it is"]])),
+        (f"the same after {len(treated)} treatments", *_as_text(treated.values())),
+        (f"of these the worst: {worst}", *_as_text([treated[worst]])),
+        ("screens, charts and pages, as they are", *_as_text(text[name] for name in plain)),
+        ("the same after JPEG, enlarged, reduced, grey", *_as_text(text[name] for name in text if name not in plain)),
+    )
+    return table(("", "taken for text", "of", "%"), rows, numbers=(1, 2, 3))
+
+
+def _as_text(counts: Iterable[Mapping[str, int]]) -> tuple[str, str, str]:
+    """How many were, of how many, and their share."""
+    found = list(counts)
+    taken, of = sum(each.get("text", 0) for each in found), sum(sum(each.values()) for each in found)
+    return f"{taken}", f"{of:,}", f"{100 * taken / of:.1f}"
+
+
 def codecs() -> str:
     rows = [
         (
@@ -361,6 +384,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality-damaged": quality_damaged,
     "quality-flat": quality_flat,
     "codecs": codecs,
+    "content": content,
 }
 
 
