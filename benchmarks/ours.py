@@ -27,7 +27,7 @@ class Ours:
     def __init__(self, device: str = "auto", weights: Path | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="upscale-benchmark-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        config = Config(device=device, data_dir=self._folder, weights_dir=weights, auto_seconds=1e9)
+        config = Config(device=device, data_dir=self._folder, weights_dir=weights, auto_limit_s=1e9)
         self.catalog = Catalog.of(config)
         self._upscaler = Upscaler(config, self.catalog, allow_paths=True)
         # Nothing is chosen by its time here, so that no time need be measured.

@@ -20,10 +20,12 @@ from server.cli import app
 from server.config import PREFIX, Config
 from server.creativity import ANCHORS, Recipe
 from server.dialects import DIALECTS
+from server.dialects.base import Telling
 from server.errors import BY_CODE
 from server.formats import FORMATS
 from server.schemas import document
 from server.schemas.native import OPERATIONS
+from server.webhook import UPLOAD_PAUSES_S, UPLOAD_TIMEOUT_S
 from server.weights.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +46,7 @@ JOB_FIELDS = {
     "background": "What shows through transparency in jpeg. `[r, g, b]` or `\"#rrggbb\"`.",
     "model": "A network's name, as `GET /models` lists them, or `auto`: [which](../weights/README.md#model-auto).",
     "denoise": "0 keeps grain, 1 smooths; for realesr-general-x4v3.",
-    "creativity": "How much may be invented: [creativity.md](creativity.md). Absent: 0, but −2 for clean screens and prints.",
+    "creativity": "How much may be invented: [creativity.md](creativity.md). Absent: 0, or −2 for clean text.",
     "content": "What the picture shows; `auto` looks. Only where neither `model` nor `creativity` is given.",
     "faces": "Restore faces: true, or an object; [below](#faces).",
     "seed": "Of what creativity adds. Absent: made from the picture, so the same picture gives the same result.",
@@ -77,10 +79,27 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: Iterable[
 
 def settings() -> str:
     rows = (
-        (f"`{PREFIX}{name.upper()}`", _default(field.default), _range(field), str(field.description))
+        (f"`{PREFIX}{name.upper()}`", _default(field.default), _range(field), unit(name), str(field.description))
         for name, field in Config.model_fields.items()
     )
-    return table(("variable", "default", "may be", "meaning"), rows)
+    return table(("variable", "default", "may be", "unit", "meaning"), rows)
+
+
+_UNITS = {
+    "workers": "processes",
+    "jobs_per_worker": "jobs",
+    "tile": "pixels of the source",
+    "max_queue": "jobs",
+    "price_per_job": "USD",
+    "price_per_megapixel": "USD per 10⁶ pixels",
+}
+_ENDINGS = {"_bytes": "bytes", "_pixels": "pixels", "_s": "seconds"}
+
+
+def unit(name: str) -> str:
+    """What a setting is counted in; empty for one that is no quantity."""
+    found = (unit for ending, unit in _ENDINGS.items() if name.endswith(ending))
+    return _UNITS.get(name) or next(found, "")
 
 
 def _default(value: Any) -> str:
@@ -97,6 +116,22 @@ def _range(field: Any) -> str:
     }
     low = f"≥ {limits['ge']}" if "ge" in limits else f"> {limits['gt']}" if "gt" in limits else ""
     return f"{limits['ge']} … {limits['le']}" if "ge" in limits and "le" in limits else low
+
+
+def deliveries() -> str:
+    """How often, and after which pauses, what is owed to callers' addresses is tried."""
+    rows = [
+        (each.NAME, "webhook", each.WEBHOOK_PAUSES_S, each.WEBHOOK_TIMEOUT_S)
+        for each in DIALECTS
+        if isinstance(each, Telling)
+    ]
+    rows.append(("runware", "`uploadEndpoint`", UPLOAD_PAUSES_S, UPLOAD_TIMEOUT_S))
+    cells = (
+        (name, kind, f"{1 + len(pauses)}", ", ".join(f"{each:g}" for each in pauses), f"{sum(pauses):g}", f"{limit:g}")
+        for name, kind, pauses, limit in rows
+    )
+    head = ("API", "what", "tries", "pauses between them, s", "all pauses, s", "time for one try, s")
+    return table(head, cells, numbers=(2, 4, 5))
 
 
 def commands() -> str:
@@ -394,6 +429,7 @@ def codecs() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings,
+    "deliveries": deliveries,
     "commands": commands,
     "job-fields": job_fields,
     "operations": operations,

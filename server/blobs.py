@@ -26,13 +26,15 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore
 
-from server.disk import sync
+from server.disk import make_private, sync
 from server.errors import NotFound
 
 SPARE_BYTES = 32 << 20
 """Left free by what callers send, so that the database and results on their way still fit on a disk that is full."""
 
 _STAGING = ".staging"
+_PRIVATE = 0o600
+"""Of files, whatever the umask is: a picture is for whoever has its link, not for every user of the machine."""
 _CHECK_BYTES = 1 << 20
 _OLD_S = 86400.0
 """A part of a file that old belongs to nobody who is alive."""
@@ -80,7 +82,8 @@ class Scratch:
 
 class Blobs:
     def __init__(self, folder: Path) -> None:
-        (folder / _STAGING).mkdir(parents=True, exist_ok=True)
+        make_private(folder)
+        make_private(folder / _STAGING)
         self._folder = folder
         self._store = LocalStore(folder)
         self._own: Path | None = None
@@ -94,6 +97,7 @@ class Blobs:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with _as_os_error():
             obstore.put(self._store, key, data)
+        (self._folder / key).chmod(_PRIVATE)
 
     @contextmanager
     def scratch(self) -> Iterator["Scratch"]:
@@ -110,6 +114,7 @@ class Blobs:
 
     def adopt(self, key: str, staged: Path) -> None:
         """Make the staged file the blob of that key, whole or not at all, once it is safely on the disk."""
+        staged.chmod(_PRIVATE)
         sync(staged)
         staged.replace(self._folder / _checked(key))
         sync(self._folder)
@@ -175,7 +180,7 @@ class Blobs:
         """This process's own, with a lock beside it that the kernel lets go of when the process dies, however."""
         folder = self._folder / _STAGING / uuid.uuid4().hex
         with self._staging_locked():
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
             # NOTE: stays open, and locked, for as long as the process lives.
             descriptor = os.open(folder.with_suffix(_LOCK), os.O_CREAT | os.O_RDWR, 0o600)
             with suppress(OSError):  # a file system without locks: then nobody gets this one either, see _is_abandoned

@@ -65,21 +65,22 @@ class Config(BaseSettings):
         "auto",
         description="Network precision. auto: fp16 on CUDA; on the CPU fp32 with own kernels, else bf16 if it is fast.",
     )
-    kernels: Literal["auto", "off"] = Field(
+    kernels: Literal["auto", "avx512", "avx2", "off"] = Field(
         "auto",
-        description="Own CPU code, for networks in fp32 and for resizing: auto compiles it if there is a C++ compiler.",
+        description="Own CPU code, for networks in fp32 and for resizing, and its instruction set; auto: the best that "
+        "the processor has. It is compiled on first use if it was not before.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="What adds detail when creativity is asked for. auto: SDXL on CUDA if installed."
     )
-    auto_seconds: float = Field(
+    auto_limit_s: float = Field(
         60,
         ge=0,
         description="On a CPU, longest estimated job for which `auto` takes RealESRGAN_x4plus, not fidelity-x4.",
     )
     real_esrgan: Literal["always", "auto"] = Field(
         "always",
-        description="On a CPU, what names Real-ESRGAN runs it: `always`, or like `auto` within UPSCALE_AUTO_SECONDS.",
+        description="On a CPU, what names Real-ESRGAN runs it: `always`, or like `auto` within UPSCALE_AUTO_LIMIT_S.",
     )
     tile: int = Field(
         0, ge=0, le=4096, description="Tile side in source pixels; 0 leaves it to the server, which may need none."

@@ -4,10 +4,12 @@ Times are Unix seconds as floats: they compare the same on both databases. The s
 `migrations/` builds; a test holds the two together.
 """
 
+import os
 import re
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from server.config import BadConfig
+from server.disk import make_private
 
 metadata = MetaData()
 
@@ -161,7 +164,8 @@ def open_database(url: str) -> Engine:
         if not url.startswith("sqlite"):
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
         if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            make_private(Path(parsed.database).parent)
+            _make_file(Path(parsed.database))
         patience = {} if "timeout" in parsed.query else {"timeout": _PATIENCE_S}
         engine = create_engine(parsed, connect_args=patience, hide_parameters=True)
     except ImportError as error:
@@ -190,6 +194,13 @@ def open_database(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _make_file(path: Path) -> None:
+    """For our user alone, if it is not there. What SQLite writes beside it takes its mode from it."""
+    if str(path) != ":memory:" and not path.exists():
+        with suppress(OSError):  # that it can't be made is told when it is opened
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def _parse(url: str) -> URL:

@@ -37,7 +37,7 @@ from server.plan import result_size
 from server.wire import server_of
 
 # The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
-os.environ.setdefault("UPSCALE_AUTO_SECONDS", "0")
+os.environ.setdefault("UPSCALE_AUTO_LIMIT_S", "0")
 os.environ.setdefault("UPSCALE_REAL_ESRGAN", "auto")
 
 Picture = Callable[..., bytes]

@@ -18,6 +18,7 @@ LEVELS = (
     (
         "errors",
         "disk",
+        "written",
         "content",
         "kernels.network",
         "kernels.lanczos",
@@ -30,7 +31,16 @@ LEVELS = (
         "files.heif",
         "files.chunks",
     ),
-    ("rates", "files.timing", "files.canvas", "files.tiff", "files.resolution", "files.bounds", "kernels"),
+    (
+        "rates",
+        "files.timing",
+        "files.canvas",
+        "files.tiff",
+        "files.resolution",
+        "files.bounds",
+        "kernels",
+        "kernels.__main__",
+    ),
     ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries", "files.unread"),
     ("files.gif", "files.apng", "files.webp"),
     ("job", "files.texts"),
@@ -69,7 +79,8 @@ LEVELS = (
 
 API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
 API_HALF |= {"bodies", "cors", "waiting", "webhook", "metrics", "page", "serving", "upkeep", "wire", "app"}
-WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos", "kernels.colour"}
+WORKER_HALF = {"kernels", "kernels.__main__", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
+WORKER_HALF |= {"kernels.colour"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
 WORKER_HALF |= {"refiners", "colourlock", "autoencoder", "prompt", "sampler", "spool", "backprojection"}

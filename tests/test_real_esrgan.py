@@ -27,7 +27,7 @@ Upscale = Callable[..., tuple[NDArray[np.uint8], Context]]
 
 @pytest.fixture(scope="module")
 def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Upscaler:
-    config = Config(data_dir=tmp_path_factory.mktemp("data"), device="cpu", auto_seconds=1000, real_esrgan="always")
+    config = Config(data_dir=tmp_path_factory.mktemp("data"), device="cpu", auto_limit_s=1000, real_esrgan="always")
     return Upscaler(config, Catalog.of(config))
 
 
@@ -116,17 +116,17 @@ def test_a_clean_screen_is_left_to_the_faithful_network(upscale: Upscale) -> Non
 
 
 def test_beyond_the_time_limit_fidelity_runs_and_says_why(upscaler: Upscaler, tmp_path: Path) -> None:
-    settings = upscaler._config.model_copy(update={"auto_seconds": 0.0001})
+    settings = upscaler._config.model_copy(update={"auto_limit_s": 0.0001})
     hurried = Upscaler(settings, Catalog.of(settings))
     ctx = hurried.prepare(Params(scale=4), encoded(photo(24, 20), "png"), tmp_path / "result.png")
     hurried.run(ctx)
     assert ctx.loaded is not None and ctx.loaded.name == "fidelity-x4"
-    assert len(ctx.notes) == 1 and "UPSCALE_AUTO_SECONDS (0.0001)" in ctx.notes[0]
+    assert len(ctx.notes) == 1 and "UPSCALE_AUTO_LIMIT_S (0.0001)" in ctx.notes[0]
 
 
 def test_without_the_package_all_still_runs_on_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "locate", lambda name, file: None)
-    config = Config(data_dir=tmp_path, device="cpu", auto_seconds=1000)
+    config = Config(data_dir=tmp_path, device="cpu", auto_limit_s=1000)
     upscaler = Upscaler(config, Catalog.of(config))
     upscaler.warm()
     for model in ("auto", "real-esrgan"):

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from server import __version__
-from server.cli.base import AsJson, DataDir, Device, plain_errors, stdout
+from server.cli.base import AsJson, DataDir, Device, plain_errors, show
 from server.config import Config, load_config
 from server.errors import UpscaleError
 from server.job import Params
@@ -30,7 +30,7 @@ def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = Fa
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
         table.add_row(f"[bold]{escape(name)}[/]", escape(value))
-    stdout.print(table)
+    show(table)
 
 
 def _examine(config: Config) -> dict[str, str]:
@@ -76,8 +76,8 @@ def _speed(rates: Mapping[str, float], config: Config) -> str:
     """What `auto` goes by on a CPU."""
     parts = [f"{name} {rate:,.0f} pixels a second" for name, rate in rates.items() if name != REFINER]
     if LARGE_X4 in rates:
-        largest = rates[LARGE_X4] * config.auto_seconds / 1e6
-        parts.append(f"so auto takes it for sources up to {largest:.2f} megapixels ({config.auto_seconds:g} s)")
+        largest = rates[LARGE_X4] * config.auto_limit_s / 1e6
+        parts.append(f"so auto takes it for sources up to {largest:.2f} megapixels ({config.auto_limit_s:g} s)")
     return ", ".join(parts)
 
 

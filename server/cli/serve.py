@@ -6,6 +6,7 @@ import typer
 
 from server.cli.base import DataDir, Device, fail, plain_errors, with_malloc_settings
 from server.config import load_config
+from server.disk import keep_private
 
 
 def serve(
@@ -22,6 +23,7 @@ def serve(
     with plain_errors():
         config = load_config(host=host, port=port, data_dir=data_dir, workers=workers, device=device)
         configure_logs()
+        keep_private()
         try:
             Launcher(config).run()
         except CannotListen as error:
@@ -39,6 +41,7 @@ def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
     from server.wire import server_of
 
     configure_logs()
+    keep_private()
     watch_parent()
     # Threads that read pictures hand the interpreter to the one that answers, sooner than by themselves.
     sys.setswitchinterval(0.001)
@@ -59,6 +62,7 @@ def worker(
     with plain_errors():
         config = load_config(data_dir=data_dir, device=device)
         configure_logs()
+        keep_private()
         if supervised:
             watch_parent()
         from server.worker import run_worker

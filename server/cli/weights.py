@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
-from server.cli.base import AsJson, DataDir, complain, fail, plain_errors, stderr, stdout
+from server.cli.base import AsJson, DataDir, complain, fail, plain_errors, show, stderr, stdout
 from server.config import Config, LicencePolicy, load_config
 from server.errors import UpscaleError
 from server.weights.catalog import Catalog, verify
@@ -57,7 +57,7 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     for row in rows:
         megabytes = f"{row.bytes / 1e6:,.1f}" if row.bytes else "?"
         table.add_row(row.name, row.kind, escape(row.state), megabytes, (row.sha256 or "?")[:12], row.licence)
-    stdout.print(table)
+    show(table)
 
 
 @app.command()

@@ -5,11 +5,13 @@
 // After Lavin and Gray, arXiv:1509.09308; the points are 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
 #pragma once
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -84,11 +86,29 @@ inline size_t level2() {
   return size;
 }
 
+// Memory of its own, zeros at first: other than a vector's, it goes back to the system when it is let go of, whatever
+// the process makes malloc keep.
+struct Pages {
+  float* data = nullptr;
+  size_t size = 0;  // bytes
+  Pages() = default;
+  Pages(const Pages&) = delete;
+  void take(size_t floats) {
+    size = (floats * sizeof(float) + 4095) / 4096 * 4096;
+    void* found = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (found == MAP_FAILED) throw std::bad_alloc();
+    data = static_cast<float*>(found);
+  }
+  ~Pages() {
+    if (data) munmap(data, size);
+  }
+};
+
 struct Conv {
   int K, KP;  // channels in: up to the last that is used, and padded
   int N, NP;  // channels out
   bool active = false;
-  std::vector<float> memory;
+  Pages memory;
   // U: slices of DEEP channels in; of these [PLACES]; of these panels of WIDE vectors of channels out: [slice][panel].
   // That is the order in which they are needed.
   float *U, *bias, *slope;
@@ -119,8 +139,8 @@ struct Conv {
     K = place[in - 1] + 1;
     KP = padded(K);
     const size_t size = size_t{PLACES} * K * NP;
-    memory.assign(size + 2 * NP + 16, 0.f);
-    U = memory.data() + (16 - reinterpret_cast<size_t>(memory.data()) / 4 % 16) % 16;
+    memory.take(size + 2 * NP);
+    U = memory.data;
     bias = U + size;
     slope = bias + NP;
     active = s != nullptr;

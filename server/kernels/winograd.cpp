@@ -334,7 +334,7 @@ void winograd_close(void* net) { delete static_cast<Net*>(net); }
 // Bytes of the weights, transformed.
 size_t winograd_weights(const void* net) {
   size_t bytes = 0;
-  for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->memory.size() * sizeof(float);
+  for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->memory.size;
   return bytes;
 }
 
@@ -376,6 +376,17 @@ double winograd_turn(void* sweep, double work, const View* result, int top, int 
 }
 
 void winograd_end(void* sweep) { delete static_cast<Sweep*>(sweep); }
+
+// Gives back the memory that is kept for the next run.
+void winograd_release() {
+  Block none[2];
+  {
+    const std::lock_guard<std::mutex> guard(idle_lock);
+    std::swap(idle, none);
+  }
+  for (const Block& b : none)
+    if (b.data) munmap(b.data, b.size);
+}
 
 // Bytes of memory that a picture takes on its way, beside itself and its result.
 size_t winograd_bytes(const void* net, int H, int W, int threads) try {

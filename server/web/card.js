@@ -77,6 +77,9 @@ export class Card {
     this.element.dataset.state = job?.state ?? "";
     this.#part(".name").textContent = this.name;
     this.#part(".facts").textContent = this.#facts();
+    const notes = (job?.result ?? this.plan)?.notes ?? [];
+    this.#part(".notes").textContent = notes.join(" ");
+    this.#part(".notes").hidden = !notes.length;
     this.#part(".state").textContent = this.#state();
     const error = job?.error?.message ?? this.error?.message ?? "";
     this.#part(".error").textContent = error;

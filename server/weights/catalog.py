@@ -80,7 +80,7 @@ class Blend:
 
     @property
     def name(self) -> str:
-        """As results tell it: the network's, or "fidelity-x4 0.4 + perceptual-x4 0.6"."""
+        """As results tell it: the network's, or "realesr-general-x4v3 0.3 + realesr-general-wdn-x4v3 0.7"."""
         if len(self.parts) == 1:
             return self.parts[0][0].name
         return " + ".join(f"{checkpoint.name} {share:g}" for checkpoint, share in self.parts)
@@ -157,7 +157,7 @@ class Catalog:
 
     @classmethod
     def of(cls, config: Config) -> "Catalog":
-        limits = Limits(config.auto_seconds, named=config.real_esrgan == "auto")
+        limits = Limits(config.auto_limit_s, named=config.real_esrgan == "auto")
         return cls(config.weights_path, tile=config.tile, policy=config.licence_policy, limits=limits)
 
     def names(self, kind: Kind = Kind.UPSCALER) -> list[str]:

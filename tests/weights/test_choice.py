@@ -56,7 +56,7 @@ def test_on_a_cpu_auto_takes_the_large_network_only_within_the_limit() -> None:
         found = choose(Params(scale=4), present=SHIPPED, seconds=lambda choice, s=seconds: s, limits=LIMIT)  # type: ignore[misc]
         assert found.weights == only(network)
         assert (found.note is None) == (network == X4)
-    assert found.note is not None and "about 60 s" in found.note and "UPSCALE_AUTO_SECONDS (60)" in found.note
+    assert found.note is not None and "about 60 s" in found.note and "UPSCALE_AUTO_LIMIT_S (60)" in found.note
     on_gpu = choose(Params(scale=4), device="cuda", present=SHIPPED, seconds=lambda choice: 600.0, limits=LIMIT)
     assert on_gpu.weights == only(X4)
 
