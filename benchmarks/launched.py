@@ -44,7 +44,9 @@ class Launched:
         self.temporary.mkdir(parents=True)
         self._mark = secrets.token_hex(8)
         own = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")}
-        self.environment = own | {_MARK: self._mark, "TMPDIR": str(self.temporary)} | settings
+        # Jobs as short as they can be: what is looked at is everything but the networks.
+        fast = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}
+        self.environment = own | fast | {_MARK: self._mark, "TMPDIR": str(self.temporary)} | settings
         """Of its processes."""
         self.port = _free_port()
         self.address = f"http://127.0.0.1:{self.port}"

@@ -37,8 +37,8 @@ from server.plan import result_size
 from server.wire import server_of
 
 # The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
-os.environ.setdefault("UPSCALE_AUTO_LIMIT_S", "0")
-os.environ.setdefault("UPSCALE_REAL_ESRGAN", "auto")
+FAST = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}
+os.environ |= FAST
 
 Picture = Callable[..., bytes]
 MakeConfig = Callable[..., Config]
@@ -289,7 +289,8 @@ class Served:
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
-        self._env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")} | settings
+        self._env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")}
+        self._env |= FAST | settings
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 

@@ -24,7 +24,7 @@ from server.job import Job, Params, State
 from server.jobs import Jobs
 from server.launch import MALLOC_ENV
 from tests import moving
-from tests.conftest import MakeConfig, draw
+from tests.conftest import FAST, MakeConfig, draw
 
 SHIPPED = ("fidelity-x4", "RealESRGAN_x4plus", "RealESRGAN_x4plus_anime_6B", "realesr-animevideov3")
 
@@ -45,7 +45,7 @@ def logs_as_before() -> Iterator[None]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """`run("upscale", path, …)`, on the CPU, in a folder and with a data folder of its own."""
-    for name in [name for name in os.environ if name.startswith("UPSCALE_")]:
+    for name in [name for name in os.environ if name.startswith("UPSCALE_") and name not in FAST]:
         monkeypatch.delenv(name)
     for name, value in MALLOC_ENV.items():
         monkeypatch.setenv(name, value)  # otherwise the command starts over, in a new process
@@ -304,7 +304,7 @@ def test_a_bad_setting_is_one_line_too(run: Run, photo: Path, monkeypatch: pytes
 
 
 def test_the_installed_command_starts_over_with_settings_for_networks_and_works(photo: Path, tmp_path: Path) -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")} | FAST
     env = {name: value for name, value in env.items() if name not in MALLOC_ENV}
     command = [sys.executable, "-m", "server", "upscale", str(photo), "-o", str(tmp_path / "out.webp"), "--json"]
     done = subprocess.run(
@@ -332,7 +332,7 @@ def test_a_name_in_no_encoding_is_one_line_and_the_rest_is_done(photo: Path, tmp
     odd, bad = tmp_path / "odd\udcff\n.png", tmp_path / "bad\udcfe.png"
     odd.write_bytes(photo.read_bytes())
     bad.write_text("no picture")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")} | FAST
     env |= {**MALLOC_ENV, "PYTHONIOENCODING": "ascii:strict", "COLUMNS": "200"}
     command = [sys.executable, "-m", "server", "upscale", str(odd), str(bad), "missing.png", str(photo)]
     done = subprocess.run(

@@ -73,6 +73,8 @@ def at(folder: Path, live: Served | None, *words: str) -> "subprocess.CompletedP
         "NO_PROXY": "*",
         "COLUMNS": "200",
         "PYTHONPATH": str(ROOT),
+        "UPSCALE_AUTO_LIMIT_S": "0",  # the large network has tests of its own
+        "UPSCALE_REAL_ESRGAN": "auto",
         "UPSCALE_DATA_DIR": str(live.data_dir if live else folder / "data"),
     }
     return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False)
