@@ -62,6 +62,7 @@ from server.dialects.base import (
     file_url,
     in_place,
     read_json,
+    whole_body,
 )
 from server.errors import (
     BY_CODE,
@@ -719,7 +720,7 @@ async def _read(request: Request, gate: Gate) -> tuple[str, bytes]:
     is_open = await run_in_threadpool(gate.is_open)
     if header or is_open:
         caller = await run_in_threadpool(gate.admit, header)
-        return caller.id, await request.body()
+        return caller.id, await whole_body(request)
     body = bytearray()
     chunks = request.stream()
     async for chunk in chunks:

@@ -202,13 +202,14 @@ def comment(text: bytes) -> bytes:
 
 def complete(path: Path, comments: Sequence[bytes], aspect: int) -> None:
     """Add comments to a GIF file, and say how wide its pixels are (see resolution.py)."""
-    with path.open("r+b") as file:
-        if aspect:
+    if comments:  # most readers look for them before the first frame only
+        data = path.read_bytes()
+        start = 13 + (3 * (2 << (data[10] & 7)) if data[10] & 0x80 else 0)
+        path.write_bytes(data[:start] + b"".join(map(comment, comments)) + data[start:])
+    if aspect:
+        with path.open("r+b") as file:
             file.seek(_ASPECT_PLACE)
             file.write(bytes([aspect]))
-        if comments:
-            file.seek(-1, 2)  # its end
-            file.write(b"".join(map(comment, comments)) + bytes([_END]))
 
 
 class GifWriter:

@@ -3,7 +3,7 @@ picture. No coefficient is decoded."""
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -140,8 +140,9 @@ def application(data: bytes, found: Jpeg, number: int, name: bytes) -> list[byte
     return [part[len(name) :] for part in parts if part.startswith(name)]
 
 
-def write(save: Callable[[pyvips.TargetCustom], None], file: BinaryIO, added: list[bytes]) -> None:
-    """Into `file` what `save` writes, with comments behind its segments for applications. Raises OSError."""
+def write(save: Callable[[pyvips.TargetCustom], None], file: BinaryIO, first: bytes, added: Sequence[bytes]) -> None:
+    """Into `file` what `save` writes, with the segment `first` before all others, and comments behind those for
+    applications. Raises OSError."""
     waiting, raised = bytearray(), []
     head: bytes | None = b"".join(bytes([0xFF, _COMMENT]) + struct.pack(">H", len(each) + 2) + each for each in added)
 
@@ -154,7 +155,7 @@ def write(save: Callable[[pyvips.TargetCustom], None], file: BinaryIO, added: li
                 waiting += data
                 place = _behind_applications(waiting)
                 if place is not None:
-                    file.write(waiting[:place] + head + waiting[place:])
+                    file.write(waiting[:2] + first + waiting[2:place] + head + waiting[place:])
                     head, waiting = None, bytearray()
         except BaseException as error:  # libvips calls: it would be printed, and lost
             raised.append(error)

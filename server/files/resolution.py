@@ -19,7 +19,6 @@ _LIBVIPS_UNSET = 1.0
 _TIFF_UNITS: dict[int, Unit] = {1: "none", 2: "inch", 3: "cm"}
 _JFIF = b"JFIF\0"
 _JFIF_UNITS: dict[int, Unit] = {0: "none", 1: "inch", 2: "cm"}
-_JFIF_HEAD = b"\xff\xd8\xff\xe0\0\x10" + _JFIF
 _MOST_JFIF, _MOST_RATIONAL = 0xFFFF, 0xFFFFFFFF
 _CLOSE = 0.002
 """How far a number may be rounded: 2835 pixels per metre were 72 per inch."""
@@ -155,21 +154,20 @@ def phys(resolution: Resolution) -> bytes | None:
     return struct.pack(">IIB", *numbers, int(found.unit != "none"))
 
 
-def jfif(head: bytes, resolution: Resolution | None) -> bytes | None:
-    """The start of a JPEG file with its density, or with none; None where it does not start so."""
-    if not head.startswith(_JFIF_HEAD) or len(head) < 18:
+def jfif(resolution: Resolution | None) -> bytes | None:
+    """JPEG's segment JFIF, which libvips does not write; None where there is nothing to say, or it can't be held."""
+    if resolution is None:
         return None
-    unit, numbers = 0, (1, 1)
-    if resolution is not None and resolution.unit == "none":
-        numbers = _ratio(resolution, _MOST_JFIF)
-    elif resolution is not None:
+    if resolution.unit == "none":
+        unit, numbers = 0, _ratio(resolution, _MOST_JFIF)
+    else:
         inch, cm = resolution.in_unit("inch"), resolution.in_unit("cm")
         by_cm = _error(cm) < _error(inch) and _error(inch) > _CLOSE
         found = cm if by_cm else inch
-        rounded = round(found.across), round(found.down)
-        if all(0 < number <= _MOST_JFIF for number in rounded):
-            unit, numbers = 2 if by_cm else 1, rounded
-    return head[:13] + struct.pack(">BHH", unit, *numbers) + head[18:]
+        unit, numbers = 2 if by_cm else 1, (round(found.across), round(found.down))
+    if not all(0 < number <= _MOST_JFIF for number in numbers):
+        return None
+    return b"\xff\xe0\0\x10" + _JFIF + struct.pack(">HBHHBB", 0x0101, unit, *numbers, 0, 0)
 
 
 def tags(resolution: Resolution | None) -> dict[int, Value]:

@@ -100,16 +100,14 @@ def _save_jpeg(image: pyvips.Image, path: Path, quality: int | None, progressive
     image = with_field(image, IPTC, iptc and photoshop_block(iptc))
     options = {"Q": quality, "subsample_mode": "off" if full_chroma else "on", "interlace": progressive}
     comments = texts.unpack(get_field(image, TEXTS)).as_comments()
-    if comments:
+    stated = resolution.jfif(resolution.unpack(get_field(image, RESOLUTION)))
+    if comments or stated:
         with path.open("wb") as file:
-            jpeg.write(lambda target: image.jpegsave_target(target, keep=kept(image), **options), file, comments)
+            jpeg.write(
+                lambda target: image.jpegsave_target(target, keep=kept(image), **options), file, stated or b"", comments
+            )
     else:
         image.jpegsave(_name(path), keep=kept(image), **options)
-    with path.open("r+b") as file:
-        head = resolution.jfif(file.read(18), resolution.unpack(get_field(image, RESOLUTION)))
-        if head is not None:
-            file.seek(0)
-            file.write(head)
 
 
 def _save_avif(image: pyvips.Image, path: Path, quality: int | None, lossless: bool) -> None:

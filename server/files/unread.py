@@ -12,6 +12,7 @@ _RAW = (
     (0, b"FOVb", "Sigma X3F"),
     (0, b"\0MRM", "Minolta MRW"),
     (6, b"HEAPCCDR", "Canon CRW"),
+    (8, b"CR\2\0", "Canon CR2"),
     (8, b"IIII", "Phase One IIQ"),
     (8, b"MMMM", "Phase One IIQ"),
     (0, b"ARRI", "ARRI"),

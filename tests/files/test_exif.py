@@ -103,7 +103,7 @@ def test_a_tiff_file_gets_exif_and_stays_what_it_was(tmp_path: Path, big: bool) 
         assert tags["ExifTag"].value["ExposureTime"] == (1, 250)
         assert tags["GPSTag"].value["GPSLatitudeRef"] == "N"
     again = parse(path.read_bytes())
-    assert again.photo == camera().upright(301, 200).photo and again.gps == camera().gps
+    assert again.photo == camera().upright(Change(1, (301, 200), (301, 200))).photo and again.gps == camera().gps
     if not big:  # which Pillow does not read
         with Image.open(path) as image:
             assert image.getexif()[0x010F] == "Maker"
