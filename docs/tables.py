@@ -93,7 +93,7 @@ _UNITS = {
     "price_per_job": "USD",
     "price_per_megapixel": "USD per 10⁶ pixels",
 }
-_ENDINGS = {"_bytes": "bytes", "_pixels": "pixels", "_s": "seconds"}
+_ENDINGS = {"_bytes": "bytes", "_pixels": "pixels", "_s": "seconds", "_seconds": "seconds"}
 
 
 def unit(name: str) -> str:

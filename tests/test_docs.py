@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import typer
 
-from docs.tables import ROOT, TABLES, documents, renewed
+from docs.tables import ROOT, TABLES, documents, renewed, unit
 from server.cli import app
+from server.config import Config
 from server.dialects import DIALECTS
 from server.schemas import document
 from server.schemas.native import OPERATIONS
@@ -59,6 +60,12 @@ def test_a_changed_table_would_be_noticed() -> None:
     text = text_of("docs/configuration.md")
     assert "`UPSCALE_MAX_QUEUE` | `1000`" in text
     assert renewed(text.replace("`1000`", "`999`")) == text
+
+
+def test_every_limit_has_its_unit() -> None:
+    numbers = {name for name, field in Config.model_fields.items() if field.annotation in (int, float)} - {"port"}
+    assert len(numbers) > 10
+    assert [name for name in numbers if not unit(name)] == []
 
 
 # --- links ----------------------------------------------------------------------------------------------------------
