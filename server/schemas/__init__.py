@@ -37,7 +37,7 @@ def document(dialects: tuple[Dialect, ...] = DIALECTS) -> dict[str, Any]:
         for path, methods in made["paths"].items():
             for method, operation in methods.items():
                 operation["tags"] = [dialect.NAME]
-                write(operation, said.OPERATIONS[f"{method.upper()} {path}"], said.ERROR)
+                write(path, operation, said.OPERATIONS[f"{method.upper()} {path}"], said.ERROR)
         paths |= made["paths"]
         for name, schema in made.get("components", {}).get("schemas", {}).items():
             if name not in ("HTTPValidationError", "ValidationError"):  # FastAPI's own 422, which nobody gets

@@ -91,9 +91,14 @@ def request(required: Mapping[str, Schema], /, **optional: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
-def write(operation: dict[str, Any], said: Operation, error: Schema) -> None:
-    """Complete what FastAPI made of an endpoint."""
+def write(path: str, operation: dict[str, Any], said: Operation, error: Schema) -> None:
+    """Complete what FastAPI made of the endpoint at this path."""
     parameters = operation.setdefault("parameters", [])
+    # An endpoint that reads them off its request says nothing of them.
+    known = {parameter["name"] for parameter in parameters}
+    for name in said.path:
+        if name not in known:
+            parameters.append({"name": name, "in": "path" if f"{{{name}}}" in path else "query"})
     for parameter in parameters:
         if parameter["name"] in said.path:
             parameter |= {"schema": said.path[parameter["name"]], "required": True}
