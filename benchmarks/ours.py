@@ -12,10 +12,11 @@ import pyvips
 
 from server.config import Config
 from server.engine.engine import Engine
+from server.errors import ModelNotFound
 from server.job import Params
 from server.rates import REFINER
 from server.upscaler import Upscaler
-from server.weights.catalog import Catalog
+from server.weights.catalog import Catalog, verify
 from server.weights.choice import FIDELITY, LARGE_X4
 from training.pair import SCALE, Pixels
 
@@ -28,7 +29,7 @@ class Ours:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         config = Config(device=device, data_dir=self._folder, weights_dir=weights, auto_limit_s=1e9)
         self.catalog = Catalog.of(config)
-        self._upscaler = Upscaler(config, self.catalog)
+        self._upscaler = Upscaler(config, self.catalog, allow_paths=True)
         # Nothing is chosen by its time here, so that no time need be measured.
         self._upscaler._rates = dict.fromkeys((FIDELITY, LARGE_X4, REFINER), 1e12)
         self._engine = Engine(self._upscaler.device)
@@ -46,6 +47,16 @@ class Ours:
         image = pyvips.Image.new_from_file(str(target))
         result: Pixels = image.numpy()[..., :3]
         return result, ctx.seconds
+
+    def model(self, name: str) -> str:
+        """What to ask for: the name, or the file itself where it is another form of the weights than the manifest's,
+        which jobs refuse."""
+        checkpoint = self.catalog.get(name)
+        try:
+            verify(checkpoint)
+        except ModelNotFound:
+            return str(checkpoint.path)
+        return name
 
     def bare(self, pixels: Pixels, model: str) -> Pixels:
         """What the network alone gives: nothing is done to its colours."""

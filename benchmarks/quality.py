@@ -155,11 +155,11 @@ def rows_of(ours: Ours) -> dict[str, Upscale]:
     rows: dict[str, Upscale] = {BICUBIC: bicubic}
     for row in ROWS[1:]:
         if row in NAMED and NAMED[row] in here:
-            rows[row] = partial(ours, model=NAMED[row], content="photo")
+            rows[row] = partial(ours, model=ours.model(NAMED[row]))
         elif row in LADDER and X4PLUS in here:
             rows[row] = partial(ours, creativity=float(LADDER.index(row) - 2))
         elif row == BARE and X4PLUS in here:
-            rows[row] = partial(ours.bare, model=X4PLUS)
+            rows[row] = partial(ours.bare, model=ours.model(X4PLUS))
     return rows
 
 
@@ -366,7 +366,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint for checkpoint in map(ours.catalog.get, ours.catalog.names()) if checkpoint.shape.scale == SCALE
     ]
     published: dict[str, Upscale] = {BICUBIC: bicubic, "Lanczos": lanczos}
-    published |= {each.name: partial(ours.bare, model=each.name) for each in present} | given
+    published |= {each.name: partial(ours.bare, model=ours.model(each.name)) for each in present} | given
     absent = [row for row in ROWS if row not in rows]
     if args.row:
         unknown = [name for name in args.row if name not in (*rows, *published, *absent, UNASKED)]

@@ -333,6 +333,109 @@ def quality_flat() -> str:
     return table(("", "shift", "texture"), rows, numbers=(1, 2))
 
 
+def content() -> str:
+    found = _figures("content")
+    text = found["text"]
+    plain = [name for name in text if name.endswith("as it is")]
+    treated = {name: each for name, each in found["photographs"].items() if name != "as it is"}
+    worst = max(treated, key=lambda name: treated[name].get("text", 0))
+    rows = (
+        ("photographs and paintings, as they are", *_as_text([found["photographs"]["as it is"]])),
+        (f"the same after {len(treated)} treatments", *_as_text(treated.values())),
+        (f"of these the worst: {worst}", *_as_text([treated[worst]])),
+        ("screens, charts and pages, as they are", *_as_text(text[name] for name in plain)),
+        ("the same after JPEG, enlarged, reduced, grey", *_as_text(text[name] for name in text if name not in plain)),
+    )
+    return table(("", "taken for text", "of", "%"), rows, numbers=(1, 2, 3))
+
+
+def _as_text(counts: Iterable[Mapping[str, int]]) -> tuple[str, str, str]:
+    """How many were, of how many, and their share."""
+    found = list(counts)
+    taken, of = sum(each.get("text", 0) for each in found), sum(sum(each.values()) for each in found)
+    return f"{taken}", f"{of:,}", f"{100 * taken / of:.1f}"
+
+
+_UNMEASURED = "Not measured yet: `python -m benchmarks.quality --json benchmarks/quality.json`."
+
+
+def quality_eye() -> str:
+    """A table for each set."""
+    figures = _figures("quality")
+    blocks = []
+    for kind, rows in figures.get("means", {}).items():
+        count = len(next(iter(figures["pictures"][kind].values())))
+        head = (
+            "",
+            "Y dB",
+            "Cb",
+            "Cr",
+            "RGB",
+            "HaarPSI",
+            "NIQE",
+            "mesh Y",
+            "Cb",
+            "Cr",
+            "drift",
+            "local",
+            "energy",
+            "distance",
+        )
+        lines = ((row, *(_figure(each.get(name), form) for name, form in _EYE)) for row, each in rows.items())
+        blocks.append(f"**{kind}**, {count} pictures\n\n{table(head, lines, numbers=range(1, len(head)))}")
+    return "\n\n".join(blocks) or _UNMEASURED
+
+
+_EYE = (
+    *((f"psnr_{name}", ".2f") for name in ("y", "cb", "cr", "rgb")),
+    ("haarpsi", ".3f"),
+    ("niqe", ".2f"),
+    *((f"mesh_{name}", ".2f") for name in ("y", "cb", "cr")),
+    ("drift", ".2f"),
+    ("drift_local", ".1f"),
+    ("energy", ".1f"),
+    ("distance", ".1f"),
+)
+
+
+def quality_letters() -> str:
+    letters = _figures("quality").get("letters")
+    if not letters:
+        return _UNMEASURED
+    names = dict.fromkeys(row for rows in letters.values() for row in rows)
+    lines = ((row, *(_figure(rows.get(row), ".1%") for rows in letters.values())) for row in names)
+    return table(("", *letters), lines, numbers=range(1, len(letters) + 1))
+
+
+def quality_checks() -> str:
+    found = _figures("quality").get("checks")
+    words = {True: "yes", False: "**no**", None: "not measured"}
+    lines = ((each["asked"], each["found"], words[each["passed"]]) for each in found or ())
+    return table(("asked", "found", "holds"), lines) if found else _UNMEASURED
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
+
+
+def content_kinds() -> str:
+    """What the rule says of each kind of picture."""
+    figures = _figures("content")
+    lines = []
+    for group, rows in (
+        ("photograph", figures["photographs"]),
+        ("text", figures["text"]),
+        ("drawing", figures["drawings"]),
+    ):
+        sums: dict[str, list[dict[str, int]]] = {}
+        for name, counts in rows.items():
+            sums.setdefault(f"{group}: {name}" if group == "photograph" else name.partition(": ")[0], []).append(counts)
+        for name, parts in sums.items():
+            answers = [sum(each.get(kind, 0) for each in parts) for kind in ("photo", "text", "drawing")]
+            lines.append((name, f"{sum(answers)}", *(f"{each}" for each in answers)))
+    return table(("what it is", "pictures", "photo", "text", "drawing"), lines, numbers=range(1, 5))
+
+
 def codecs() -> str:
     rows = [
         (
@@ -360,7 +463,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality-clean": quality_clean,
     "quality-damaged": quality_damaged,
     "quality-flat": quality_flat,
+    "quality-eye": quality_eye,
+    "quality-letters": quality_letters,
+    "quality-checks": quality_checks,
+    "content-kinds": content_kinds,
     "codecs": codecs,
+    "content": content,
 }
 
 

@@ -13,8 +13,8 @@ from urllib.parse import unquote, unquote_plus
 from server.errors import InvalidField, UnsupportedMedia
 from server.formats import sniff
 
-FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
-_URLENCODED = FORM_TYPES[1]
+MULTIPART, _URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
+FORM_TYPES = (MULTIPART, _URLENCODED)
 _GZIP = b"\x1f\x8b"
 _AS_IT_IS = {"Accept-Encoding": "identity"}
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
@@ -50,8 +50,10 @@ def check_json(headers: Mapping[str, str], body: bytes) -> None:
 
     JSON that is called something else is still JSON: `curl -d` calls everything a form.
     """
-    check_readable(body, "send JSON, with the picture as a URL, a data URI or base64")
-    if media_type(headers) in FORM_TYPES and body and not looks_like_json(body):
+    kind = media_type(headers)
+    if kind != MULTIPART:  # which may have a picture's bytes in it
+        check_readable(body, "send JSON, with the picture as a URL, a data URI or base64")
+    if kind in FORM_TYPES and body and not looks_like_json(body):
         raise UnsupportedMedia("this address takes JSON, not a form: send it with Content-Type: application/json")
 
 

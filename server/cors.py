@@ -70,11 +70,13 @@ def read_origins(entries: Sequence[str]) -> frozenset[str]:
 
 
 def _read(entry: str) -> str:
+    origin = entry.lower()
     try:
-        parts = urlsplit(entry)
+        parts = urlsplit(origin)
         good = parts.scheme and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
         good = False
-    if not good or entry != f"{parts.scheme}://{parts.netloc}" or "@" in entry:
+    if not good or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
         raise BadConfig(f"UPSCALE_CORS_ORIGINS: {entry!r} must be an origin like https://app.example, or *")
-    return entry.lower()
+    usual = {"http": ":80", "https": ":443"}.get(parts.scheme, ":")
+    return origin.removesuffix(usual)  # as browsers write it

@@ -68,6 +68,8 @@ jobs = Table(
     Column("error_code", String(64)),
     Column("error_message", Text),
     Index("jobs_waiting", "state", "priority", "created_at"),
+    Index("jobs_unfetched", "state", "source_key"),
+    Index("jobs_backlog", "state", "dialect", "created_at"),
     Index("jobs_owned", "owner", "created_at"),
     Index("jobs_unended", "owner", "state"),
     Index("jobs_ended", "finished_at"),
@@ -186,8 +188,7 @@ def open_database(url: str) -> Engine:
     def begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         if options.get(_READ_ONLY):
-            connection.exec_driver_sql("BEGIN")
-            return
+            return  # each SELECT sees the database as it is at that moment
         # FULL waits for the disk; NORMAL may lose the last commits when power fails, but not when a process dies.
         connection.exec_driver_sql(f"PRAGMA synchronous={'NORMAL' if options.get(_PASSING) else 'FULL'}")
         # A deferred transaction that turns from reading to writing fails at once with "database is locked".

@@ -27,6 +27,8 @@ _DATA_URI = re.compile(
     re.IGNORECASE,
 )
 
+_PIECE = 1 << 20
+"""Characters of base64."""
 _OWN_FILE = re.compile(r"/(?:files|uploads)/([0-9a-f]{32}(?:\.[a-z0-9]{1,8})?)/*\Z")
 _OWN_JOB = re.compile(r"/jobs/([0-9a-f]{32})/(result|source)/*\Z")
 
@@ -95,15 +97,27 @@ def _path_of(url: str) -> str:
 
 
 def _from_base64(text: str) -> bytes:
-    """Standard or URL-safe alphabet, padded or not, in lines or not, with blanks or without."""
-    digits = text.replace("\r", "").replace("\n", "").replace("-", "+").replace("_", "/")
-    joined = digits.replace(" ", "").replace("\t", "").rstrip("=")
+    """Standard or URL-safe alphabet, padded or not, in lines or not, with blanks or without. It is read in pieces,
+    between which other threads have their turn."""
+    text = text.rstrip("= \t\r\n")
+    pieces, rest, has_blanks = list[bytes](), "", False
     try:
-        data = base64.b64decode(joined + "=" * (-len(joined) % 4), validate=True)
+        for start in range(0, len(text), _PIECE):
+            lines = text[start : start + _PIECE].replace("\r", "").replace("\n", "")
+            digits = lines.replace(" ", "").replace("\t", "").replace("-", "+").replace("_", "/")
+            if "=" in digits:
+                raise _not_a_source()
+            has_blanks = has_blanks or len(digits) < len(lines)
+            digits = rest + digits
+            whole = len(digits) // 4 * 4
+            pieces.append(base64.b64decode(digits[:whole], validate=True))
+            rest = digits[whole:]
+        pieces.append(base64.b64decode(rest + "=" * (-len(rest) % 4), validate=True))
     except ValueError as error:
         raise _not_a_source() from error
+    data = b"".join(pieces)
     # Words with blanks between them are base64 as well, of nothing that anybody meant.
-    if not data or (len(joined) < len(digits.rstrip("= \t")) and sniff(data[:32]) is None):
+    if not data or (has_blanks and sniff(data[:32]) is None):
         raise _not_a_source()
     return data
 

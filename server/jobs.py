@@ -29,7 +29,9 @@ from sqlalchemy import (
     Connection,
     CursorResult,
     Engine,
+    Integer,
     and_,
+    bindparam,
     case,
     delete,
     func,
@@ -53,6 +55,8 @@ from server.weights.choice import DeviceKind
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""
 
+_GOOD_FOR = 50
+"""Times that counting the queue takes, its count is good for."""
 _AT_ONCE = 500
 """Ids in one statement."""
 _RECENT = 20
@@ -64,6 +68,16 @@ MOST_FETCHES_OF_OWNER, MOST_FETCHES_FROM_HOST = 8, 3
 """At a time."""
 
 _COLUMNS = [column for column in jobs.c if column.name not in ("lease_until", "source_host")]
+# Made once: to put a statement together takes twice as long as to run it, and these run at each poll and submit.
+_BY_ID = select(*_COLUMNS).where(jobs.c.id == bindparam("wanted"))
+_QUEUED = select(jobs.c.id).where(jobs.c.state == State.QUEUED.value).limit(bindparam("most", type_=Integer)).subquery()
+_COUNT_QUEUED = select(func.count()).select_from(_QUEUED)
+_TAKEN = select(jobs.c.id).where(
+    jobs.c.owner == bindparam("owner"), jobs.c.dialect == bindparam("dialect"), jobs.c.external_id == bindparam("name")
+)
+_NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
+_HEARD = and_(workers.c.beat_at > bindparam("since"), workers.c.beat_at < bindparam("until"))
+_LIVE = select(workers).where(_HEARD).order_by(workers.c.id)
 
 
 class Beat(enum.Enum):
@@ -88,6 +102,21 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """What is counted of a job that has ended."""
+
+    id: str
+    dialect: str
+    state: str
+    error_code: str | None
+    attempt: int
+    created_at: float
+    finished_at: float
+    result: Mapping[str, Any] | None
+    """As Result.to_dict has it."""
+
+
+@dataclass(frozen=True)
 class Backlog:
     """Jobs of one dialect and state that have not ended."""
 
@@ -104,6 +133,8 @@ class Jobs:
         self._passing = passing(engine)
         self._lease_s = lease_s
         self._max_queue = max_queue
+        self._room = 0
+        self._room_until = 0.0
 
     # --- for callers ------------------------------------------------------------------------------------------------
 
@@ -114,22 +145,21 @@ class Jobs:
         Raises TooManyRequests when too many wait already or its owner's key has reached a limit, Conflict when its
         `external_id` is taken, Unauthorized when the key has been revoked.
         """
-        taken = and_(jobs.c.owner == job.owner, jobs.c.dialect == job.dialect, jobs.c.external_id == job.external_id)
+        taken = {"owner": job.owner, "dialect": job.dialect, "name": job.external_id}
         with self._engine.begin() as db:
-            if job.external_id is not None and db.execute(select(jobs.c.id).where(taken)).first():
+            if job.external_id is not None and db.execute(_TAKEN, taken).first():
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already")
-            waiting = select(func.count()).select_from(jobs).where(jobs.c.state == State.QUEUED.value)
-            if job.state is State.QUEUED and db.execute(waiting).scalar_one() >= self._max_queue:
+            if job.state is State.QUEUED and not self._has_room(db):
                 raise TooManyRequests("the queue is full; try again later")
             priority = job.priority + admit(db, job.owner, waits=not job.state.final)
             try:
                 kept = {"priority": priority, "source_host": host_of(job.source_url or "")}
-                db.execute(insert(jobs).values(**_to_row(job) | kept))
+                db.execute(_NEW, _to_row(job) | kept)
             except IntegrityError as error:  # on PostgreSQL, two at the same moment
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already") from error
             if deliveries:
                 rows = [vars(each) | {"owner": job.owner, "host": host_of(each.url)} for each in deliveries]
-                db.execute(insert(_deliveries), rows)
+                db.execute(_NEW_DELIVERY, rows)
 
     def find(self, owner: str, dialect: str, external_id: str) -> Job:
         """The job that its caller has given this name. Raises NotFound."""
@@ -146,7 +176,11 @@ class Jobs:
         missing = f"there is no job {cut(job_id)}"
         if not _ID.fullmatch(job_id):
             raise NotFound(missing)
-        return self._one(jobs.c.id == job_id, missing)
+        with reading(self._engine) as db:
+            row = db.execute(_BY_ID, {"wanted": job_id}).one_or_none()
+        if row is None:
+            raise NotFound(missing)
+        return _from_row(row)
 
     def ended(self, job_ids: Collection[str]) -> set[str]:
         """Those of these jobs that nothing more happens to: they have ended, or are gone."""
@@ -199,10 +233,14 @@ class Jobs:
             rows = db.execute(query.group_by(jobs.c.dialect, jobs.c.state))
             return [Backlog(dialect, State(state), number, oldest) for dialect, state, number, oldest in rows]
 
-    def ended_since(self, finished_at: float) -> Sequence[Job]:
-        query = select(*_COLUMNS).where(jobs.c.finished_at >= finished_at).order_by(jobs.c.finished_at)
+    def ended_between(self, start: float, stop: float) -> Sequence[Ended]:
+        """Jobs that ended then, stop included."""
+        columns = (jobs.c.id, jobs.c.dialect, jobs.c.state, jobs.c.error_code, jobs.c.attempt, jobs.c.created_at)
+        query = select(*columns, jobs.c.finished_at, jobs.c.result).where(
+            jobs.c.finished_at >= start, jobs.c.finished_at <= stop
+        )
         with reading(self._engine) as db:
-            return [_from_row(row) for row in db.execute(query)]
+            return [Ended(*row) for row in db.execute(query.order_by(jobs.c.finished_at))]
 
     def speed(self, model: str) -> float | None:
         """Pixels that this network was fed in a second of late, or None when it has not run."""
@@ -430,15 +468,26 @@ class Jobs:
     def live_workers(self) -> Sequence[WorkerInfo]:
         """Workers heard of within a lease; rows of older ones are nobody's and stay until `release` or upkeep."""
         now = time.time()
-        heard = and_(workers.c.beat_at > now - self._lease_s, workers.c.beat_at < now + max(self._lease_s, 1))
-        query = select(workers).where(heard).order_by(workers.c.id)
+        heard = {"since": now - self._lease_s, "until": now + max(self._lease_s, 1)}
         with reading(self._engine) as db:
             return [
                 WorkerInfo(row.id, row.device, row.ready, row.beat_at, row.kind, row.counters)
-                for row in db.execute(query)
+                for row in db.execute(_LIVE, heard)
             ]
 
     # --- within -----------------------------------------------------------------------------------------------------
+
+    def _has_room(self, db: Connection) -> bool:
+        """For one more job that waits. Counting takes the longer the more wait, so it is not done each time: what came
+        since is known here, and what went only makes more room. (Several API processes on one database may keep a few
+        jobs too many for as long as a count is good.)"""
+        if self._room <= 0 or time.monotonic() >= self._room_until:
+            started = time.monotonic()
+            self._room = self._max_queue - db.execute(_COUNT_QUEUED, {"most": self._max_queue}).scalar_one()
+            ended = time.monotonic()
+            self._room_until = ended + _GOOD_FOR * (ended - started)
+        self._room -= 1
+        return self._room >= 0
 
     def _lapsed(self, now: float) -> Any:
         """Jobs that run, and whose worker is not heard of."""

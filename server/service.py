@@ -47,6 +47,7 @@ from server.plan import (
     make_plan,
 )
 from server.rates import REFINER, read_rates
+from server.remembered import Remembered
 from server.turns import Turns
 from server.uploads import Uploads
 from server.waiting import Waiting
@@ -82,6 +83,7 @@ class Service:
         self._fetch_s = config.fetch_timeout_s + _READ_S
         self.reading = Turns(READERS, wait_s=_READING_WAIT_S)
         """For what endpoints do with bodies and pictures: owners take turns, and polls need no place."""
+        self._counts = Remembered(jobs.counts)
         self._waiting = Waiting(jobs.ended)
         self._end = asyncio.Event()
         self._readers = ThreadPoolExecutor(READERS + _FETCHED, thread_name_prefix="look")
@@ -316,7 +318,8 @@ class Service:
         return self._jobs.live_workers()
 
     def counts(self) -> dict[str, int]:
-        return self._jobs.counts()
+        """Jobs by state; of large tables not quite of this moment."""
+        return self._counts.get()
 
     # --- background work, called in a loop by app.py ----------------------------------------------------------------
 

@@ -184,6 +184,8 @@ class Upscaler:
                 model = load_model(parts[0][0], name=name, sha256=sha256, **how)
             else:
                 model = load_blend(parts, name=name, sha256=sha256, **how)
+            if model.own is not None:
+                devices.release_memory(self.device)  # the weights as they came, and what lay between
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
             return model
 

@@ -38,7 +38,7 @@ MAX_MESSAGE_BYTES = 64 * MIB
 """Of one after that: pictures come in messages, as base64."""
 MAX_FRAGMENTS = 4096
 """Of one message."""
-_SMALL_PIECE, _LARGE_PIECE = 4096, 65536
+_SMALL_PIECE, _LARGE_PIECE = 1024, 65536
 _MANY_EVENTS = 100
 """In one piece: the next one is small then."""
 _LINGER_S = 2.0
@@ -48,7 +48,8 @@ _LINGER_S = 2.0
 class _Pieces:
     """What has come and is not read yet. `read` takes a piece, and returns how many things it found in it."""
 
-    def __init__(self, read: Callable[[bytes], int]) -> None:
+    def __init__(self, read: Callable[[bytes], int], largest: int = _LARGE_PIECE) -> None:
+        self.largest = largest
         self._read = read
         self._data = b""
         self._at = 0
@@ -71,7 +72,7 @@ class _Pieces:
         if not self:
             self.clear()
         events = self._read(piece)
-        self._size = _SMALL_PIECE if events > _MANY_EVENTS else min(_LARGE_PIECE, self._size * 2)
+        self._size = _SMALL_PIECE if events > _MANY_EVENTS else min(self.largest, self._size * 2)
 
 
 class _Refused(Exception):
@@ -229,7 +230,7 @@ def _response(path: str, error: UpscaleError) -> bytes:
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._pieces = _Pieces(self._read)
+        self._pieces = _Pieces(self._read, _SMALL_PIECE)
         self._events = 0
         self._held = bytearray()
         """Frames after one that the application has not seen yet: it may be what lets larger ones in."""
@@ -240,6 +241,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _let_in(self) -> None:
         self._greeting = False
+        self._pieces.largest = _LARGE_PIECE
         self.conn.max_message_size = MAX_MESSAGE_BYTES
 
     def handle_connect(self, event: Any) -> None:

@@ -239,7 +239,11 @@ def test_a_compressed_upload_to_a_ticket_is_refused_and_the_ticket_stays_good(li
     ticket = live.client.post("/api/v3/media/uploads", json={"filename": "a.png"}).json()["data"]["upload"]["url"]
     refused = live.client.put(ticket, content=gzip.compress(picture()), headers={"Content-Encoding": "gzip"})
     assert refused.status_code == 415
-    assert live.client.put(ticket, content=picture()).status_code == 200
+    form = live.client.put(ticket, files={"file": picture()})
+    assert form.status_code == 415 and "curl -T NAME" in refusal(form)
+    # As `curl -X PUT --data-binary` calls it.
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert live.client.put(ticket, content=picture(), headers=kind).status_code == 200
 
 
 # --- curl itself ----------------------------------------------------------------------------------------------------

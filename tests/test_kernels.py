@@ -406,15 +406,6 @@ def test_an_instruction_set_that_the_processor_lacks_is_named(monkeypatch: pytes
         build.library(wanted="avx2")
 
 
-def test_workers_that_build_at_once_all_get_it_and_leave_nothing_else(tmp_path: Path) -> None:
-    code = "import sys, pathlib, server.kernels.build as b; print(b.library(pathlib.Path(sys.argv[1])).path)"
-    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    found = {run.communicate()[0].strip() for run in runs}
-    assert all(run.returncode == 0 for run in runs)
-    assert [str(path) for path in (tmp_path / "cache").iterdir()] == list(found)
-
-
 def test_without_a_compiler_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(build.Unusable, match="there is no C\\+\\+ compiler"):
@@ -468,6 +459,17 @@ def quick_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_workers_that_build_at_once_all_get_it_and_leave_nothing_else(tmp_path: Path, quick_compiler: Path) -> None:
+    script = quick_compiler.with_name("c++")
+    script.write_text(script.read_text() + "sleep 2\n")  # so that both are at it
+    code = "import sys, pathlib, server.kernels.build as b; print(b.library(pathlib.Path(sys.argv[1])).path)"
+    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = {run.communicate()[0].strip() for run in runs}
+    assert all(run.returncode == 0 for run in runs)
+    assert [str(path) for path in (tmp_path / "cache").iterdir()] == list(found)
 
 
 def test_a_library_that_others_can_write_to_is_refused(tmp_path: Path) -> None:

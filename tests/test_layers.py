@@ -47,7 +47,7 @@ LEVELS = (
     ("files.metadata", "files.png"),
     ("files.foreign",),
     ("bodies", "cors", "plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
-    ("turns", "waiting"),
+    ("turns", "waiting", "remembered"),
     (
         "deliveries",
         "price",

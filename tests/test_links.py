@@ -99,7 +99,8 @@ def test_a_plan_price_and_upload_take_such_links_too(live_server: LiveServer, pi
     url = f"https://elsewhere.example/files/{FILE}?x=1"
     assert live.client.post("/plan", json={"image": url, "scale": 2}).json()["result"] == [200, 200]
     body = {"model_id": "wavespeed-ai/real-esrgan", "inputs": {"image": url, "scale": 10}}
-    assert live.client.post("/api/v3/model/pricing", json=body).json()["data"]["price"] == 1.0
+    priced = live.client.post("/api/v3/model/pricing", json=body)
+    assert priced.json()["data"]["price"] == 1.0, priced.text
     task = {"taskType": "imageUpload", "taskUUID": "00000000-0000-4000-8000-000000000001", "image": url}
     uploaded = live.client.post("/v1", json=[task]).json()["data"][0]["imageURL"]
     assert live.client.get(uploaded).content == picture(100, 100)

@@ -35,6 +35,7 @@ from starlette.datastructures import FormData, UploadFile
 from server.auth import Caller
 from server.bodies import (
     FORM_TYPES,
+    MULTIPART,
     check_readable,
     is_urlencoded,
     looks_like_json,
@@ -45,14 +46,26 @@ from server.config import largest_body
 from server.dialects.base import (
     FORM_REMEDY,
     BaseUrl,
+    Call,
     CallerDep,
     OwnBases,
     ServiceDep,
+    direct,
     file_url,
     iso_time,
     read_json,
+    whole_body,
 )
-from server.errors import InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError, cut
+from server.errors import (
+    InvalidField,
+    InvalidRequest,
+    MissingField,
+    NotFound,
+    TooLarge,
+    UnsupportedMedia,
+    UpscaleError,
+    cut,
+)
 from server.fetch import Source, parse_source
 from server.files.picture import Header
 from server.formats import FormatName
@@ -254,9 +267,9 @@ router = APIRouter()
 async def _payload(request: Request, service: ServiceDep) -> AsyncIterator[FormData | bytes]:
     kind = media_type(request.headers)
     if kind not in FORM_TYPES:
-        yield await request.body()
+        yield await whole_body(request)
     elif is_urlencoded(request.headers):
-        body = await request.body()
+        body = await whole_body(request)
         # `curl -d` calls whatever it sends a form.
         if looks_like_json(body):
             yield body
@@ -301,8 +314,9 @@ def jobs(
 
 
 @router.get("/jobs/{job_id}")
-def job(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUrl) -> Response:
-    return json_response(to_response(service.get(job_id, caller.id), base_url))
+@direct
+def job(call: Call, job_id: str) -> Response:
+    return json_response(to_response(call.service.get(job_id, call.caller.id), call.base_url))
 
 
 @router.get("/jobs/{job_id}/events")
@@ -407,7 +421,9 @@ def file(key: str, service: ServiceDep, request: Request) -> Response:
 async def put_upload(key: str, request: Request, service: ServiceDep, base_url: BaseUrl) -> Response:
     # Before the body is read: no key is asked for here, and only a ticket is worth that memory.
     ticket = await run_in_threadpool(service.uploads.ticket, key)
-    data = await request.body()
+    if media_type(request.headers) == MULTIPART:
+        raise UnsupportedMedia("this address takes the file's bytes as they are, not a form (curl -T NAME)")
+    data = await whole_body(request)
     limit = service.config.max_source_bytes
     if len(data) > limit:
         raise TooLarge(f"the file is over this server's limit of {limit} bytes")

@@ -26,24 +26,23 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import pyvips
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from server.blobs import new_key
 from server.deliveries import WEBHOOK
 from server.dialects.base import (
     VENDOR_FORMATS,
-    BaseUrl,
-    CallerDep,
-    OwnBases,
-    RawBody,
-    ServiceDep,
+    Call,
     Webhook,
+    direct,
+    entered,
     file_url,
+    read_body,
     read_choice,
     read_object,
     read_text,
@@ -263,23 +262,25 @@ router = APIRouter(prefix="/v3/async")
 
 
 @router.post("/image-upscaler")
-async def submit(
-    caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, raw: RawBody
-) -> Response:
-    return await service.reading.run(caller.id, _read_submit, caller.id, service, base_url, own_bases, raw)
+async def submit(request: Request) -> Response:
+    return await _in_turn(request, _read_submit)
+
+
+@router.post("/upscale")
+async def submit_legacy(request: Request) -> Response:
+    return await _in_turn(request, _read_legacy)
+
+
+async def _in_turn(request: Request, read: Callable[..., Response]) -> Response:
+    call = await entered(request)
+    owner, parts = call.caller.id, (call.service, call.base_url, call.own_bases, await read_body(request))
+    return await call.service.reading.run(owner, read, owner, *parts)
 
 
 def _read_submit(owner: str, service: Service, base_url: str, own_bases: tuple[str, ...], raw: bytes) -> Response:
     body = read_object(raw)
     source = parse_source(read_text(body, "image"), own_bases)
     return _submit(owner, service, base_url, UPSCALER, to_params(body), source, to_hook(body))
-
-
-@router.post("/upscale")
-async def submit_legacy(
-    caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, raw: RawBody
-) -> Response:
-    return await service.reading.run(caller.id, _read_legacy, caller.id, service, base_url, own_bases, raw)
 
 
 def _read_legacy(owner: str, service: Service, base_url: str, own_bases: tuple[str, ...], raw: bytes) -> Response:
@@ -338,11 +339,13 @@ def _mock(service: Service, params: Params, state: State) -> dict[str, Any]:
 
 
 @router.get("/task-result")
-def result(caller: CallerDep, service: ServiceDep, base_url: BaseUrl, task_id: str = "") -> Response:
+@direct
+def result(call: Call) -> Response:
+    task_id = call.request.query_params.get("task_id")
     if not task_id:
         raise MissingField("task_id is required", field="task_id")
     try:
-        job = service.get(task_id.replace("-", "").lower(), caller.id, NAME)
+        job = call.service.get(task_id.replace("-", "").lower(), call.caller.id, NAME)
     except NotFound as error:
         raise _TaskNotFound("task not found") from error
-    return json_response(to_response(job, base_url))
+    return json_response(to_response(job, call.base_url))

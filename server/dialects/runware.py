@@ -62,6 +62,7 @@ from server.dialects.base import (
     file_url,
     in_place,
     read_json,
+    whole_body,
 )
 from server.errors import (
     BY_CODE,
@@ -655,6 +656,7 @@ async def _keep(place: _Place, owner: str, task: dict[str, Any], parameter: str)
     reading = place.service.reading
     source = await reading.run(owner, _inline, place, parameter, text, must)
     try:
+        source = await run_in_threadpool(place.service.resolve, source, owner)
         if source.url is not None:
             # Downloads take their time. They are few at once, so that nobody else waits for a thread.
             download = to_thread.run_sync(place.service.read, source, limiter=place.shared.downloads)
@@ -665,7 +667,7 @@ async def _keep(place: _Place, owner: str, task: dict[str, Any], parameter: str)
 
 
 def _put(service: Service, owner: str, source: Source) -> Upload:
-    data = service.read(service.resolve(source, owner))
+    data = service.read(source)
     mime = service.header(Source(data=data)).mime  # nothing but pictures
     suffix = next((each.suffix for each in FORMATS.values() if each.mime == mime), "." + mime.split("/")[1])
     ticket = service.uploads.issue(owner, f"upload{suffix}", suffix)
@@ -718,7 +720,7 @@ async def _read(request: Request, gate: Gate) -> tuple[str, bytes]:
     is_open = await run_in_threadpool(gate.is_open)
     if header or is_open:
         caller = await run_in_threadpool(gate.admit, header)
-        return caller.id, await request.body()
+        return caller.id, await whole_body(request)
     body = bytearray()
     chunks = request.stream()
     async for chunk in chunks:

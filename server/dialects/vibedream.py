@@ -24,21 +24,20 @@ import math
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from server.auth import Caller
 from server.dialects.base import (
     VENDOR_FORMATS,
-    BaseUrl,
-    CallerDep,
-    OwnBases,
-    RawBody,
-    ServiceDep,
+    Call,
+    direct,
+    entered,
     file_url,
-    in_place,
     iso_time,
+    read_body,
     read_choice,
     read_flag,
     read_object,
@@ -49,6 +48,7 @@ from server.fetch import Source, parse_source
 from server.job import Job, Params, State, Target
 from server.plan import result_size
 from server.price import cost_of
+from server.service import Service
 from server.serving import Inline, json_response
 
 NAME = "vibedream"
@@ -137,9 +137,9 @@ router = APIRouter(prefix="/api/v1")
 class _Call:
     """Who asks, from where, of whom."""
 
-    caller: CallerDep
-    service: ServiceDep
-    base_url: BaseUrl
+    caller: Caller
+    service: Service
+    base_url: str
 
     def prediction(self, job: Job) -> dict[str, Any]:
         inline = job.request["base64"] and job.result is not None
@@ -164,11 +164,11 @@ class _Call:
             return cost_of(None, config)
 
 
-_CallDep = Annotated[_Call, Depends(in_place(_Call))]
-
-
 @router.post("/models/{model}/generate")
-async def submit(model: str, call: _CallDep, own_bases: OwnBases, body: RawBody) -> Response:
+async def submit(request: Request) -> Response:
+    asked = await entered(request)
+    call, own_bases = _Call(asked.caller, asked.service, asked.base_url), asked.own_bases
+    body, model = await read_body(request), request.path_params["model"]
     owner = call.caller.id
     job, sync, submitted = await call.service.reading.run(owner, _submit, model, call, own_bases, body)
     del body  # it may be large, and the wait long
@@ -196,7 +196,9 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> 
 
 
 @router.get("/predictions/{prediction_id}")
-def result(prediction_id: str, call: _CallDep) -> Response:
+@direct
+def result(asked: Call, prediction_id: str) -> Response:
+    call = _Call(asked.caller, asked.service, asked.base_url)
     try:
         job = call.service.get(prediction_id.replace("-", "").lower(), call.caller.id, NAME)
     except NotFound as error:

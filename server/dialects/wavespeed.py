@@ -36,15 +36,19 @@ from server.deliveries import WEBHOOK
 from server.dialects.base import (
     VENDOR_FORMATS,
     BaseUrl,
+    Call,
     CallerDep,
     Form,
     OwnBases,
     RawBody,
     ServiceDep,
     Webhook,
+    direct,
+    entered,
     file_url,
     in_place,
     iso_time,
+    read_body,
     read_choice,
     read_flag,
     read_number,
@@ -328,7 +332,9 @@ _CallDep = Annotated[_Call, Depends(in_place(_Call))]
 
 @_routes.get("/predictions/{job_id}/result")
 @_routes.get("/predictions/{job_id}")
-def result(job_id: str, call: _CallDep) -> Response:
+@direct
+def result(asked: Call, job_id: str) -> Response:
+    call = _Call(asked.caller, asked.service, asked.base_url)
     return _success(call.answer(call.find(job_id)))
 
 
@@ -515,10 +521,11 @@ async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
 
 
 @_routes.post("/{owner}/{name:path}")  # the last: nearly every other path fits it
-async def submit(
-    owner: str, name: str, call: _CallDep, own_bases: OwnBases, request: Request, body: RawBody
-) -> Response:
-    caller_id, model = call.caller.id, f"{owner}/{name}"
+async def submit(request: Request) -> Response:
+    asked = await entered(request)
+    call, own_bases = _Call(asked.caller, asked.service, asked.base_url), asked.own_bases
+    body = await read_body(request)
+    caller_id, model = call.caller.id, "{owner}/{name}".format(**request.path_params)
     job, sync = await call.service.reading.run(caller_id, _submit, model, call, own_bases, request, body)
     del body  # it may be large, and the wait long
     if not sync:

@@ -142,7 +142,7 @@ struct Net {
       p.add(layers, H, W, h, columns_of(step ? std::min(step, H) : H, W, h, 2, 2 * F, threads));
     } else {
       const int G = padded(growth);
-      const int trunk = p.map(F, W, H), x[3] = {p.map(F, W, H), p.map(F, W, H), p.map(F, W, H)};
+      const int x[3] = {p.map(F, W, H), p.map(F, W, H), p.map(F, W, H)};
       source.out = p.map(packed, W, H);
       int c = 0;
       const auto conv = [&](int in, int out) {
@@ -153,13 +153,13 @@ struct Net {
         return l;
       };
       alone(source);
-      alone(conv(source.out, trunk));
+      alone(conv(source.out, x[0]));
       const int floats = 4 * G + 2 * F, wide = columns_of(H, W, high, 5, floats, threads);
       const bool small = long(H) * W * floats <= long(SMALL) * 128;
       const int all = small ? p.map(4 * G, W, H) : -1;
       for (int block = 0; block < blocks; block++)
         for (int j = 0; j < 3; j++) {
-          const int in = block == 0 && j == 0 ? trunk : x[j], grown = small ? all : p.piece(4 * G, 0);
+          const int in = x[j], grown = small ? all : p.piece(4 * G, 0);
           std::vector<Layer> layers;
           for (int k = 0; k < 5; k++) {
             Layer l = conv(in, k < 4 ? grown : x[(j + 1) % 3]);
@@ -171,7 +171,7 @@ struct Net {
               l.add[0] = in;
               l.scale[0] = .2f;
               if (j == 2) {  // the end of the three: the input of the first is added, in its place
-                l.add[1] = block == 0 ? trunk : x[0];
+                l.add[1] = x[0];
                 l.scale[1] = .2f;
               }
             }
@@ -180,8 +180,13 @@ struct Net {
           }
           if (!small) p.add(layers, H, W, high, wide);
         }
-      Layer body = conv(blocks ? x[0] : trunk, x[1]);
-      body.add[0] = trunk;
+      // What is added at the end is the first layer's result again: to keep it would take a fourth map.
+      const int last = c;
+      c = 0;
+      alone(conv(source.out, x[2]));
+      c = last;
+      Layer body = conv(x[0], x[1]);
+      body.add[0] = x[2];
       alone(body);
       // The results at twice and four times the size are never whole: 16 and 64 times the channels' bytes.
       std::vector<Layer> tail;

@@ -24,8 +24,10 @@ Depth = type[np.uint8] | type[np.uint16]
 def expect(ctx: Context) -> None:
     """Announce the work of all passes, planes and networks."""
     pixels = 0 if ctx.plan is None else sum(w * h for w, h in (each.source for each in ctx.plan.passes))
-    each = sum(model.work for model in _models(ctx))
-    ctx.expect("upscale", pixels * each * ctx.planes)
+    models = _models(ctx)
+    # Alpha goes through the first of them alone.
+    each = sum(model.work for model in models) + (ctx.planes - 1) * sum(model.work for model in models[:1])
+    ctx.expect("upscale", pixels * each)
 
 
 def run(ctx: Context) -> None:

@@ -1,4 +1,5 @@
-"""Turns of several lines; the owner and the host of what waits for others' machines, and whether it is at work."""
+"""Turns of several lines; the owner and the host of what waits for others' machines, and whether it is at work; a
+way to count what has not ended."""
 
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ def upgrade() -> None:
     op.add_column("deliveries", sa.Column("owner", sa.String(64)))
     op.add_column("deliveries", sa.Column("host", sa.String(255)))
     op.add_column("deliveries", sa.Column("held_until", sa.Float))
+    op.create_index("jobs_unfetched", "jobs", ["state", "source_key"])
+    op.create_index("jobs_backlog", "jobs", ["state", "dialect", "created_at"])
     db = op.get_bind()
     jobs = sa.table("jobs", *map(sa.column, ("id", "owner", "source_url", "source_key", "source_host")))
     deliveries = sa.table("deliveries", *map(sa.column, ("id", "job_id", "url", "owner", "host")))
