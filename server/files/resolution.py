@@ -95,9 +95,7 @@ def _of_jpeg(data: bytes) -> Resolution | None:
     for part in jpeg.application(data, jpeg.look(data), 0, _JFIF):
         if len(part) >= 7:
             unit, across, down = struct.unpack_from(">BHH", part, 2)
-            found = _sensible(Fraction(across), Fraction(down), _JFIF_UNITS.get(unit, "none"))
-            # 1:1 without a unit is what encoders write that know nothing.
-            return None if found is not None and found.unit == "none" and across == down else found
+            return _sensible(Fraction(across), Fraction(down), _JFIF_UNITS.get(unit, "none"))
     return None
 
 
@@ -128,7 +126,8 @@ def _of_gif(data: bytes) -> Resolution | None:
 def _sensible(across: Fraction, down: Fraction, unit: Unit) -> Resolution | None:
     if across <= 0 or down <= 0 or max(across, down) > (_MM.get(unit) or 1) * _MOST_PIXELS_PER_MM:
         return None
-    return Resolution(across, down, unit)
+    # 1:1 without a unit is what encoders write that know nothing.
+    return None if unit == "none" and across == down else Resolution(across, down, unit)
 
 
 def _fraction(value: Value | None) -> Fraction:

@@ -737,6 +737,7 @@ CASES = [
     ("nothing", encoded(scene(), "PNG"), "jpeg", ()),
     ("nothing", encoded(scene(), "PNG"), "tiff", ((1, 1), (1, 1), 1)),
     ("nothing", density(1, 1, 0), "png", ()),
+    ("nothing in tiff", tiff((scene(), {"resolution": (1, 1), "resolutionunit": 1})), "png", ()),
     ("no unit in tiff", tiff((scene(), {"resolution": (2, 1), "resolutionunit": 1})), "png", (2, 1, 0)),
     ("25.4 dpi", density(254, 254, 1), "jpeg", (254, 254, 1)),
 ]  # fmt: skip
