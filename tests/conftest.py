@@ -289,7 +289,9 @@ class Served:
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
-        self._env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")} | settings
+        fast = {name: os.environ[name] for name in ("UPSCALE_AUTO_LIMIT_S", "UPSCALE_REAL_ESRGAN")}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")}
+        self._env = others | fast | settings
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
