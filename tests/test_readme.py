@@ -76,7 +76,6 @@ def at(folder: Path, live: Served | None, *words: str) -> "subprocess.CompletedP
         "UPSCALE_AUTO_LIMIT_S": "0",  # the large network has tests of its own
         "UPSCALE_REAL_ESRGAN": "auto",
         "UPSCALE_DATA_DIR": str(live.data_dir if live else folder / "data"),
-        "UPSCALE_AUTO_LIMIT_S": "0",  # the commands are tested here, not the network that needs minutes for 4k
     }
     return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False)
 

@@ -1,6 +1,7 @@
 """What the process keeps loaded, and networks between two others."""
 
 import hashlib
+import weakref
 from pathlib import Path
 
 import pytest
@@ -106,11 +107,13 @@ def test_a_mix_of_weights_is_made_once_and_the_oldest_gives_way(upscaler: Upscal
 
     first = load(0.5)
     assert load(0.501) is first, "a two-hundredth is the same"
-    kept = [load(0.4), load(0.3), load(0.2)]
+    oldest = weakref.ref(load(0.4))
+    kept = [load(0.3), load(0.2)]
     assert load(0.5) is first
     load(0.1)
     assert load(0.5) is first, "used last"
-    assert load(0.4) is not kept[0]
+    assert oldest() is None
+    assert load(0.3) is kept[0], "it has left too, but a job still holds it: it is not loaded beside itself"
 
 
 def test_two_networks_of_different_shapes_are_not_mixed() -> None:

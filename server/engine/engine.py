@@ -54,7 +54,7 @@ _AHEAD = 2
 """Batches that a job has queued up or unread: one that runs while the last one is joined, and one to follow it."""
 _TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3400 * 1024 * 1024}
 """Memory that a tile may take. The larger, the less is computed twice, and the longer others wait for their turn."""
-_OWN_TILE_BYTES = {"srvgg": 256 * 1024 * 1024, "rrdbnet": 256 * 1024 * 1024}
+_OWN_TILE_BYTES = {"srvgg": 256 * 1024 * 1024, "rrdbnet": 224 * 1024 * 1024}
 """The same on our own convolutions, where a tile takes many turns, so that others need not wait for it."""
 _TURN_WORK = 80e9
 """Multiplications in a turn of such a tile, about: what a step of a sweep has, see plan.py."""
