@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from fastapi import FastAPI
 from hypothesis import settings
 from PIL import Image
@@ -39,6 +40,17 @@ from server.wire import server_of
 # The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
 FAST = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}
 os.environ |= FAST
+
+
+def plain_logs() -> None:
+    """structlog's own default draws tracebacks with all variables, which takes seconds of a busy machine."""
+    structlog.reset_defaults()
+    *others, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*others, plain])
+
+
+plain_logs()
 
 Picture = Callable[..., bytes]
 MakeConfig = Callable[..., Config]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -24,7 +23,7 @@ from server.job import Job, Params, State
 from server.jobs import Jobs
 from server.launch import MALLOC_ENV
 from tests import moving
-from tests.conftest import FAST, MakeConfig, draw
+from tests.conftest import FAST, MakeConfig, draw, plain_logs
 
 SHIPPED = ("fidelity-x4", "RealESRGAN_x4plus", "RealESRGAN_x4plus_anime_6B", "realesr-animevideov3")
 
@@ -39,7 +38,7 @@ def logs_as_before() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    plain_logs()
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 from server.logs import configure_logs
-from tests.conftest import LiveServer, Picture, Receiver
+from tests.conftest import LiveServer, Picture, Receiver, plain_logs
 from tests.test_fetch import say, serving
 
 
@@ -23,7 +22,7 @@ def logs_as_before() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
+    plain_logs()
 
 
 SCRIPT = """
