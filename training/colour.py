@@ -7,19 +7,25 @@ chroma. (The last layer fitted anew to the truth's colour in closed form changed
 So a few channels of each layer carry, from the first layer to the last, how colour changes from a pixel to the next: the
 differences of R - G and B - G to the left and upper neighbour. They are exactly zero where a picture is grey or flat. At
 the picture's borders, where a convolution pads with zeros, they are made zero too, as if the picture went on with its
-last pixel. The last layer draws the chroma from them. What is taken away for them in a trained network is what its other
-channels can replace best.
+last pixel. The last layer draws the chroma from them. A network that starts from nothing gets the path with its first weights; one that
+is trained already loses for it the channels that its others can replace best:
+
+    python -m training.colour --pictures PICTURES --start weights/bundled/fidelity-x4.safetensors --out start.pt
 """
 
+import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.network import Compact
-from training.pair import SCALE
+from training.network import Compact, load
+from training.pair import SCALE, Mix, to_tensor
+from training.pictures import load_training
 
 LUMA = (0.299, 0.587, 0.114)
 _DIFFERENCES = ((0, 1), (2, 1), (0, 1), (2, 1))
@@ -27,6 +33,10 @@ _DIFFERENCES = ((0, 1), (2, 1), (0, 1), (2, 1))
 _LINEAR, _GATED, _ENTERED, _LEFT = 4, 8, 5, 8
 """Channels of the path: inside; after the second layer (positive and negative parts); after the first (with a constant);
 and before the last (differences to the one and to the other side)."""
+LAYERS = 4
+"""Activations that a network needs for it."""
+PAIRS, MEASURED, AT_ONCE = 160, 64, 8
+MIX = Mix(clean=0.6, light=0.1, recompressed=0.05, screenshot=0.05, drawn=0.05)
 
 
 @dataclass(frozen=True)
@@ -190,6 +200,8 @@ def chroma(image: Tensor) -> Tensor:
 
 def find(net: Compact) -> list[list[int]] | None:
     """The path's channels in a network that has one, such as a bundled file; else None."""
+    if len(_convolutions(net)) <= LAYERS:
+        return None
     first, *others = _convolutions(net)[:-1]
     rows = first.weight.detach().flatten(1)
     rooms = [_where((rows.abs() == 1) | (rows == 0))]
@@ -210,6 +222,34 @@ def last_channels(net: Compact) -> list[list[int]]:
 
 def _where(rows: Tensor) -> list[int]:
     return [int(row) for row in rows.all(1).nonzero()]
+
+
+def give(net: Compact, lr: Tensor, hr: Tensor) -> None:
+    """The path into a trained network, from pairs N×3×h×w and N×3×4h×4w."""
+    rooms = make_room(net, statistics(net, lr[:MEASURED].split(AT_ONCE)))
+    lay(net, rooms)
+    fit = Fit(net, rooms[-1])
+    for small, large in zip(lr.split(AT_ONCE), hr.split(AT_ONCE), strict=True):
+        fit.add(small, large)
+    fit.apply()
+
+
+def main(argv: list[str] | None = None) -> None:
+    from training.data import Pairs  # needs what a bare GPU machine lacks
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, required=True, help="folder with manifest.csv, or a packed file")
+    parser.add_argument("--start", type=Path, required=True, help="the trained network")
+    parser.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    net = load(args.start)
+    if find(net):
+        raise SystemExit(f"{args.start} has its path for colour already")
+    pairs = Pairs(load_training(args.pictures), MIX, args.seed)
+    lr, hr = (to_tensor(np.stack(each)) for each in zip(*(pairs[i][:2] for i in range(PAIRS)), strict=True))
+    give(net, lr, hr)
+    torch.save({"params_ema": net.state_dict(), "architecture": net.architecture, "step": 0}, args.out)
 
 
 def _before(which: int) -> tuple[int, int]:
@@ -237,3 +277,7 @@ def _ridged(matrix: Tensor) -> Tensor:
 
 def _convolutions(net: Compact) -> list[nn.Conv2d]:
     return [layer for layer in net.body if isinstance(layer, nn.Conv2d)]
+
+
+if __name__ == "__main__":
+    main()
