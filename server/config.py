@@ -68,6 +68,15 @@ class Config(BaseSettings):
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="What adds detail when creativity is asked for. auto: SDXL on CUDA if installed."
     )
+    auto_seconds: float = Field(
+        60,
+        ge=0,
+        description="On a CPU, longest estimated job for which `auto` takes RealESRGAN_x4plus, not fidelity-x4.",
+    )
+    real_esrgan: Literal["always", "auto"] = Field(
+        "always",
+        description="On a CPU, what names Real-ESRGAN runs it: `always`, or like `auto` within UPSCALE_AUTO_SECONDS.",
+    )
     tile: int = Field(
         0, ge=0, le=4096, description="Tile side in source pixels; 0 leaves it to the server, which may need none."
     )

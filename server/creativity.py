@@ -1,6 +1,8 @@
-"""What creativity means: the one table from -2 … 2 to what the networks are told.
+"""What creativity means: the one table from -2 … 2 to what the networks are given.
 
-Between the anchors every value runs linearly. Pure numbers, so that documents and both halves can show it.
+−2 is fidelity-x4 with the guarantee that the result reduces to its source, −1 the mean of its result and the large
+network's, 0 the large network alone; above 0 the diffusion pass adds detail. Between the anchors every value runs
+linearly. Pure numbers, so that documents and both halves can show it.
 """
 
 import math
@@ -16,8 +18,8 @@ NAMES = {-2.0: "strict", -1.0: "faithful", 0.0: "balanced", 1.0: "creative", 2.0
 class Recipe:
     """What one creativity means."""
 
-    perceptual: float
-    """Share of the perceptual network in the mix of the bundled pair, 0 … 1."""
+    fidelity: float
+    """Share of fidelity-x4's result in the enlarged picture, 0 … 1; the rest is the large or the named network's."""
     strength: float
     """Where the diffusion starts: 0 is the upscaled picture itself, so that none is run, 1 is noise alone."""
     steps: int
@@ -43,11 +45,11 @@ class Recipe:
 
 
 ANCHORS: dict[float, Recipe] = {
-    -2.0: Recipe(0.0, 0.0, 0, 0.0, 2.0, 1.0, 0.0, 0, 1.0, 3.0),
-    -1.0: Recipe(0.5, 0.3, 4, 0.6, 4.0, 0.0, 0.12, 6, 0.9, 4.0),
-    0.0: Recipe(1.0, 0.5, 5, 0.9, 6.0, 0.0, 0.25, 8, 0.75, 5.0),
-    1.0: Recipe(1.0, 0.65, 6, 1.05, 8.0, 0.0, 0.45, 10, 0.6, 6.0),
-    2.0: Recipe(1.0, 0.7, 8, 1.5, 16.0, 0.0, 0.65, 12, 0.45, 7.0),
+    -2.0: Recipe(1.0, 0.0, 0, 0.0, 8.0, 1.0, 0.0, 0, 0.75, 5.0),
+    -1.0: Recipe(0.5, 0.0, 0, 0.0, 8.0, 0.0, 0.0, 0, 0.75, 5.0),
+    0.0: Recipe(0.0, 0.0, 0, 0.0, 8.0, 0.0, 0.0, 0, 0.75, 5.0),
+    1.0: Recipe(0.0, 0.65, 6, 1.05, 8.0, 0.0, 0.45, 10, 0.6, 6.0),
+    2.0: Recipe(0.0, 0.7, 8, 1.5, 16.0, 0.0, 0.65, 12, 0.45, 7.0),
 }
 
 

@@ -15,6 +15,7 @@ Target = Literal["2k", "4k", "8k"]
 Metadata = Literal["keep", "copyright", "strip"]
 Colour = Literal["keep", "srgb"]
 Animated = Literal["keep", "first"]
+ContentWanted = Literal["auto", "photo", "text", "drawing"]
 
 TARGET_LONG_EDGE: dict[str, int] = {"2k": 2048, "4k": 4096, "8k": 8192}
 """Long edge of the result in pixels, exactly. No vendor defines the words; this is the reading we document."""
@@ -96,8 +97,10 @@ class Params:
     denoise: float | None = None
     """0 (keep grain) … 1 (smooth), for the model that has such a control; None for its own default."""
     creativity: float | None = None
-    """−2 (strict) … 2 (reimagine): see server/creativity.py. None is the upscaling network alone, without the passes
-    that creativity stands for."""
+    """−2 (strict) … 2 (reimagine): see server/creativity.py. None is 0, but for clean screens and prints, which are
+    then left to the network that keeps their letters."""
+    content: ContentWanted = "auto"
+    """What the picture shows; auto looks whether it is a clean screen or print. Only `auto` as the model asks."""
     faces: Faces | None = None
     """Restore faces; None for leaving them as the upscaler makes them."""
     seed: int | None = None
@@ -144,6 +147,8 @@ class Params:
             raise InvalidField("denoise must be between 0 and 1", field="denoise")
         if self.creativity is not None and not abs(self.creativity) <= MAX_CREATIVITY:  # NaN is not either
             raise InvalidField("creativity must be between -2 and 2", field="creativity")
+        if self.content not in get_args(ContentWanted):
+            raise InvalidField(f"content must be one of {', '.join(get_args(ContentWanted))}", field="content")
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise InvalidField(f"seed must be between 0 and {MAX_SEED}", field="seed")
 
@@ -169,8 +174,13 @@ class Result:
     size_bytes: int
     format: FormatName
     model: str
-    """Name of the network that ran, or "none" when the picture was only reduced."""
+    """Names of the networks that ran, with their shares; "none" when the picture was only reduced."""
     model_sha256: str | None
+    """Of the one network's file; of several, of the recipe, see weights/README.md."""
+    model_form: str | None = None
+    """Where the one network's numbers come from: "bundled", "release", "package, fp16" or "own"."""
+    notes: tuple[str, ...] = ()
+    """What the caller may not expect, in sentences: why another network ran, what of the source could not be kept."""
     refinement: dict[str, Any] | None = None
     """What creativity meant for this job, or None when no pass ran for it: the recipe of server/creativity.py, the
     network's name and hash, and the seed."""
@@ -193,7 +203,8 @@ class Result:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Result":
         faces = values.get("faces")
-        return cls(**{**values, "faces": None if faces is None else tuple(faces)})
+        notes = tuple(values.get("notes", ()))
+        return cls(**{**values, "faces": None if faces is None else tuple(faces), "notes": notes})
 
 
 @dataclass(frozen=True, kw_only=True)

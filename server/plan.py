@@ -66,6 +66,10 @@ class Plan:
     """Of each frame. Empty: the picture is only resampled."""
     frames: int = 1
     """Of which each is the source's size, and the result's."""
+    networks: tuple[str, ...] = ()
+    """Names of all that run over it."""
+    notes: tuple[str, ...] = ()
+    """What the caller may not expect, in sentences."""
 
     @property
     def tiles(self) -> int:
@@ -86,23 +90,26 @@ class Estimate:
     """What a plan will take, for a picture of three channels and 8 bits."""
 
     seconds: float | None
-    """In the network, or None when nothing is known of its speed here."""
+    """In the networks, or None when nothing is known of their speed here."""
     memory_bytes: int
     """Of the host, for the picture: what comes to the process's own, to the network's tiles and to the encoder's."""
     result_bytes: int
     """Of the file, about."""
 
 
-def estimate(plan: Plan, params: Params, speed: float | None) -> Estimate:
-    """`speed`: pixels that the network takes in a second."""
-    seconds = 0.0 if not plan.passes else plan.network_pixels / speed if speed else None
+def estimate(plan: Plan, params: Params, seconds: float | None) -> Estimate:
+    """`seconds`: in the networks."""
     sources = [3 * w * h * (1 if number == 0 else 2) for number, (w, h) in enumerate(p.source for p in plan.passes)]
     w, h = plan.result
     bands = 2 * min(3 * w * h, _BAND_SAMPLES)  # one being made, one being read
     # Their encoders want the whole picture; of animations it is compared with the one before.
     held = 4 * w * h if params.format in ("webp", "avif", "gif") or plan.frames > 1 else 0
     memory = (sum(sources) or 3 * plan.source[0] * plan.source[1]) + bands + held
-    return Estimate(seconds and round(seconds, 1), memory, round(_BYTES_PER_PIXEL[params.format] * w * h * plan.frames))
+    return Estimate(
+        None if seconds is None else round(seconds, 1),
+        memory,
+        round(_BYTES_PER_PIXEL[params.format] * w * h * plan.frames),
+    )
 
 
 def result_size(source: Size, params: Params) -> Size:
@@ -149,18 +156,23 @@ def enlargement(source: Size, result: Size) -> float:
     return max(result[0] / source[0], result[1] / source[1])
 
 
-def make_plan(source: Size, params: Params, shape: Shape, frames: int = 1) -> Plan:
-    """Decide how to get from `source` to the size that `params` asks for."""
+def make_plan(
+    source: Size, params: Params, shape: Shape, frames: int = 1, *, beside: Shape | None = None, name: str = ""
+) -> Plan:
+    """Decide how to get from `source` to the size that `params` asks for. `beside`: a network whose result is mixed in,
+    at each pass; `name`: of the two, where it is not `shape`'s."""
     result = result_size(source, params)
     ratio = enlargement(source, result)
     if ratio <= 1:
         return Plan(source, result, "none", (), frames)
-    first = Pass(source, _times(source, shape.scale), _tiles(source, shape))
-    if ratio <= shape.scale * ONE_PASS_STRETCH:
-        return Plan(source, result, shape.name, (first,), frames)
-    second = _between(source[0], result[0], shape.scale), _between(source[1], result[1], shape.scale)
-    passes = first, Pass(second, _times(second, shape.scale), _tiles(second, shape))
-    return Plan(source, result, shape.name, passes, frames)
+    sizes = [source]
+    if ratio > shape.scale * ONE_PASS_STRETCH:
+        sizes.append((_between(source[0], result[0], shape.scale), _between(source[1], result[1], shape.scale)))
+    networks = [shape] if beside is None else [shape, beside]
+    passes = tuple(
+        Pass(each, _times(each, shape.scale), sum(tile_count(each, one) for one in networks)) for each in sizes
+    )
+    return Plan(source, result, name or shape.name, passes, frames, tuple(one.name for one in networks))
 
 
 def _between(source: int, result: int, scale: int) -> int:
@@ -225,8 +237,8 @@ def sweep_step(size: Size) -> int:
     return rows // 48 * 48 if rows >= 48 else max(12, rows // 12 * 12)
 
 
-def _tiles(size: Size, shape: Shape) -> int:
-    """Steps, where the picture is swept."""
+def tile_count(size: Size, shape: Shape) -> int:
+    """Tiles that a picture of that size is cut into; steps, where it is swept."""
     if size[0] <= shape.widest:
         return -(-size[1] // sweep_step(size))
     size = _up(size[0], shape.multiple), _up(size[1], shape.multiple)

@@ -25,7 +25,6 @@ _JITTER = 64
 _CELL = 8
 """Side of the cells in which a picture's coarse properties are looked at, pixels."""
 _REACH = 3
-_COLOURLESS = 0.5
 _FLAT = 1.3 / 255
 """Standard deviation of the ground that half of the detail is kept on."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -147,11 +146,11 @@ def noise_at(seed: int, rows: tuple[int, int], columns: tuple[int, int], width: 
 
 def locked(refined: Tensor, picture: Tensor, radius: float, gain: float) -> Tensor:
     """The detail of `refined` over `picture`, times `gain`, without what is wider than `radius` pixels (standard
-    deviation of a Gaussian): colours and large shapes stay the picture's. Half of its own colour goes too, most of
-    which is noise, and all that lies on flat ground: skies have no detail to find. Both 1 × 3 × H × W."""
+    deviation of a Gaussian): colours and large shapes stay the picture's. Its own colour goes too, which is mostly
+    noise, and all that lies on flat ground: skies have no detail to find. Both 1 × 3 × H × W."""
     detail = refined - picture
     detail -= _lowpass(detail, radius)
-    detail.lerp_(detail.mean(dim=1, keepdim=True), _COLOURLESS)
+    detail = detail.mean(dim=1, keepdim=True)
     return torch.addcmul(picture, detail, _activity(picture), value=gain)
 
 

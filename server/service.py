@@ -17,6 +17,7 @@ from anyio import CapacityLimiter, to_thread
 
 from server.blobs import Blobs, new_key
 from server.config import Config
+from server.creativity import recipe
 from server.deliveries import Delivery
 from server.errors import (
     BadSource,
@@ -38,13 +39,12 @@ from server.plan import (
     Plan,
     check_animation,
     check_result,
-    enlargement,
     estimate,
     make_plan,
-    result_size,
 )
+from server.rates import REFINER, read_rates
 from server.uploads import Uploads
-from server.weights.catalog import Catalog, DeviceKind
+from server.weights.catalog import Catalog, Content, DeviceKind
 from server.weights.faces import face_weights
 
 log = structlog.get_logger()
@@ -211,17 +211,31 @@ class Service:
         size, frames = (source.size, source.frames) if isinstance(source, Header) else (source, 1)
         if params.animation != "keep":
             frames = 1
-        ratio = enlargement(size, result_size(size, params))
-        shape = self.catalog.choose(params, ratio=ratio, device=self._device()).shape
-        plan = make_plan(size, params, shape, frames)
+        content: Content = "photo" if params.content == "auto" else params.content
+        rates = read_rates(self.config.cache_dir)
+        networks = self.catalog.choose(params, size, frames=frames, device=self._device(), content=content, rates=rates)
+        beside = None if networks.fidelity is None else networks.fidelity.shape
+        plan = make_plan(size, params, networks.main.shape, frames, beside=beside, name=networks.name)
+        if plan.passes and networks.choice.note is not None:
+            plan = replace(plan, notes=(networks.choice.note,))
         check_result(plan.result, params, self.config.max_result_pixels)
         limits = self.config.max_source_pixels, self.config.max_result_pixels
         check_animation(frames, size, plan.result, params, *limits)
         return plan
 
     def estimate(self, plan: Plan, params: Params) -> Estimate:
-        """What it would take, by what jobs with that network have taken here of late."""
-        return estimate(plan, params, self._jobs.speed(plan.model))
+        """What it would take: by what jobs with those networks took here of late, else by their measured speed."""
+        rates = read_rates(self.config.cache_dir)
+        seconds: float | None = 0.0
+        if plan.passes:
+            speed = self._jobs.speed(plan.model)
+            if speed is None and all(name in rates for name in plan.networks):
+                speed = 1 / sum(1 / rates[name] for name in plan.networks)
+            seconds = plan.network_pixels / speed if speed else None
+        steps = recipe(params.creativity or 0.0).steps
+        if seconds is not None and plan.passes and steps and REFINER in rates:
+            seconds += plan.frames * plan.result[0] * plan.result[1] * steps / rates[REFINER]
+        return estimate(plan, params, seconds)
 
     def why_no_faces(self) -> str | None:
         """Why faces can't be restored here, or None when they can."""

@@ -13,7 +13,7 @@ from server.creativity import ANCHORS, NAMES
 from server.files.metadata import dress
 from server.files.picture import Samples
 from server.files.save import save
-from server.pipeline import Context, decode, faces, plan, refine, resize, upscale
+from server.pipeline import Context, decode, expect, faces, plan, refine, resize, upscale
 from server.plan import Size, result_size
 from server.resample import gather, resample
 from server.stream import Stream
@@ -50,11 +50,11 @@ def run(ctx: Context) -> None:
     window = left, top, min(size[0], left + CROP), min(size[1], top + CROP)
 
     panels = [("source", _cut(_to_8_bits(resample(ctx.samples, size, ctx.kernel)), window))]
-    ctx.tiles = len(ANCHORS)
+    ctx.expect("upscale", len(ANCHORS))
     for creativity in sorted(ANCHORS):
         part = _one(ctx, size, creativity)
         panels.append((f"{creativity:+g}  {NAMES[creativity]}", _cut(part, window)))
-        ctx.tiles_done += 1
+        ctx.advance("upscale", 1)
         ctx.frames_made += 1  # so that `network_pixels` counts all panels
     with ctx.clock("encode"):
         sheet = _sheet(panels)
@@ -68,12 +68,15 @@ def run(ctx: Context) -> None:
 def _one(ctx: Context, size: Size, creativity: float) -> Samples:
     """The crop and its margin, as this creativity makes it: size × channels, 8 bits."""
     each = copy.copy(ctx)  # clocks and what must stop it are shared, results are not
+    each.work, each.notes = {}, []
     each.params = replace(ctx.params, scale=None, target=None, size=size, creativity=creativity, depth=None)
     for name, step in (("plan", plan), ("upscale", upscale), ("faces", faces), ("refine", refine), ("resize", resize)):
         each.check()
+        if name == "upscale":
+            expect(each)
         with each.clock(name):
             step.run(each)
-    ctx.plan, ctx.model = each.plan, each.model
+    ctx.plan, ctx.loaded = each.plan, each.loaded
     assert isinstance(each.stream, Stream)
     return _to_8_bits(gather(each.stream))
 

@@ -11,6 +11,7 @@ import torch
 from server import device as devices
 from server import sweep
 from server.config import Config
+from server.creativity import recipe
 from server.engine.engine import Engine
 from server.engine.residents import Residents, budget_of
 from server.faces import FaceRestorer
@@ -19,16 +20,25 @@ from server.job import Params
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
 from server.models import Model, load_blend, load_model
-from server.pipeline import Context, run
+from server.pipeline import Context, Loaded, run
+from server.plan import Size
+from server.rates import REFINER, read_rates, write_rates
 from server.refiners import Refiner
 from server.refiners import load as load_refiner
-from server.weights.catalog import Catalog, DeviceKind
+from server.weights.catalog import Catalog, Choice, Content, DeviceKind, verify
+from server.weights.choice import FIDELITY, LARGE_X4
 from server.weights.faces import face_weights
+from server.weights.manifest import Kind
 from server.weights.own import SUFFIXES
+from server.weights.refiner import BUNDLED as REFINER_WEIGHTS
 from server.weights.refiner import refiner_weights
 from server.weights.store import sha256_of
 
 log = structlog.get_logger()
+
+
+_RATED = 256
+"""Side of the picture that the diffusion pass's speed is measured with."""
 
 
 class _How(TypedDict):
@@ -53,19 +63,92 @@ class Upscaler:
         self._allow_paths = allow_paths
         self._engine = Engine(self.device)
         self._residents = Residents(budget_of(self.device), let_go=self._let_go)
+        self._rates: dict[str, float] | None = None
 
     @property
     def kind(self) -> DeviceKind:
         return "cuda" if self.device.type == "cuda" else "cpu"
 
-    def load(self, params: Params, ratio: float = 4.0) -> Model:
-        """The network for these parameters and this `ratio` of result to source, verified against the manifest and
-        kept. Raises ModelNotFound and InvalidField."""
+    def load(
+        self,
+        params: Params,
+        size: Size | None = None,
+        *,
+        frames: int = 1,
+        planes: int = 1,
+        content: Content = "photo",
+    ) -> Loaded:
+        """The networks for a picture, verified against the manifest and kept; see Catalog.choose for the arguments.
+        Raises ModelNotFound and InvalidField."""
         path = Path(params.model)
         if self._allow_paths and params.denoise is None and (path.suffix in SUFFIXES or os.sep in params.model):
-            return self._load([(path, 1.0)], path.stem, sha256_of(path) if path.is_file() else "")
-        blend = self._catalog.choose(params, ratio=ratio, device=self.kind)
-        return self._load([(each.path, share) for each, share in blend.parts], blend.name, blend.verify())
+            return self._load_path(params, path)
+        networks = self._catalog.choose(
+            params,
+            size,
+            frames=frames,
+            planes=planes,
+            device=self.kind,
+            content=content,
+            rates=self.rates() if self.kind == "cpu" and size is not None else None,
+        )
+        main, beside = networks.main, networks.fidelity
+        model = self._load([(each.path, share) for each, share in main.parts], main.name, main.verify())
+        fidelity = None if beside is None else self._load([(beside.path, 1.0)], beside.name, verify(beside))
+        return Loaded(networks.name, networks.verify(), networks.form, networks.choice, model, fidelity)
+
+    def _load_path(self, params: Params, path: Path) -> Loaded:
+        """A checkpoint of the operator's own, named by its file, in the place of a named network."""
+        model = self._load([(path, 1.0)], path.stem, sha256_of(path) if path.is_file() else "")
+        choice = Choice(((path.stem, 1.0),), 0.0, max(0.0, params.creativity or 0.0))
+        return Loaded(model.name, model.sha256, "own", choice, model, None)
+
+    def warm(self) -> None:
+        """What the first job would wait for: the networks that run unasked, verified and loaded, and on a CPU their
+        speed. Raises ModelNotFound."""
+        self.load(Params(scale=4.0, model=FIDELITY))
+        self.load(Params(scale=4.0))
+        if self.kind == "cpu":
+            self.rates()
+
+    def rates(self) -> Mapping[str, float]:
+        """Source pixels that the networks `auto` chooses among take in a second on this CPU; measured at first use."""
+        if self._rates is None:
+            self._rates = self._measured()
+        return self._rates
+
+    def _measured(self) -> dict[str, float]:
+        machine = f"{self.describe()}, kernels {self.kernels}"
+        rates = read_rates(self._config.cache_dir, machine)
+        present = self._catalog.names()
+        missing = [name for name in (FIDELITY, LARGE_X4) if name in present and name not in rates]
+        for name in missing:
+            checkpoint = self._catalog.get(name)
+            model = self._load([(checkpoint.path, 1.0)], name, verify(checkpoint))
+            rates[name] = self._engine.rate(model)
+        if REFINER not in rates and REFINER_WEIGHTS in self._catalog.names(Kind.DIFFUSION):
+            rates[REFINER] = self._refiner_rate()
+            missing.append(REFINER)
+        if missing:
+            try:
+                write_rates(self._config.cache_dir, machine, rates)
+            except OSError as error:
+                log.warning("the networks' speed can't be kept", reason=str(error))
+            log.info("speed measured", **{name: round(rate) for name, rate in rates.items()})
+        return rates
+
+    def _refiner_rate(self) -> float:
+        """Pixels of a result times steps, a second."""
+        refiner = self.load_refiner()
+        image = torch.full((1, 3, _RATED, _RATED), 0.5)
+        wanted = recipe(1.0)
+        step = refiner.scheduler(wanted)[1][0]
+        seconds = []
+        for _ in range(2):
+            started = self._engine.worked_s()
+            self._engine.run(lambda noisy: refiner.denoise(noisy, image, step, wanted), image)
+            seconds.append(self._engine.worked_s() - started)
+        return _RATED**2 / min(seconds)
 
     def load_faces(self) -> FaceRestorer:
         """The networks for faces, verified against the manifest and kept. Raises ModelNotFound."""

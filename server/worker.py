@@ -28,7 +28,7 @@ from server.config import Config
 from server.database import Changes, open_database
 from server.errors import JobCancelled, JobFailed, NotFound, UpscaleError
 from server.formats import FORMATS
-from server.job import Job, Params, Result
+from server.job import Job, Result
 from server.jobs import Beat, Jobs, WorkerInfo
 from server.outage import outage_of
 from server.pipeline import Context
@@ -118,7 +118,7 @@ class Worker:
     def loop(self) -> None:
         """Work until `stop`, or until it is time for a fresh process. The bundled weights are verified and loaded
         before the first lease. Raises what has broken the device for good."""
-        self._upscaler.load(Params(scale=4.0))
+        self._upscaler.warm()
         beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beats.start()
         log.info("worker ready", worker=self._id, device=self._device, jobs=self._slots)
@@ -261,7 +261,7 @@ class Worker:
         if not published:
             self._blobs.delete(key)
             raise JobLost
-        log.info("job succeeded", seconds=run.ctx.seconds, tiles=run.ctx.tiles)
+        log.info("job succeeded", seconds=run.ctx.seconds, network_pixels=run.ctx.network_pixels)
 
     def _is_published(self, job: Job, key: str) -> bool:
         with suppress(NotFound):
@@ -278,8 +278,10 @@ class Worker:
             height=h,
             size_bytes=size_bytes,
             format=ctx.params.format,
-            model=ctx.model.name if ctx.model else "none",
-            model_sha256=ctx.model.sha256 if ctx.model else None,
+            model=ctx.loaded.name if ctx.loaded else "none",
+            model_sha256=ctx.loaded.sha256 if ctx.loaded else None,
+            model_form=ctx.loaded.form if ctx.loaded else None,
+            notes=tuple(ctx.notes),
             faces=None if ctx.faces is None else tuple(face.to_dict() for face in ctx.faces),
             refinement=None if ctx.refinement is None else ctx.refinement.to_dict(),
             frames=ctx.plan.frames,

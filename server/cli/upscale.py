@@ -1,22 +1,26 @@
 """`upscale`: pictures here and now, without a server."""
 
+import functools
 import json
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyvips
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from server.cli.base import AsJson, DataDir, Device, complain, fail, plain_errors, stderr, stdout, with_malloc_settings
 from server.config import Config, load_config
 from server.errors import UpscaleError
 from server.formats import FORMATS
 from server.job import FACE_STRENGTH, Faces, Params
+
+if TYPE_CHECKING:
+    from server.pipeline import Context
 
 
 def upscale(
@@ -39,8 +43,11 @@ def upscale(
     model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
     device: Device = None,
     creativity: Annotated[
-        float | None, typer.Option(help="-2 (strict) … 2 (reimagine): add detail. Unset: the network alone.")
+        float | None, typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0.")
     ] = None,
+    content: Annotated[
+        str, typer.Option(help="What the picture shows: photo, text, drawing, or auto, which looks.")
+    ] = "auto",
     denoise: Annotated[float | None, typer.Option(help="0…1, for realesr-general-x4v3.")] = None,
     faces: Annotated[bool, typer.Option("--faces", help="Restore faces with GFPGAN.")] = False,
     face_strength: Annotated[
@@ -81,6 +88,7 @@ def upscale(
             model=model,
             denoise=denoise,
             creativity=creativity,
+            content=content,  # type: ignore[arg-type]
             faces=_parse_faces(faces, face_strength, face_only),
             seed=seed,
             sweep=sweep,
@@ -112,12 +120,12 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, disable=as_json or not stderr.is_terminal, transient=True) as progress:
         for source, destination in destinations.items():
-            bar = progress.add_task(source.name, total=1.0)
+            bar = progress.add_task(f"{source.name}  loading", total=1.0)
             started = time.perf_counter()
             try:
                 with _written(destination) as partial:
                     ctx = upscaler.prepare(params, source.read_bytes(), partial)
-                    upscaler.run(ctx, lambda ctx=ctx, bar=bar: progress.update(bar, completed=ctx.progress))  # type: ignore[misc]
+                    upscaler.run(ctx, functools.partial(_show, progress, bar, source.name, ctx))
             except (UpscaleError, OSError, pyvips.Error) as error:  # the last: writing failed, a full disk for example
                 failed += 1
                 reason = _reason(error)
@@ -135,7 +143,11 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
                 line = {"source": str(source), "result": str(destination), "width": w, "height": h}
                 if ctx.animation is not None:
                     line |= {"frames": ctx.plan.frames, "duration_s": ctx.animation.timing.duration_s}
-                line |= {"model": ctx.model.name if ctx.model else "none", "seconds": seconds, "steps": ctx.seconds}
+                line |= {"model": ctx.loaded.name if ctx.loaded else "none", "seconds": seconds, "steps": ctx.seconds}
+                if ctx.loaded is not None:
+                    line |= {"model_sha256": ctx.loaded.sha256, "model_form": ctx.loaded.form}
+                if ctx.notes:
+                    line |= {"notes": ctx.notes}
                 if ctx.refinement is not None:
                     line |= {"refinement": ctx.refinement.to_dict()}
                 if ctx.faces is not None:
@@ -143,13 +155,20 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
                 print(json.dumps(line), flush=True)
             else:
                 frames = f"  {ctx.plan.frames} frames" if ctx.animation is not None else ""
-                done = f"{destination}  {w}×{h}{frames}  {seconds:.1f} s"
+                model = f"  {ctx.loaded.name}" if ctx.loaded else ""
+                done = f"{destination}  {w}×{h}{frames}  {seconds:.1f} s{model}"
                 if ctx.faces is not None:
                     done += (
                         f"  {sum(face.restored is not None for face in ctx.faces)} of {len(ctx.faces)} faces restored"
                     )
                 stdout.print(done, markup=False, highlight=False, soft_wrap=True)
+                for note in ctx.notes:
+                    stderr.print(f"note: {source}: {note}", markup=False, highlight=False, soft_wrap=True)
     return failed
+
+
+def _show(progress: Progress, bar: TaskID, name: str, ctx: "Context") -> None:
+    progress.update(bar, completed=ctx.progress, description=f"{name}  {ctx.stage}")
 
 
 @contextmanager

@@ -45,7 +45,19 @@ from server.errors import InvalidField, InvalidRequest, MissingField, NotFound, 
 from server.fetch import Source, parse_source
 from server.files.picture import Header
 from server.formats import FormatName
-from server.job import FACE_STRENGTH, WHITE, Animated, Colour, Faces, Job, Metadata, Params, State, Target
+from server.job import (
+    FACE_STRENGTH,
+    WHITE,
+    Animated,
+    Colour,
+    ContentWanted,
+    Faces,
+    Job,
+    Metadata,
+    Params,
+    State,
+    Target,
+)
 from server.service import Service
 from server.serving import json_response, picture
 
@@ -117,6 +129,7 @@ class JobRequest(BaseModel):
     model: str = "auto"
     denoise: float | None = None
     creativity: float | None = None
+    content: ContentWanted = "auto"
     faces: Annotated[Faces | None, PlainValidator(_read_faces), WithJsonSchema({})] = None
     seed: int | None = None
     sweep: bool = False
@@ -328,7 +341,14 @@ def models(caller: CallerDep, service: ServiceDep) -> Response:
     return json_response(
         {
             "models": [
-                {"name": each.name, "scale": each.shape.scale, "licence": each.licence, "note": each.note}
+                {
+                    "name": each.name,
+                    "scale": each.shape.scale,
+                    "licence": each.licence,
+                    "note": each.note,
+                    "form": each.form,
+                    "sha256": each.sha256,
+                }
                 for each in found
             ],
             "faces": {"available": (reason := service.why_no_faces()) is None, "reason": reason},

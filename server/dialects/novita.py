@@ -67,7 +67,7 @@ from server.guard import is_web_url
 from server.job import Job, Params, Result, State, Target
 from server.service import Service
 from server.serving import json_response
-from server.weights.catalog import AUTO
+from server.weights.choice import REAL_ESRGAN
 
 NAME = "novita"
 PREFIXES: tuple[str, ...] = ("/v3",)
@@ -119,7 +119,6 @@ def to_params(body: Mapping[str, Any]) -> Params:
     return Params(
         target=read_choice(body, "resolution", _TARGETS, "4k"),
         format=read_choice(body, "output_format", VENDOR_FORMATS, "jpeg"),
-        creativity=0.0,
     )
 
 
@@ -144,7 +143,7 @@ def to_legacy_params(body: Mapping[str, Any], installed: list[str]) -> Params:
     return Params(
         scale=float(factor),
         format=read_choice(extra, "response_image_type", VENDOR_FORMATS, "png"),
-        model=model if model in installed else AUTO,
+        model=model if model in installed else REAL_ESRGAN,
     )
 
 

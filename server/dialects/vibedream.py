@@ -77,7 +77,6 @@ def to_params(body: dict[str, Any]) -> Params:
     return Params(
         target=read_choice(body, "target_resolution", _TARGETS),
         format=read_choice(body, "output_format", VENDOR_FORMATS),
-        creativity=0.0,
     )
 
 

@@ -77,6 +77,7 @@ from server.secret import load_secret, webhook_secret
 from server.service import Service
 from server.serving import Inline, json_response, to_json
 from server.uploads import Upload, clean_name, suffix_of
+from server.weights.choice import REAL_ESRGAN
 
 NAME = "wavespeed"
 PREFIXES: tuple[str, ...] = ("/api/v3", "/api/v2")
@@ -152,12 +153,12 @@ def to_params(model: str, body: dict[str, Any]) -> Params:
         return Params(
             target=read_choice(body, "target_resolution", _TARGETS, "4k"),
             format=read_choice(body, "output_format", VENDOR_FORMATS, "jpeg"),
-            creativity=read_number(body, "creativity", 0.0),
+            creativity=None if body.get("creativity") is None else read_number(body, "creativity", 0.0),
         )
     faces = Faces() if read_flag(body, "face_enhance") else None
     # The vendor's own ComfyUI node calls it guidance_scale.
     name = "guidance_scale" if body.get("scale") is None else "scale"
-    return Params(scale=read_number(body, name, 4.0), format="png", faces=faces)
+    return Params(scale=read_number(body, name, 4.0), format="png", faces=faces, model=REAL_ESRGAN)
 
 
 def to_request(model: str, body: dict[str, Any]) -> dict[str, Any]:

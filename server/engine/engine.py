@@ -18,6 +18,7 @@ says how large that is, and what is missing is filled up. Only running out of me
 import functools
 import math
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -40,7 +41,7 @@ from server.errors import OutOfMemory
 from server.files.picture import Samples
 from server.kernels.network import Network, Sweep
 from server.models.base import Model
-from server.plan import Shape, sweep_step, tile_size
+from server.plan import Shape, Size, sweep_step, tile_count, tile_size
 
 log = structlog.get_logger()
 
@@ -67,6 +68,8 @@ _LOOK_S = 0.5
 _SMALLEST_KEPT = 32
 """Pixels that a tile must be long beyond its halos and blends; smaller ones are nearly all halo."""
 _BLACK = 1 / 512
+_RATED = (96, 96)
+"""Height and width of the picture that a network's speed is measured with: large enough for its usual speed."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,27 @@ class Engine:
         side = max(side, _smallest_side(model)) // facts.multiple * facts.multiple
         widest = own.columns_within(self._sweep_bytes) if own is not None and not tile else 0
         return Shape(model.name, facts.scale, side, facts.halo, multiple=facts.multiple, fitted=not tile, widest=widest)
+
+    def tiles(self, model: Model, size: Size, tile: int = 0) -> int:
+        """How often `upscale` will call `on_tile` for a picture of `size` (width, height), unless memory runs out."""
+        return tile_count(size, self.shape(model, tile))
+
+    def rate(self, model: Model) -> float:
+        """Source pixels that the network takes in a second here, alone: the better of two runs over a small picture. On
+        a CPU by the time that its cores worked, so that other programs do not change the answer."""
+        h, w = _RATED
+        samples = np.random.default_rng(0).integers(0, 256, (h, w, 3), np.uint8)
+        seconds = []
+        for _ in range(2):
+            started = self.worked_s()
+            for _ in self.upscale(model, samples, dtype=np.uint8):
+                pass
+            seconds.append(self.worked_s() - started)
+        return h * w / min(seconds)
+
+    def worked_s(self) -> float:
+        """A clock: seconds that this process has had all its threads at work; on a GPU, seconds."""
+        return time.process_time() / torch.get_num_threads() if self.device.type == "cpu" else time.perf_counter()
 
     def call(self, function: Callable[[], _T]) -> _T:
         """`function()` in the device's thread, when it is this job's turn; what it raises is raised here.

@@ -12,7 +12,7 @@ import torch
 from server.errors import ModelNotFound
 from server.kernels import Kernel
 from server.kernels.network import Network
-from server.models import rrdbnet, srvgg
+from server.models import ncnn, rrdbnet, srvgg
 from server.models.base import Arch, Facts, Model, StateDict
 
 ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet))
@@ -69,16 +69,19 @@ def _build(
 ) -> Model:
     """`source` is what the words of an error call the weights."""
     arch, facts = recognise(state, source)
-    net = arch.build(facts)
+    with torch.device("meta"):  # without memory or first values, which the weights would replace
+        net = arch.build(facts)
     try:
-        net.load_state_dict(state, strict=True)
+        net.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise ModelNotFound(f"{source} looks like {arch.NAME} but its weights don't fit it") from error
     net = net.eval().requires_grad_(False)
+    # Pixels that were unshuffled make one position of the network.
+    work = sum(each.numel() for each in state.values()) / facts.multiple**2
     if kernel is not None and device.type == "cpu" and dtype is torch.float32:
-        return Model(name, sha256, arch.NAME, facts, device, dtype, arch.fast(net, facts, kernel), _run)
+        return Model(name, sha256, arch.NAME, facts, device, dtype, work, arch.fast(net, facts, kernel), _run)
     net = net.to(device, dtype).to(memory_format=torch.channels_last)
-    return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward)
+    return Model(name, sha256, arch.NAME, facts, device, dtype, work, net, arch.forward)
 
 
 def _run(net: Network, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -96,13 +99,15 @@ def recognise(state: StateDict, name: str) -> tuple[Arch, Facts]:
 
 
 def load_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a safetensors or .pth file, in fp32, unwrapped from what trainers put around it.
+    """The state dict of a safetensors, .pth or ncnn .bin file, in fp32, unwrapped from what trainers put around it.
 
     A .pth is a pickle: it is read with `weights_only`, which builds tensors and plain containers and nothing else.
     Raises ModelNotFound.
     """
     if not path.is_file():
         raise ModelNotFound(f"there is no file {path}")
+    if path.suffix == ncnn.SUFFIX:
+        return ncnn.load_ncnn(path)
     try:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)

@@ -63,6 +63,8 @@ class Model:
     facts: Facts
     device: torch.device
     dtype: torch.dtype
+    work: float
+    """Multiplications for a source pixel, about: the number of weights, where each is used once for a pixel."""
     _net: nn.Module | Network
     _forward: Forward
     _exact: nn.Module | None = field(default=None, repr=False)

@@ -4,7 +4,7 @@ from contextlib import closing
 from typing import cast
 
 from server.pipeline import decode, encode, faces, plan, refine, resize, upscale
-from server.pipeline.base import Context, Step
+from server.pipeline.base import Context, Loaded, Step
 from server.pipeline.frames import frames
 
 STEPS: tuple[tuple[str, Step], ...] = (
@@ -19,7 +19,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
 _ONCE = 2
 """Steps that look at the source as a whole. Those after them see each frame of an animation."""
 
-__all__ = ["STEPS", "Context", "run"]
+__all__ = ["STEPS", "Context", "Loaded", "expect", "run"]
 
 
 def run(ctx: Context) -> None:
@@ -28,7 +28,14 @@ def run(ctx: Context) -> None:
     _take(ctx, STEPS[:_ONCE])
     with closing(frames(ctx)) as pictures:
         for _ in pictures:
+            expect(ctx)
             _take(ctx, STEPS[_ONCE:])
+
+
+def expect(ctx: Context) -> None:
+    """Load the networks of all steps and announce their work on the picture at hand, before the first step begins."""
+    upscale.expect(ctx)
+    refine.expect(ctx)
 
 
 def _take(ctx: Context, steps: tuple[tuple[str, Step], ...]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from server.creativity import Recipe
+from server.creativity import Recipe, recipe
 from server.engine.engine import Engine
 from server.errors import ModelNotFound
 from server.faces import FaceRestorer, Outcome
@@ -25,6 +25,7 @@ from server.models.base import Model
 from server.plan import Plan, Size
 from server.refiners import Refiner
 from server.stream import Stream
+from server.weights.catalog import Choice, Content
 
 _T = TypeVar("_T")
 
@@ -39,6 +40,47 @@ def _no_faces() -> FaceRestorer:
 
 def _no_refiner() -> Refiner:
     raise ModelNotFound("pictures can't be refined here: no weights for that were given")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The networks of a job, ready to run."""
+
+    name: str
+    """All of them with their shares, as results name them."""
+    sha256: str | None
+    """Of the one network's file, or of the recipe."""
+    form: str | None
+    """Where the one network's numbers come from; None of several."""
+    choice: Choice
+    model: Model
+    """The network that enlarges."""
+    fidelity: Model | None
+    """fidelity-x4, where its result is mixed in."""
+
+
+class Load(Protocol):
+    """The networks for a picture, from the process's cache: see Catalog.choose for the arguments and what it raises."""
+
+    def __call__(
+        self,
+        params: Params,
+        size: Size | None = None,
+        *,
+        frames: int = 1,
+        planes: int = 1,
+        content: Content = "photo",
+    ) -> Loaded: ...
+
+
+@dataclass
+class Part:
+    """A step's share of a picture's work, in multiplications, about. Shown as progress."""
+
+    work: float
+    done: float = 0.0
+    current: float = 0.0
+    """Of the tile in work, what has ended, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +111,18 @@ class Context:
     target: Path
     """The file that the encoded result goes to. A run that failed may leave a part of it: its caller removes that."""
     engine: Engine
-    load: Callable[[Params, float], Model]
-    """The network for these parameters and this enlargement, from the process's cache."""
+    load: Load
+    """The networks of a job, from the process's cache."""
     max_source_pixels: int
     max_result_pixels: int
     tile: int = 0
     """Tile side in source pixels; 0 is the model's own."""
     load_faces: Callable[[], FaceRestorer] = _no_faces
     """The networks for faces, likewise. Raises ModelNotFound where there are none."""
-    kernel: Kernel | None = None
-    """Our own code, for what is not the engine's: resizing."""
     load_refiner: Callable[[], Refiner] = _no_refiner
     """The diffusion network, likewise."""
+    kernel: Kernel | None = None
+    """Our own code, for what is not the engine's: resizing. None: torch resizes."""
     check: Callable[[], None] = _nothing
     """Called between steps and after every tile. Raises when the job must stop: cancelled, or no longer ours."""
 
@@ -98,15 +140,16 @@ class Context:
     """Those of them, and the one in work, that were not the same as the one before; 0 for a still."""
     metadata: Metadata = field(default_factory=Metadata)
     """What the source's file says beside its pixels, and the profile that the samples are in; filled by decode."""
-    model: Model | None = None
+    loaded: Loaded | None = None
     """Filled by plan when a network runs, else None."""
     plan: Plan | None = None
     """Filled by plan."""
-    tiles_done: int = 0
-    tiles: int = 0
-    """Tiles done and tiles in all, over all passes and planes of a frame: progress. Filled by upscale."""
-    tile_share: float = 0.0
-    """Of the tile in work, what has ended, where that is known."""
+    creativity: float = 0.0
+    """The caller's, or what follows from the picture; filled by plan."""
+    notes: list[str] = field(default_factory=list)
+    """What the caller may not expect, in sentences: see Result."""
+    work: dict[str, Part] = field(default_factory=dict)
+    """By step, all that takes long in the picture at hand; known before the first of it begins."""
     stream: Stream | None = None
     """The enlarged picture, band by band; filled by upscale. It may be 16-bit although the result is not, so that
     nothing is rounded twice."""
@@ -119,13 +162,38 @@ class Context:
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by step: of each the time in which it, and no other, kept this run's thread."""
     _clocks: list[tuple[str, float]] = field(default_factory=list)
+    _progress: float = 0.0
 
     @property
     def progress(self) -> float:
-        """0 … 1. The network is nearly all of the work; what follows it has no measure."""
+        """0 … 1: the share of all networks' work that is done. It never falls while a run goes on."""
+        parts = list(self.work.values())
+        total = sum(part.work for part in parts)
         # Less memory than was planned with means more tiles.
-        of_frame = min(1.0, (self.tiles_done + self.tile_share) / self.tiles) if self.tiles else 0.0
-        return (self.frame + of_frame) / self.animation.timing.frames if self.animation else of_frame
+        done = sum(min(part.work, part.done + part.current) for part in parts)
+        of_frame = done / total if total else 0.0
+        now = (self.frame + of_frame) / self.animation.timing.frames if self.animation else of_frame
+        self._progress = max(self._progress, now)
+        return self._progress
+
+    @property
+    def stage(self) -> str:
+        """What is being done, for those who watch: loading, upscaling, refining or encoding."""
+        if not self.work:
+            return "loading"
+        steps = {"upscale": "upscaling", "refine": "refining"}
+        unfinished = (step for step, part in list(self.work.items()) if part.done < part.work * (1 - 1e-6))
+        return steps.get(next(unfinished, ""), "encoding")
+
+    def expect(self, step: str, work: float) -> None:
+        """Announce a step's work on the picture at hand; 0 for none."""
+        self.work[step] = Part(work)
+
+    def advance(self, step: str, work: float, current: float = 0.0) -> None:
+        """So much more of it is done, and `current` of what follows. Raises when the job must stop."""
+        part = self.work[step]
+        part.done, part.current = part.done + work, current
+        self.check()
 
     @property
     def network_pixels(self) -> int:
@@ -147,7 +215,13 @@ class Context:
     @property
     def more_follows(self) -> bool:
         """Steps after the network change the colours, so that nothing may be rounded to 8 bits before them."""
-        return self.params.faces is not None or self.params.creativity is not None
+        wanted = recipe(self.creativity)
+        return self.params.faces is not None or bool(wanted.strength or wanted.back_projection)
+
+    @property
+    def planes(self) -> int:
+        """How often the picture goes through the network: with alpha that is not opaque everywhere, twice."""
+        return 1 + has_real_alpha(self.samples)
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
@@ -185,3 +259,12 @@ class Step(Protocol):
     """One module of this folder. A step with nothing to do returns on its first line."""
 
     def run(self, ctx: Context) -> None: ...
+
+
+def has_alpha(samples: Samples) -> bool:
+    return samples.shape[2] in (2, 4)
+
+
+def has_real_alpha(samples: Samples) -> bool:
+    """Most files with alpha are opaque everywhere; those need no second plane."""
+    return has_alpha(samples) and bool((samples[..., -1] != np.iinfo(samples.dtype).max).any())

@@ -19,11 +19,12 @@ def frames(ctx: Context) -> Generator[None, None, None]:
     with Film(ctx.target, ctx.params, ctx.animation.timing) as ctx.film:
         for number, samples in enumerate(ctx.timed("decode", ctx.animation.frames)):
             ctx.check()
-            ctx.frame, ctx.tiles_done = number, 0
+            ctx.frame = number
             if last is not None and np.array_equal(samples, last):
                 ctx.film.repeat()
                 continue
             ctx.samples = last = samples
             ctx.frames_made += 1
             yield
-        ctx.frame, ctx.tiles_done = ctx.animation.timing.frames, 0
+        ctx.frame = ctx.animation.timing.frames
+        ctx.work.clear()

@@ -39,22 +39,38 @@ _MULTIPLE = 64
 _SEED_BITS = 63
 
 
-def run(ctx: Context) -> None:
-    if ctx.params.creativity is None or ctx.plan is None or not ctx.plan.passes:
+def expect(ctx: Context) -> None:
+    """Load the network, if one is wanted, and announce its work."""
+    wanted = _recipe(ctx)
+    if wanted is None or not wanted.strength:
+        ctx.expect("refine", 0.0)
         return
-    wanted = recipe(ctx.params.creativity)
-    if not wanted.strength and not wanted.back_projection:
+    assert ctx.plan is not None
+    w, h = ctx.plan.result
+    ctx.expect("refine", w * h * wanted.steps * ctx.load_refiner().work)
+
+
+def run(ctx: Context) -> None:
+    wanted = _recipe(ctx)
+    if wanted is None:
         return
     refiner = ctx.load_refiner() if wanted.strength else None
     seed = ctx.params.seed if ctx.params.seed is not None else _seed_of(ctx.data)
-    assert ctx.stream is not None  # the upscale step came before
+    assert ctx.stream is not None and ctx.plan is not None  # those steps came before
     ctx.refinement = Refinement(wanted, refiner.name if refiner else None, refiner.sha256 if refiner else None, seed)
     size, stream = ctx.plan.result, ctx.stream
     work = _Work.of(ctx, refiner, wanted, seed, stream.channels)
-    ctx.tiles += work.tiles
     spool = Spool(resized(stream, size, np.uint16, ctx.kernel), ctx.target.parent)
     depth = np.uint16 if ctx.rows_are_deep else np.uint8
     ctx.stream = Stream(*size, stream.channels, depth, ctx.timed("refine", _bands(work, spool, depth)))
+
+
+def _recipe(ctx: Context) -> Recipe | None:
+    """What is wanted of this step, or None."""
+    if ctx.plan is None or not ctx.plan.passes:
+        return None
+    wanted = recipe(ctx.creativity)
+    return wanted if wanted.strength or wanted.back_projection else None
 
 
 def _seed_of(data: bytes) -> int:
@@ -93,9 +109,9 @@ class _Work:
 
     @property
     def tiles(self) -> int:
-        """Denoisings of one tile, over all steps, or regions where there are none: progress is counted in them."""
+        """Denoisings of one tile, over all steps; 0 where there are none."""
         if self.refiner is None:
-            return len(self.rows) * len(self.columns)
+            return 0
         sizes = [(c.stop - c.start, r.stop - r.start) for r in self.rows for c in self.columns]
         steps = len(self.refiner.scheduler(self.recipe)[1])
         return steps * sum(tile_count(size, self.refiner.grid) for size in sizes)
@@ -121,13 +137,11 @@ class _Work:
             result[..., : inside.shape[2], : inside.shape[3]] = self.projection(
                 inside, row.start, column.start, self.recipe.back_projection
             )
-        if self.refiner is None:
-            self._count(1)
+        self.ctx.check()
         return result
 
     def _count(self, tiles: int) -> None:
-        self.ctx.tiles_done += tiles
-        self.ctx.check()
+        self.ctx.advance("refine", tiles / self.tiles * self.ctx.work["refine"].work)
 
 
 def _bands(work: _Work, spool: Spool, depth: type[np.uint8] | type[np.uint16]) -> Iterator[Samples]:

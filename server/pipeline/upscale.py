@@ -1,4 +1,8 @@
-"""The super-resolution network over the picture, once or twice; alpha goes through the same network."""
+"""The super-resolution network over the picture, once or twice; alpha goes through the same network.
+
+What comes out is held to the source's colours (server/colourlock.py). Where creativity asks for it, fidelity-x4 runs
+beside the network, and what leaves is a mean of both, band by band.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,10 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.colourlock import aligned, locked, mixed, with_colour_of
 from server.files.picture import Samples
-from server.pipeline.base import Context
-from server.resample import gather, resample, resized
+from server.models.base import Model
+from server.pipeline.base import Context, has_alpha, has_real_alpha
+from server.resample import gather, resized
 from server.stream import Stream
+from server.weights.choice import FIDELITY
+
+Depth = type[np.uint8] | type[np.uint16]
+
+
+def expect(ctx: Context) -> None:
+    """Announce the work of all passes, planes and networks."""
+    pixels = 0 if ctx.plan is None else sum(w * h for w, h in (each.source for each in ctx.plan.passes))
+    each = sum(model.work for model in _models(ctx))
+    ctx.expect("upscale", pixels * each * ctx.planes)
 
 
 def run(ctx: Context) -> None:
@@ -17,13 +33,10 @@ def run(ctx: Context) -> None:
         ctx.stream = Stream.of(ctx.samples)
         return
     passes = ctx.plan.passes
-    planes = 1 + _has_real_alpha(ctx.samples)
-    ctx.tiles, ctx.tiles_done = planes * sum(each.tiles for each in passes), 0
     stream = Stream.of(ctx.samples)
     for number, each in enumerate(passes):
-        if number == 0:
-            samples = resample(ctx.samples, each.source, ctx.kernel)
-        else:  # the first pass's result, reduced as it comes
+        samples = ctx.samples  # the first pass is fed the picture as it is
+        if number:
             samples = gather(resized(stream, each.source, np.uint16, ctx.kernel))
         last = number == len(passes) - 1
         # 8 bits are enough only where they are the final rounding.
@@ -32,53 +45,73 @@ def run(ctx: Context) -> None:
     ctx.stream = stream
 
 
-def _upscaled(ctx: Context, samples: Samples, dtype: type[np.uint8] | type[np.uint16]) -> Stream:
-    assert ctx.model is not None  # the plan has passes
+def _models(ctx: Context) -> list[Model]:
+    if ctx.loaded is None:
+        return []
+    return [ctx.loaded.model] if ctx.loaded.fidelity is None else [ctx.loaded.model, ctx.loaded.fidelity]
+
+
+def _upscaled(ctx: Context, samples: Samples, depth: Depth) -> Stream:
+    assert ctx.loaded is not None  # the plan has passes
     h, w, channels = samples.shape
-    scale = ctx.model.facts.scale
-    colours = channels - _has_alpha(samples)
-    bands = _through_network(ctx, samples[..., :colours], dtype)
+    scale = ctx.loaded.model.facts.scale
+    colours = channels - has_alpha(samples)
+    bands = _colours(ctx, samples[..., :colours], depth)
     if colours < channels:
-        alpha = samples[..., colours:]
-        opaque = _through_network(ctx, alpha, dtype) if _has_real_alpha(samples) else None
+        opaque = None
+        if has_real_alpha(samples):
+            opaque = _network(ctx, ctx.loaded.model, samples[..., colours:], depth)
         bands = _with_alpha(bands, opaque)
-    return Stream(w * scale, h * scale, channels, dtype, ctx.timed("upscale", bands))
+    return Stream(w * scale, h * scale, channels, depth, ctx.timed("upscale", bands))
 
 
-def _through_network(ctx: Context, samples: Samples, dtype: type[np.generic]) -> Iterator[NDArray[Any]]:
-    assert ctx.model is not None
+def _colours(ctx: Context, samples: Samples, depth: Depth) -> Iterator[Samples]:
+    """H × W × 1 or 3 → its rows, enlarged."""
+    assert ctx.loaded is not None
+    model, fidelity = ctx.loaded.model, ctx.loaded.fidelity
+    if fidelity is None:
+        return _coloured(ctx, model, samples, depth)
+    ours = _coloured(ctx, model, samples, np.uint16)
+    theirs = _coloured(ctx, fidelity, samples, np.uint16)
+    h, w, channels = samples.shape
+    if fidelity.facts.scale != model.facts.scale:
+        stream = Stream(w * fidelity.facts.scale, h * fidelity.facts.scale, channels, np.uint16, theirs)
+        size = w * model.facts.scale, h * model.facts.scale
+        theirs = resized(stream, size, np.uint16, ctx.kernel).bands
+    return mixed(theirs, ours, ctx.loaded.choice.fidelity, depth)
+
+
+def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Iterator[Samples]:
+    """One network's result, in colours that are the source's."""
+    bands = _network(ctx, model, samples, np.uint16)
+    if model.name != FIDELITY:
+        return locked(bands, samples, model.facts.scale, depth)
+    # NOTE: fidelity-x4 repeats the colour of a source pixel in all that it becomes; brightness alone is its own.
+    h, w = samples.shape[:2]
+    size = w * model.facts.scale, h * model.facts.scale
+    return with_colour_of(bands, resized(Stream.of(samples), size, np.uint16, ctx.kernel).bands, depth)
+
+
+def _network(ctx: Context, model: Model, samples: Samples, dtype: Depth) -> Iterator[NDArray[Any]]:
+    h, w = samples.shape[:2]
+    work = h * w * model.work
+    each = work / ctx.engine.tiles(model, (w, h), ctx.tile)
 
     def on_tile() -> None:
-        ctx.tiles_done, ctx.tile_share = ctx.tiles_done + 1, 0.0
-        ctx.check()
+        ctx.advance("upscale", each)
 
     def on_turn(share: float) -> None:
-        ctx.tile_share = share
-        ctx.check()
+        ctx.advance("upscale", 0.0, share * each)
 
-    return ctx.engine.upscale(ctx.model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile, on_turn=on_turn)
+    return ctx.engine.upscale(model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile, on_turn=on_turn)
 
 
 def _with_alpha(colours: Iterator[NDArray[Any]], alpha: Iterator[NDArray[Any]] | None) -> Iterator[NDArray[Any]]:
     """Band by band; without `alpha`, opaque."""
-    left: NDArray[Any] | None = None
-    for band in colours:
-        parts, missing = [], len(band)
-        while missing:  # the two may come in bands of different heights
-            if alpha is None:
-                left = np.full_like(band[..., :1], np.iinfo(band.dtype).max)
-            elif left is None or not len(left):
-                left = next(alpha)
-            part, left = left[:missing], left[missing:]
-            parts.append(part)
-            missing -= len(part)
-        yield np.concatenate((band, parts[0] if len(parts) == 1 else np.concatenate(parts)), axis=2)
-
-
-def _has_alpha(samples: Samples) -> bool:
-    return samples.shape[2] in (2, 4)
-
-
-def _has_real_alpha(samples: Samples) -> bool:
-    """Most files with alpha are opaque everywhere; those need no second plane."""
-    return _has_alpha(samples) and bool((samples[..., -1] != np.iinfo(samples.dtype).max).any())
+    if alpha is None:
+        for band in colours:
+            yield np.concatenate((band, np.full_like(band[..., :1], np.iinfo(band.dtype).max)), axis=2)
+            del band  # or the next one would come beside it
+        return
+    for ours, theirs in aligned(colours, alpha):
+        yield np.concatenate((ours, theirs), axis=2)

@@ -34,6 +34,8 @@ class Refiner(Protocol):
     """Of a latent."""
     downscale: int
     """Pixels along a side of what one sample of a latent stands for."""
+    work: float
+    """Multiplications for a pixel of the result in one step, about."""
 
     def scheduler(self, recipe: Recipe) -> tuple[Any, Tensor]:
         """A fresh scheduler of `diffusers`, and the steps to run of it, from the noisiest to the cleanest:

@@ -24,6 +24,8 @@ from server.refiners.base import Grid
 log = structlog.get_logger()
 
 _TILE, _HALO = 1024, 96
+_WORK = 6e6
+"""Multiplications of UNet and ControlNet for a pixel of the result in a step, for both texts, about."""
 """SDXL was trained on pictures of about 1024 × 1024; at smaller ones its answers are worse."""
 _PULL = "`python -m server weights pull sdxl` gets it"
 _WEIGHTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors")
@@ -40,6 +42,7 @@ class SdxlRefiner:
     grid: Grid
     channels: int
     downscale: int
+    work: float
     _unet: Any = field(repr=False)
     _control: Any = field(repr=False)
     _autoencoder: Autoencoder = field(repr=False)
@@ -170,6 +173,7 @@ def load(
         grid=Grid(_TILE, _HALO, multiple),
         channels=autoencoder.channels,
         downscale=autoencoder.downscale,
+        work=_WORK,
         _unet=unet,
         _control=controlnet,
         _autoencoder=autoencoder,

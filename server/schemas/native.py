@@ -13,6 +13,7 @@ from server.job import (
     WHITE,
     Animated,
     Colour,
+    ContentWanted,
     Metadata,
     State,
 )
@@ -73,6 +74,7 @@ _PARAMS = answer(
     model=TEXT,
     denoise=nullable(_RANGES["denoise"]),
     creativity=nullable(_RANGES["creativity"]),
+    content=choice(get_args(ContentWanted)),
     faces=nullable(_FACES),
     seed=nullable(_RANGES["seed"]),
     sweep=FLAG,
@@ -86,7 +88,7 @@ _FACE = answer(
 )
 _REFINEMENT = answer(
     recipe=answer(
-        perceptual=number(minimum=0, maximum=1),
+        fidelity=number(minimum=0, maximum=1),
         strength=number(minimum=0, maximum=1),
         steps=WHOLE,
         gain=number(minimum=0),
@@ -110,6 +112,8 @@ _RESULT = answer(
     format=choice(FORMATS),
     model=TEXT,
     model_sha256=nullable(TEXT),
+    model_form=nullable(TEXT),
+    notes=array(TEXT),
     frames=whole(1),
     duration_s=nullable(number(minimum=0)),
     network_pixels=WHOLE,
@@ -140,9 +144,17 @@ _EVENT = answer(
 _PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1))
 _ESTIMATE = answer(seconds=nullable(NUMBER), memory_bytes=WHOLE, result_bytes=WHOLE)
 _PLAN = answer(
-    source=_SIZE, result=_SIZE, model=TEXT, passes=array(_PASS), frames=whole(1), tiles=WHOLE, estimate=_ESTIMATE
+    source=_SIZE,
+    result=_SIZE,
+    model=TEXT,
+    networks=array(TEXT),
+    notes=array(TEXT),
+    passes=array(_PASS),
+    frames=whole(1),
+    tiles=WHOLE,
+    estimate=_ESTIMATE,
 )
-_MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT)
+_MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT, form=TEXT, sha256=nullable(TEXT))
 _PICTURES = (*(each.mime for each in FORMATS.values()), "image/bmp", "image/heic")
 _FILE: dict[str, Any] = {
     "answer": BYTES,

@@ -4,15 +4,18 @@ No torch in here: the API half also asks which models exist and what shape their
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from server.config import Config, LicencePolicy
+from server.creativity import recipe
 from server.errors import ModelNotFound
 from server.job import Params
-from server.plan import Shape
-from server.weights import choice
-from server.weights.choice import AUTO, DeviceKind
+from server.plan import Shape, Size, enlargement, make_plan, result_size
+from server.rates import REFINER
+from server.weights import choice, package
+from server.weights.choice import AUTO, Choice, Content, DeviceKind, Limits
 from server.weights.manifest import FOLDER, Entry, Kind, Manifest, read_manifest
 from server.weights.own import Own, read_index
 from server.weights.store import Store, sha256_of
@@ -23,12 +26,22 @@ __all__ = [
     "Blend",
     "Catalog",
     "Checkpoint",
+    "Choice",
+    "Content",
     "DeviceKind",
+    "Limits",
+    "Networks",
     "Weights",
     "check_licence",
     "sha256_of",
     "verify",
 ]
+
+
+_REMOVED = {
+    "perceptual-x4": "ask for RealESRGAN_x4plus, which draws more detail, or fidelity-x4, which stays with its source",
+}
+"""Names that earlier versions had, and what to ask for instead."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +52,11 @@ class Weights:
     path: Path
     """The file, or the folder of the files."""
     files: tuple[tuple[Path, str | None], ...]
-    """Each file, and what it must hash to: None when nobody knows."""
+    """Each file, and what it must hash to: None when it is unknown."""
     licence: str
     note: str
+    form: str = ""
+    """Where the numbers come from and how they are kept, for people: "release", "package, fp16", "own", "bundled"."""
 
     @property
     def sha256(self) -> str | None:
@@ -53,12 +68,12 @@ class Weights:
 class Checkpoint(Weights):
     """An upscaling network."""
 
-    shape: Shape
+    shape: Shape = field(kw_only=True)
 
 
 @dataclass(frozen=True)
 class Blend:
-    """What a job runs: one network, or several of the same shape with their weights mixed."""
+    """One network, or several of the same shape with their weights mixed."""
 
     parts: tuple[tuple[Checkpoint, float], ...]
     """Each network and its share; the shares are 1 together."""
@@ -85,22 +100,65 @@ class Blend:
         return hashlib.sha256(recipe.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Networks:
+    """What a job runs: the network that enlarges and, where results are mixed, fidelity-x4 beside it."""
+
+    main: Blend
+    fidelity: Checkpoint | None
+    """Whose result is mixed in, or None."""
+    choice: Choice
+
+    @property
+    def name(self) -> str:
+        """As results name it: the network's, or "fidelity-x4 0.5 + RealESRGAN_x4plus 0.5"."""
+        return self._mixed.name
+
+    @property
+    def form(self) -> str | None:
+        """Of the one network; None of several."""
+        parts = self._mixed.parts
+        return parts[0][0].form if len(parts) == 1 else None
+
+    def verify(self) -> str:
+        """As `Blend.verify`, over all networks. Raises ModelNotFound."""
+        return self._mixed.verify()
+
+    @property
+    def _mixed(self) -> Blend:
+        """All of them with their shares, as if it were their weights that are mixed."""
+        if self.fidelity is None:
+            return self.main
+        rest = 1 - self.choice.fidelity
+        parts = tuple((checkpoint, round(share * rest, 3)) for checkpoint, share in self.main.parts)
+        return Blend(((self.fidelity, self.choice.fidelity), *parts))
+
+
 class Catalog:
     """What there is to ask for by name. Entries whose licence the policy refuses are as if they were not here, but for
     the words of the refusal."""
 
     def __init__(
-        self, folder: Path, *, tile: int = 0, policy: LicencePolicy = "any", manifest: Manifest | None = None
+        self,
+        folder: Path,
+        *,
+        tile: int = 0,
+        policy: LicencePolicy = "any",
+        manifest: Manifest | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
-        """`folder`: of installed weights. `tile` replaces every model's own tile side, unless 0."""
+        """`folder`: of installed weights. `tile` replaces every model's own tile side, unless 0. `limits`: of what
+        `auto` takes on a CPU."""
         self._store = Store(folder)
         self._tile = tile
         self._policy = policy
         self._manifest = manifest or read_manifest()
+        self._limits = limits
 
     @classmethod
     def of(cls, config: Config) -> "Catalog":
-        return cls(config.weights_path, tile=config.tile, policy=config.licence_policy)
+        limits = Limits(config.auto_seconds, named=config.real_esrgan == "auto")
+        return cls(config.weights_path, tile=config.tile, policy=config.licence_policy, limits=limits)
 
     def names(self, kind: Kind = Kind.UPSCALER) -> list[str]:
         """Those that are here and may be used: the manifest's in its order, then the operator's own."""
@@ -110,10 +168,54 @@ class Catalog:
             names += [own.name for own in self._own()]
         return names
 
-    def choose(self, params: Params, *, ratio: float = 4.0, device: DeviceKind = "cpu") -> Blend:
-        """What a job with these parameters runs; see choice.py. Raises ModelNotFound and InvalidField."""
-        shares = choice.choose(params, ratio=ratio, device=device, present=self.names())
-        return Blend(tuple((self.get(name), share) for name, share in shares))
+    def choose(
+        self,
+        params: Params,
+        size: Size | None = None,
+        *,
+        frames: int = 1,
+        planes: int = 1,
+        device: DeviceKind = "cpu",
+        content: Content = "photo",
+        rates: Mapping[str, float] | None = None,
+    ) -> Networks:
+        """What a job with these parameters runs; see choice.py.
+
+        `size`: of the source (width, height), None while it is unknown; `planes`: 2 with alpha that goes through the
+        network too. `rates`: pixels a second by network on this machine, as in rates.py; None while they are unknown.
+        Raises ModelNotFound and InvalidField.
+        """
+        ratio = enlargement(size, result_size(size, params)) if size else 4.0
+
+        def seconds(wanted: Choice) -> float | None:
+            return self._seconds(wanted, params, size, frames * planes, rates) if size and rates else None
+
+        found = choice.choose(
+            params,
+            ratio=ratio,
+            device=device,
+            present=self.names(),
+            content=content,
+            frames=frames,
+            seconds=seconds,
+            limits=self._limits,
+        )
+        main = Blend(tuple((self.get(name), share) for name, share in found.weights))
+        return Networks(main, None if found.alone else self.get(choice.FIDELITY), found)
+
+    def _seconds(
+        self, wanted: Choice, params: Params, size: Size, pictures: int, rates: Mapping[str, float]
+    ) -> float | None:
+        """The estimated time of `pictures` planes and frames, or None where a network's rate is unknown."""
+        names = [name for name, _ in wanted.weights] + ([] if wanted.alone else [choice.FIDELITY])
+        total = 0.0
+        for name in names:
+            if name not in rates:
+                return None
+            total += make_plan(size, params, self.get(name).shape).network_pixels / rates[name]
+        w, h = result_size(size, params)
+        refining = w * h * recipe(wanted.creativity).steps / rates[REFINER] if REFINER in rates else 0.0
+        return pictures * total + refining
 
     def get(self, name: str) -> Checkpoint:
         """The upscaling network of that name. Raises ModelNotFound."""
@@ -123,7 +225,7 @@ class Catalog:
         if entry.shape is None:
             raise ModelNotFound(f"{name} is not an upscaling network, but a {entry.kind.value}", field="model")
         found = self.find(name)
-        return Checkpoint(found.name, found.path, found.files, found.licence, found.note, self._tiled(entry.shape))
+        return Checkpoint(**vars(found), shape=self._tiled(entry.shape))
 
     def find(self, name: str) -> Weights:
         """The manifest's weights of that name, of whatever kind. Raises ModelNotFound."""
@@ -132,7 +234,11 @@ class Catalog:
             raise self._unknown(name)
         check_licence(entry, self._policy)
         path = self._path(entry, entry.path)
-        if not self._is_here(entry):
+        if not self._has_files(entry):
+            packaged = _packaged(entry)
+            if packaged is not None and entry.package is not None:
+                form = f"package, {entry.package.form}"
+                return Weights(name, packaged, ((packaged, entry.package.sha256),), entry.licence, entry.note, form)
             advice = (
                 f"they come with the server, but {path.name} is not there: install it again"
                 if entry.bundled
@@ -141,7 +247,8 @@ class Catalog:
             )
             raise ModelNotFound(f"the weights of {name!r} are not installed: {advice}", field="model")
         files = tuple((self._path(entry, file.path), self._store.expected(file)) for file in entry.files)
-        return Weights(name, path, files, entry.licence, entry.note)
+        form = "bundled" if entry.bundled else "release"
+        return Weights(name, path, files, entry.licence, entry.note, form)
 
     def _own(self) -> list[Own]:
         return [own for own in read_index(self._store.folder) if own.network]
@@ -159,15 +266,21 @@ class Catalog:
         path = self._store.folder / own.file
         shape = self._tiled(Shape(name, own.network.scale, own.network.tile, own.network.halo))
         files = ((path, own.network.sha256),)
-        return Checkpoint(name, path, files, "unknown", "Put into the weights folder by the operator.", shape)
+        note = "Put into the weights folder by the operator."
+        return Checkpoint(name, path, files, "unknown", note, "own", shape=shape)
 
     def _unknown(self, name: str) -> ModelNotFound:
+        if name in _REMOVED:
+            return ModelNotFound(f"{name} is no longer part of the server: {_REMOVED[name]}", field="model")
         return ModelNotFound(f"there is no model {name!r}; installed are {', '.join(self.names())}", field="model")
 
     def _tiled(self, shape: Shape) -> Shape:
         return replace(shape, tile=max(self._tile, 2 * shape.halo + 16)) if self._tile else shape
 
     def _is_here(self, entry: Entry) -> bool:
+        return self._has_files(entry) or _packaged(entry) is not None
+
+    def _has_files(self, entry: Entry) -> bool:
         return all(self._path(entry, file.path).is_file() for file in entry.files)
 
     def _is_allowed(self, entry: Entry) -> bool:
@@ -176,6 +289,10 @@ class Catalog:
     def _path(self, entry: Entry, path: PurePosixPath) -> Path:
         folder = self._manifest.folder / "bundled" if entry.bundled else self._store.folder
         return folder / path
+
+
+def _packaged(entry: Entry) -> Path | None:
+    return package.find(entry.package) if entry.package is not None else None
 
 
 def check_licence(entry: Entry, policy: LicencePolicy) -> None:

@@ -33,6 +33,19 @@ class Kind(str, Enum):
 
 
 @dataclass(frozen=True)
+class PackageFile:
+    """The same network inside a Python package, in a form of its own."""
+
+    places: tuple[tuple[str, str], ...]
+    """Distributions that have the file, byte for byte, and its path in each; the first is a dependency of ours."""
+    sha256: str
+    size: int
+    """In bytes."""
+    form: str
+    """How the numbers are kept there: "fp16"."""
+
+
+@dataclass(frozen=True)
 class File:
     """One file of an entry."""
 
@@ -63,6 +76,8 @@ class Entry:
     commercial: bool
     """Whether the licence allows commercial use beyond doubt."""
     note: str
+    package: PackageFile | None = None
+    """Where else it can come from: a file of a Python package. What is installed in the weights folder goes first."""
 
     @property
     def size(self) -> int | None:
@@ -127,7 +142,13 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
         licence=values["licence"],
         commercial=values["commercial"],
         note=values["note"],
+        package=_package(values["package"]) if "package" in values else None,
     )
+
+
+def _package(values: dict[str, Any]) -> PackageFile:
+    places = tuple((each["name"], each["file"]) for each in values["places"])
+    return PackageFile(places, values["sha256"], values["bytes"], values["form"])
 
 
 def _file(path: PurePosixPath, url: str, values: dict[str, Any]) -> File:

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from server.disk import write_whole
 from server.weights.manifest import Manifest
-from server.weights.store import write_whole
 
 SUFFIXES = (".pth", ".safetensors")
 _INDEX = "index.json"

@@ -7,14 +7,13 @@ the hash of its first download stands in `pins.json`, and from then on it must s
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from server.disk import sync
+from server.disk import sync, write_whole
 from server.errors import Conflict, Unavailable
 from server.weights.manifest import File
 
@@ -100,15 +99,6 @@ class Store:
             raise
         for folder in {self.path(file).parent for _, file, _ in checked}:
             sync(folder)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a small file, so that readers see the old or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    partial.write_text(text, "utf-8")
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
 
 
 def sha256_of(path: Path) -> str:

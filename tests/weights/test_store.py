@@ -8,7 +8,8 @@ import pytest
 
 from server.errors import Conflict, Unavailable
 from server.weights.manifest import File
-from server.weights.store import Store, sha256_of, write_whole
+from server.disk import write_whole
+from server.weights.store import Store, sha256_of
 
 DIGEST = hashlib.sha256(b"weights").hexdigest()
 PLAIN = File(PurePosixPath("net.pth"), "", None, None)

@@ -1,0 +1,201 @@
+"""Colours of an enlarged picture held to those of its source, band by band, on its way from the network.
+
+Networks that draw detail also shift colours, by 4 levels on average and differently from place to place. What the
+result lacks at low frequencies is added back: lowpass(source − reduced result), enlarged. It follows the picture and
+not its tiles, so that it has no seams; and it is computed at the size of the source, so that it costs little.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.files.picture import Samples
+
+Floats = NDArray[np.float32]
+Depth = type[np.uint8] | type[np.uint16]
+
+_SIGMA = 2.0
+"""Of the lowpass, a Gaussian, in source pixels: 8 pixels of a result of four times the size."""
+_REACH = math.ceil(3 * _SIGMA)
+_MOST_ROWS = 64
+"""Source rows that are worked on at a time, so that floats of a whole band never exist."""
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+def locked(bands: Iterator[Samples], source: Samples, scale: int, depth: Depth) -> Iterator[Samples]:
+    """The same rows with the source's colours, in `depth`.
+
+    `bands`: rows × (width · scale) × channels of the result, from top to bottom, each a multiple of `scale` rows high;
+    `source`: height × width × channels. Neither has alpha. Both are of any unsigned depth.
+    """
+    lock = _Lock(source, scale, depth)
+    for band in bands:
+        for top in range(0, len(band), _MOST_ROWS * scale):
+            yield from lock.take(band[top : top + _MOST_ROWS * scale])
+        del band  # or the next one would come beside it
+
+
+class _Lock:
+    def __init__(self, source: Samples, scale: int, depth: Depth) -> None:
+        self._source, self._scale, self._depth = source, scale, depth
+        self._height, width, self._channels = source.shape
+        distances = np.arange(-_REACH, _REACH + 1)
+        taps = np.exp(-0.5 * (distances / _SIGMA) ** 2)
+        self._taps = (taps / taps.sum()).astype(np.float32)
+        self._columns = _positions(width, scale)
+        self._waiting: list[Samples] = []
+        """Rows of the result that have come and can't leave yet, in pieces."""
+        self._come = self._gone = 0
+        """Source rows that have come, and whose result has left."""
+        self._lost: Floats = np.empty((0, width, self._channels), np.float32)
+        """What the result lacks, lowpassed along the rows; the first is source row `self._first`."""
+        self._first = 0
+
+    def take(self, part: Samples) -> Iterator[Samples]:
+        """Some more rows; yields those that are finished now."""
+        rows = len(part) // self._scale
+        source = self._source[self._come : self._come + rows]
+        lost = _floats(source) - _reduced(part, self._scale)
+        self._lost = np.concatenate((self._lost, _along_rows(lost, self._taps)))
+        self._come += rows
+        self._waiting.append(part)
+        # The correction of a row reaches to the next one's, and that one's lowpass _REACH further.
+        ready = self._height if self._come == self._height else self._come - _REACH - 1
+        if ready > self._gone:
+            yield self._finished(ready)
+
+    def _finished(self, ready: int) -> Samples:
+        first, self._gone = self._gone, ready
+        # With a row of neighbours at either side, to interpolate from.
+        lost = self._along_columns(np.arange(first - 1, ready + 1))
+        wide = self._enlarged_along_rows(lost)
+        result = np.empty((ready - first, self._scale, wide.shape[1]), self._depth)
+        came = self._pop((ready - first) * self._scale)
+        came_rows = came.reshape(ready - first, self._scale, wide.shape[1])
+        unit = np.float32(1 / _top(came))
+        for phase in range(self._scale):
+            offset = (phase + 0.5) / self._scale - 0.5
+            share = np.float32(abs(offset))
+            other = wide[2:] if offset > 0 else wide[:-2]
+            rows = wide[1:-1] * (1 - share)
+            rows += other * share
+            rows += came_rows[:, phase] * unit
+            result[:, phase] = to_depth(rows, self._depth)
+        keep = max(0, ready - 1 - _REACH)  # the first row that a later one is made of
+        self._lost, self._first = self._lost[keep - self._first :], keep
+        finished: Any = result.reshape((ready - first) * self._scale, -1, self._channels)
+        return cast(Samples, finished)
+
+    def _along_columns(self, rows: NDArray[np.int_]) -> Floats:
+        """The lowpass of these source rows; beyond the picture's borders they repeat."""
+        total = np.zeros((len(rows), *self._lost.shape[1:]), np.float32)
+        for tap, distance in zip(self._taps, range(-_REACH, _REACH + 1), strict=True):
+            places = np.clip(np.clip(rows, 0, self._height - 1) + distance, 0, self._height - 1)
+            total += self._lost[places - self._first] * tap
+        return total
+
+    def _enlarged_along_rows(self, lost: Floats) -> Floats:
+        """Rows × (width · scale · channels), interpolated linearly."""
+        left, right, share = self._columns
+        wide: Floats = lost[:, left] * (1 - share) + lost[:, right] * share
+        return wide.reshape(len(lost), -1)
+
+    def _pop(self, rows: int) -> Samples:
+        """The first `rows` of what waits."""
+        parts, missing = [], rows
+        while missing:
+            part = self._waiting.pop(0)
+            if len(part) > missing:
+                self._waiting.insert(0, part[missing:])
+                part = part[:missing]
+            parts.append(part)
+            missing -= len(part)
+        whole: Samples = parts[0] if len(parts) == 1 else np.concatenate(parts)  # type: ignore[assignment]
+        return whole
+
+
+def with_colour_of(bands: Iterator[Samples], enlarged: Iterator[Samples], depth: Depth) -> Iterator[Samples]:
+    """Rows with the brightness of `bands` and the colour of `enlarged`, in `depth`: both the same picture in the same
+    size, in bands of any heights. Grey stays what `bands` has."""
+    for ours, theirs in aligned(bands, enlarged):
+        mine, other = _floats(ours), _floats(theirs)
+        if mine.shape[2] == 3:
+            other += ((mine - other) @ _LUMA)[..., None]
+            mine = other
+        yield to_depth(mine, depth)
+
+
+def mixed(first: Iterator[Samples], second: Iterator[Samples], share: float, depth: Depth) -> Iterator[Samples]:
+    """`share` of the first and the rest of the second, sample by sample, in `depth`; in bands of any heights."""
+    for ours, theirs in aligned(first, second):
+        rows = _floats(ours)
+        rows *= share
+        rows += _floats(theirs) * np.float32(1 - share)
+        yield to_depth(rows, depth)
+
+
+def aligned(first: Iterator[Samples], second: Iterator[Samples]) -> Iterator[tuple[Samples, Samples]]:
+    """The rows of both, in pieces of equal height."""
+    left = right = None
+    while True:
+        left = left if left is not None and len(left) else next(first, None)
+        right = right if right is not None and len(right) else next(second, None)
+        if left is None or right is None:
+            assert left is None and right is None, "one of the two pictures has fewer rows"
+            return
+        rows = min(len(left), len(right))
+        yield left[:rows], right[:rows]
+        left, right = left[rows:], right[rows:]
+
+
+def to_depth(values: Floats, depth: Depth) -> Samples:
+    """0…1, about → samples of that depth, rounded; `values` is not needed after it."""
+    top = np.iinfo(depth).max
+    values *= top
+    values += 0.5
+    np.clip(values, 0, top, out=values)
+    rounded: Samples = values.astype(depth)  # type: ignore[assignment]
+    return rounded
+
+
+def _floats(samples: Samples) -> Floats:
+    """0…1."""
+    values = samples.astype(np.float32)
+    values /= _top(samples)
+    return values
+
+
+def _top(samples: NDArray[Any]) -> int:
+    return int(np.iinfo(samples.dtype).max)
+
+
+def _reduced(part: Samples, scale: int) -> Floats:
+    """The mean of each scale × scale pixels, 0…1."""
+    rows, width, channels = len(part) // scale, part.shape[1] // scale, part.shape[2]
+    summed = part.reshape(rows, scale, -1).sum(axis=1, dtype=np.uint32).reshape(rows, width, scale, channels)
+    total: Floats = summed[:, :, 0].astype(np.float32)
+    for column in range(1, scale):
+        total += summed[:, :, column]
+    total /= scale * scale * _top(part)
+    return total
+
+
+def _along_rows(rows: Floats, taps: Floats) -> Floats:
+    width = rows.shape[1]
+    padded = np.pad(rows, ((0, 0), (_REACH, _REACH), (0, 0)), "edge")
+    total: Floats = padded[:, :width] * taps[0]
+    for number in range(1, len(taps)):
+        total += padded[:, number : number + width] * taps[number]
+    return total
+
+
+def _positions(width: int, scale: int) -> tuple[NDArray[np.int_], NDArray[np.int_], Floats]:
+    """For each result column its two neighbours among the source's and the share of the right one."""
+    places = (np.arange(width * scale) + 0.5) / scale - 0.5
+    left = np.floor(places)
+    share = (places - left).astype(np.float32)[:, None]
+    inside = np.clip(np.stack((left, left + 1)), 0, width - 1).astype(np.int_)
+    return inside[0], inside[1], share
