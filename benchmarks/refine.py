@@ -43,10 +43,10 @@ from PIL import Image
 from benchmarks.quality import CROP, DEGRADED_SETS, degraded_pairs, load_set
 from server.config import Config
 from server.creativity import recipe
+from server.detailnet import STRIDE
 from server.files.picture import Samples
 from server.job import Params
 from server.pipeline import refine as step
-from server.refiners.bundled import STRIDE
 from server.upscaler import Upscaler
 from server.weights.catalog import Catalog
 from training.pair import SCALE, Pixels, to_tensor

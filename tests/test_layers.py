@@ -14,7 +14,7 @@ ROOMS = ("engine", "files", "weights", "kernels")
 """Folders whose files are parts of one thing, and build on each other: each has a level of its own."""
 
 LEVELS = (
-    ("__init__", "engine", "files", "weights", "kernels.build", "kernels.binding"),
+    ("__init__", "engine", "files", "weights", "detailnet", "kernels.build", "kernels.binding"),
     (
         "errors",
         "disk",
@@ -57,7 +57,7 @@ API_HALF |= {"webhook", "metrics", "page", "serving", "upkeep", "app"}
 WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
-WORKER_HALF |= {"refiners", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
+WORKER_HALF |= {"detailnet", "refiners", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
 WORKER_HALF |= {"engine.engine", "engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs"}
 WORKER_HALF |= {"engine.residents", "pipeline", "sweep"}
 WORKER_HALF |= {"upscaler", "worker"}

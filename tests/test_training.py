@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from server.detailnet import DetailNet
 from server.shim import SRVGGNetCompact
-from training import colour, data, export, fidelity, network, plot, precision, refiner, run
 from training import all as all_
-from server.refiners.bundled import DetailNet
+from training import colour, data, export, fidelity, network, plot, precision, refiner, run
 from training.muon import optimizers
 from training.pair import Pixels
 
@@ -314,7 +314,7 @@ def test_a_trained_network_gets_a_path_and_smooth_colour(folder: Path, tmp_path:
     luma = torch.tensor(colour.LUMA)[None, :, None, None]
     assert ((new - old) * luma).sum(1).abs().max() < 0.05, "what the others stand in for is kept"
     mesh = [_mesh(colour.chroma(result)) for result in (old, new)]
-    assert mesh[0] > 5 and mesh[1] < 1.6, mesh
+    assert mesh[0] > 3 and mesh[1] < 1.2, mesh
     with pytest.raises(SystemExit, match="has its path for colour already"):
         paths = ["--start", str(tmp_path / "start.pt"), "--out", str(tmp_path / "again.pt")]
         colour.main(["--pictures", str(folder), *paths])

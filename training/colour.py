@@ -4,11 +4,11 @@ A chain of plain convolutions that learns the residual to nearest-neighbour spen
 are large: what bundled features say of the neighbours' colour is not enough to smooth even the steps of the enlarged
 chroma. (The last layer fitted anew to the truth's colour in closed form changed nothing; benchmarks/LOG.md.)
 
-So a few channels of each layer carry, from the first layer to the last, how colour changes from a pixel to the next: the
-differences of R - G and B - G to the left and upper neighbour. They are exactly zero where a picture is grey or flat. At
-the picture's borders, where a convolution pads with zeros, they are made zero too, as if the picture went on with its
-last pixel. The last layer draws the chroma from them. A network that starts from nothing gets the path with its first weights; one that
-is trained already loses for it the channels that its others can replace best:
+So a few channels of each layer carry, from the first layer to the last, how colour changes from a pixel to the next:
+the differences of R - G and B - G to the left and upper neighbour. They are exactly zero where a picture is grey or
+flat. At the picture's borders, where a convolution pads with zeros, they are made zero too, as if the picture went on
+with its last pixel. The last layer draws the chroma from them. A network that starts from nothing gets the path with
+its first weights; one that is trained already loses for it the channels that its others can replace best:
 
     python -m training.colour --pictures PICTURES --start weights/bundled/fidelity-x4.safetensors --out start.pt
 """
@@ -31,8 +31,8 @@ LUMA = (0.299, 0.587, 0.114)
 _DIFFERENCES = ((0, 1), (2, 1), (0, 1), (2, 1))
 """(plus, minus) channel of RGB; the first two are differences along x, the others along y."""
 _LINEAR, _GATED, _ENTERED, _LEFT = 4, 8, 5, 8
-"""Channels of the path: inside; after the second layer (positive and negative parts); after the first (with a constant);
-and before the last (differences to the one and to the other side)."""
+"""Channels of the path: inside; after the second layer (positive and negative parts); after the first (with a
+constant); and before the last (differences to the one and to the other side)."""
 LAYERS = 4
 """Activations that a network needs for it."""
 PAIRS, MEASURED, AT_ONCE = 160, 64, 8
@@ -54,7 +54,8 @@ def statistics(net: Compact, pictures: Iterable[Tensor]) -> list[Statistics]:
     count = len(convolutions) - 1
     width = convolutions[0].out_channels
     total, square, influence = (
-        [torch.zeros(*shape, dtype=torch.float64) for _ in range(count)] for shape in ((width,), (width, width), (width,))
+        [torch.zeros(*shape, dtype=torch.float64) for _ in range(count)]
+        for shape in ((width,), (width, width), (width,))
     )
     pixels = 0
     generator = torch.Generator().manual_seed(0)

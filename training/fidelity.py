@@ -1,9 +1,9 @@
-"""Train the fidelity network: SRVGGNetCompact 64×32 ×4, L1 plus a frequency loss.
+"""Train the fidelity network: SRVGGNetCompact 64×32 ×4, with a path for colour (`colour.py`).
 
     python -m training.fidelity --pictures ../shared/images/train --out training/runs/fidelity
 
-Resumes from OUT/latest.pt by itself; `run.py` says what else is in OUT. `--steps` says where the rate ends at zero: to
-go on from before its decay, copy OUT/stable.pt over OUT/latest.pt and say more steps.
+From nothing, or from `--start`. Resumes from OUT/latest.pt by itself; `run.py` says what else is in OUT. `--steps` says
+where the rate ends at zero: to go on from before its decay, copy OUT/stable.pt over OUT/latest.pt and say more steps.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def train(args: argparse.Namespace) -> None:
 
 
 def loss_of(output: Tensor, target: Tensor) -> Tensor:
-    """L1 of RGB and, on its own, of the chroma, whose errors are small beside those of the luma; L1 between the spectra,
-    which stops the network from settling for the blurred mean; and L1 of the mean over LEVEL_SIDE², which must stay.
+    """L1 of RGB and, on its own, of the chroma, whose errors are small beside those of the luma; L1 between the
+    spectra, which stops the network from settling for the blurred mean; L1 of the means over LEVEL_SIDE², which stay.
 
     The frequency term follows Cho et al. (MIMO-UNet, arXiv:2108.05054), on the real FFT with orthonormal scaling.
     """
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--start", type=Path, help="a network to go on from, instead of nothing")
     parser.add_argument("--warmup", type=int, default=WARMUP_STEPS, help="steps until the highest rate")
-    parser.set_defaults(steps=30_000, lr=7e-4, clean=0.45, light=0.15)
+    parser.set_defaults(steps=30_000, lr=7e-4, clean=0.45, light=0.15, plain=0.12, grey=0.08)
     train(parser.parse_args(argv))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from training.pair import HR_SIZE, LR_SIZE, SCALE, Pixels
 
 LUMA = (0.299, 0.587, 0.114)
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 
 def pair(rng: np.random.Generator) -> tuple[Pixels, Pixels]:
@@ -24,14 +24,11 @@ def pair(rng: np.random.Generator) -> tuple[Pixels, Pixels]:
 
 def ramp(rng: np.random.Generator) -> tuple[Pixels, Pixels]:
     """Between two colours; the small one is the mean over each of its pixels."""
-    if rng.random() < 0.5:
-        angle = rng.integers(4) * np.pi / 2
-    else:
-        angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.integers(4) * np.pi / 2 if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi)
     period = np.exp(rng.uniform(np.log(6), np.log(160))) * SCALE
     phase = rng.uniform(0, 1)
-    y, x = np.mgrid[:HR_SIZE, :HR_SIZE] + 0.5
-    at = (x * np.cos(angle) + y * np.sin(angle)) / period + phase
+    along = (np.arange(HR_SIZE, dtype=np.float32) + 0.5) / period
+    at = along * np.cos(angle) + along[:, None] * np.sin(angle) + phase
     kind = rng.random()
     if kind < 0.6:
         share = np.abs(at % 1 * 2 - 1)
