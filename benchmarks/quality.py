@@ -13,6 +13,14 @@ never change: RGB PSNR to the truth, HaarPSI (piq's; nearer to how people judge 
 result (basicsr's; lower looks more natural, and knows no truth). Real pictures arrive damaged; a network that does well
 on the clean tables can fail here.
 
+Colour, over the clean sets: PSNR of Cb and Cr, which PSNR-Y says nothing of, and the mesh: how much larger steps are at
+the borders of source pixels than between them (means of the absolute differences of neighbours; the mean of both
+directions and of the pictures). Nearest-neighbour has no steps elsewhere; 1 is none to be seen.
+
+Plain: `ramps`: how far triangle waves of three periods, along either side, move in their mean; `white`: the darkest
+level of a white picture, borders included; `grey`: the largest difference between the channels of grey pictures that
+are stored as RGB (Kodak24 reduced by four).
+
 Flat: what becomes of pictures with nothing in them: black, white, greys, colours and a grey ramp. `shift`: the largest
 difference of mean brightness, `texture`: the largest standard deviation around the right value, of 255.
 
@@ -30,6 +38,7 @@ from typing import Any
 import numpy as np
 import piq
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from server.models import load_model
@@ -49,6 +58,8 @@ CROP = 480
 BORDER = 4
 FLAT = 96
 """Side of a flat source."""
+PERIODS = (16, 32, 64)
+"""Of the triangle waves, in source pixels."""
 
 Upscale = Callable[[Pixels], Pixels]
 """H×W×3 uint8 RGB → four times the size."""
@@ -87,6 +98,50 @@ def measure_clean(pictures: Iterable[Pixels], upscale: Upscale) -> Figures:
         psnr.append(calculate_psnr(_y(output), _y(hr), BORDER))
         ssim.append(calculate_ssim(_y(output), _y(hr), BORDER))
     return {"psnr_y": float(np.mean(psnr)), "ssim_y": float(np.mean(ssim))}
+
+
+def measure_colour(pictures: Iterable[Pixels], upscale: Upscale) -> Figures:
+    """Mean PSNR of Cb and Cr in dB, and the mesh of Y, Cb and Cr; of grey pictures, nothing."""
+    figures: dict[str, list[float]] = {}
+    for picture in pictures:
+        hr = _mod_crop(picture)
+        if np.ptp(hr, axis=2).max() == 0:
+            continue
+        output, truth = (_ycbcr(each) for each in (upscale(_matlab_resize(hr, 1 / SCALE)), hr))
+        for channel, name in enumerate(("y", "cb", "cr")):
+            error = (output - truth)[BORDER:-BORDER, BORDER:-BORDER, channel]
+            if name != "y":
+                psnr = 10 * np.log10(255**2 / max(1e-3, np.square(error).mean()))
+                figures.setdefault(f"psnr_{name}", []).append(float(psnr))
+            figures.setdefault(f"mesh_{name}", []).append(mesh(output[..., channel]))
+    return {name: float(np.mean(values)) for name, values in figures.items()}
+
+
+def mesh(channel: NDArray[np.float64]) -> float:
+    """Mean step at the borders of source pixels, by the mean of the other steps."""
+    at_borders, elsewhere = 0.0, 0.0
+    for axis in (0, 1):
+        steps = np.abs(np.diff(channel, axis=axis)).mean(axis=1 - axis)
+        border = np.arange(len(steps)) % SCALE == SCALE - 1
+        at_borders += float(steps[border].mean())
+        elsewhere += float(steps[~border].mean())
+    return at_borders / max(elsewhere, 1e-9)
+
+
+def measure_plain(pictures: Iterable[Pixels], upscale: Upscale) -> Figures:
+    """What must not change: the mean of ramps, white, and grey. In levels of 255."""
+    ramps = []
+    for period in PERIODS:
+        wave = np.abs(np.arange(4 * max(PERIODS)) % period * 2 / period - 1)[: 2 * max(PERIODS)]
+        ramp = np.repeat(np.rint(wave * 255).astype(np.uint8)[:, None, None], FLAT, axis=1).repeat(3, axis=2)
+        for source in (ramp, np.ascontiguousarray(ramp.transpose(1, 0, 2))):
+            ramps.append(abs(float(upscale(source).mean() - source.mean())))
+    white = min(int(upscale(np.full((FLAT, FLAT + width, 3), 255, np.uint8)).min()) for width in (0, 7))
+    grey = 0
+    for picture in pictures:
+        luma = np.asarray(Image.fromarray(_matlab_resize(_mod_crop(picture), 1 / SCALE)).convert("L"))
+        grey = max(grey, int(np.ptp(upscale(np.repeat(luma[..., None], 3, axis=2)).astype(int), axis=2).max()))
+    return {"ramps": max(ramps), "white": float(white), "grey": float(grey)}
 
 
 def measure_degraded(pairs: Iterable[tuple[Pixels, Pixels]], upscale: Upscale) -> Figures:
@@ -140,6 +195,8 @@ def report(sets: dict[str, list[Pixels]], rows: dict[str, Upscale]) -> dict[str,
     return {
         "clean": {name: {row: measure_clean(sets[name], rows[row]) for row in rows} for name in sets},
         "degraded": {row: measure_degraded(pairs, rows[row]) for row in rows} if pairs else {},
+        "colour": {row: measure_colour((each for name in sets for each in sets[name]), rows[row]) for row in rows},
+        "plain": {row: measure_plain(sets.get("Kodak24", ()), rows[row]) for row in rows},
         "flat": {row: measure_flat(rows[row]) for row in rows},
     }
 
@@ -147,6 +204,7 @@ def report(sets: dict[str, list[Pixels]], rows: dict[str, Upscale]) -> dict[str,
 def tables(results: dict[str, Any]) -> str:
     """The results as Markdown tables."""
     clean, degraded, flat = results["clean"], results["degraded"], results["flat"]
+    colour, plain = results["colour"], results["plain"]
     lines = ["| clean ×4: PSNR-Y dB / SSIM-Y | " + " | ".join(clean) + " |", "|---" * (1 + len(clean)) + "|"]
     for row in next(iter(clean.values())):
         cells = (f"{figures[row]['psnr_y']:.2f} / {figures[row]['ssim_y']:.4f}" for figures in clean.values())
@@ -155,6 +213,16 @@ def tables(results: dict[str, Any]) -> str:
         lines += ["", "| degraded ×4 | PSNR RGB dB | HaarPSI | NIQE |", "|---|---|---|---|"]
         for row, each in degraded.items():
             lines.append(f"| {row} | {each['psnr_rgb']:.2f} | {each['haarpsi']:.4f} | {each['niqe']:.2f} |")
+    lines += ["", "| colour | PSNR Cb dB | PSNR Cr dB | mesh Y | mesh Cb | mesh Cr |", "|---" * 6 + "|"]
+    for row, each in colour.items():
+        cells = (
+            f"{each.get(name, float('nan')):.2f}" for name in ("psnr_cb", "psnr_cr", "mesh_y", "mesh_cb", "mesh_cr")
+        )
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    lines += ["", "| plain | ramps | white | grey |", "|---|---|---|---|"]
+    lines += [
+        f"| {row} | {each['ramps']:.2f} | {each['white']:.0f} | {each['grey']:.0f} |" for row, each in plain.items()
+    ]
     lines += ["", "| flat | shift | texture |", "|---|---|---|"]
     lines += [f"| {row} | {each['shift']:.2f} | {each['texture']:.2f} |" for row, each in flat.items()]
     return "\n".join(lines)
@@ -176,6 +244,12 @@ def _centre(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels[y : y + h, x : x + w])
 
 
+def _ycbcr(pixels: Pixels) -> NDArray[np.float64]:
+    """BT.601 as JPEG has it, without the offset of the chroma."""
+    matrix = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    return np.asarray(pixels @ matrix.T, np.float64)
+
+
 def _y(pixels: Pixels) -> Pixels:
     """As MATLAB's rgb2ycbcr of 8 bits: 16 to 235, rounded."""
     return np.asarray(np.rint(16 + pixels @ np.array([65.481, 128.553, 24.966]) / 255), np.uint8)
@@ -186,6 +260,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=Path, default=Path("../shared/images"), help="has test/Set5 and so on")
     parser.add_argument("--official", type=Path, default=Path("../shared/weights/official"), help="downloaded weights")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="a further row; may be repeated")
+    parser.add_argument("--only", nargs="*", help="these rows of the manifest alone, beside the resamplers")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
@@ -193,6 +268,8 @@ def main(argv: list[str] | None = None) -> None:
     catalog = Catalog(args.official)
     present = [catalog.get(name) for name in catalog.names()]
     paths = {each.name: each.path for each in present if each.shape.scale == SCALE}
+    if args.only is not None:
+        paths = {name: path for name, path in paths.items() if name in args.only}
     paths |= {f"{path.parent.name}/{path.name}": path for path in args.checkpoint}
     device = torch.device(args.device)
     rows = {"bicubic": bicubic, "Lanczos": lanczos} | {name: network(path, device) for name, path in paths.items()}

@@ -46,6 +46,35 @@ def test_resamplers_keep_flat_colours_and_smooth_pictures() -> None:
         assert 0.8 < figures["ssim_y"] <= 1
 
 
+def nearest(pixels: Pixels) -> Pixels:
+    return pixels.repeat(4, axis=0).repeat(4, axis=1)
+
+
+def test_a_mesh_is_told_from_smooth_colour() -> None:
+    repeated, smooth = (quality.measure_colour([waves(128, 160)], each) for each in (nearest, quality.bicubic))
+    for channel in ("y", "cb", "cr"):
+        assert repeated[f"mesh_{channel}"] > 100
+        assert smooth[f"mesh_{channel}"] < 1.3
+    assert smooth["psnr_cb"] > repeated["psnr_cb"] + 1
+    grey = waves(64, 64)[..., :1].repeat(3, axis=2)
+    assert quality.measure_colour([grey], nearest) == {}
+
+
+def test_what_must_not_change_is_measured() -> None:
+    pictures = [waves(128, 160)]
+    right = quality.measure_plain(pictures, nearest)
+    assert right == {"ramps": 0, "white": 255, "grey": 0}
+
+    def wrong(pixels: Pixels) -> Pixels:
+        result = nearest(pixels).copy()
+        result[result > 127] += 2  # of the ramps' upper half; white becomes 1
+        result[..., 0, 1] //= 2
+        return result
+
+    figures = quality.measure_plain(pictures, wrong)
+    assert figures["ramps"] > 0.5 and figures["white"] == 0 and figures["grey"] > 50
+
+
 def test_the_whole_command_on_two_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     net = SRVGGNetCompact(3, 3, 8, 2, 4, "prelu")
@@ -58,16 +87,21 @@ def test_the_whole_command_on_two_pictures(tmp_path: Path, capsys: pytest.Captur
         (colour if name == "Kodak24" else grey).save(tmp_path / name / "0.png")
 
     arguments = ["--pictures", str(tmp_path), "--official", str(tmp_path / "none")]
-    quality.main([*arguments, "--checkpoint", str(run / "latest.pt"), "--json", str(tmp_path / "figures.json")])
+    rows = ["--only", "fidelity-x4", "--checkpoint", str(run / "latest.pt")]
+    quality.main([*arguments, *rows, "--json", str(tmp_path / "figures.json")])
 
     printed = capsys.readouterr().out
     results = json.loads(printed.splitlines()[-1])
     assert results == json.loads((tmp_path / "figures.json").read_text("utf-8"))
     assert set(results["clean"]) == set(quality.SETS)
-    assert {"bicubic", "Lanczos", "run/latest.pt"} <= set(results["clean"]["Set14"]) == set(results["degraded"])
+    assert {"bicubic", "Lanczos", "fidelity-x4", "run/latest.pt"} == set(results["clean"]["Set14"])
+    assert set(results["clean"]["Set14"]) == set(results["degraded"])
     assert all(np.isfinite(list(figures.values())).all() for figures in results["degraded"].values())
     assert len(results["weights"]["run/latest.pt"]) == 64
     assert "| Lanczos | " in printed
+    assert results["colour"]["bicubic"]["mesh_cb"] < 1.3 and results["plain"]["bicubic"]["white"] == 255
+    quality.main([*arguments, "--only"])
+    assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["flat"]) == {"bicubic", "Lanczos"}
 
 
 def test_degraded_pairs_never_change() -> None:
