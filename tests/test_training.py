@@ -112,6 +112,7 @@ def test_learning_rate_warms_up_holds_and_decays_to_zero() -> None:
     assert rates[run.WARMUP_STEPS : 8001] == pytest.approx([1] * (8001 - run.WARMUP_STEPS))
     assert rates[9000] == pytest.approx(0.5)
     assert rates[10_000] == 0
+    assert [run.rate(step, 1000, 10, 0.5) for step in (499, 750, 1000)] == pytest.approx([1, 0.5, 0])
 
 
 def test_the_loss_of_the_target_itself_is_zero() -> None:

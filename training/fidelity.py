@@ -19,7 +19,7 @@ from training.network import Compact, initialise, load
 from training.pair import Batch
 from training.pictures import load_validation
 from training.precision import fastest
-from training.run import WARMUP_STEPS, Losses, Run
+from training.run import DECAY_SHARE, WARMUP_STEPS, Losses, Run
 
 CLIP = 0.5
 """Norm the gradient is held to."""
@@ -40,7 +40,7 @@ def train(args: argparse.Namespace) -> None:
     net.to(device).to(memory_format=torch.channels_last)
     held = colour.Held(net, rooms) if rooms else None
     own = optimizers(net, args.lr)
-    run = Run(args.out, net, own, args.steps, warmup=args.warmup)
+    run = Run(args.out, net, own, args.steps, warmup=args.warmup, decay=args.decay)
     dtype = fastest(device)
 
     def update(batch: Batch) -> Losses:
@@ -80,6 +80,7 @@ def loss_of(output: Tensor, target: Tensor) -> Tensor:
 def main(argv: list[str] | None = None) -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--start", type=Path, help="a network to go on from, instead of nothing")
+    parser.add_argument("--decay", type=float, default=DECAY_SHARE, help="share of the steps that the rate falls in")
     parser.add_argument("--warmup", type=int, default=WARMUP_STEPS, help="steps until the highest rate")
     parser.set_defaults(steps=30_000, lr=7e-4, clean=0.45, light=0.15, plain=0.12, grey=0.08)
     train(parser.parse_args(argv))
