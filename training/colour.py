@@ -8,7 +8,8 @@ So a few channels of each layer carry, from the first layer to the last, how col
 the differences of R - G and B - G to the left and upper neighbour. They are exactly zero where a picture is grey or
 flat. At the picture's borders, where a convolution pads with zeros, they are made zero too, as if the picture went on
 with its last pixel. The last layer draws the chroma from them. A network that starts from nothing gets the path with
-its first weights; one that is trained already loses for it the channels that its others can replace best:
+its first weights; one that is trained already loses for it the channels that its others can replace best. This gives
+the path to a network that has none, and fits the last layer of any:
 
     python -m training.colour --pictures PICTURES --start weights/bundled/fidelity-x4.safetensors --out start.pt
 """
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training import plain
 from training.network import Compact, load
 from training.pair import SCALE, Mix, to_tensor
 from training.pictures import load_training
@@ -35,7 +37,9 @@ _LINEAR, _GATED, _ENTERED, _LEFT = 4, 8, 5, 8
 constant); and before the last (differences to the one and to the other side)."""
 LAYERS = 4
 """Activations that a network needs for it."""
-PAIRS, MEASURED, AT_ONCE = 160, 64, 8
+PAIRS, MEASURED = 400, 64
+PLAIN, PLAIN_WEIGHT = 0.2, 4.0
+"""Pairs of `plain.py` for each of those from pictures, and how much one counts."""
 MIX = Mix(clean=0.6, light=0.1, recompressed=0.05, screenshot=0.05, drawn=0.05)
 
 
@@ -144,37 +148,60 @@ def lay(net: Compact, rooms: list[list[int]]) -> None:
 
 
 class Fit:
-    """The least squares of what the chroma of the truth has beyond nearest-neighbour, on the end of the path."""
+    """The last layer by least squares: its chroma from the end of the path alone, which keeps grey grey and flat ground
+    flat, its luma from all there is."""
 
     def __init__(self, net: Compact, room: list[int]) -> None:
         self.net = net
         self.room = room
-        size = len(room) * 9
-        self._features = torch.zeros(size, size, dtype=torch.float64)
-        self._targets = torch.zeros(size, 3 * SCALE**2, dtype=torch.float64)
+        last = _convolutions(net)[-1]
+        self._colour = _Squares(len(room) * 9, 3 * SCALE**2)
+        self._luma = _Squares(last.in_channels * 9 + 1, SCALE**2)
 
     @torch.no_grad()
-    def add(self, lr: Tensor, hr: Tensor) -> None:
+    def add(self, lr: Tensor, hr: Tensor, weight: float = 1.0) -> None:
         features = lr
         for layer in list(self.net.body)[:-1]:
             features = layer(features)
-        windows = functional.unfold(features[:, self.room], 3, padding=1).transpose(0, 1).flatten(1).double()
-        wanted = chroma(hr - functional.interpolate(lr, scale_factor=SCALE))
-        targets = functional.pixel_unshuffle(wanted, SCALE).transpose(0, 1).flatten(1).double()
-        self._features += windows @ windows.T
-        self._targets += windows @ targets.T
+        end = functional.unfold(features[:, self.room], 3, padding=1)
+        wanted = hr - functional.interpolate(lr, scale_factor=SCALE)
+        self._colour.add(end, functional.pixel_unshuffle(chroma(wanted), SCALE).flatten(2), weight)
+        everything = functional.unfold(features, 3, padding=1)
+        everything = torch.cat([everything, torch.ones_like(everything[:, :1])], 1)
+        # What the layer says now is left out, so that what pulls the answer to zero pulls the layer to what it was.
+        lacking = wanted - functional.pixel_shuffle(self.net.body[-1](features), SCALE)
+        luma = torch.einsum("c,nchw->nhw", torch.tensor(LUMA), lacking)[:, None]
+        self._luma.add(everything, functional.pixel_unshuffle(luma, SCALE).flatten(2), weight)
 
     @torch.no_grad()
     def apply(self) -> None:
-        """The last layer's other weights keep the luma that they make, and lose their chroma."""
         last = _convolutions(self.net)[-1]
         assert last.bias is not None
-        luma = torch.tensor(LUMA)
-        for tensor in (last.weight, last.bias):
+        luma, change = torch.tensor(LUMA), self._luma.solution().float()
+        for tensor, added in (
+            (last.weight, change[:, :-1].reshape(-1, *last.weight.shape[1:])),
+            (last.bias, change[:, -1]),
+        ):
             by_colour = tensor.unflatten(0, (3, SCALE**2))
-            by_colour.copy_(torch.einsum("c,c...->...", luma, by_colour).expand_as(by_colour).clone())
-        weight = torch.linalg.solve(_ridged(self._features), self._targets).T
-        last.weight[:, self.room] = weight.reshape(len(weight), len(self.room), 3, 3).float()
+            by_colour.copy_((torch.einsum("c,c...->...", luma, by_colour) + added).expand_as(by_colour).clone())
+        last.weight[:, self.room] += self._colour.solution().float().reshape(-1, len(self.room), 3, 3)
+
+
+class _Squares:
+    """Least squares of targets N×t×p by inputs N×i×p."""
+
+    def __init__(self, inputs: int, targets: int) -> None:
+        self._inputs = torch.zeros(inputs, inputs, dtype=torch.float64)
+        self._targets = torch.zeros(inputs, targets, dtype=torch.float64)
+
+    def add(self, inputs: Tensor, targets: Tensor, weight: float) -> None:
+        for each, wanted in zip(inputs, targets, strict=True):
+            self._inputs += (each @ each.T).double() * weight
+            self._targets += (each @ wanted.T).double() * weight
+
+    def solution(self) -> Tensor:
+        """targets × inputs"""
+        return torch.linalg.solve(_ridged(self._inputs), self._targets).T
 
 
 class Held:
@@ -225,34 +252,6 @@ def _where(rows: Tensor) -> list[int]:
     return [int(row) for row in rows.all(1).nonzero()]
 
 
-def give(net: Compact, lr: Tensor, hr: Tensor) -> None:
-    """The path into a trained network, from pairs N×3×h×w and N×3×4h×4w."""
-    rooms = make_room(net, statistics(net, lr[:MEASURED].split(AT_ONCE)))
-    lay(net, rooms)
-    fit = Fit(net, rooms[-1])
-    for small, large in zip(lr.split(AT_ONCE), hr.split(AT_ONCE), strict=True):
-        fit.add(small, large)
-    fit.apply()
-
-
-def main(argv: list[str] | None = None) -> None:
-    from training.data import Pairs  # needs what a bare GPU machine lacks
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, required=True, help="folder with manifest.csv, or a packed file")
-    parser.add_argument("--start", type=Path, required=True, help="the trained network")
-    parser.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    net = load(args.start)
-    if find(net):
-        raise SystemExit(f"{args.start} has its path for colour already")
-    pairs = Pairs(load_training(args.pictures), MIX, args.seed)
-    lr, hr = (to_tensor(np.stack(each)) for each in zip(*(pairs[i][:2] for i in range(PAIRS)), strict=True))
-    give(net, lr, hr)
-    torch.save({"params_ema": net.state_dict(), "architecture": net.architecture, "step": 0}, args.out)
-
-
 def _before(which: int) -> tuple[int, int]:
     """Place in a 3×3 kernel of the neighbour that a difference is to."""
     return (1, 0) if which < 2 else (0, 1)
@@ -278,6 +277,34 @@ def _ridged(matrix: Tensor) -> Tensor:
 
 def _convolutions(net: Compact) -> list[nn.Conv2d]:
     return [layer for layer in net.body if isinstance(layer, nn.Conv2d)]
+
+
+def main(argv: list[str] | None = None) -> None:
+    from training.data import Pairs  # needs what a bare GPU machine lacks
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, required=True, help="folder with manifest.csv, or a packed file")
+    parser.add_argument("--start", type=Path, required=True, help="the trained network")
+    parser.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="from which the last layer is fitted")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    content = torch.load(args.start, weights_only=True) if args.start.suffix == ".pt" else {}
+    net = load(args.start)
+    pairs = Pairs(load_training(args.pictures), MIX, args.seed)
+    rooms = find(net)
+    if rooms is None:
+        rooms = make_room(net, statistics(net, (to_tensor(pairs[i][0][None]) for i in range(MEASURED))))
+        lay(net, rooms)
+    fit = Fit(net, rooms[-1])
+    for number in range(args.pairs):
+        fit.add(*(to_tensor(each[None]) for each in pairs[number][:2]))
+    rng = np.random.default_rng((args.seed, 1))
+    for _ in range(round(args.pairs * PLAIN)):
+        fit.add(*(to_tensor(each[None]) for each in plain.pair(rng)), PLAIN_WEIGHT)
+    fit.apply()
+    state = {"params_ema": net.state_dict(), "architecture": net.architecture, "step": content.get("step", 0)}
+    torch.save(state, args.out)
 
 
 if __name__ == "__main__":

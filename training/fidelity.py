@@ -23,7 +23,7 @@ from training.run import DECAY_SHARE, WARMUP_STEPS, Losses, Run
 
 CLIP = 0.5
 """Norm the gradient is held to."""
-CHROMA = 1.0
+CHROMA, CHROMA_STEPS = 1.0, 2.0
 LEVEL, LEVEL_SIDE = 1.0, 16
 
 
@@ -60,18 +60,21 @@ def train(args: argparse.Namespace) -> None:
 
 
 def loss_of(output: Tensor, target: Tensor) -> Tensor:
-    """L1 of RGB and, on its own, of the chroma, whose errors are small beside those of the luma; L1 between the
-    spectra, which stops the network from settling for the blurred mean; L1 of the means over LEVEL_SIDE², which stay.
+    """L1 of RGB and, on their own, of the chroma, whose errors are small beside those of the luma, and of its steps
+    from pixel to pixel; L1 between the spectra, which stops the network from settling for the blurred mean; L1 of the
+    means over LEVEL_SIDE², which stay.
 
     The frequency term follows Cho et al. (MIMO-UNet, arXiv:2108.05054), on the real FFT with orthonormal scaling.
     """
     error = output - target
     # What is beyond black and white is cut off: it is no error.
     error = torch.where(target <= 0, error.clamp(min=0), torch.where(target >= 1, error.clamp(max=0), error))
+    colours = colour.chroma(error)
     spectra = torch.fft.rfft2(error, norm="ortho")
     return (
         error.abs().mean()
-        + CHROMA * colour.chroma(error).abs().mean()
+        + CHROMA * colours.abs().mean()
+        + CHROMA_STEPS * (colours.diff(dim=2).abs().mean() + colours.diff(dim=3).abs().mean())
         + 0.02 * torch.view_as_real(spectra).abs().mean()
         + LEVEL * functional.avg_pool2d(error, LEVEL_SIDE).abs().mean()
     )
