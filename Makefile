@@ -12,9 +12,9 @@ INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
 
 .PHONY: venv demo serve test lint format lock clean verify-official
 
-venv: .venv/installed
+venv: .venv/installed .venv/kernels
 
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml tests/old-clients.lock tests/new-clients.lock
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; install one, or say make PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { echo "error: $(PYTHON) is not Python 3.10, 3.11 or 3.12" >&2; exit 1; }
 	@test -d .venv/lib || test "$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}')" -ge $(NEEDED_GB) || { echo "error: less than $(NEEDED_GB) GB free here; torch with CUDA needs them" >&2; exit 1; }
@@ -22,11 +22,19 @@ venv: .venv/installed
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@# basicsr comes as source only; built in isolation it would download all of torch a second time.
-	@$(INSTALL) "$$(grep '^setuptools==' requirements.lock)"
-	@$(INSTALL) --no-build-isolation-package basicsr -r requirements.lock
-	@$(INSTALL) -e .
-	@# An older client that is still in use, beside the current one; the suite runs both.
-	@$(INSTALL) --target .venv/old-clients wavespeed==1.0.3
+	@awk '/^[^ ]/ {wanted = /^setuptools==/} wanted' requirements.lock | $(INSTALL) -r -
+	@$(INSTALL) --compile-bytecode --no-build-isolation-package basicsr -r requirements.lock
+	@$(INSTALL) -e . && .venv/bin/python -m compileall -q server
+	@# An older client that is still in use, and the newest of another vendor, which has the import name of its older one
+	@# and wants Python 3.11: each beside the others, in a folder of its own. The suite runs them all.
+	@$(INSTALL) --target .venv/old-clients -r tests/old-clients.lock
+	@! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		$(INSTALL) --target .venv/new-clients -r tests/new-clients.lock
+	@touch $@
+
+# Compiled ahead, so that no job waits for a compiler. Without one, torch does their work.
+.venv/kernels: .venv/installed $(wildcard server/kernels/*.cpp server/kernels/*.h) server/kernels/build.py
+	@$(RUN) server.kernels || true
 	@touch $@
 
 demo: venv
@@ -52,10 +60,13 @@ verify-official: venv
 	@test -n "$(PICTURES)" || { echo 'error: say which pictures: make verify-official PICTURES="one.jpg two.jpg"' >&2; exit 1; }
 	@$(RUN) benchmarks.verify_official $(PICTURES)
 
-# New exact versions. The overrides in pyproject.toml keep out two packages that we must not have.
+# New exact versions, with the hashes of their files, which every installation is held against. The overrides in
+# pyproject.toml keep out two packages that we must not have. The clients beside keep their versions.
+COMPILE := .venv/bin/uv pip compile --universal --generate-hashes --no-annotate --no-header --upgrade --quiet
 lock: venv
-	@.venv/bin/uv pip compile pyproject.toml --group dev --extra postgres --extra sdxl --extra otel --universal --python-version 3.10 \
-		--no-annotate --no-header --upgrade --quiet -o requirements.lock
+	@$(COMPILE) pyproject.toml --group dev --extra postgres --extra sdxl --extra otel --python-version 3.10 -o requirements.lock
+	@echo wavespeed==1.0.3 | $(COMPILE) - --no-deps --python-version 3.10 -o tests/old-clients.lock
+	@echo runware-sdk==1.8.0 | $(COMPILE) - --python-version 3.11 -o tests/new-clients.lock
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

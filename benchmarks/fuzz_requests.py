@@ -366,6 +366,6 @@ def _hear(talk: ClientConnection, tally: Tally) -> None:
         answer = json.loads(talk.recv(timeout=_TIMEOUT_S))
         errors = answer.get("errors", [])
         tally.statuses["error" if errors else "data"] += 1
-        tally.complaints += [f"internalError: {each}" for each in errors if each["code"] == "internalError"]
+        tally.complaints += [f"internal: {each}" for each in errors if each["code"] == "internalServerError"]
         if any(item.get("taskType") == "ping" for item in answer.get("data", [])):
             return

@@ -1,74 +1,134 @@
-"""How close the networks come to the truth, in figures that the literature uses.
+"""How good the results are, in figures for what the eye sees: detail, colour, mesh, letters.
 
-    python -m benchmarks.quality [--pictures DIR] [--checkpoint PATH …] [--official DIR] [--json FILE]
+    python -m benchmarks.quality [--pictures DIR] [--official DIR] [--row NAME …] [--json FILE]
+                                 [--count SET=N …] [--crop SET=PIXELS …]
 
-Clean: each picture of Set5, Set14 and Kodak24 is reduced to a quarter as MATLAB's imresize does (antialiased bicubic,
-8 bits), enlarged again, and compared with itself: PSNR and SSIM on the Y of BT.601, four pixels of border left out.
-That is the protocol of nearly every super-resolution paper, so the rows compare with theirs: bicubic is 28.42 dB on
-Set5 and 26.1 on Set14 (26.0 where a paper leaves its grey picture outside the Y conversion). It asks one thing only,
-fidelity on undamaged pictures; networks trained with a GAN lose here by design.
+Rows are ways of enlarging by four. Those of ours go through the same code as jobs do (`Upscaler.prepare` and `run`);
+"x4plus bare" is the engine's result alone, without the colour lock. A row whose weights are not here is left out, with
+a line that says so. The default takes about 25 minutes of two quiet cores.
 
-Degraded: centred crops of Kodak24 and Set14 after the training's own second-order damage, with seeds of their own that
-never change: RGB PSNR to the truth, HaarPSI (piq's; nearer to how people judge likeness than PSNR), and NIQE of the
-result (basicsr's; lower looks more natural, and knows no truth). Real pictures arrive damaged; a network that does well
-on the clean tables can fail here.
+Sets: middles of pictures whose truth is known, reduced to a quarter and enlarged again.
+  clean      as MATLAB's imresize reduces: antialiased bicubic
+  web        Lanczos, then JPEG at 70, 80 or 90: what lies in the web
+  degraded   the training's own second-order damage, with seeds that never change
+  screens    the part with the most detail of screens and pages, reduced like clean
+  drawings   the same of graphics, line art and illustrations
+Of each result: PSNR of Y, Cb, Cr and RGB and HaarPSI to the truth; NIQE; the mesh of source pixels in Y, Cb and Cr;
+colour drift against the enlarged source, mean and local; energy finer than the source's pixels; distance to bicubic.
+benchmarks/measures.py says what each is.
 
-Colour, over the clean sets: PSNR of Cb and Cr, which PSNR-Y says nothing of, and the mesh: how much larger steps are at
-the borders of source pixels than between them (means of the absolute differences of neighbours; the mean of both
-directions and of the pictures). Nearest-neighbour has no steps elsewhere; 1 is none to be seen.
+Letters: drawn sources whose text is known, read by tesseract from the results: lines of prose, screens, and lines as a
+scanner or a camera takes them (drawn too, then blurred, turned, lit unevenly and compressed). Beside them real screens
+at half their size, for which what tesseract reads in the original stands in for the truth.
 
-Plain: `ramps`: how far triangle waves of three periods, along either side, move in their mean; `white`: the darkest
-level of a white picture, borders included; `grey`: the largest difference between the channels of grey pictures that
-are stored as RGB (Kodak24 reduced by four).
+Published: Set5, Set14 and Kodak24 by the protocol of nearly every super-resolution paper: PSNR and SSIM on the Y of
+BT.601, four pixels of border left out; bicubic is 28.42 dB on Set5 and 26.1 on Set14 (26.0 where a paper leaves its
+grey picture outside the Y conversion). It asks fidelity only; networks trained with a GAN lose here by design.
 
 Flat: what becomes of pictures with nothing in them: black, white, greys, colours and a grey ramp. `shift`: the largest
 difference of mean brightness, `texture`: the largest standard deviation around the right value, of 255.
 
-Networks run in fp32 on whole pictures, so the figures are the weights' own: no tiles, no half precision. Rows are the
-two classic resamplers, every ×4 checkpoint of the manifest that is present, and those given. The tables are Markdown;
-the last line of stdout is the same as JSON.
+No network may be chosen by luma alone: the checks at the end ask all of it. Figures of every picture are in the JSON,
+which is written anew after each one; the tables are Markdown; the last line of stdout is the JSON.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import piq
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks import measures, ocr
+from benchmarks.checks import BICUBIC, GENERAL, LADDER, UNASKED, checks, ladder, summary
+from benchmarks.measures import BORDER
+from benchmarks.ours import Ours
+from benchmarks.sets import (
+    CROP,
+    KINDS,
+    LETTERS,
+    PUBLISHED,
+    Pair,
+    Reading,
+    bicubic,
+    load_set,
+    matlab_resize,
+    pairs,
+    readings,
+    sets_folder,
+    spread,
+)
 from server.models import load_model
-from server.weights.catalog import Catalog, sha256_of
-from training.degrade import second_order
+from server.weights.catalog import sha256_of
 from training.pair import SCALE, Pixels, to_tensor
 
-from basicsr.metrics.niqe import calculate_niqe  # isort: skip  (basicsr only after server.shim, which models import)
-from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim  # isort: skip
-from basicsr.utils.matlab_functions import imresize  # isort: skip
+from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim  # isort: skip  (only after server.shim)
 
-SETS = ("Set5", "Set14", "Kodak24")
-DEGRADED_SETS = ("Kodak24", "Set14")
-DEGRADED_SEED = 2028
-CROP = 480
-"""Longest side of a degraded crop: five of NIQE's blocks of 96."""
-BORDER = 4
+BARE, ANIME = "x4plus bare", "anime_6B"
+X4PLUS = "RealESRGAN_x4plus"
+NAMED = {"fidelity-x4": "fidelity-x4", GENERAL: "realesr-general-x4v3", ANIME: "RealESRGAN_x4plus_anime_6B"}
+"""Rows of one network that a caller names, and its name."""
+ROWS = (BICUBIC, "fidelity-x4", *LADDER, BARE, GENERAL, ANIME)
+COUNTS = {"clean": 14, "web": 14, "degraded": 14, "screens": 6, "drawings": 6, "letters": 4, "published": 14}
+"""Pictures of each set; of `letters` in each group, of `published` in each of its three sets."""
 FLAT = 96
 """Side of a flat source."""
-PERIODS = (16, 32, 64)
-"""Of the triangle waves, in source pixels."""
 
 Upscale = Callable[[Pixels], Pixels]
 """H×W×3 uint8 RGB → four times the size."""
-Figures = dict[str, float]
+Figures = dict[str, float | None]
 
 
-def bicubic(pixels: Pixels) -> Pixels:
-    """MATLAB's imresize, which the published figures stand on; Pillow's differs in the third digit."""
-    return _matlab_resize(pixels, SCALE)
+@dataclass
+class Results:
+    """Everything measured, as far as it has come."""
+
+    pictures: dict[str, dict[str, dict[str, Figures]]] = field(default_factory=dict)
+    """Set, row, picture, measure."""
+    letters: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Group, row, page: share of the characters that were read right."""
+    published: dict[str, dict[str, Figures]] = field(default_factory=dict)
+    """Set, row, measure."""
+    flat: dict[str, Figures] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    """Weights, versions, what was left out and why."""
+
+    def to_dict(self) -> dict[str, Any]:
+        over: dict[str, Callable[..., Any]] = {"means": np.mean, "medians": np.median}
+        found = {
+            name: {kind: {row: summary(each, by) for row, each in rows.items()} for kind, rows in self.pictures.items()}
+            for name, by in over.items()
+        }
+        read = {
+            group: {row: round(float(np.mean(list(each.values()))), 4) for row, each in rows.items()}
+            for group, rows in self.letters.items()
+        }
+        return {
+            "clean": self.published,
+            "degraded": found["means"].get("degraded", {}),
+            "flat": self.flat,
+            **found,
+            "letters": read,
+            "ladder": ladder(self.pictures),
+            "checks": [each.to_dict() for each in checks(self.pictures, self.letters)],
+            **self.about,
+            "pictures": self.pictures,
+            "pages": self.letters,
+        }
+
+    def write(self, path: Path) -> None:
+        """At once or not at all, so that what is there can always be read."""
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        os.replace(part, path)
 
 
 def lanczos(pixels: Pixels) -> Pixels:
@@ -89,70 +149,54 @@ def network(path: Path, device: torch.device) -> Upscale:
     return upscale
 
 
+def rows_of(ours: Ours) -> dict[str, Upscale]:
+    """Those of ROWS whose weights are here."""
+    here = set(ours.catalog.names())
+    rows: dict[str, Upscale] = {BICUBIC: bicubic}
+    for row in ROWS[1:]:
+        if row in NAMED and NAMED[row] in here:
+            rows[row] = partial(ours, model=NAMED[row], content="photo")
+        elif row in LADDER and X4PLUS in here:
+            rows[row] = partial(ours, creativity=float(LADDER.index(row) - 2))
+        elif row == BARE and X4PLUS in here:
+            rows[row] = partial(ours.bare, model=X4PLUS)
+    return rows
+
+
+def measure(result: Pixels, pair: Pair) -> Figures:
+    """All measures of one result."""
+    enlarged = bicubic(pair.lr)
+    return {
+        **measures.psnr(result, pair.hr),
+        "haarpsi": measures.haarpsi(result, pair.hr),
+        "niqe": measures.niqe(result),
+        **measures.mesh(result),
+        **measures.drift(result, enlarged),
+        "energy": measures.fine(result),
+        "distance": measures.rms(result, enlarged),
+    }
+
+
+def measure_reading(results: Mapping[str, Pixels], reading: Reading) -> dict[str, float]:
+    """By row, the share of characters that are read right."""
+    if reading.original is None:
+        return {row: ocr.accuracy(result, reading.lines, SCALE) for row, result in results.items()}
+    h, w = reading.original.shape[:2]
+    wanted = ocr.read_whole(
+        np.asarray(Image.fromarray(reading.original).resize((2 * w, 2 * h), Image.Resampling.LANCZOS))
+    )
+    return {row: ocr.likeness(ocr.read_whole(result), wanted) for row, result in results.items()}
+
+
 def measure_clean(pictures: Iterable[Pixels], upscale: Upscale) -> Figures:
-    """Mean PSNR-Y in dB and SSIM-Y over the pictures."""
+    """Mean PSNR-Y in dB and SSIM-Y over the pictures, as papers have them."""
     psnr, ssim = [], []
     for picture in pictures:
         hr = _mod_crop(picture)
-        output = upscale(_matlab_resize(hr, 1 / SCALE))
+        output = upscale(matlab_resize(hr, 1 / SCALE))
         psnr.append(calculate_psnr(_y(output), _y(hr), BORDER))
         ssim.append(calculate_ssim(_y(output), _y(hr), BORDER))
     return {"psnr_y": float(np.mean(psnr)), "ssim_y": float(np.mean(ssim))}
-
-
-def measure_colour(pictures: Iterable[Pixels], upscale: Upscale) -> Figures:
-    """Mean PSNR of Cb and Cr in dB, and the mesh of Y, Cb and Cr; of grey pictures, nothing."""
-    figures: dict[str, list[float]] = {}
-    for picture in pictures:
-        hr = _mod_crop(picture)
-        if np.ptp(hr, axis=2).max() == 0:
-            continue
-        output, truth = (_ycbcr(each) for each in (upscale(_matlab_resize(hr, 1 / SCALE)), hr))
-        for channel, name in enumerate(("y", "cb", "cr")):
-            error = (output - truth)[BORDER:-BORDER, BORDER:-BORDER, channel]
-            if name != "y":
-                psnr = 10 * np.log10(255**2 / max(1e-3, np.square(error).mean()))
-                figures.setdefault(f"psnr_{name}", []).append(float(psnr))
-            figures.setdefault(f"mesh_{name}", []).append(mesh(output[..., channel]))
-    return {name: float(np.mean(values)) for name, values in figures.items()}
-
-
-def mesh(channel: NDArray[np.float64]) -> float:
-    """Mean step at the borders of source pixels, by the mean of the other steps."""
-    at_borders, elsewhere = 0.0, 0.0
-    for axis in (0, 1):
-        steps = np.abs(np.diff(channel, axis=axis)).mean(axis=1 - axis)
-        border = np.arange(len(steps)) % SCALE == SCALE - 1
-        at_borders += float(steps[border].mean())
-        elsewhere += float(steps[~border].mean())
-    return at_borders / max(elsewhere, 1e-9)
-
-
-def measure_plain(pictures: Iterable[Pixels], upscale: Upscale) -> Figures:
-    """What must not change: the mean of ramps, white, and grey. In levels of 255."""
-    ramps = []
-    for period in PERIODS:
-        wave = np.abs(np.arange(4 * max(PERIODS)) % period * 2 / period - 1)[: 2 * max(PERIODS)]
-        ramp = np.repeat(np.rint(wave * 255).astype(np.uint8)[:, None, None], FLAT, axis=1).repeat(3, axis=2)
-        for source in (ramp, np.ascontiguousarray(ramp.transpose(1, 0, 2))):
-            ramps.append(abs(float(upscale(source).mean() - source.mean())))
-    white = min(int(upscale(np.full((FLAT, FLAT + width, 3), 255, np.uint8)).min()) for width in (0, 7))
-    grey = 0
-    for picture in pictures:
-        luma = np.asarray(Image.fromarray(_matlab_resize(_mod_crop(picture), 1 / SCALE)).convert("L"))
-        grey = max(grey, int(np.ptp(upscale(np.repeat(luma[..., None], 3, axis=2)).astype(int), axis=2).max()))
-    return {"ramps": max(ramps), "white": float(white), "grey": float(grey)}
-
-
-def measure_degraded(pairs: Iterable[tuple[Pixels, Pixels]], upscale: Upscale) -> Figures:
-    """Mean RGB PSNR in dB, HaarPSI and NIQE over pairs of (lr, hr)."""
-    psnr, haarpsi, niqe = [], [], []
-    for lr, hr in pairs:
-        output = upscale(lr)
-        psnr.append(calculate_psnr(output, hr, BORDER))
-        haarpsi.append(piq.haarpsi(to_tensor(output[None]), to_tensor(hr[None])).item())
-        niqe.append(calculate_niqe(output[..., ::-1], 0))  # it wants BGR
-    return {"psnr_rgb": float(np.mean(psnr)), "haarpsi": float(np.mean(haarpsi)), "niqe": float(np.mean(niqe))}
 
 
 def measure_flat(upscale: Upscale) -> Figures:
@@ -172,65 +216,107 @@ def measure_flat(upscale: Upscale) -> Figures:
     return {"shift": float(max(shift)), "texture": float(max(texture))}
 
 
-def degraded_pairs(pictures: Iterable[Pixels]) -> list[tuple[Pixels, Pixels]]:
-    """(lr, hr) of each picture's centre; picture number i always gets the same damage."""
-    pairs = []
-    for i, picture in enumerate(pictures):
-        hr = _centre(picture)
-        pairs.append((second_order(hr, np.random.default_rng((DEGRADED_SEED, i))), hr))
-    return pairs
+def run(
+    results: Results,
+    rows: Mapping[str, Upscale],
+    published: Mapping[str, Upscale],
+    root: Path,
+    counts: Mapping[str, int],
+    crops: Mapping[str, int],
+    unasked: Upscale | None,
+) -> Iterator[str]:
+    """Fills `results`; yields what was done, after each picture. The sets take turns: what is there is of all."""
+    sets = [_labelled(kind, pairs(kind, root, counts[kind], crops[kind])) for kind in KINDS]
+    if reason := ocr.missing():
+        results.about["no_letters"] = reason
+        yield reason
+    else:
+        sets += [_labelled(group, readings(group, root, counts["letters"])) for group in LETTERS]
+    for name, task in (each for each in chain.from_iterable(zip_longest(*sets)) if each is not None):
+        if isinstance(task, Pair):
+            for row, upscale in rows.items():
+                of_row = results.pictures.setdefault(name, {}).setdefault(row, {})
+                of_row[task.name] = _rounded(measure(upscale(task.lr), task))
+        else:
+            enlarged = {row: upscale(task.source) for row, upscale in rows.items()}
+            if unasked is not None:
+                enlarged[UNASKED] = unasked(task.source)
+            for row, share in measure_reading(enlarged, task).items():
+                results.letters.setdefault(name, {}).setdefault(row, {})[task.name] = round(share, 4)
+        yield f"{name}: {task.name}"
+    for row, upscale in (dict(published) | dict(rows)).items():
+        results.flat[row] = _rounded(measure_flat(upscale))
+        yield f"flat: {row}"
+    if counts["published"]:
+        for name in PUBLISHED:
+            chosen = spread(load_set(sets_folder(root) / name), counts["published"])
+            for row, upscale in published.items():
+                results.published.setdefault(name, {})[row] = _rounded(measure_clean(chosen, upscale))
+                yield f"{name}: {row}"
 
 
-def load_set(folder: Path) -> list[Pixels]:
-    """All PNG files by name, as RGB; a grey one gets three equal channels."""
-    paths = sorted(folder.glob("*.png"))
-    if not paths:
-        raise SystemExit(f"no PNG pictures in {folder}")
-    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+def _labelled(name: str, tasks: Iterator[Pair] | Iterator[Reading]) -> Iterator[tuple[str, Pair | Reading]]:
+    for each in tasks:
+        yield name, each
 
 
-def report(sets: dict[str, list[Pixels]], rows: dict[str, Upscale]) -> dict[str, Any]:
-    """Everything measured: {"clean": {set: {row: figures}}, "degraded": {row: figures}}."""
-    pairs = degraded_pairs(picture for name in DEGRADED_SETS for picture in sets.get(name, ()))
-    return {
-        "clean": {name: {row: measure_clean(sets[name], rows[row]) for row in rows} for name in sets},
-        "degraded": {row: measure_degraded(pairs, rows[row]) for row in rows} if pairs else {},
-        "colour": {row: measure_colour((each for name in sets for each in sets[name]), rows[row]) for row in rows},
-        "plain": {row: measure_plain(sets.get("Kodak24", ()), rows[row]) for row in rows},
-        "flat": {row: measure_flat(rows[row]) for row in rows},
-    }
-
-
-def tables(results: dict[str, Any]) -> str:
+def tables(results: Mapping[str, Any]) -> str:
     """The results as Markdown tables."""
-    clean, degraded, flat = results["clean"], results["degraded"], results["flat"]
-    colour, plain = results["colour"], results["plain"]
-    lines = ["| clean ×4: PSNR-Y dB / SSIM-Y | " + " | ".join(clean) + " |", "|---" * (1 + len(clean)) + "|"]
-    for row in next(iter(clean.values())):
-        cells = (f"{figures[row]['psnr_y']:.2f} / {figures[row]['ssim_y']:.4f}" for figures in clean.values())
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    if degraded:
-        lines += ["", "| degraded ×4 | PSNR RGB dB | HaarPSI | NIQE |", "|---|---|---|---|"]
-        for row, each in degraded.items():
-            lines.append(f"| {row} | {each['psnr_rgb']:.2f} | {each['haarpsi']:.4f} | {each['niqe']:.2f} |")
-    lines += ["", "| colour | PSNR Cb dB | PSNR Cr dB | mesh Y | mesh Cb | mesh Cr |", "|---" * 6 + "|"]
-    for row, each in colour.items():
-        cells = (
-            f"{each.get(name, float('nan')):.2f}" for name in ("psnr_cb", "psnr_cr", "mesh_y", "mesh_cb", "mesh_cr")
-        )
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    lines += ["", "| plain | ramps | white | grey |", "|---|---|---|---|"]
-    lines += [
-        f"| {row} | {each['ramps']:.2f} | {each['white']:.0f} | {each['grey']:.0f} |" for row, each in plain.items()
-    ]
-    lines += ["", "| flat | shift | texture |", "|---|---|---|"]
-    lines += [f"| {row} | {each['shift']:.2f} | {each['texture']:.2f} |" for row, each in flat.items()]
+    lines: list[str] = []
+    for kind, rows in results["means"].items():
+        count = len(next(iter(results["pictures"][kind].values())))
+        lines += [
+            f"| {kind} ({count} pictures, means) | Y | Cb | Cr | RGB dB | HaarPSI | NIQE | mesh Y | Cb | Cr "
+            "| drift | local | energy | distance |",
+            "|---" + "|--:" * 13 + "|",
+        ]
+        for row, each in rows.items():
+            lines.append(f"| {row} | " + " | ".join(_cell(each.get(name), form) for name, form in COLUMNS) + " |")
+        lines.append("")
+    if results["letters"]:
+        groups = [group for group in LETTERS if group in results["letters"]]
+        lines += ["| letters read right, % | " + " | ".join(groups) + " |", "|---" + "|--:" * len(groups) + "|"]
+        for row in dict.fromkeys(row for group in groups for row in results["letters"][group]):
+            shares = (results["letters"][group].get(row) for group in groups)
+            cells = (_cell(None if share is None else 100 * share, "{:.1f}") for share in shares)
+            lines.append(f"| {row} | " + " | ".join(cells) + " |")
+        lines.append("")
+    clean = results["clean"]
+    if clean:
+        lines += ["| published: PSNR-Y dB / SSIM-Y | " + " | ".join(clean) + " |", "|---" * (1 + len(clean)) + "|"]
+        for row in next(iter(clean.values())):
+            found = (each[row] for each in clean.values() if row in each)
+            lines.append(
+                f"| {row} | " + " | ".join(f"{each['psnr_y']:.2f} / {each['ssim_y']:.4f}" for each in found) + " |"
+            )
+        lines.append("")
+    lines += ["| flat | shift | texture |", "|---|--:|--:|"]
+    lines += [f"| {row} | {each['shift']:.2f} | {each['texture']:.2f} |" for row, each in results["flat"].items()]
+    words = {True: "pass", False: "**miss**", None: "not measured"}
+    lines += ["", "| asked | found | |", "|---|---|---|"]
+    lines += [f"| {each['asked']} | {each['found']} | {words[each['passed']]} |" for each in results["checks"]]
     return "\n".join(lines)
 
 
-def _matlab_resize(pixels: Pixels, scale: float) -> Pixels:
-    resized = imresize(pixels.astype(np.float32) / 255, scale)
-    return np.asarray(np.clip(np.rint(resized * 255), 0, 255), np.uint8)
+COLUMNS = (
+    *((f"psnr_{name}", "{:.2f}") for name in ("y", "cb", "cr", "rgb")),
+    ("haarpsi", "{:.3f}"),
+    ("niqe", "{:.2f}"),
+    *((f"mesh_{name}", "{:.2f}") for name in ("y", "cb", "cr")),
+    ("drift", "{:.2f}"),
+    ("drift_local", "{:.1f}"),
+    ("energy", "{:.1f}"),
+    ("distance", "{:.1f}"),
+)
+"""Of the tables: measure and form."""
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def _rounded(figures: Mapping[str, float | None]) -> Figures:
+    return {name: None if value is None else round(value, 4) for name, value in figures.items()}
 
 
 def _mod_crop(pixels: Pixels) -> Pixels:
@@ -238,49 +324,79 @@ def _mod_crop(pixels: Pixels) -> Pixels:
     return pixels[: h - h % SCALE, : w - w % SCALE]
 
 
-def _centre(pixels: Pixels) -> Pixels:
-    h, w = (min(CROP, side - side % SCALE) for side in pixels.shape[:2])
-    y, x = (pixels.shape[0] - h) // 2, (pixels.shape[1] - w) // 2
-    return np.ascontiguousarray(pixels[y : y + h, x : x + w])
-
-
-def _ycbcr(pixels: Pixels) -> NDArray[np.float64]:
-    """BT.601 as JPEG has it, without the offset of the chroma."""
-    matrix = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
-    return np.asarray(pixels @ matrix.T, np.float64)
-
-
 def _y(pixels: Pixels) -> Pixels:
     """As MATLAB's rgb2ycbcr of 8 bits: 16 to 235, rounded."""
     return np.asarray(np.rint(16 + pixels @ np.array([65.481, 128.553, 24.966]) / 255), np.uint8)
 
 
+def _named_numbers(values: list[str], known: Mapping[str, int], parser: argparse.ArgumentParser) -> dict[str, int]:
+    """ "clean=3" and so on over the defaults; "all=1" sets every one."""
+    found = dict(known)
+    for value in values:
+        name, _, number = value.partition("=")
+        if not number.isdigit() or name not in (*known, "all"):
+            parser.error(f"{value!r} is not NAME=NUMBER with a name of all, {', '.join(known)}")
+        found.update(dict.fromkeys(known if name == "all" else (name,), int(number)))
+    return found
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, default=Path("../shared/images"), help="has test/Set5 and so on")
+    parser.add_argument("--pictures", type=Path, default=Path("../shared/images"), help="has train/ and test/")
     parser.add_argument("--official", type=Path, default=Path("../shared/weights/official"), help="downloaded weights")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="a further row; may be repeated")
-    parser.add_argument("--only", nargs="*", help="these rows of the manifest alone, beside the resamplers")
+    parser.add_argument("--row", action="append", default=[], help="these rows only; may be repeated")
+    parser.add_argument(
+        "--count", action="append", default=[], metavar="SET=N", help="pictures of a set; all=N of each"
+    )
+    parser.add_argument(
+        "--crop", action="append", default=[], metavar="SET=N", help="longest side of its truths, pixels"
+    )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file, anew after each picture")
     args = parser.parse_args(argv)
+    counts = _named_numbers(args.count, COUNTS, parser)
+    crops = _named_numbers(args.crop, dict.fromkeys(KINDS, CROP), parser)
 
-    catalog = Catalog(args.official)
-    present = [catalog.get(name) for name in catalog.names()]
-    paths = {each.name: each.path for each in present if each.shape.scale == SCALE}
-    if args.only is not None:
-        paths = {name: path for name, path in paths.items() if name in args.only}
-    paths |= {f"{path.parent.name}/{path.name}": path for path in args.checkpoint}
     device = torch.device(args.device)
-    rows = {"bicubic": bicubic, "Lanczos": lanczos} | {name: network(path, device) for name, path in paths.items()}
-    root = args.pictures / "test" if (args.pictures / "test").is_dir() else args.pictures
-    results = report({name: load_set(root / name) for name in SETS}, rows)
-    results["weights"] = {name: sha256_of(path) for name, path in paths.items()}
-    results["torch"] = torch.__version__
-    print(tables(results))
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    print(json.dumps(results))
+    ours = Ours(args.device, args.official)
+    given: dict[str, Upscale] = {f"{path.parent.name}/{path.name}": network(path, device) for path in args.checkpoint}
+    rows = rows_of(ours) | given
+    present = [
+        checkpoint for checkpoint in map(ours.catalog.get, ours.catalog.names()) if checkpoint.shape.scale == SCALE
+    ]
+    published: dict[str, Upscale] = {BICUBIC: bicubic, "Lanczos": lanczos}
+    published |= {each.name: partial(ours.bare, model=each.name) for each in present} | given
+    absent = [row for row in ROWS if row not in rows]
+    if args.row:
+        unknown = [name for name in args.row if name not in (*rows, *published, *absent, UNASKED)]
+        if unknown:
+            parser.error(
+                f"there is no row {unknown[0]!r}; there are {', '.join(dict.fromkeys((*rows, *published, UNASKED)))}"
+            )
+        rows, published = ({name: each[name] for name in each if name in args.row} for each in (rows, published))
+        absent = [name for name in absent if name in args.row]
+    results = Results(
+        about={
+            "weights": {each.name: sha256_of(each.path) for each in present}
+            | {name: sha256_of(path) for name, path in zip(given, args.checkpoint, strict=True)},
+            "device": ours.device,
+            "torch": torch.__version__,
+            "absent": absent,
+        }
+    )
+    if absent:
+        print(f"left out, because their weights are not here: {', '.join(absent)}", flush=True)
+    unasked = ours if not args.row or UNASKED in args.row else None
+    started = time.monotonic()
+    for done in run(results, rows, published, args.pictures, counts, crops, unasked):
+        results.about["minutes"] = round((time.monotonic() - started) / 60, 1)
+        print(f"{results.about['minutes']:.1f} min  {done}", flush=True)
+        if args.json:
+            results.write(args.json)
+    found = results.to_dict()
+    print(tables(found))
+    print(json.dumps(found, ensure_ascii=False))
 
 
 if __name__ == "__main__":

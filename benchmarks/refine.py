@@ -3,22 +3,22 @@
     python -m benchmarks.refine [--pictures DIR] [--json FILE] [--sheet FILE] [--quick]
 
 acts: of each picture of Set14 and half of Kodak24, reduced to a quarter and enlarged again at creativity −2 … 2.
-`distance`: RMS of what was added to the picture that the diffusion pass was given, which at −2 is the result itself;
-`energy`: of the part of it that is finer than the source's pixels; `to_network`: RMS to what the network alone gives;
-all in levels of 255. `rank` is Spearman's correlation with creativity, of the means, `share` that of the pictures whose
-own is at least 0.9.
+`distance`: RMS to the enlarged source; `energy`: of the result, of what is finer than the source's pixels;
+`to_balanced`: RMS to the result at 0; all in levels of 255. `rank` is Spearman's correlation with creativity, of the
+means, `share` that of the pictures whose own is at least 0.9. `benchmarks.quality` measures the same on more kinds of
+pictures.
 
 strict: at −2, how far the result, reduced again, is from the source, mean and 99th percentile in levels of 255.
 
-balanced: at 0 against the network alone: NIQE of the real pictures (lower looks more natural), HaarPSI and RGB PSNR on
-the degraded set of `benchmarks.quality`.
+pass: at 1, with the diffusion pass, against 0, the network alone: NIQE of the real pictures (lower looks more natural),
+HaarPSI and RGB PSNR on the degraded set of `benchmarks.quality`.
 
 seams: how much steeper the added detail is along the borders of tiles and regions than along lines nearby, in standard
 deviations of the latter; were there no seams, the mean would lie within `expected_within` in 95 of 100 cases.
 flat: standard deviation of grey, sky and gradient. tilings: the largest difference between results whose tiles have
-other sizes. colour: mean CIEDE2000 to the network alone, by creativity.
+other sizes. colour: mean CIEDE2000 to the result at 0, by creativity.
 
-time: the pass at creativity 0 against the network alone, 1920×1080 → 4k, in one process, median of the ratios.
+time: the pass at creativity 1 against fidelity-x4, 1920×1080 → 4k, in one process, median of the ratios.
 
 The tables are Markdown; the last line of stdout is the same as JSON.
 """
@@ -26,85 +26,44 @@ The tables are Markdown; the last line of stdout is the same as JSON.
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import piq
 import pyvips
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.quality import CROP, DEGRADED_SETS, degraded_pairs, load_set
-from server.config import Config
-from server.creativity import recipe
+from benchmarks.measures import fine, haarpsi, niqe, psnr, rms
+from benchmarks.ours import Ours
+from benchmarks.sets import CROP, DEGRADED_SETS, bicubic, degraded_pairs, load_set
 from server.detailnet import STRIDE
 from server.files.picture import Samples
-from server.job import Params
 from server.pipeline import refine as step
-from server.upscaler import Upscaler
-from server.weights.catalog import Catalog
-from training.pair import SCALE, Pixels, to_tensor
-
-from basicsr.metrics.niqe import calculate_niqe  # isort: skip  (basicsr only after server.shim, which upscaler imports)
+from training.pair import SCALE, Pixels
 
 CREATIVITIES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 BORDER = 8
 
 
-class Ours:
-    """Pictures through the server's own pipeline, without files."""
-
-    def __init__(self, device: str) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        config = Config(device=device, data_dir=Path(self._folder.name))
-        self._upscaler = Upscaler(config, Catalog.of(config))
-        self.device = self._upscaler.describe()
-
-    def __call__(self, pixels: Pixels, **params: Any) -> Pixels:
-        return self.timed(pixels, **params)[0]
-
-    def timed(self, pixels: Pixels, **params: Any) -> tuple[Pixels, dict[str, float]]:
-        """The result and the seconds of each step."""
-        target = Path(self._folder.name) / "result"
-        data: bytes = pyvips.Image.new_from_array(pixels).pngsave_buffer(compression=1)
-        wanted = Params(**(params if "target" in params else {"scale": float(SCALE)} | params))
-        ctx = self._upscaler.run(self._upscaler.prepare(wanted, data, target))
-        image = pyvips.Image.new_from_file(str(target))
-        result: Pixels = image.numpy()[..., :3]
-        return result, ctx.seconds
-
-    @property
-    def grid_of_refiner(self) -> Any:
-        return self._upscaler.load_refiner().grid
-
-    def with_tiles_of(self, side: int) -> None:
-        refiner: Any = self._upscaler.load_refiner()
-        refiner.grid = replace(refiner.grid, tile=side)
-
-
 def acts(ours: Ours, pictures: list[Pixels]) -> dict[str, Any]:
-    energy, distance, to_network, colour = ([[] for _ in pictures] for _ in range(4))
+    energy, distance, to_balanced, colour = ([[] for _ in pictures] for _ in range(4))
     for number, hr in enumerate(pictures):
         lr = _reduced(hr)
-        plain = ours(lr)
-        for creativity in CREATIVITIES:
-            result = ours(lr, creativity=creativity)
-            given = plain if recipe(creativity).strength else result
-            energy[number].append(_fine(result - given.astype(float)))
-            distance[number].append(_rms(result, given))
-            to_network[number].append(_rms(result, plain))
-            colour[number].append(_colour_difference(result, plain))
+        enlarged = bicubic(lr)
+        results = {creativity: ours(lr, creativity=creativity) for creativity in CREATIVITIES}
+        for result in results.values():
+            energy[number].append(fine(result))
+            distance[number].append(rms(result, enlarged))
+            to_balanced[number].append(rms(result, results[0.0]))
+            colour[number].append(_colour_difference(result, results[0.0]))
     return {
         "creativity": CREATIVITIES,
         "energy": _means(energy),
         "distance": _means(distance),
-        "to_network": _means(to_network),
+        "to_balanced": _means(to_balanced),
         "colour": _means(colour),
         "rank_energy": _rank(_means(energy)),
         "rank_distance": _rank(_means(distance)),
@@ -124,23 +83,23 @@ def strict(ours: Ours, pictures: list[Pixels]) -> dict[str, float]:
     return {"mean": max(means), "p99": max(worst), "pictures": len(pictures)}
 
 
-def balanced(ours: Ours, real: list[Pixels], degraded: list[tuple[Pixels, Pixels]]) -> dict[str, dict[str, float]]:
+def passed(ours: Ours, real: list[Pixels], degraded: list[tuple[Pixels, Pixels]]) -> dict[str, dict[str, float]]:
     figures = {}
-    for name, creativity in (("network alone", None), ("creativity 0", 0.0)):
-        niqe = [_niqe(ours(picture, creativity=creativity)) for picture in real]
+    for name, creativity in (("creativity 0, without", 0.0), ("creativity 1, with", 1.0)):
+        looks = [niqe(ours(picture, creativity=creativity)) for picture in real]
         results = [(ours(lr, creativity=creativity), hr) for lr, hr in degraded]
         figures[name] = {
-            "niqe_real": float(np.mean(niqe)),
-            "niqe_degraded": float(np.mean([_niqe(result) for result, _ in results])),
-            "haarpsi": float(np.mean([_haarpsi(result, hr) for result, hr in results])),
-            "psnr_rgb": float(np.mean([_psnr(result, hr) for result, hr in results])),
+            "niqe_real": _mean(looks),
+            "niqe_degraded": _mean([niqe(result) for result, _ in results]),
+            "haarpsi": _mean([haarpsi(result, hr) for result, hr in results]),
+            "psnr_rgb": _mean([psnr(result, hr)["psnr_rgb"] for result, hr in results]),
         }
     return figures
 
 
 def seams(ours: Ours, picture: Pixels, target: str) -> dict[str, dict[str, float]]:
     """On the added detail: each line's mean steepness across it, against its neighbourhood."""
-    plain = ours(picture, target=target)
+    plain = ours(picture, target=target, creativity=0.0)
     detail = ours(picture, target=target, creativity=2.0).astype(np.float32) - plain
     h, w = detail.shape[:2]
     rows, columns = step.borders(w, h, ours.grid_of_refiner)
@@ -148,26 +107,26 @@ def seams(ours: Ours, picture: Pixels, target: str) -> dict[str, dict[str, float
 
 
 def flat(ours: Ours) -> dict[str, float]:
-    """The largest standard deviation along what is constant, in levels of 255, at creativity 0 and 2."""
+    """The largest standard deviation along what is constant, in levels of 255, at creativity 0, 1 and 2."""
     h = w = 96
     grey = np.full((h, w, 3), 128, np.uint8)
     sky = np.broadcast_to(np.array((130, 170, 220), np.uint8), (h, w, 3)).copy()
     ramp = np.repeat(np.linspace(40, 220, w).round().astype(np.uint8)[None, :, None], h, axis=0).repeat(3, axis=2)
     figures = {}
     for name, picture in (("grey", grey), ("sky", sky), ("gradient", ramp)):
-        for creativity in (0.0, 2.0):
+        for creativity in (0.0, 1.0, 2.0):
             result = ours(picture, creativity=creativity).astype(float)[BORDER:-BORDER, BORDER:-BORDER]
             figures[f"{name} at {creativity:g}"] = float(result.std(axis=0).max())
     return figures
 
 
 def tilings(ours: Ours, picture: Pixels) -> dict[str, float]:
-    """The largest and the 99.99th percentile of differences between tilings, in levels of 255, at creativity 0."""
+    """The largest and the 99.99th percentile of differences between tilings, in levels of 255, at creativity 1."""
     sides = (768, 512, 384)
     results = []
     for side in sides:
         ours.with_tiles_of(side)
-        results.append(ours(picture, creativity=0.0).astype(int))
+        results.append(ours(picture, creativity=1.0).astype(int))
     ours.with_tiles_of(sides[0])
     differences = [np.abs(result - results[0]) for result in results[1:]]
     return {
@@ -181,10 +140,10 @@ def timing(ours: Ours, size: tuple[int, int], scale: float, rounds: int) -> dict
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
     picture = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
-    ours(picture[:64, :64], creativity=0.0)  # loads
+    ours(picture[:64, :64], model="fidelity-x4", creativity=1.0)  # loads
     network, passes, ratios = [], [], []
     for _ in range(rounds):
-        seconds = ours.timed(picture, scale=scale, creativity=0.0)[1]
+        seconds = ours.timed(picture, scale=scale, model="fidelity-x4", creativity=1.0)[1]
         network.append(seconds["upscale"])
         passes.append(seconds["refine"])
         ratios.append(seconds["refine"] / seconds["upscale"])
@@ -205,34 +164,13 @@ def _reduced(pixels: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(pixels[: h * SCALE, : w * SCALE]).resize((w, h), Image.Resampling.BICUBIC))
 
 
-def _fine(detail: NDArray[np.float64]) -> float:
-    """Energy of what is finer than the source's pixels, in levels of 255."""
-    h, w = (side - side % SCALE for side in detail.shape[:2])
-    detail = detail[:h, :w]
-    coarse = detail.reshape(h // SCALE, SCALE, w // SCALE, SCALE, -1).mean(axis=(1, 3))
-    return float(np.sqrt(np.mean((detail - coarse.repeat(SCALE, axis=0).repeat(SCALE, axis=1)) ** 2)))
-
-
-def _rms(one: Pixels, other: Pixels) -> float:
-    return float(np.sqrt(np.mean((one.astype(float) - other) ** 2)))
-
-
 def _colour_difference(one: Pixels, other: Pixels) -> float:
     images = [pyvips.Image.new_from_array(each).colourspace("lab") for each in (one, other)]
     return float(images[0].dE00(images[1]).avg())
 
 
-def _niqe(pixels: Pixels) -> float:
-    return float(calculate_niqe(np.ascontiguousarray(pixels[..., ::-1]), 0))
-
-
-def _haarpsi(pixels: Pixels, truth: Pixels) -> float:
-    return float(piq.haarpsi(to_tensor(pixels[None]), to_tensor(truth[None])))
-
-
-def _psnr(pixels: Pixels, truth: Pixels) -> float:
-    error = pixels.astype(float) - truth
-    return float(10 * np.log10(255**2 / np.mean(error[4:-4, 4:-4] ** 2)))
+def _mean(values: list[float | None] | list[float]) -> float:
+    return float(np.mean([value for value in values if value is not None]))
 
 
 def _excess(detail: Samples | Any, borders: Iterable[int], axis: int) -> dict[str, float]:
@@ -263,10 +201,10 @@ def _means(rows: list[list[float]]) -> list[float]:
 def tables(results: dict[str, Any]) -> str:
     found = results["acts"]
     lines = ["| creativity | " + " | ".join(f"{c:g}" for c in CREATIVITIES) + " |", "|---" * 6 + "|"]
-    for name in ("energy", "distance", "to_network", "colour"):
+    for name in ("energy", "distance", "to_balanced", "colour"):
         lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in found[name]) + " |")
     lines += ["", "| | NIQE real | NIQE degraded | HaarPSI | PSNR |", "|---|---|---|---|---|"]
-    for name, each in results["balanced"].items():
+    for name, each in results["pass"].items():
         cells = (
             f"{each['niqe_real']:.2f} | {each['niqe_degraded']:.2f} | {each['haarpsi']:.4f} | {each['psnr_rgb']:.2f}"
         )
@@ -298,7 +236,7 @@ def main(argv: list[str] | None = None) -> None:
         "torch": torch.__version__,
         "acts": acts(ours, pictures),
         "strict": strict(ours, pictures),
-        "balanced": balanced(ours, real, pairs),
+        "pass": passed(ours, real, pairs),
         "seams": {each: seams(ours, large, each) for each in (("2k",) if args.quick else ("4k", "8k"))},
         "flat": flat(ours),
         "tilings": tilings(ours, large[:256, :384]),

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from benchmarks.quality import Upscale, bicubic, network
+from benchmarks.quality import Upscale, network
+from benchmarks.sets import bicubic
 from server.sweep import telling
 from server.weights.catalog import Catalog
 from training.pair import SCALE, Pixels

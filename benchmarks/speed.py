@@ -5,8 +5,12 @@ others none. All hold the same weights and are given the same picture, 8 bits in
 once, in a random order, so that a noisy moment hits all alike, and the medians are compared. What is not installed,
 does not fit into memory or fails is left out, and named with the reason.
 
+Contenders named AVX2 do without AVX-512, RealESRGANer too, as on a processor that lacks it. `--kernels` runs only ours
+and RealESRGANer, both ways.
+
 `seconds` is what a clock says; `cpu` what the process used of all cores, which other work on the machine changes less.
-`times_faster` is against RealESRGANer in fp32 by the clock, `times_less_cpu` by CPU time. TFLOP/s are those of the
+`times_faster` is against RealESRGANer in fp32 by the clock, `times_less_cpu` by CPU time; for AVX2 against it on AVX2.
+TFLOP/s are those of the
 plain convolutions, whatever arithmetic was done in their place. Errors are against our fp32 on torch, of 255.
 
 OMP_NUM_THREADS, if set, is the number of threads of all but ncnn and OpenVINO, which are told it.
@@ -36,6 +40,7 @@ from server import device as devices
 from server.engine.engine import Engine
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
+from server.kernels.build import Wanted
 from server.launch import MALLOC_ENV
 from server.models import load_model, load_state
 from server.shim import RRDBNet, SRVGGNetCompact
@@ -47,6 +52,11 @@ Run = Callable[[Samples], Samples]
 FLOP_PER_PIXEL = {"SRVGG-32": 2_418_048, "RRDBNet-23": 35_853_696}
 """Multiply and add counted as two, per source pixel."""
 STOCK = "RealESRGANer fp32"
+OWN = "ours, own kernels"
+AVX2 = ", AVX2"
+"""Ends the names of contenders that do without AVX-512."""
+_AVX2_ENV = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+"""Of torch, and what it stands on."""
 REFERENCE = "ours, torch fp32"
 _LEAST_FREE = 3 << 30
 """Bytes that must be free before another contender is started."""
@@ -96,11 +106,15 @@ def ours(path: Path, device: torch.device, dtype: torch.dtype, kernel: Kernel | 
     return lambda samples: np.concatenate(list(engine.upscale(model, samples, dtype=np.uint8)))
 
 
-def own_kernels(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    kernel = load_kernel()
+def own_kernels(name: str, path: Path, device: torch.device, folder: Path, wanted: Wanted = "auto") -> Run:
+    kernel = load_kernel(wanted=wanted)
     if not isinstance(kernel, Kernel) or device.type != "cpu":
         raise LeftOut(f"{kernel}" if device.type == "cpu" else "for the CPU")
     return ours(path, device, torch.float32, kernel)
+
+
+def own_avx2(name: str, path: Path, device: torch.device, folder: Path) -> Run:
+    return own_kernels(name, path, device, folder, "avx2")
 
 
 def torch_fp32(name: str, path: Path, device: torch.device, folder: Path) -> Run:
@@ -121,6 +135,12 @@ def stock(name: str, path: Path, device: torch.device, folder: Path, half: bool 
 
     helper = RealESRGANer(4, str(path), model=module(name, path), pre_pad=0, half=half, device=device)
     return run
+
+
+def stock_avx2(name: str, path: Path, device: torch.device, folder: Path) -> Run:
+    if device.type != "cpu":
+        raise LeftOut("for the CPU")
+    return stock(name, path, device, folder)
 
 
 def stock_half(name: str, path: Path, device: torch.device, folder: Path) -> Run:
@@ -214,10 +234,12 @@ def ncnn(name: str, path: Path, device: torch.device, folder: Path) -> Run:
 
 Contender = Callable[[str, Path, torch.device, Path], Run]
 CONTENDERS: dict[str, Contender] = {
-    "ours, own kernels": own_kernels,
+    OWN: own_kernels,
+    OWN + AVX2: own_avx2,
     "ours, torch half": torch_half,
     REFERENCE: torch_fp32,
     STOCK: stock,
+    STOCK + AVX2: stock_avx2,
     "RealESRGANer half": stock_half,
     "spandrel": spandrel,
     "torch.compile, half": compiled,
@@ -260,6 +282,7 @@ class Child:
         job = json.dumps([label, name, str(path), size, str(self.folder), device])
         clean = {key: value for key, value in os.environ.items() if key not in MALLOC_ENV}
         env = clean | MALLOC_ENV if label.startswith("ours") else clean
+        env |= _AVX2_ENV if label.endswith(AVX2) else {}
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.speed", "--serve", job]
         self.log = (self.folder / "stderr").open("w+")
         self.process = subprocess.Popen(
@@ -336,10 +359,12 @@ def race(
                 own["tflops"] / peak["half" if "half" in label or "bf16" in label else "fp32"], 2
             )
             own |= error_of(child.folder / "result.npy", running.get(REFERENCE))
-        if STOCK in running:
-            for label in running:
-                facts[label]["times_faster"] = round(facts[STOCK]["seconds"] / facts[label]["seconds"], 2)
-                facts[label]["times_less_cpu"] = round(facts[STOCK]["cpu"] / facts[label]["cpu"], 2)
+        for label, child in running.items():
+            other = STOCK + AVX2 if label.endswith(AVX2) else STOCK
+            if other in running:  # round by round: what slows one down slows both
+                for key, measured in (("times_faster", "seconds"), ("times_less_cpu", "cpu")):
+                    pairs = zip(running[other].taken, child.taken, strict=True)
+                    facts[label][key] = round(statistics.median(a[measured] / b[measured] for a, b in pairs), 2)
     return {"contenders": facts, "left_out": left_out, "rounds": rounds}
 
 
@@ -351,6 +376,11 @@ def error_of(result: Path, reference: Child | None) -> dict[str, float]:
     difference = np.abs(one - other)
     psnr = 10 * np.log10(255**2 / max(np.square(difference).mean(), 1 / difference.size))
     return {"psnr": round(float(psnr), 1), "max_error": float(difference.max())}
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def available_bytes() -> int:
@@ -436,6 +466,7 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=list(FLOP_PER_PIXEL))
     parser.add_argument("--size", action="append", help="WIDTHxHEIGHT; may be repeated")
     parser.add_argument("--contender", action="append", choices=list(CONTENDERS))
+    parser.add_argument("--kernels", action="store_true", help="only our own kernels and RealESRGANer, both ways")
     parser.add_argument("--no-tiling", action="store_true")
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # what a contender's process is told
     args = parser.parse_args()
@@ -443,18 +474,24 @@ def main() -> None:
         label, name, path, size, folder, device = json.loads(args.serve)
         serve(label, name, Path(path), tuple(size), Path(folder), torch.device(device))
         return
+    labels = args.contender or ([OWN, STOCK, OWN + AVX2, STOCK + AVX2] if args.kernels else list(CONTENDERS))
     device = devices.pick_device(args.device)
     rounds = 2 if args.quick else args.rounds
     sizes = [
         tuple(map(int, each.split("x"))) for each in args.size or (["64x48"] if args.quick else ["256x256", "1280x720"])
     ]
     peak = peaks(device)
-    figures: dict[str, Any] = {"device": devices.describe(device), "torch": torch.__version__, "peak_tflops": peak}
+    figures: dict[str, Any] = {
+        "device": devices.describe(device),
+        "processor": processor(),
+        "torch": torch.__version__,
+        "peak_tflops": peak,
+    }
     with tempfile.TemporaryDirectory() as folder:
         paths = make_weights(Path(folder))
         for name in args.network or FLOP_PER_PIXEL:
             for size in sizes:
-                facts = race(name, paths[name], size, args.contender or list(CONTENDERS), rounds, str(device), peak)
+                facts = race(name, paths[name], size, labels, rounds, str(device), peak)
                 figures[f"{name} {size[0]}x{size[1]}"] = facts
                 print(f"\n{name}, {size[0]} × {size[1]}\n\n{table(facts)}", flush=True)
             if not args.no_tiling:

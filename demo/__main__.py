@@ -1,39 +1,52 @@
 """`make demo`: start the server, send it a real photo through WaveSpeed's documented API, save before and after, stop.
 
-The photo (demo/photo.jpg, 630×420) is a reduced copy of "Indri" by Hans-Jurgen Mager, CC0, from Ubuntu MATE's
-wallpapers. It is of the validation split: the bundled network has never been trained on it.
+The photo (demo/photo.jpg, 512×341) is a reduced copy of "Indri" by Hans-Jurgen Mager, CC0, from Ubuntu MATE's
+wallpapers. It is of the validation split: this project's networks have never been trained on it, and it is in none of
+the data sets that Real-ESRGAN's were trained on (DIV2K, Flickr2K, OutdoorSceneTraining).
 """
 
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx
 from PIL import Image, ImageDraw
 
 FOLDER = Path(__file__).parent
 PHOTO = FOLDER / "photo.jpg"
-READY_S, JOB_S = 120, 300
-PANEL = (760, 760)
-"""Size of the cut that is shown of each, at full resolution."""
+READY_S, JOB_S = 300, 600
+
+CUT = (256, 176)
+"""Size of what is shown of each place, in pixels of the result."""
+ENLARGED = 2
+"""Pixels of the sheet for each of them."""
+PLACES = ((0.47, 0.24), (0.10, 0.62), (0.80, 0.47))
+"""Left and top of the cuts, as shares of the result: where eyes, fur and leaves show what the network does."""
+_GAP, _LINE = 8, 32
 
 
 def main() -> None:
     with server() as address, httpx.Client(base_url=address, timeout=60) as client:
         started = time.perf_counter()
-        result = upscale(client, PHOTO)
+        result, job = upscale(client, PHOTO)
         seconds = time.perf_counter() - started
     (FOLDER / "after.png").write_bytes(result)
     before, after = Image.open(PHOTO).convert("RGB"), Image.open(BytesIO(result)).convert("RGB")
-    side_by_side(before, after).save(FOLDER / "before_after.png")
-    print(f"{before.width}×{before.height} → {after.width}×{after.height} in {seconds:.1f} s, download included")
+    side_by_side(before, after, job["model"]).save(FOLDER / "before_after.png")
+    print(f"{before.width}×{before.height} → {after.width}×{after.height} in {seconds:.1f} s, transfers included")
+    print(f"network:            {job['model']} ({job['model_form']})")
+    for note in job["notes"]:
+        print(f"note:               {note}")
     print(f"result:             {FOLDER / 'after.png'} ({len(result) / 1e6:.1f} MB)")
-    print(f"bicubic next to it: {FOLDER / 'before_after.png'}")
+    print(f"bicubic next to it: {FOLDER / 'before_after.png'}, parts at {ENLARGED}:1")
+    print("now yours:          .venv/bin/python -m server upscale PICTURE -o big.png --target 2k")
+    print("                    or `make serve`, which has a page at http://127.0.0.1:8000")
 
 
 @contextmanager
@@ -49,7 +62,7 @@ def server() -> Iterator[str]:
             if "http://" not in line:
                 raise SystemExit(f"the server did not start; see {FOLDER / 'server.log'}")
             address = line.split()[-1]
-            print(f"server: {address}")
+            print(f"server: {address}, loading its networks", flush=True)
             wait_until_ready(address)
             yield address
         finally:
@@ -69,42 +82,44 @@ def wait_until_ready(address: str) -> None:
     raise SystemExit(f"the server was not ready within {READY_S} s; see {FOLDER / 'server.log'}")
 
 
-def upscale(client: httpx.Client, photo: Path) -> bytes:
-    """Upload, submit, poll, download: what every client of the hosted API does."""
+def upscale(client: httpx.Client, photo: Path) -> tuple[bytes, Mapping[str, Any]]:
+    """Upload, submit, poll, download: what every client of the hosted API does. The picture, and what the server's own
+    API says of how it was made."""
     upload = client.post("/api/v3/media/upload/binary", files={"file": photo.open("rb")}).raise_for_status()
-    request = {
-        "image": upload.json()["data"]["download_url"],
-        "target_resolution": "2k",
-        "output_format": "png",
-        "creativity": 0,
-    }
+    image = upload.json()["data"]["download_url"]
+    request = {"image": image, "target_resolution": "2k", "output_format": "png"}
     submit = client.post("/api/v3/wavespeed-ai/image-upscaler", json=request).raise_for_status()
     job = submit.json()["data"]
-    print(f"job {job['id']}: {job['status']}")
+    print(f"job {job['id']}: {job['status']}", flush=True)
     deadline = time.monotonic() + JOB_S
     while time.monotonic() < deadline:
         job = client.get(job["urls"]["get"]).raise_for_status().json()["data"]
         if job["status"] == "completed":
             print(f"job {job['id']}: completed, {job['timings']['inference'] / 1000:.1f} s of work")
-            return client.get(job["outputs"][0]).raise_for_status().content
+            picture = client.get(job["outputs"][0]).raise_for_status().content
+            return picture, client.get(f"/jobs/{job['id']}").raise_for_status().json()["result"]
         if job["status"] == "failed":
             raise SystemExit(f"the job failed: {job['error']}")
+        if sys.stdout.isatty():
+            share = client.get(f"/jobs/{job['id']}").raise_for_status().json()["progress"]
+            print(f"{share:4.0%}", end="\r", flush=True)
         time.sleep(0.25)
     raise SystemExit(f"the job did not finish within {JOB_S} s")
 
 
-def side_by_side(before: Image.Image, after: Image.Image) -> Image.Image:
-    """The same cut of both at the result's resolution: bicubic on the left, ours on the right."""
+def side_by_side(before: Image.Image, after: Image.Image, network: str) -> Image.Image:
+    """The same parts of both, enlarged pixel by pixel: bicubic on the left, the result on the right."""
     bicubic = before.resize(after.size, Image.Resampling.BICUBIC)
-    left, top = int(after.width * 0.30), int(after.height * 0.10)
-    box = (left, top, left + PANEL[0], min(after.height, top + PANEL[1]))
-    sheet = Image.new("RGB", (2 * PANEL[0] + 8, box[3] - top), "white")
-    sheet.paste(bicubic.crop(box), (0, 0))
-    sheet.paste(after.crop(box), (PANEL[0] + 8, 0))
+    width, height = CUT[0] * ENLARGED, CUT[1] * ENLARGED
+    sheet = Image.new("RGB", (2 * width + _GAP, _LINE + len(PLACES) * (height + _GAP) - _GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    for x, label in ((0, "bicubic"), (PANEL[0] + 8, "upscale-server")):
-        draw.rectangle((x, 0, x + 14 * len(label) + 24, 40), fill="black")
-        draw.text((x + 12, 8), label, fill="white", font_size=24)
+    for column, (name, picture) in enumerate((("bicubic", bicubic), (network, after))):
+        left = column * (width + _GAP)
+        draw.text((left + 4, 4), f"{name}, {ENLARGED}:1", fill="black", font_size=20)
+        for row, place in enumerate(PLACES):
+            x, y = round(place[0] * after.width), round(place[1] * after.height)
+            part = picture.crop((x, y, x + CUT[0], y + CUT[1])).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(part, (left, _LINE + row * (height + _GAP)))
     return sheet
 
 

@@ -20,10 +20,12 @@ from server.cli import app
 from server.config import PREFIX, Config
 from server.creativity import ANCHORS, Recipe
 from server.dialects import DIALECTS
+from server.dialects.base import Telling
 from server.errors import BY_CODE
 from server.formats import FORMATS
 from server.schemas import document
 from server.schemas.native import OPERATIONS
+from server.webhook import UPLOAD_PAUSES_S, UPLOAD_TIMEOUT_S
 from server.weights.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +46,8 @@ JOB_FIELDS = {
     "background": "What shows through transparency in jpeg. `[r, g, b]` or `\"#rrggbb\"`.",
     "model": "A network's name, as `GET /models` lists them, or `auto`: [which](../weights/README.md#model-auto).",
     "denoise": "0 keeps grain, 1 smooths; for realesr-general-x4v3.",
-    "creativity": "How much may be invented: [creativity.md](creativity.md). Absent: the upscaling network alone.",
+    "creativity": "How much may be invented: [creativity.md](creativity.md). Absent: 0, or −2 for clean text.",
+    "content": "What the picture shows; `auto` looks. Only where neither `model` nor `creativity` is given.",
     "faces": "Restore faces: true, or an object; [below](#faces).",
     "seed": "Of what creativity adds. Absent: made from the picture, so the same picture gives the same result.",
     "animation": "Of animations: `keep` all frames, where the format holds them, or only the `first`.",
@@ -76,10 +79,27 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: Iterable[
 
 def settings() -> str:
     rows = (
-        (f"`{PREFIX}{name.upper()}`", _default(field.default), _range(field), str(field.description))
+        (f"`{PREFIX}{name.upper()}`", _default(field.default), _range(field), unit(name), str(field.description))
         for name, field in Config.model_fields.items()
     )
-    return table(("variable", "default", "may be", "meaning"), rows)
+    return table(("variable", "default", "may be", "unit", "meaning"), rows)
+
+
+_UNITS = {
+    "workers": "processes",
+    "jobs_per_worker": "jobs",
+    "tile": "pixels of the source",
+    "max_queue": "jobs",
+    "price_per_job": "USD",
+    "price_per_megapixel": "USD per 10⁶ pixels",
+}
+_ENDINGS = {"_bytes": "bytes", "_pixels": "pixels", "_s": "seconds"}
+
+
+def unit(name: str) -> str:
+    """What a setting is counted in; empty for one that is no quantity."""
+    found = (unit for ending, unit in _ENDINGS.items() if name.endswith(ending))
+    return _UNITS.get(name) or next(found, "")
 
 
 def _default(value: Any) -> str:
@@ -96,6 +116,22 @@ def _range(field: Any) -> str:
     }
     low = f"≥ {limits['ge']}" if "ge" in limits else f"> {limits['gt']}" if "gt" in limits else ""
     return f"{limits['ge']} … {limits['le']}" if "ge" in limits and "le" in limits else low
+
+
+def deliveries() -> str:
+    """How often, and after which pauses, what is owed to callers' addresses is tried."""
+    rows = [
+        (each.NAME, "webhook", each.WEBHOOK_PAUSES_S, each.WEBHOOK_TIMEOUT_S)
+        for each in DIALECTS
+        if isinstance(each, Telling)
+    ]
+    rows.append(("runware", "`uploadEndpoint`", UPLOAD_PAUSES_S, UPLOAD_TIMEOUT_S))
+    cells = (
+        (name, kind, f"{1 + len(pauses)}", ", ".join(f"{each:g}" for each in pauses), f"{sum(pauses):g}", f"{limit:g}")
+        for name, kind, pauses, limit in rows
+    )
+    head = ("API", "what", "tries", "pauses between them, s", "all pauses, s", "time for one try, s")
+    return table(head, cells, numbers=(2, 4, 5))
 
 
 def commands() -> str:
@@ -297,6 +333,29 @@ def quality_flat() -> str:
     return table(("", "shift", "texture"), rows, numbers=(1, 2))
 
 
+def content() -> str:
+    found = _figures("content")
+    text = found["text"]
+    plain = [name for name in text if name.endswith("as it is")]
+    treated = {name: each for name, each in found["photographs"].items() if name != "as it is"}
+    worst = max(treated, key=lambda name: treated[name].get("text", 0))
+    rows = (
+        ("photographs and paintings, as they are", *_as_text([found["photographs"]["as it is"]])),
+        (f"the same after {len(treated)} treatments", *_as_text(treated.values())),
+        (f"of these the worst: {worst}", *_as_text([treated[worst]])),
+        ("screens, charts and pages, as they are", *_as_text(text[name] for name in plain)),
+        ("the same after JPEG, enlarged, reduced, grey", *_as_text(text[name] for name in text if name not in plain)),
+    )
+    return table(("", "taken for text", "of", "%"), rows, numbers=(1, 2, 3))
+
+
+def _as_text(counts: Iterable[Mapping[str, int]]) -> tuple[str, str, str]:
+    """How many were, of how many, and their share."""
+    found = list(counts)
+    taken, of = sum(each.get("text", 0) for each in found), sum(sum(each.values()) for each in found)
+    return f"{taken}", f"{of:,}", f"{100 * taken / of:.1f}"
+
+
 def codecs() -> str:
     rows = [
         (
@@ -313,6 +372,7 @@ def codecs() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings,
+    "deliveries": deliveries,
     "commands": commands,
     "job-fields": job_fields,
     "operations": operations,
@@ -324,6 +384,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality-damaged": quality_damaged,
     "quality-flat": quality_flat,
     "codecs": codecs,
+    "content": content,
 }
 
 

@@ -4,18 +4,20 @@ Two guards stand before the routes: `_Door` (strangers, duplicate slashes, size 
 exception handlers. Between them no body of Starlette's or FastAPI's own making ever reaches a client.
 """
 
+import asyncio
 import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
+import anyio
 import structlog
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +25,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import __version__, page
 from server.auth import Gate
 from server.blobs import Blobs
-from server.config import MIB, Config
+from server.bodies import check_encoding
+from server.config import Config, largest_body
+from server.cors import Cors
 from server.database import open_database
 from server.deliveries import Deliveries
 from server.dialects import DIALECTS, dialect_of
@@ -35,6 +39,7 @@ from server.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
+    Unavailable,
     UpscaleError,
 )
 from server.guard import read_allowed
@@ -51,12 +56,16 @@ from server.webhook import Sender
 from server.weights.catalog import Catalog
 
 log = structlog.get_logger()
+_T = TypeVar("_T")
 
-FETCHERS = 4
-"""Downloads at a time; a slow one takes a thread, not a worker."""
-SENDERS = 2
-"""Webhooks and results on their way to callers at a time."""
+FETCHERS = 24
+"""Downloads at a time. They wait for others' machines and take next to nothing meanwhile; of one owner, and from one
+host, only some are on their way at a time, see turns.py."""
+SENDERS = 24
+"""Webhooks and results on their way to callers at a time; likewise."""
 _IDLE_S = 0.2
+_BROKEN_S = 1.0
+"""Before work is asked for again where asking failed."""
 _UPKEEP_S = 60.0
 _STOP_S = 2.0
 _THREADS = 8
@@ -87,6 +96,7 @@ def create_app(config: Config) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.service, app.state.gate, app.state.metrics = service, gate, metrics
+    app.state.close = service.close  # see wire.Server
     app.add_middleware(_Door, config=config, gate=gate, metrics=metrics)
     app.add_exception_handler(UpscaleError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -105,8 +115,9 @@ def create_app(config: Config) -> FastAPI:
 def _background(service: Service, sender: Sender, upkeep: Upkeep, metrics: Metrics) -> Iterator[None]:
     """Fetchers, senders, upkeep and counting, for as long as the server runs."""
     stop = threading.Event()
-    fetchers = [(f"fetch-{n}", service.fetch_next, _IDLE_S) for n in range(FETCHERS)]
-    senders = [(f"send-{n}", sender.send_next, _IDLE_S) for n in range(SENDERS)]
+    fetch, send = _Crew(stop, service.claim_fetch, service.fetch), _Crew(stop, sender.claim, sender.attempt)
+    fetchers = [(f"fetch-{n}", fetch.once, _IDLE_S) for n in range(FETCHERS)]
+    senders = [(f"send-{n}", send.once, _IDLE_S) for n in range(SENDERS)]
     others = [("upkeep", upkeep.once, _UPKEEP_S), ("count", metrics.count, COUNT_S)]
     threads = [
         threading.Thread(target=_repeat, args=(stop, work, idle_s), name=name, daemon=True)
@@ -122,6 +133,31 @@ def _background(service: Service, sender: Sender, upkeep: Upkeep, metrics: Metri
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         service.release_fetches()
+
+
+class _Crew(Generic[_T]):
+    """Threads that do the same work. One of those that are free asks for it, the others wait until it has found some:
+    so many that ask would keep the database busy."""
+
+    def __init__(self, stop: threading.Event, claim: Callable[[], _T | None], work: Callable[[_T], object]) -> None:
+        self._stop = stop
+        self._claim = claim
+        self._work = work
+        self._asking = threading.Lock()
+
+    def once(self) -> bool:
+        """Wait for something to do, and do it. False: this thread is to end."""
+        found: _T | None = None
+        with self._asking:
+            try:
+                while not self._stop.is_set() and (found := self._claim()) is None:
+                    self._stop.wait(_IDLE_S)
+            except Exception:
+                self._stop.wait(_BROKEN_S)  # before the next of them asks
+                raise
+        if found is not None:
+            self._work(found)
+        return found is not None
 
 
 def _repeat(stop: threading.Event, work: Callable[[], object], idle_s: float) -> None:
@@ -145,7 +181,7 @@ _own = APIRouter()
 def root(request: Request) -> Response:
     """The page for people, what this is for programs."""
     if "text/html" in request.headers.get("accept", ""):
-        return page.index()
+        return page.index(request)
     return json_response({"name": "upscale-server", "version": __version__, "apis": [each.NAME for each in DIALECTS]})
 
 
@@ -218,6 +254,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         ours = InvalidRequest(error.detail)
     response = await _on_error(request, ours)
     response.headers.update(error.headers or {})
+    allowed = response.headers.get("allow", "")
+    if "GET" in allowed and "HEAD" not in allowed:
+        response.headers["Allow"] = f"{allowed}, HEAD"
     return response
 
 
@@ -230,22 +269,22 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 
 class _Door:
-    """Everything passes here: strangers' pages are kept out, `//` becomes `/`, bodies and answers are counted, and what
-    breaks is logged and said in few words."""
+    """Everything passes here: strangers' pages are kept out, `//` becomes `/`, HEAD is answered like GET, bodies and
+    answers are counted, and what breaks is logged and said in few words."""
 
     def __init__(self, app: ASGIApp, config: Config, gate: Gate, metrics: Metrics) -> None:
         self._app = app
         self._gate = gate
         self._metrics = metrics
-        # A base64 picture takes four thirds of its bytes, and other fields have room in the rest.
-        self._max_body = config.max_source_bytes * 4 // 3 + MIB
+        self._cors = Cors(config)
+        self._max_body = largest_body(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        # Clients that join a base URL ending in a slash with a path that begins with one.
-        scope = {**scope, "path": re.sub("//+", "/", scope["path"])}
+        # Clients that join a base URL ending in a slash with a path that begins with one, or end in a slash themselves.
+        scope = {**scope, "path": re.sub("//+", "/", scope["path"]).rstrip("/") or "/"}
         if scope["type"] == "websocket":
             try:
                 self._gate.check_origin(Headers(scope=scope))
@@ -254,7 +293,7 @@ class _Door:
             else:
                 await self._app(scope, receive, send)
             return
-        dialect = dialect_of(scope["path"])
+        dialect, headers = dialect_of(scope["path"]), Headers(scope=scope)
         started = False
 
         async def noted_send(message: Message) -> None:
@@ -262,14 +301,29 @@ class _Door:
             started = True
             if message["type"] == "http.response.start":
                 self._metrics.answered(dialect.NAME, scope["method"], message["status"])
+                MutableHeaders(scope=message).update(self._cors.headers(headers))
             await send(message)
 
         try:
-            self._gate.check_origin(Headers(scope=scope))
+            self._gate.check_origin(headers)
+            preflight = self._cors.preflight(scope["method"], headers)
+            if preflight is not None:
+                await Response(status_code=204, headers=preflight)(scope, receive, noted_send)
+                return
+            check_encoding(headers)
             self._check(_content_length(scope))
-            await self._app(scope, self._counted(receive), noted_send)
+            if scope["method"] == "HEAD":
+                await _head(self._app, scope, self._counted(receive), noted_send)
+            else:
+                await self._app(scope, self._counted(receive), noted_send)
         except ClientDisconnect:
             pass
+        except asyncio.CancelledError:
+            # The server ends, and this took longer than it waits. uvicorn would say "Internal Server Error".
+            if started:
+                raise
+            ending = Unavailable("the server is shutting down; try again", retry_after_s=5)
+            await _say(ending, dialect)(scope, receive, noted_send)
         except Exception as error:
             outage = outage_of(error)
             if outage is not None:
@@ -295,6 +349,19 @@ class _Door:
     def _check(self, size: int) -> None:
         if size > self._max_body:
             raise TooLarge(f"the request body is over this server's limit of {self._max_body} bytes")
+
+
+async def _head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """What GET is answered with, but for the body: it is neither made to its end nor sent."""
+    async with anyio.create_task_group() as tasks:
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})
+                tasks.cancel_scope.cancel()
+
+        await app({**scope, "method": "GET"}, receive, send_head)
 
 
 def _content_length(scope: Scope) -> int:

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from server.config import Config
+from server.cors import Cors
 from server.errors import Forbidden, Unauthorized
 from server.keys import Keys, hash_key, owner_of
 
@@ -28,7 +29,9 @@ class Gate:
     """
 
     def __init__(self, config: Config, keys: Keys) -> None:
+        """Raises BadConfig."""
         self._keys = keys
+        self._cors = Cors(config)
         self._public = urlsplit(config.public_base_url).hostname if config.public_base_url else None
         self._fixed = {hashed: owner_of(hashed) for hashed in map(hash_key, config.api_keys)}
         self._closed = bool(self._fixed)
@@ -58,15 +61,18 @@ class Gate:
         """Keep strangers' web pages out of an open server. Raises Forbidden.
 
         Loopback is no wall against a browser on this machine: any page it shows may send requests there, and by DNS
-        rebinding even read the answers. Such requests name another host, or come from another origin.
+        rebinding even read the answers. Such requests name another host, or come from another origin. Origins that the
+        operator has listed one by one may; `*` lets nobody in where there are no keys. Without a Host header it is no
+        browser: they all send one, monitors that speak HTTP/1.0 do not.
         """
         if self._is_foreign(headers) and self.is_open():
             raise Forbidden("without API keys this server answers its own machine only; `keys create` makes one")
 
     def _is_foreign(self, headers: Mapping[str, str]) -> bool:
-        host = _hostname(f"//{headers.get('host', '')}")
-        origin = headers.get("origin")
-        names = (host, host if origin is None else _hostname(origin))
+        host, origin = headers.get("host", ""), headers.get("origin")
+        names = [_hostname(f"//{host}")] if host else []
+        if origin is not None and not self._cors.named(origin):
+            names.append(_hostname(origin))
         return not all(name is not None and (name == self._public or _is_loopback(name)) for name in names)
 
 

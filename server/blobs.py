@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -19,18 +20,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore
 
-from server.disk import sync
+from server.disk import make_private, sync
 from server.errors import NotFound
 
 SPARE_BYTES = 32 << 20
 """Left free by what callers send, so that the database and results on their way still fit on a disk that is full."""
 
 _STAGING = ".staging"
+_PRIVATE = 0o600
+"""Of files, whatever the umask is: a picture is for whoever has its link, not for every user of the machine."""
+_CHECK_BYTES = 1 << 20
 _OLD_S = 86400.0
 """A part of a file that old belongs to nobody who is alive."""
 _LOCK, _SWEEPING = ".lock", "sweeping"
@@ -52,9 +57,33 @@ class Kept:
     put_at: float
 
 
+class Scratch:
+    """Bytes on their way, on the disk instead of in memory."""
+
+    def __init__(self, file: IO[bytes], folder: Path) -> None:
+        self._file = file
+        self._folder = folder
+        self._unchecked = _CHECK_BYTES
+
+    def write(self, data: bytes) -> None:
+        """Raises OSError, also when `SPARE_BYTES` would not be left."""
+        self._unchecked += len(data)
+        if self._unchecked >= _CHECK_BYTES:
+            if shutil.disk_usage(self._folder).free < SPARE_BYTES + _CHECK_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._unchecked = 0
+        self._file.write(data)
+
+    def read(self) -> bytes:
+        """All of it."""
+        self._file.seek(0)
+        return self._file.read()
+
+
 class Blobs:
     def __init__(self, folder: Path) -> None:
-        (folder / _STAGING).mkdir(parents=True, exist_ok=True)
+        make_private(folder)
+        make_private(folder / _STAGING)
         self._folder = folder
         self._store = LocalStore(folder)
         self._own: Path | None = None
@@ -68,6 +97,13 @@ class Blobs:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with _as_os_error():
             obstore.put(self._store, key, data)
+        (self._folder / key).chmod(_PRIVATE)
+
+    @contextmanager
+    def scratch(self) -> Iterator["Scratch"]:
+        """A file without a name for what is still coming: gone afterwards, and with the process."""
+        with tempfile.TemporaryFile(dir=self._folder / _STAGING) as file:
+            yield Scratch(file, self._folder)
 
     def stage(self) -> Path:
         """A place for a file on its way to becoming a blob, see `adopt`. Whoever asked for it removes what is left; if
@@ -78,6 +114,7 @@ class Blobs:
 
     def adopt(self, key: str, staged: Path) -> None:
         """Make the staged file the blob of that key, whole or not at all, once it is safely on the disk."""
+        staged.chmod(_PRIVATE)
         sync(staged)
         staged.replace(self._folder / _checked(key))
         sync(self._folder)
@@ -124,6 +161,9 @@ class Blobs:
         except FileNotFoundError as error:
             raise NotFound("there is no such file, or it has expired") from error
 
+    def has(self, key: str) -> bool:
+        return KEY.fullmatch(key) is not None and (self._folder / key).is_file()
+
     def path(self, key: str) -> Path:
         """The blob as a file of this machine, for serving it in ranges. Raises NotFound."""
         path = self._folder / _checked(key)
@@ -140,7 +180,7 @@ class Blobs:
         """This process's own, with a lock beside it that the kernel lets go of when the process dies, however."""
         folder = self._folder / _STAGING / uuid.uuid4().hex
         with self._staging_locked():
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
             # NOTE: stays open, and locked, for as long as the process lives.
             descriptor = os.open(folder.with_suffix(_LOCK), os.O_CREAT | os.O_RDWR, 0o600)
             with suppress(OSError):  # a file system without locks: then nobody gets this one either, see _is_abandoned

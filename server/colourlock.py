@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.files.picture import Samples
+from server.kernels import Kernel, colour
 
 Floats = NDArray[np.float32]
 Depth = type[np.uint8] | type[np.uint16]
@@ -25,13 +26,15 @@ _MOST_ROWS = 64
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
-def locked(bands: Iterator[Samples], source: Samples, scale: int, depth: Depth) -> Iterator[Samples]:
-    """The same rows with the source's colours, in `depth`.
+def locked(
+    bands: Iterator[Samples], source: Samples, scale: int, depth: Depth, kernel: Kernel | None = None
+) -> Iterator[Samples]:
+    """The same rows with the source's colours, in `depth`. `kernel`: what does the work, instead of numpy.
 
     `bands`: rows × (width · scale) × channels of the result, from top to bottom, each a multiple of `scale` rows high;
     `source`: height × width × channels. Neither has alpha. Both are of any unsigned depth.
     """
-    lock = _Lock(source, scale, depth)
+    lock = _Lock(source, scale, depth, kernel)
     for band in bands:
         for top in range(0, len(band), _MOST_ROWS * scale):
             yield from lock.take(band[top : top + _MOST_ROWS * scale])
@@ -39,13 +42,12 @@ def locked(bands: Iterator[Samples], source: Samples, scale: int, depth: Depth) 
 
 
 class _Lock:
-    def __init__(self, source: Samples, scale: int, depth: Depth) -> None:
-        self._source, self._scale, self._depth = source, scale, depth
+    def __init__(self, source: Samples, scale: int, depth: Depth, kernel: Kernel | None) -> None:
+        self._source, self._scale, self._depth, self._kernel = source, scale, depth, kernel
         self._height, width, self._channels = source.shape
         distances = np.arange(-_REACH, _REACH + 1)
         taps = np.exp(-0.5 * (distances / _SIGMA) ** 2)
         self._taps = (taps / taps.sum()).astype(np.float32)
-        self._columns = _positions(width, scale)
         self._waiting: list[Samples] = []
         """Rows of the result that have come and can't leave yet, in pieces."""
         self._come = self._gone = 0
@@ -58,7 +60,8 @@ class _Lock:
         """Some more rows; yields those that are finished now."""
         rows = len(part) // self._scale
         source = self._source[self._come : self._come + rows]
-        lost = _floats(source) - _reduced(part, self._scale)
+        part = np.ascontiguousarray(part)  # type: ignore[assignment]
+        lost = _floats(source) - self._reduced(part)
         self._lost = np.concatenate((self._lost, _along_rows(lost, self._taps)))
         self._come += rows
         self._waiting.append(part)
@@ -67,27 +70,23 @@ class _Lock:
         if ready > self._gone:
             yield self._finished(ready)
 
+    def _reduced(self, part: Samples) -> Floats:
+        if self._kernel is None:
+            return _reduced(part, self._scale)
+        return colour.reduced(self._kernel, part, self._scale)
+
     def _finished(self, ready: int) -> Samples:
         first, self._gone = self._gone, ready
         # With a row of neighbours at either side, to interpolate from.
         lost = self._along_columns(np.arange(first - 1, ready + 1))
-        wide = self._enlarged_along_rows(lost)
-        result = np.empty((ready - first, self._scale, wide.shape[1]), self._depth)
         came = self._pop((ready - first) * self._scale)
-        came_rows = came.reshape(ready - first, self._scale, wide.shape[1])
-        unit = np.float32(1 / _top(came))
-        for phase in range(self._scale):
-            offset = (phase + 0.5) / self._scale - 0.5
-            share = np.float32(abs(offset))
-            other = wide[2:] if offset > 0 else wide[:-2]
-            rows = wide[1:-1] * (1 - share)
-            rows += other * share
-            rows += came_rows[:, phase] * unit
-            result[:, phase] = to_depth(rows, self._depth)
+        if self._kernel is None:
+            result = _corrected(came, self._scale, _enlarged_along_rows(lost, self._scale), self._depth)
+        else:
+            result = cast(Samples, colour.corrected(self._kernel, came, self._scale, lost, self._depth))
         keep = max(0, ready - 1 - _REACH)  # the first row that a later one is made of
         self._lost, self._first = self._lost[keep - self._first :], keep
-        finished: Any = result.reshape((ready - first) * self._scale, -1, self._channels)
-        return cast(Samples, finished)
+        return result
 
     def _along_columns(self, rows: NDArray[np.int_]) -> Floats:
         """The lowpass of these source rows; beyond the picture's borders they repeat."""
@@ -96,12 +95,6 @@ class _Lock:
             places = np.clip(np.clip(rows, 0, self._height - 1) + distance, 0, self._height - 1)
             total += self._lost[places - self._first] * tap
         return total
-
-    def _enlarged_along_rows(self, lost: Floats) -> Floats:
-        """Rows × (width · scale · channels), interpolated linearly."""
-        left, right, share = self._columns
-        wide: Floats = lost[:, left] * (1 - share) + lost[:, right] * share
-        return wide.reshape(len(lost), -1)
 
     def _pop(self, rows: int) -> Samples:
         """The first `rows` of what waits."""
@@ -183,6 +176,23 @@ def _reduced(part: Samples, scale: int) -> Floats:
     return total
 
 
+def _corrected(samples: Samples, scale: int, wide: Floats, depth: Depth) -> Samples:
+    """What kernels/colour.py's does."""
+    rows = len(samples) // scale
+    came = samples.reshape(rows, scale, -1)
+    result = np.empty(came.shape, depth)
+    unit = np.float32(1 / _top(samples))
+    for phase in range(scale):
+        offset = (phase + 0.5) / scale - 0.5
+        share = np.float32(abs(offset))
+        values = wide[1:-1] * (1 - share)
+        values += (wide[2:] if offset > 0 else wide[:-2]) * share
+        values += came[:, phase] * unit
+        result[:, phase] = to_depth(values, depth)
+    finished: Any = result.reshape(samples.shape)
+    return cast(Samples, finished)
+
+
 def _along_rows(rows: Floats, taps: Floats) -> Floats:
     width = rows.shape[1]
     padded = np.pad(rows, ((0, 0), (_REACH, _REACH), (0, 0)), "edge")
@@ -192,10 +202,12 @@ def _along_rows(rows: Floats, taps: Floats) -> Floats:
     return total
 
 
-def _positions(width: int, scale: int) -> tuple[NDArray[np.int_], NDArray[np.int_], Floats]:
-    """For each result column its two neighbours among the source's and the share of the right one."""
+def _enlarged_along_rows(lost: Floats, scale: int) -> Floats:
+    """Rows × (width · scale · channels), interpolated linearly."""
+    rows, width, _ = lost.shape
     places = (np.arange(width * scale) + 0.5) / scale - 0.5
     left = np.floor(places)
     share = (places - left).astype(np.float32)[:, None]
-    inside = np.clip(np.stack((left, left + 1)), 0, width - 1).astype(np.int_)
-    return inside[0], inside[1], share
+    first, second = np.clip(np.stack((left, left + 1)), 0, width - 1).astype(np.int_)
+    wide: Floats = lost[:, first] * (1 - share) + lost[:, second] * share
+    return wide.reshape(rows, -1)

@@ -39,6 +39,10 @@ class Config(BaseSettings):
         (),
         description="Private hosts that may be reached all the same: names, addresses or CIDRs, perhaps with `:port`.",
     )
+    cors_origins: _Names = Field(
+        (),
+        description="Origins whose web pages may use the APIs: `https://app.example`, or `*` for all. None unless set.",
+    )
 
     database_url: str | None = Field(
         None, description="SQLAlchemy URL of the job table. Unset: SQLite in the data folder."
@@ -61,21 +65,22 @@ class Config(BaseSettings):
         "auto",
         description="Network precision. auto: fp16 on CUDA; on the CPU fp32 with own kernels, else bf16 if it is fast.",
     )
-    kernels: Literal["auto", "off"] = Field(
+    kernels: Literal["auto", "avx512", "avx2", "off"] = Field(
         "auto",
-        description="Own CPU code, for networks in fp32 and for resizing: auto compiles it if there is a C++ compiler.",
+        description="Own CPU code, for networks in fp32 and for resizing, and its instruction set; auto: the best that "
+        "the processor has. It is compiled on first use if it was not before.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="What adds detail when creativity is asked for. auto: SDXL on CUDA if installed."
     )
-    auto_seconds: float = Field(
+    auto_limit_s: float = Field(
         60,
         ge=0,
         description="On a CPU, longest estimated job for which `auto` takes RealESRGAN_x4plus, not fidelity-x4.",
     )
     real_esrgan: Literal["always", "auto"] = Field(
         "always",
-        description="On a CPU, what names Real-ESRGAN runs it: `always`, or like `auto` within UPSCALE_AUTO_SECONDS.",
+        description="On a CPU, what names Real-ESRGAN runs it: `always`, or like `auto` within UPSCALE_AUTO_LIMIT_S.",
     )
     tile: int = Field(
         0, ge=0, le=4096, description="Tile side in source pixels; 0 leaves it to the server, which may need none."
@@ -98,7 +103,7 @@ class Config(BaseSettings):
     keep_s: float = Field(7 * 86400, gt=0, description="How long finished jobs, results and uploads are kept.")
     keep_bytes: int = Field(0, ge=0, description="What pictures may take in all; the oldest go first. 0: no limit.")
 
-    @field_validator("api_keys", "allow_hosts", mode="before")
+    @field_validator("api_keys", "allow_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -126,6 +131,12 @@ class Config(BaseSettings):
     @property
     def weights_path(self) -> Path:
         return self.weights_dir or self.data_dir / "weights"
+
+
+def largest_body(config: Config) -> int:
+    """Bytes of a request's body: a picture in base64 takes four thirds of its own, other fields have room in the
+    rest."""
+    return config.max_source_bytes * 4 // 3 + MIB
 
 
 class BadConfig(Exception):

@@ -4,10 +4,12 @@ Times are Unix seconds as floats: they compare the same on both databases. The s
 `migrations/` builds; a test holds the two together.
 """
 
+import os
 import re
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from server.config import BadConfig
+from server.disk import make_private
 
 metadata = MetaData()
 
@@ -48,10 +51,12 @@ jobs = Table(
     Column("result_id", String(32), nullable=False),
     Column("keep_s", Float),
     Column("source_url", Text),
+    Column("source_host", String(255)),
     Column("source_key", String(128)),
     Column("state", String(16), nullable=False),
     Column("priority", Integer, nullable=False),
     Column("progress", Float, nullable=False),
+    Column("stage", String(16)),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -63,6 +68,8 @@ jobs = Table(
     Column("error_code", String(64)),
     Column("error_message", Text),
     Index("jobs_waiting", "state", "priority", "created_at"),
+    Index("jobs_unfetched", "state", "source_key"),
+    Index("jobs_backlog", "state", "dialect", "created_at"),
     Index("jobs_owned", "owner", "created_at"),
     Index("jobs_unended", "owner", "state"),
     Index("jobs_ended", "finished_at"),
@@ -98,12 +105,15 @@ deliveries = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("job_id", String(32), nullable=False),
+    Column("owner", String(64)),
     Column("kind", String(16), nullable=False),
     Column("url", Text, nullable=False),
+    Column("host", String(255)),
     Column("base_url", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("due_at", Float, nullable=False),
+    Column("held_until", Float),
     Column("last_error", Text),
     Index("deliveries_due", "state", "due_at"),
     Index("deliveries_job", "job_id"),
@@ -131,6 +141,7 @@ keys = Table(
 turns = Table(
     "turns",
     metadata,
+    Column("line", String(16), primary_key=True),
     Column("owner", String(64), primary_key=True),
     Column("served_at", Float, nullable=False),
 )
@@ -155,7 +166,8 @@ def open_database(url: str) -> Engine:
         if not url.startswith("sqlite"):
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
         if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            make_private(Path(parsed.database).parent)
+            _make_file(Path(parsed.database))
         patience = {} if "timeout" in parsed.query else {"timeout": _PATIENCE_S}
         engine = create_engine(parsed, connect_args=patience, hide_parameters=True)
     except ImportError as error:
@@ -176,14 +188,20 @@ def open_database(url: str) -> Engine:
     def begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         if options.get(_READ_ONLY):
-            connection.exec_driver_sql("BEGIN")
-            return
+            return  # each SELECT sees the database as it is at that moment
         # FULL waits for the disk; NORMAL may lose the last commits when power fails, but not when a process dies.
         connection.exec_driver_sql(f"PRAGMA synchronous={'NORMAL' if options.get(_PASSING) else 'FULL'}")
         # A deferred transaction that turns from reading to writing fails at once with "database is locked".
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _make_file(path: Path) -> None:
+    """For our user alone, if it is not there. What SQLite writes beside it takes its mode from it."""
+    if str(path) != ":memory:" and not path.exists():
+        with suppress(OSError):  # that it can't be made is told when it is opened
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def _parse(url: str) -> URL:

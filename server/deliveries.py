@@ -7,6 +7,8 @@ while sending leaves it to be sent again. At least once, then; receivers tell re
     pending ──sent──► delivered
        │ └──failed──► pending, later
        └──failed too often──► dead
+
+Owners and hosts take turns, see turns.py: receivers that hang delay nobody else's.
 """
 
 import time
@@ -14,14 +16,29 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import CursorResult, Engine, func, select, update
+from sqlalchemy import CursorResult, Engine, and_, func, or_, select, update
 
 from server.database import deliveries, jobs, reading
 from server.job import State
+from server.turns import CLOCKS_APART_S, Line, in_turn, is_live, served
 
 WEBHOOK, UPLOAD = "webhook", "upload"
 PENDING, DELIVERED, DEAD = "pending", "delivered", "dead"
 
+LONGEST_S = 900.0
+"""No attempt takes longer, and no pause between two: what is due later than that was written by another clock."""
+MOST_OF_OWNER, MOST_OF_HOST = 8, 3
+"""Attempts at a time."""
+
+_LINE = Line(
+    "delivery",
+    deliveries,
+    at_work=lambda rows: and_(rows.c.state == PENDING, is_live(rows.c.held_until, LONGEST_S, time.time())),
+    since=deliveries.c.due_at,
+    host="host",
+    most_of_owner=MOST_OF_OWNER,
+    most_of_host=MOST_OF_HOST,
+)
 _ENDED = [state.value for state in State if state.final]
 
 
@@ -38,6 +55,11 @@ class Delivery:
     attempts: int = 0
     """Begun, the running one included."""
     due_at: float = 0.0
+    held_until: float | None = None
+    """Of the running attempt: when it is over at the latest."""
+    owner: str | None = None
+    """The job's; and below, where `url` leads. Both are filled in when the job is kept."""
+    host: str | None = None
     last_error: str | None = None
 
 
@@ -48,13 +70,9 @@ class Deliveries:
     def claim(self, seconds: float) -> Delivery | None:
         """The next one due whose job has ended; nobody else gets it for `seconds`. None: nothing is due."""
         now = time.time()
-        due = (
-            select(deliveries.c.id)
-            .join(jobs, jobs.c.id == deliveries.c.job_id)
-            .where(deliveries.c.state == PENDING, deliveries.c.due_at <= now, jobs.c.state.in_(_ENDED))
-            .order_by(deliveries.c.due_at)
-            .limit(1)
-        )
+        is_due = or_(deliveries.c.due_at <= now, deliveries.c.due_at > now + LONGEST_S + CLOCKS_APART_S)
+        of_ended = select(jobs.c.id).where(jobs.c.id == deliveries.c.job_id, jobs.c.state.in_(_ENDED)).exists()
+        due = in_turn(_LINE, and_(deliveries.c.state == PENDING, is_due, of_ended), now).limit(1)
         with reading(self._engine) as db:
             if db.execute(due).first() is None:
                 return None
@@ -62,25 +80,28 @@ class Deliveries:
         statement = (
             update(deliveries)
             .where(deliveries.c.id == chosen)
-            .values(attempts=deliveries.c.attempts + 1, due_at=now + seconds)
+            .values(attempts=deliveries.c.attempts + 1, due_at=now + seconds, held_until=now + seconds)
             .returning(deliveries)
         )
         with self._engine.begin() as db:
             row = db.execute(statement).one_or_none()
+            if row is not None:
+                served(db, _LINE.name, row.owner, now)
         return Delivery(**row._mapping) if row else None
 
     def hold(self, delivery: Delivery, seconds: float) -> None:
         """This attempt takes so long: nobody else gets the delivery meanwhile."""
-        self._set(delivery, due_at=time.time() + seconds)
+        until = time.time() + seconds
+        self._set(delivery, due_at=until, held_until=until)
 
     def delivered(self, delivery: Delivery) -> None:
-        self._set(delivery, state=DELIVERED, last_error=None)
+        self._set(delivery, state=DELIVERED, held_until=None, last_error=None)
 
     def retry(self, delivery: Delivery, pause_s: float, error: str) -> None:
-        self._set(delivery, due_at=time.time() + pause_s, last_error=error)
+        self._set(delivery, due_at=time.time() + pause_s, held_until=None, last_error=error)
 
     def give_up(self, delivery: Delivery, error: str) -> None:
-        self._set(delivery, state=DEAD, due_at=time.time(), last_error=error)
+        self._set(delivery, state=DEAD, due_at=time.time(), held_until=None, last_error=error)
 
     def of_job(self, job_id: str) -> Sequence[Delivery]:
         with reading(self._engine) as db:
@@ -97,7 +118,7 @@ class Deliveries:
         """What was given up of this job's is due again, with all its tries. Returns how many."""
         given_up = update(deliveries).where(deliveries.c.job_id == job_id, deliveries.c.state == DEAD)
         with self._engine.begin() as db:
-            result = db.execute(given_up.values(state=PENDING, attempts=0, due_at=0.0))
+            result = db.execute(given_up.values(state=PENDING, attempts=0, due_at=0.0, held_until=None))
             assert isinstance(result, CursorResult)
             return result.rowcount
 

@@ -1,5 +1,6 @@
 """Which device, which precision, how much memory; and what out-of-memory looks like there."""
 
+import ctypes
 import functools
 import os
 import platform
@@ -74,6 +75,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give cached blocks back, so that a smaller try does not fail on the fragments of the larger one."""
+    """Give cached blocks back, so that a smaller try does not fail on the fragments of the larger one. For those on the
+    host, to the system: workers' malloc keeps all that is freed, see launch.py."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

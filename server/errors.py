@@ -11,6 +11,8 @@
     ├── MethodNotAllowed          405
     ├── Conflict                  409  the job is in a state that does not allow this
     ├── TooLarge                  413  the request body is over the limit
+    │   └── HeadTooLarge          431  the request's head is: its address and header fields
+    ├── UnsupportedMedia          415  the body is not of a kind that is read here
     ├── RangeNotSatisfiable       416  none of the bytes that were asked for are in the file
     ├── TooManyRequests           429  the queue is full, or a limit of the key is reached
     ├── BadSource                 422  the source picture
@@ -29,7 +31,15 @@
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+_LONGEST_NAME, _LONGEST_MESSAGE = 100, 2000
+
+
+def cut(text: str, most: int = _LONGEST_NAME) -> str:
+    """A caller's own text, for an answer or the log: its beginning, and an ellipsis if there is more. Whoever sends
+    megabytes is not sent them back."""
+    return text if len(text) <= most else text[:most] + "…"
 
 
 class UpscaleError(Exception):
@@ -37,9 +47,10 @@ class UpscaleError(Exception):
     code = "internal"
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
+        message = cut(message, _LONGEST_MESSAGE)
         super().__init__(message)
         self.message = message
-        self.field = field
+        self.field = None if field is None else cut(field)
         """The request field that is wrong, in the caller's own spelling, or None."""
 
     @property
@@ -86,6 +97,22 @@ class Conflict(UpscaleError):
 
 class TooLarge(UpscaleError):
     status, code = 413, "too_large"
+
+
+class HeadTooLarge(TooLarge):
+    status, code = 431, "head_too_large"
+
+
+class UnsupportedMedia(UpscaleError):
+    status, code = 415, "unsupported_media_type"
+
+    def __init__(self, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, field=field)
+        self._headers = dict(headers or {})
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._headers
 
 
 class RangeNotSatisfiable(UpscaleError):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from server.errors import ResultImpossible
+from server.files import heif
 
 FormatName = Literal["jpeg", "png", "webp", "avif", "tiff", "gif"]
 
@@ -127,28 +128,24 @@ _MAGIC = (
     (b"II+\0", "image/tiff"),  # BigTIFF, like the next
     (b"MM\0+", "image/tiff"),
 )
-_BRANDS = {
-    b"avif": "image/avif",
-    b"avis": "image/avif",
-    b"heic": "image/heic",
-    b"heix": "image/heic",
-    b"hevc": "image/heic",
-    b"hevx": "image/heic",
-}
-"""ISO/IEC 23008-12 and the AVIF specification. A generic first brand (mif1, msf1) leaves it to the compatible ones."""
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 """Sizes of a Windows or OS/2 bitmap's second header. The two letters before it are too common in texts."""
 
 READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC"
 
 
+SNIFFED_BYTES = 64 << 10
+"""Of a file's start, of which `sniff` can tell as much as of the whole."""
+
+
 def sniff(data: bytes) -> str | None:
-    """The MIME type that the first 32 bytes tell, or None. Names and Content-Type headers are never believed."""
+    """The MIME type that the file's start tells, or None. Names and Content-Type headers are never believed."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
-    if data[4:8] == b"ftyp":
-        brands = data[8:12], data[16:20], data[20:24], data[24:28], data[28:32]
-        return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), None)
+    if heif.is_bmff(data):
+        return heif.sniff(data)
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
         return "image/bmp"
+    if data[8:10] == b"CR" and data[:2] == b"II":  # Canon CR2
+        return None
     return next((mime for magic, mime in _MAGIC if data.startswith(magic)), None)

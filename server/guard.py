@@ -5,14 +5,16 @@ connection goes to the address that was looked at, and nothing is followed on it
 be looked at anew. What callers get to read never tells what a name resolved to.
 """
 
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from ssl import SSLContext
-from typing import TypeVar
+from typing import IO, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -26,6 +28,7 @@ from server.config import BadConfig, Config
 MAX_URL_LENGTH = 8192
 _CONNECT_S = 5.0
 _ANSWER_BYTES = 4096
+_PIECE_BYTES = 1 << 18
 _NOT_ALLOWED = "the address is not one that this server may call"
 _USER_AGENT = f"upscale-server/{__version__}"
 # Lone surrogates can't be encoded, NUL can't be kept by PostgreSQL; neither is part of any URL.
@@ -48,12 +51,52 @@ def is_web_url(text: str) -> bool:
     return _read_url(text) is not None
 
 
-def send(method: str, url: str, body: bytes, headers: Mapping[str, str], config: Config, timeout_s: float) -> int:
-    """The answer's status, whatever it is; the rest of the answer is nobody's business. No redirect is followed.
+def why_not(url: str, config: Config) -> str | None:
+    """Why this server must not call the address, as far as it can be told without asking what a name resolves to: its
+    port, or an address that is private. None: nothing speaks against it yet."""
+    address = _read_url(url)
+    if address is None:
+        return _NOT_ALLOWED
+    try:
+        policy = _policy(address, read_allowed(config.allow_hosts))
+        policy.check_url(str(address))
+        if address.host == "localhost" or address.host.endswith(".localhost"):
+            policy.check_address("127.0.0.1")
+    except NotAllowed as error:
+        return str(error)
+    except SSRFGuardError:
+        return _NOT_ALLOWED
+    return None
+
+
+def send(
+    method: str, url: str, body: bytes | Path, headers: Mapping[str, str], config: Config, timeout_s: float
+) -> int:
+    """The answer's status, whatever it is; the rest of the answer is nobody's business. No redirect is followed. A body
+    that is a file is read while it is sent.
 
     Raises NotAllowed and Unreachable; ends within `timeout_s`.
     """
+    if isinstance(body, Path):
+        with body.open("rb") as file:
+            length = {"Content-Length": str(os.fstat(file.fileno()).st_size)}
+            return _send(method, url, _pieces(file), {**headers, **length}, config, timeout_s)
+    return _send(method, url, body, headers, config, timeout_s)
 
+
+async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while piece := file.read(_PIECE_BYTES):
+        yield piece
+
+
+def _send(
+    method: str,
+    url: str,
+    body: bytes | AsyncIterator[bytes],
+    headers: Mapping[str, str],
+    config: Config,
+    timeout_s: float,
+) -> int:
     async def exchange() -> int:
         async with request(method, url, config, timeout_s, headers, body) as response:
             # Most answers are short. Hearing them out spares the other side an error when we hang up.
@@ -75,7 +118,7 @@ async def request(
     config: Config,
     timeout_s: float,
     headers: Mapping[str, str],
-    body: bytes | None = None,
+    body: bytes | AsyncIterator[bytes] | None = None,
     resolver: Resolver | None = None,
 ) -> AsyncIterator[httpx.Response]:
     """One request, its answer's body still to be read. To be used within `run`.

@@ -236,7 +236,9 @@ class Job:
     priority: int = 0
     """Higher runs sooner."""
     progress: float = 0.0
-    """0 … 1; tiles done by tiles planned."""
+    """0 … 1; what the networks have done of their work."""
+    stage: str | None = None
+    """While it runs: loading, upscaling, refining or encoding."""
     created_at: float = field(default_factory=time.time)
     """Unix seconds, as are all times here."""
     started_at: float | None = None

@@ -11,8 +11,7 @@ a result becomes visible once, whatever happens in between.
       │                 └──lease lapsed──► claimed again, or failed after MAX_ATTEMPTS
       └──cancel──► cancelled            fetch failed ──► failed
 
-Whose turn it is: the highest priority; among those the owner with the fewest jobs at work, then the one that has waited
-longest since a worker took one of its jobs, then the oldest job. So a thousand jobs of one key delay the first job of
+Whose turn it is, for workers and for fetchers, is in turns.py: a thousand jobs of one key delay the first job of
 another by no more than what runs already, also where there is only one worker.
 
 A job that came with a URL has no source yet: `claim_fetch` gives it to a fetcher in the API half, under the same kind
@@ -22,7 +21,7 @@ of lease, and it becomes claimable for workers with `give_source`.
 import enum
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,39 +29,55 @@ from sqlalchemy import (
     Connection,
     CursorResult,
     Engine,
-    Select,
+    Integer,
     and_,
+    bindparam,
     case,
     delete,
     func,
     insert,
     or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
 from server.database import deliveries as _deliveries
-from server.database import jobs, passing, reading, turns, workers
+from server.database import jobs, passing, reading, workers
 from server.deliveries import Delivery
-from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError
+from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
 from server.job import Job, Params, Result, State
 from server.limits import admit
+from server.turns import Line, host_of, in_turn, is_lapsed, is_live, served
 from server.weights.choice import DeviceKind
 
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""
 
+_GOOD_FOR = 50
+"""Times that counting the queue takes, its count is good for."""
+_AT_ONCE = 500
+"""Ids in one statement."""
 _RECENT = 20
 """Jobs that tell how fast things go."""
 _ID = re.compile("[0-9a-f]{32}")
 """Whatever else a caller asks for is no job's id, and may be text that the database can't even compare."""
 
-_COLUMNS = [column for column in jobs.c if column.name != "lease_until"]
+MOST_FETCHES_OF_OWNER, MOST_FETCHES_FROM_HOST = 8, 3
+"""At a time."""
 
-_FIRST_TURN = text("INSERT INTO turns (owner, served_at) VALUES (:owner, :served_at) ON CONFLICT DO NOTHING")
+_COLUMNS = [column for column in jobs.c if column.name not in ("lease_until", "source_host")]
+# Made once: to put a statement together takes twice as long as to run it, and these run at each poll and submit.
+_BY_ID = select(*_COLUMNS).where(jobs.c.id == bindparam("wanted"))
+_QUEUED = select(jobs.c.id).where(jobs.c.state == State.QUEUED.value).limit(bindparam("most", type_=Integer)).subquery()
+_COUNT_QUEUED = select(func.count()).select_from(_QUEUED)
+_TAKEN = select(jobs.c.id).where(
+    jobs.c.owner == bindparam("owner"), jobs.c.dialect == bindparam("dialect"), jobs.c.external_id == bindparam("name")
+)
+_NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
+_HEARD = and_(workers.c.beat_at > bindparam("since"), workers.c.beat_at < bindparam("until"))
+_LIVE = select(workers).where(_HEARD).order_by(workers.c.id)
 
 
 class Beat(enum.Enum):
@@ -87,6 +102,21 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """What is counted of a job that has ended."""
+
+    id: str
+    dialect: str
+    state: str
+    error_code: str | None
+    attempt: int
+    created_at: float
+    finished_at: float
+    result: Mapping[str, Any] | None
+    """As Result.to_dict has it."""
+
+
+@dataclass(frozen=True)
 class Backlog:
     """Jobs of one dialect and state that have not ended."""
 
@@ -103,6 +133,8 @@ class Jobs:
         self._passing = passing(engine)
         self._lease_s = lease_s
         self._max_queue = max_queue
+        self._room = 0
+        self._room_until = 0.0
 
     # --- for callers ------------------------------------------------------------------------------------------------
 
@@ -113,20 +145,21 @@ class Jobs:
         Raises TooManyRequests when too many wait already or its owner's key has reached a limit, Conflict when its
         `external_id` is taken, Unauthorized when the key has been revoked.
         """
-        taken = and_(jobs.c.owner == job.owner, jobs.c.dialect == job.dialect, jobs.c.external_id == job.external_id)
+        taken = {"owner": job.owner, "dialect": job.dialect, "name": job.external_id}
         with self._engine.begin() as db:
-            if job.external_id is not None and db.execute(select(jobs.c.id).where(taken)).first():
-                raise Conflict(f"there is a job of the name {job.external_id} already")
-            waiting = select(func.count()).select_from(jobs).where(jobs.c.state == State.QUEUED.value)
-            if job.state is State.QUEUED and db.execute(waiting).scalar_one() >= self._max_queue:
+            if job.external_id is not None and db.execute(_TAKEN, taken).first():
+                raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already")
+            if job.state is State.QUEUED and not self._has_room(db):
                 raise TooManyRequests("the queue is full; try again later")
             priority = job.priority + admit(db, job.owner, waits=not job.state.final)
             try:
-                db.execute(insert(jobs).values(**_to_row(job) | {"priority": priority}))
+                kept = {"priority": priority, "source_host": host_of(job.source_url or "")}
+                db.execute(_NEW, _to_row(job) | kept)
             except IntegrityError as error:  # on PostgreSQL, two at the same moment
-                raise Conflict(f"there is a job of the name {job.external_id} already") from error
+                raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already") from error
             if deliveries:
-                db.execute(insert(_deliveries), [vars(each) for each in deliveries])
+                rows = [vars(each) | {"owner": job.owner, "host": host_of(each.url)} for each in deliveries]
+                db.execute(_NEW_DELIVERY, rows)
 
     def find(self, owner: str, dialect: str, external_id: str) -> Job:
         """The job that its caller has given this name. Raises NotFound."""
@@ -140,10 +173,24 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        missing = f"there is no job {job_id}"
+        missing = f"there is no job {cut(job_id)}"
         if not _ID.fullmatch(job_id):
             raise NotFound(missing)
-        return self._one(jobs.c.id == job_id, missing)
+        with reading(self._engine) as db:
+            row = db.execute(_BY_ID, {"wanted": job_id}).one_or_none()
+        if row is None:
+            raise NotFound(missing)
+        return _from_row(row)
+
+    def ended(self, job_ids: Collection[str]) -> set[str]:
+        """Those of these jobs that nothing more happens to: they have ended, or are gone."""
+        ids, unended = sorted(job_ids), set[str]()
+        states = [state.value for state in State if not state.final]
+        with reading(self._engine) as db:
+            for start in range(0, len(ids), _AT_ONCE):
+                some = jobs.c.id.in_(ids[start : start + _AT_ONCE])
+                unended.update(db.execute(select(jobs.c.id).where(some, jobs.c.state.in_(states))).scalars())
+        return set(ids) - unended
 
     def list(
         self,
@@ -186,10 +233,14 @@ class Jobs:
             rows = db.execute(query.group_by(jobs.c.dialect, jobs.c.state))
             return [Backlog(dialect, State(state), number, oldest) for dialect, state, number, oldest in rows]
 
-    def ended_since(self, finished_at: float) -> Sequence[Job]:
-        query = select(*_COLUMNS).where(jobs.c.finished_at >= finished_at).order_by(jobs.c.finished_at)
+    def ended_between(self, start: float, stop: float) -> Sequence[Ended]:
+        """Jobs that ended then, stop included."""
+        columns = (jobs.c.id, jobs.c.dialect, jobs.c.state, jobs.c.error_code, jobs.c.attempt, jobs.c.created_at)
+        query = select(*columns, jobs.c.finished_at, jobs.c.result).where(
+            jobs.c.finished_at >= start, jobs.c.finished_at <= stop
+        )
         with reading(self._engine) as db:
-            return [_from_row(row) for row in db.execute(query)]
+            return [Ended(*row) for row in db.execute(query.order_by(jobs.c.finished_at))]
 
     def speed(self, model: str) -> float | None:
         """Pixels that this network was fed in a second of late, or None when it has not run."""
@@ -211,6 +262,11 @@ class Jobs:
                 .where(jobs.c.id == job_id, jobs.c.state == State.QUEUED.value)
                 .values(state=State.CANCELLED.value, finished_at=now, cancel_requested=True)
             )
+            db.execute(  # its worker is gone, and would never read what is asked of it
+                update(jobs)
+                .where(jobs.c.id == job_id, self._lapsed(now))
+                .values(state=State.CANCELLED.value, finished_at=now, cancel_requested=True)
+            )
             db.execute(
                 update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.state == State.RUNNING.value)
@@ -224,18 +280,39 @@ class Jobs:
         """The next job whose source nobody is fetching, for `seconds`; or None. Its `attempt` says how often that was
         tried: more than once only when processes died of it."""
         now = time.time()
-        free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
+        free = or_(jobs.c.lease_until.is_(None), is_lapsed(jobs.c.lease_until, seconds, now))
         waiting = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_(None), free)
+        line = Line(
+            "fetch",
+            jobs,
+            at_work=lambda rows: and_(
+                rows.c.state == State.QUEUED.value,
+                rows.c.worker.is_not(None),
+                is_live(rows.c.lease_until, seconds, now),
+            ),
+            since=jobs.c.created_at,
+            priority=jobs.c.priority,
+            host="source_host",
+            most_of_owner=MOST_FETCHES_OF_OWNER,
+            most_of_host=MOST_FETCHES_FROM_HOST,
+        )
         if not self._any(waiting):
             return None
+        lease = {"worker": fetcher, "attempt": jobs.c.attempt + 1, "lease_until": now + seconds}
         with self._passing.begin() as db:
-            return _take(db, waiting, worker=fetcher, attempt=jobs.c.attempt + 1, lease_until=now + seconds)
+            return _take(db, line, waiting, now, **lease)
 
     def give_source(self, job_id: str, fetcher: str, source_key: str) -> bool:
         """The source is here: workers may have the job, whose attempts count anew. False when the job is no longer this
         fetcher's."""
         given = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None}
         return self._write(_fetching(job_id, fetcher), **given)
+
+    def hold_fetch(self, job_id: str, fetcher: str, seconds: float) -> bool:
+        """It takes so much longer."""
+        with self._passing.begin() as db:
+            mine = update(jobs).where(_fetching(job_id, fetcher)).values(lease_until=time.time() + seconds)
+            return _count(db.execute(mine)) == 1
 
     def postpone_fetch(self, job_id: str, fetcher: str, seconds: float) -> bool:
         """It can't be fetched now, for a reason of ours: nobody tries for so long, and this try does not count."""
@@ -252,32 +329,40 @@ class Jobs:
         now = time.time()
         self.sweep()
         ready = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_not(None))
-        lapsed = and_(jobs.c.state == State.RUNNING.value, jobs.c.lease_until < now)
-        waiting = or_(ready, lapsed)
+        waiting = or_(ready, self._lapsed(now))
         if not self._any(waiting):
             return None
+        line = Line(
+            "job",
+            jobs,
+            at_work=lambda rows: and_(
+                rows.c.state == State.RUNNING.value, is_live(rows.c.lease_until, self._lease_s, now)
+            ),
+            since=jobs.c.created_at,
+            priority=jobs.c.priority,
+        )
         with self._passing.begin() as db:
-            job = _take(
+            return _take(
                 db,
+                line,
                 waiting,
+                now,
                 state=State.RUNNING.value,
                 worker=worker,
                 attempt=jobs.c.attempt + 1,
                 lease_until=now + self._lease_s,
                 started_at=func.coalesce(jobs.c.started_at, now),
                 progress=0.0,
+                stage="loading",
             )
-            if job is not None:
-                _served(db, job.owner, now)
-        return job
 
-    def heartbeat(self, job: Job, progress: float) -> Beat:
-        """Renew the lease and report progress (0 … 1)."""
+    def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> Beat:
+        """Renew the lease and report progress (0 … 1) and what is being done, see Job.stage."""
         with self._passing.begin() as db:
             row = db.execute(
                 update(jobs)
                 .where(_owned(job))
-                .values(lease_until=time.time() + self._lease_s, progress=progress)
+                .values(lease_until=time.time() + self._lease_s, progress=progress, stage=stage)
                 .returning(jobs.c.cancel_requested)
             ).one_or_none()
         if row is None:
@@ -298,7 +383,13 @@ class Jobs:
 
     def requeue(self, job: Job) -> bool:
         """Give the job back untouched, because this worker is shutting down; the attempt does not count."""
-        values: dict[str, Any] = {"state": State.QUEUED.value, "worker": None, "lease_until": None, "progress": 0.0}
+        values: dict[str, Any] = {
+            "state": State.QUEUED.value,
+            "worker": None,
+            "lease_until": None,
+            "progress": 0.0,
+            "stage": None,
+        }
         return self._write(_owned(job), attempt=jobs.c.attempt - 1, **values)
 
     # --- for the launcher and upkeep --------------------------------------------------------------------------------
@@ -315,7 +406,7 @@ class Jobs:
     def sweep(self) -> int:
         """End the lapsed jobs that must not run again: cancelled ones, and those of too many crashes."""
         now = time.time()
-        lapsed = and_(jobs.c.state == State.RUNNING.value, jobs.c.lease_until < now)
+        lapsed = self._lapsed(now)
         with reading(self._engine) as db:  # nearly always nothing to do, and reading waits for no writer
             if not db.execute(select(jobs.c.id).where(lapsed).limit(1)).first():
                 return 0
@@ -376,14 +467,31 @@ class Jobs:
 
     def live_workers(self) -> Sequence[WorkerInfo]:
         """Workers heard of within a lease; rows of older ones are nobody's and stay until `release` or upkeep."""
-        query = select(workers).where(workers.c.beat_at > time.time() - self._lease_s).order_by(workers.c.id)
+        now = time.time()
+        heard = {"since": now - self._lease_s, "until": now + max(self._lease_s, 1)}
         with reading(self._engine) as db:
             return [
                 WorkerInfo(row.id, row.device, row.ready, row.beat_at, row.kind, row.counters)
-                for row in db.execute(query)
+                for row in db.execute(_LIVE, heard)
             ]
 
     # --- within -----------------------------------------------------------------------------------------------------
+
+    def _has_room(self, db: Connection) -> bool:
+        """For one more job that waits. Counting takes the longer the more wait, so it is not done each time: what came
+        since is known here, and what went only makes more room. (Several API processes on one database may keep a few
+        jobs too many for as long as a count is good.)"""
+        if self._room <= 0 or time.monotonic() >= self._room_until:
+            started = time.monotonic()
+            self._room = self._max_queue - db.execute(_COUNT_QUEUED, {"most": self._max_queue}).scalar_one()
+            ended = time.monotonic()
+            self._room_until = ended + _GOOD_FOR * (ended - started)
+        self._room -= 1
+        return self._room >= 0
+
+    def _lapsed(self, now: float) -> Any:
+        """Jobs that run, and whose worker is not heard of."""
+        return and_(jobs.c.state == State.RUNNING.value, is_lapsed(jobs.c.lease_until, self._lease_s, now))
 
     def _any(self, where: Any) -> bool:
         """Idle processes ask all the time; reading holds nobody up."""
@@ -402,37 +510,14 @@ class Jobs:
             return _count(db.execute(update(jobs).where(where).values(**values))) == 1
 
 
-def _take(db: Connection, waiting: Any, **values: Any) -> Job | None:
+def _take(db: Connection, line: Line, waiting: Any, now: float, **values: Any) -> Job | None:
     """Write these values into the job whose turn it is, in one statement that works on both databases."""
-    chosen = _in_turn(waiting).limit(1).with_for_update(skip_locked=True, of=jobs).scalar_subquery()
+    chosen = in_turn(line, waiting, now).limit(1).with_for_update(skip_locked=True, of=jobs).scalar_subquery()
     row = db.execute(update(jobs).where(jobs.c.id == chosen).values(**values).returning(*_COLUMNS)).one_or_none()
-    return _from_row(row) if row else None
-
-
-def _in_turn(waiting: Any) -> Select[Any]:
-    """Ids of the jobs that wait, the next one first."""
-    running = jobs.alias("running")
-    live = and_(running.c.state == State.RUNNING.value, running.c.lease_until >= time.time())
-    at_work = select(running.c.owner, func.count().label("jobs")).where(live).group_by(running.c.owner)
-    busy = at_work.subquery("busy")
-    return (
-        select(jobs.c.id)
-        .outerjoin(busy, busy.c.owner == jobs.c.owner)
-        .outerjoin(turns, turns.c.owner == jobs.c.owner)
-        .where(waiting)
-        .order_by(
-            jobs.c.priority.desc(),
-            func.coalesce(busy.c.jobs, 0),
-            func.coalesce(turns.c.served_at, 0.0),
-            jobs.c.created_at,
-        )
-    )
-
-
-def _served(db: Connection, owner: str, now: float) -> None:
-    """This owner's next turn comes after everybody else's."""
-    if not _count(db.execute(update(turns).where(turns.c.owner == owner).values(served_at=now))):
-        db.execute(_FIRST_TURN, {"owner": owner, "served_at": now})
+    if row is None:
+        return None
+    served(db, line.name, row.owner, now)
+    return _from_row(row)
 
 
 def _owned(job: Job) -> Any:

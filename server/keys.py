@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, insert, or_, select, update
+from sqlalchemy import Engine, Select, bindparam, insert, or_, select, update
 from sqlalchemy.engine import Row
 
 from server.database import keys, reading
@@ -24,6 +24,10 @@ _MARK = "up_"
 _SHOWN = 11
 _MOST_NAME = 64
 
+_ANY = select(keys.c.id).limit(1)
+_BY_HASH = select(keys.c.id).where(keys.c.hash == bindparam("wanted"), keys.c.revoked_at.is_(None))
+_BY_OWNER = select(keys.c.id).where(keys.c.id == bindparam("wanted"), keys.c.revoked_at.is_(None))
+"""Made once: they run at each request."""
 _COLUMNS = [column for column in keys.c if column.name not in ("hash", "rate_until")]
 
 
@@ -73,16 +77,16 @@ class Keys:
 
     def find(self, hashed: str) -> str | None:
         """The owner of the key that has this hash, unless it has been revoked."""
-        return self._owner(keys.c.hash == hashed)
+        return self._owner(_BY_HASH, hashed)
 
     def is_good(self, owner: str) -> bool:
         """Whether this owner has a key here that has not been revoked."""
-        return self._owner(keys.c.id == owner) is not None
+        return self._owner(_BY_OWNER, owner) is not None
 
     def any(self) -> bool:
         """Whether there is a key, or ever was one."""
         with reading(self._engine) as db:
-            return db.execute(select(keys.c.id).limit(1)).first() is not None
+            return db.execute(_ANY).first() is not None
 
     def list(self) -> Sequence[Key]:
         """All there ever were, oldest first."""
@@ -101,9 +105,10 @@ class Keys:
             revoked = update(keys).where(keys.c.id == found[0].id).values(revoked_at=time.time())
             return _from_row(db.execute(revoked.returning(*_COLUMNS)).one())
 
-    def _owner(self, which: ColumnElement[bool]) -> str | None:
+    def _owner(self, query: Select[Any], wanted: str) -> str | None:
         with reading(self._engine) as db:
-            return db.execute(select(keys.c.id).where(which, keys.c.revoked_at.is_(None))).scalar_one_or_none()
+            found: str | None = db.execute(query, {"wanted": wanted}).scalar_one_or_none()
+            return found
 
 
 def _from_row(row: Row[Any]) -> Key:

@@ -5,6 +5,7 @@ one left it. It imports neither torch nor FastAPI. Its children hold a pipe from
 read the end of that pipe and go.
 """
 
+import errno
 import ipaddress
 import os
 import secrets
@@ -17,6 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import structlog
 
@@ -41,6 +43,9 @@ ever more once it has seen a large block freed."""
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
 """One of these is there wherever CUDA works: on Linux, under WSL, on a Jetson."""
 _WATCH_S = 0.05
+HELD_S = 60.0
+"""For so long Linux keeps a port from others after its connections have ended."""
+_AGAIN_S = 0.25
 _GRACE_S = 20.0
 """How long children may take to end by themselves."""
 _SHORT_LIFE_S = 5.0
@@ -104,12 +109,42 @@ class Launcher:
 
 
 def listen(config: Config) -> socket.socket:
-    """Raises CannotListen."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
-    except OSError as error:
-        raise CannotListen(f"can't listen on {config.host}:{config.port}: {error.strerror or error}") from error
+    """Raises CannotListen.
+
+    A port that nobody answers at, but which connections of an earlier process still hold, is waited for: the kernel
+    lets go of it within a minute.
+    """
+    deadline = time.monotonic() + HELD_S
+    told = False
+    family: int = socket.AF_INET
+    address: tuple[Any, ...] = ()
+    while True:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+            # NOTE: sets SO_REUSEADDR, which is enough unless the earlier process did not.
+            return socket.create_server(address[:2], family=family, backlog=1024)
+        except OSError as error:
+            held = error.errno == errno.EADDRINUSE and not _answers(family, address)
+            if not held or time.monotonic() >= deadline:
+                reason = error.strerror or error
+                raise CannotListen(f"can't listen on {config.host}:{config.port}: {reason}") from error
+        if not told:
+            log.warning("the port is held by connections that have ended", port=config.port, waiting_s=HELD_S)
+            told = True
+        time.sleep(_AGAIN_S)
+
+
+def _answers(family: int, address: tuple[Any, ...]) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket(family) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(address)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def refuse_strangers(listener: socket.socket, gate: Gate) -> None:

@@ -7,7 +7,7 @@ its share, and may be a minute ahead at most. So `rate` jobs may come at once, t
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from server.database import jobs, keys
 from server.errors import TooManyRequests, Unauthorized
@@ -17,6 +17,9 @@ DAY_S = 86400
 _BURST_S = 60.0
 _ROUNDING_S = 1e-3
 """Sums of a float's fractions at today's Unix time are this exact, and more."""
+
+
+_KEY = select(keys).where(keys.c.id == bindparam("owner")).with_for_update()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ def admit(db: Connection, owner: str, *, waits: bool) -> int:
     been revoked meanwhile.
     """
     # The row is locked before anything is counted, so that of several submits at once none counts what another adds.
-    key = db.execute(select(keys).where(keys.c.id == owner).with_for_update()).one_or_none()
+    key = db.execute(_KEY, {"owner": owner}).one_or_none()
     if key is None:
         return 0
     if key.revoked_at is not None:

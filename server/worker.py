@@ -78,6 +78,10 @@ class _Run:
     def progress(self) -> float:
         return self.ctx.progress if self.ctx is not None else 0.0
 
+    @property
+    def stage(self) -> str:
+        return self.ctx.stage if self.ctx is not None else "loading"
+
 
 class Worker:
     def __init__(
@@ -310,7 +314,7 @@ class Worker:
         while not self._ended.wait(_PROGRESS_S if told else 0.0):
             try:
                 for run in list(self._runs):
-                    run.news = self._jobs.heartbeat(run.job, run.progress)
+                    run.news = self._jobs.heartbeat(run.job, run.progress, run.stage)
                 if time.monotonic() - told > self._config.lease_s / 4:
                     self._jobs.worker_beat(self._info())
                     told = time.monotonic()

@@ -18,7 +18,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from hypothesis import settings
 from PIL import Image
@@ -27,7 +26,7 @@ from sqlalchemy import Engine
 
 from server.app import create_app
 from server.blobs import Blobs, new_key
-from server.config import MIB, Config
+from server.config import Config
 from server.database import metadata, migrate, open_database
 from server.errors import UpscaleError
 from server.files.picture import read_header
@@ -35,6 +34,11 @@ from server.formats import FORMATS
 from server.job import Job, Result
 from server.jobs import Jobs, WorkerInfo
 from server.plan import result_size
+from server.wire import server_of
+
+# The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
+os.environ.setdefault("UPSCALE_AUTO_LIMIT_S", "0")
+os.environ.setdefault("UPSCALE_REAL_ESRGAN", "auto")
 
 Picture = Callable[..., bytes]
 MakeConfig = Callable[..., Config]
@@ -197,15 +201,7 @@ class Live:
 def serve(app: FastAPI) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                timeout_graceful_shutdown=2,
-                ws_max_size=64 * MIB,
-                ws_per_message_deflate=False,
-            )
-        )
+        server = server_of(app, graceful_s=2)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:

@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from server.creativity import recipe
+from server.job import Params
 from server.models import Model, load_model
+from server.pipeline.base import Load, Loaded
+from server.plan import Size
 from server.shim import RRDBNet, SRVGGNetCompact
-from server.weights.catalog import FOLDER
+from server.weights.catalog import FOLDER, Choice
 
 CPU = torch.device("cpu")
 BUNDLED = FOLDER / "bundled" / "fidelity-x4.safetensors"
@@ -63,3 +67,15 @@ def save(net: nn.Module, path: Path) -> Path:
 
 def load(path: Path, **kwargs: Any) -> Model:
     return load_model(path, name=path.stem, sha256=None, device=CPU, **kwargs)
+
+
+def loader(model: Model, fidelity: Model | None = None) -> Load:
+    """`Context.load` that always gives this network and, where creativity mixes its result in, that fidelity."""
+
+    def load(params: Params, size: Size | None = None, **_: Any) -> Loaded:
+        creativity = params.creativity or 0.0
+        share = recipe(creativity).fidelity if fidelity is not None else 0.0
+        choice = Choice(((model.name, 1.0),), share, creativity)
+        return Loaded(model.name, model.sha256, None, choice, model, fidelity if share else None)
+
+    return load

@@ -41,7 +41,7 @@ def context(model: Model, data: bytes, target: Path, **settings: Any) -> Context
     params = Params(**{"scale": 4.0, "animation": "keep", **settings.pop("params", {})})
     limits = {"max_source_pixels": 10**8, "max_result_pixels": 10**8} | settings
     return Context(
-        params=params, data=data, target=target, engine=Engine(networks.CPU), load=lambda *_: model, **limits
+        params=params, data=data, target=target, engine=Engine(networks.CPU), load=networks.loader(model), **limits
     )
 
 

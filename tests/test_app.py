@@ -11,12 +11,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from fastapi import FastAPI
+from websockets.sync.client import connect
 
 from server.app import _repeat, create_app
 from server.config import MIB, BadConfig
 from server.dialects import DIALECTS, dialect_of
 from server.dialects.base import ServiceDep
-from tests.conftest import Live, LiveServer, MakeConfig, Picture, serve
+from tests.conftest import Live, LiveServer, MakeConfig, Picture, draw, serve
 
 VENDOR = "/api/v3/wavespeed-ai/real-esrgan"
 
@@ -36,7 +37,7 @@ def test_every_path_has_one_dialect() -> None:
     assert DIALECTS[-1].NAME == "native"
 
 
-@pytest.mark.parametrize("path", ["/no/such", "/jobs/x/y", "/docs", "/openapi", "/redoc", "/jobs/", "/api/v4/models"])
+@pytest.mark.parametrize("path", ["/no/such", "/jobs/x/y", "/docs", "/openapi", "/redoc", "/api/v4/models"])
 def test_nothing_there_is_said_in_our_words(live: Live, path: str) -> None:
     answer = live.client.get(path)
     assert (answer.status_code, answer.json()) == (404, native("not_found", "there is nothing at this address"))
@@ -62,6 +63,113 @@ def test_a_parameter_that_does_not_fit_is_named(live: Live) -> None:
     answer = live.client.get("/jobs?limit=0")
     assert answer.status_code == 400
     assert answer.json()["error"]["field"] == "limit"
+
+
+# --- what monitors and proxies send ---------------------------------------------------------------------------------
+
+
+def gets(live: Live) -> list[str]:
+    """Addresses that GET is answered at, one of each kind."""
+    live.worker.beat()
+    live.client.post("/jobs", files={"file": draw()}, data={"scale": "2"})
+    job = live.worker.finish()
+    assert job.result is not None
+    sent = live.client.post(VENDOR, json={"image": base64.b64encode(draw()).decode(), "enable_base64_output": True})
+    live.worker.finish()
+    own = [
+        "/",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/openapi/wavespeed.json",
+        "/models",
+        "/web/page.js",
+    ]
+    jobs = [f"/jobs/{job.id}{end}" for end in ("", "/result", "/source", "/events")]
+    theirs = [sent.json()["data"]["urls"]["get"].removeprefix(live.url), "/api/v3/models", "/api/v3/predictions"]
+    return [*own, "/jobs", *jobs, *theirs, f"/files/{job.result.key}"]
+
+
+def test_head_is_answered_like_get_without_a_body(live: Live) -> None:
+    passing = {"date", "content-length", "transfer-encoding"}
+    for path in gets(live):
+        head, get = live.client.head(path), live.client.get(path)
+        assert (head.status_code, head.content) == (200, b""), path
+        theirs = {name: value for name, value in get.headers.items() if name not in passing}
+        assert {name: value for name, value in head.headers.items() if name not in passing} == theirs, path
+        if "content-length" in get.headers and path != "/metrics":
+            assert head.headers["content-length"] == get.headers["content-length"], path
+    page = live.client.head("/", headers={"Accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+
+
+def test_head_of_what_is_not_ready_or_not_there_has_the_same_status(live: Live) -> None:
+    for path in ("/readyz", "/no/such", "/api/v3/predictions/none", "/files/none"):
+        head, get = live.client.head(path), live.client.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b"") and head.is_error, path
+    answer = live.client.head("/plan")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert live.client.put("/healthz").headers["allow"] == "GET, HEAD"
+
+
+def test_head_of_a_stream_ends_while_the_job_waits(live: Live) -> None:
+    job = live.client.post("/jobs", files={"file": draw()}, data={"scale": "2"}).json()
+    head = live.client.head(f"/jobs/{job['id']}/events", timeout=5)
+    assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+
+
+def test_http_1_0_without_a_host_is_no_foreign_host(live: Live) -> None:
+    host, port = live.url.removeprefix("http://").split(":")
+    for head in (
+        b"GET /healthz HTTP/1.0\r\n\r\n",
+        b"HEAD /healthz HTTP/1.0\r\n\r\n",
+        b"GET /jobs HTTP/1.0\r\nHost:\r\n\r\n",
+    ):
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(head)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200"), head
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.0\r\nOrigin: https://evil.example\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 403")
+
+
+@pytest.mark.parametrize("path", ["/jobs/", "/healthz/", "/models//", "/api/v3/models/", "/openapi.json/"])
+def test_a_slash_at_the_end_changes_nothing(live: Live, path: str) -> None:
+    assert live.client.get(path).status_code == 200
+    picture = base64.b64encode(draw()).decode()
+    assert live.client.post(f"{VENDOR}/", json={"image": picture}).status_code == 200
+    assert live.client.post("/jobs/", json={"image": picture}).status_code == 202
+    with connect(live.url.replace("http", "ws") + "/v1/", proxy=None) as opened:
+        opened.send('{"taskType": "ping"}')
+        assert "pong" in str(opened.recv(10))
+
+
+def test_links_have_the_prefix_that_a_proxy_names(live: Live) -> None:
+    body = {"image": base64.b64encode(draw()).decode()}
+    proxied = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "Proxy.Example", "X-Forwarded-Prefix": "/up/scale/"}
+    base = "https://proxy.example/up/scale"
+    sent = live.client.post("/jobs", json=body, headers=proxied)
+    assert sent.headers["location"] == sent.json()["urls"]["self"] == f"{base}/jobs/{sent.json()['id']}"
+    data = live.client.post(VENDOR, json=body, headers=proxied).json()["data"]
+    assert data["urls"]["get"].startswith(f"{base}/api/v3/predictions/")
+    made = live.client.post(
+        "/api/v1/models/image-upscaler/generate",
+        json=body | {"target_resolution": "2k", "output_format": "png"},
+        headers=proxied,
+    )
+    assert made.json()["statusUrl"].startswith(f"{base}/api/v1/predictions/")
+    ticket = live.client.post("/api/v3/media/uploads", json={"filename": "a.png"}, headers=proxied).json()["data"]
+    assert ticket["upload"]["url"].startswith(f"{base}/uploads/")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "/", "up", "//evil.example", "/a b", "/<script>", "/a/../b?x", "/" + "x" * 5000]
+)
+def test_a_prefix_that_is_none_is_passed_over(live: Live, prefix: str) -> None:
+    body = {"image": base64.b64encode(draw()).decode()}
+    sent = live.client.post("/jobs", json=body, headers={"X-Forwarded-Prefix": prefix})
+    assert sent.headers["location"] == f"{live.url}/jobs/{sent.json()['id']}"
 
 
 # --- size of bodies -------------------------------------------------------------------------------------------------

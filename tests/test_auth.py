@@ -106,7 +106,6 @@ def test_without_keys_this_machine_may_ask(config: MakeConfig, host: str, origin
 @pytest.mark.parametrize(
     "headers",
     [
-        {},
         {"host": "evil.example"},
         {"host": "127.0.0.1.evil.example:8000"},
         {"host": "10.0.0.7:8000"},

@@ -159,3 +159,18 @@ def test_what_is_no_key_is_not_found_whatever_lies_there(blobs: Blobs, tmp_path:
         with pytest.raises(NotFound):
             use(key)
     assert (tmp_path / "new" / ABSENT).read_bytes() == b"outside"
+
+
+def test_files_are_for_their_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        blobs = Blobs(tmp_path / "data" / "blobs")
+        blobs.put(new_key(".png"), b"sent")
+        staged = blobs.stage()
+        staged.write_bytes(b"made")
+        blobs.adopt(new_key(".png"), staged)
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "data" / "blobs", *(tmp_path / "data" / "blobs").rglob("*")]:
+        if path.name != "sweeping":  # a lock, empty
+            assert path.stat().st_mode & 0o077 == 0, path

@@ -26,6 +26,8 @@ from server.launch import MALLOC_ENV
 from tests import moving
 from tests.conftest import MakeConfig, draw
 
+SHIPPED = ("fidelity-x4", "RealESRGAN_x4plus", "RealESRGAN_x4plus_anime_6B", "realesr-animevideov3")
+
 Run = Callable[..., Result]
 
 
@@ -59,6 +61,9 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     path.write_bytes(draw(16, 12))
     return path
+
+
+ENDINGS = "use .jpeg, .png, .webp, .avif, .tiff or .gif; a folder of that name ends with /"
 
 
 def complaint(outcome: Result, code: int = 1) -> str:
@@ -115,12 +120,17 @@ def test_a_target_is_the_long_edge(run: Run, tmp_path: Path) -> None:
         ("out.jpg", (), "out.jpg", "JPEG"),
         ("out.JPEG", (), "out.JPEG", "JPEG"),
         ("out.webp", ("--quality", 50), "out.webp", "WEBP"),
-        ("out.png", ("--format", "jpeg"), "out.png", "JPEG"),
+        ("out.jfif", (), "out.jfif", "JPEG"),
+        ("out.Jpe", ("--format", "jpg"), "out.Jpe", "JPEG"),
+        ("out.apng", (), "out.apng", "PNG"),
+        ("out.png", ("--format", "png"), "out.png", "PNG"),
         ("out.avif", ("--lossless",), "out.avif", "AVIF"),
         ("out.tif", ("--depth", 16, "--metadata", "strip"), "out.tif", "TIFF"),
         ("out.jpeg", ("--progressive", "--colour", "srgb", "--background", "#ff00ff"), "out.jpeg", "JPEG"),
         ("folder", (), "folder/photo.png", "PNG"),
         ("folder", ("--format", "webp"), "folder/photo.webp", "WEBP"),
+        ("folder.jpg/", (), "folder.jpg/photo.png", "PNG"),
+        ("v1.5/", (), "v1.5/photo.png", "PNG"),
         ("deep/er/out.png", (), "deep/er/out.png", "PNG"),
     ],
 )
@@ -131,7 +141,9 @@ def test_where_it_goes_and_in_what_format(
     outcome = run("upscale", photo, "-o", output, "--scale", 2, *options)
     assert outcome.exit_code == 0, outcome.output
     assert size_of(tmp_path / written) == (kind, (32, 24))
-    made = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    made = {
+        path for path in set(tmp_path.rglob("*")) - before if path.is_file() and tmp_path / "data" not in path.parents
+    }
     assert made == {tmp_path / written}, "and nothing is left beside it"
 
 
@@ -201,7 +213,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 
 def test_an_unknown_model_is_refused_once_and_not_for_every_picture(run: Run, photo: Path) -> None:
     outcome = run("upscale", photo, photo.with_name("other.png"), "-o", "out", "--model", "best-x8")
-    assert complaint(outcome) == "there is no model 'best-x8'; installed are fidelity-x4, perceptual-x4"
+    assert complaint(outcome) == f"there is no model 'best-x8'; installed are {', '.join(SHIPPED)}"
 
 
 def test_a_path_that_is_no_checkpoint_is_refused(run: Run, photo: Path) -> None:
@@ -222,7 +234,27 @@ def test_a_checkpoint_can_be_named_by_its_path(run: Run, photo: Path) -> None:
         (("-o", "photo.png"), "the result of photo.png would overwrite photo.png"),
         (("-o", "."), "the result of photo.png would overwrite photo.png"),
         (("link.jpg", "-o", "out"), None),
-        (("photo.jpg", "-o", "out"), "two of the pictures would be written to the same file"),
+        (
+            ("photo.jpg", "-o", "out"),
+            "photo.png and photo.jpg would both be written to out/photo.png; nothing was done",
+        ),
+        (("link.jpg", "-o", "out.png"), "out.png names one picture; for several, name a folder, such as out/"),
+        (("-o", "res.bmp"), f"a result can't be written as .bmp: {ENDINGS}"),
+        (("-o", "res.heic"), f"a result can't be written as .heic: {ENDINGS}"),
+        (("-o", "anim.mp4"), f"a result can't be written as .mp4: {ENDINGS}"),
+        (("-o", "res.jxl", "--format", "png"), f"a result can't be written as .jxl: {ENDINGS}"),
+        (("-o", "v1.5"), f"a result can't be written as .5: {ENDINGS}"),
+        (("-o", "q.jpg", "--format", "png"), "q.jpg is to be jpeg by its name, and png by --format"),
+        (("-o", "out.png", "--quality", "90"), "--quality means nothing for png; it does for jpeg, webp and avif"),
+        (("-o", "out/", "--quality", "90"), "--quality means nothing for png; it does for jpeg, webp and avif"),
+        (
+            ("-o", "out.webp", "--quality", "90", "--lossless"),
+            "--quality means nothing with --lossless; give one of them",
+        ),
+        (
+            ("-o", "out.webp", "--background", "#000000"),
+            "--background means nothing for webp; it does for jpeg, which has no transparency",
+        ),
         (("photo.jpg", "-o", "taken"), "taken is a file; several pictures need a folder"),
         (("-o", "out.png", "--background", "white"), "--background wants #rrggbb, for example #ffffff, not 'white'"),
         (("-o", "out.png", "--size", "12"), "--size wants WIDTHxHEIGHT, for example 1920x1080, not '12'"),
@@ -257,7 +289,7 @@ def test_a_tile_too_small_for_its_halo_is_made_larger(
 def test_words_with_brackets_come_out_as_they_are(run: Run, photo: Path) -> None:
     """They are what the printing library takes for colours, and for mistakes in colours."""
     assert complaint(run("upscale", photo, "-o", "o.png", "--model", "[red]")) == (
-        "there is no model '[red]'; installed are fidelity-x4, perceptual-x4"
+        f"there is no model '[red]'; installed are {', '.join(SHIPPED)}"
     )
     outcome = run("upscale", "[bold]a.png", "[/b].png", "-o", "out")
     assert outcome.stderr.splitlines() == [
@@ -287,6 +319,77 @@ def test_the_installed_command_starts_over_with_settings_for_networks_and_works(
     (line,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert (line["width"], line["height"]) == (64, 48)
     assert size_of(tmp_path / "out.webp") == ("WEBP", (64, 48))
+
+
+def test_an_existing_folder_is_a_folder_whatever_its_name(run: Run, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.jpg").mkdir()
+    assert run("upscale", photo, "-o", "results.jpg", "--scale", 1).exit_code == 0
+    assert size_of(tmp_path / "results.jpg" / "photo.png")[0] == "PNG"
+
+
+def test_a_name_in_no_encoding_is_one_line_and_the_rest_is_done(photo: Path, tmp_path: Path) -> None:
+    """On a terminal that knows nothing but ASCII, too."""
+    odd, bad = tmp_path / "odd\udcff\n.png", tmp_path / "bad\udcfe.png"
+    odd.write_bytes(photo.read_bytes())
+    bad.write_text("no picture")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")}
+    env |= {**MALLOC_ENV, "PYTHONIOENCODING": "ascii:strict", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "server", "upscale", str(odd), str(bad), "missing.png", str(photo)]
+    done = subprocess.run(
+        [
+            *command,
+            "-o",
+            str(tmp_path / "out"),
+            "--scale",
+            "1",
+            "--device",
+            "cpu",
+            "--data-dir",
+            str(tmp_path / "data"),
+        ],
+        env=env,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    first, last = done.stdout.splitlines()
+    assert "odd\\xff\\n.png  16" in first and "out/photo.png  16" in last
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 2 and "bad\\xfe.png: " in lines[0] and "missing.png: " in lines[1]
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out" / odd.name).exists() and len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("length", [200, 247, 250, 255])
+def test_a_result_may_have_the_longest_name_that_there_is(run: Run, photo: Path, tmp_path: Path, length: int) -> None:
+    name = "n" * (length - 4) + ".png"
+    assert run("upscale", photo, "-o", name, "--scale", 1).exit_code == 0
+    assert size_of(tmp_path / name)[0] == "PNG"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_name_that_is_too_long_is_told_before_the_work(run: Run, photo: Path, tmp_path: Path) -> None:
+    outcome = run("upscale", photo, "-o", "n" * 252 + ".png", "--scale", 1)
+    assert outcome.exit_code == 1 and outcome.stderr.endswith("File name too long\n")
+
+
+def test_a_source_that_is_missing_or_bad_leaves_no_new_folder(run: Run, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    for source in ("missing.png", "text.png"):
+        assert run("upscale", source, "-o", "new/er/", "--scale", 1).exit_code == 1
+        assert not (tmp_path / "new").exists()
+    assert run("upscale", "missing.png", photo, "-o", "new/er/", "--scale", 1).exit_code == 1
+    assert size_of(tmp_path / "new" / "er" / "photo.png")[0] == "PNG"
+
+
+def test_the_page_that_was_taken_is_told(run: Run, tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (16, 12), colour) for colour in ("red", "green", "blue")]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    outcome = run("upscale", "a.tif", "-o", "out.png", "--scale", 1)
+    assert outcome.exit_code == 0 and "note: a.tif: page 1 of 3\n" in outcome.stderr
+    (line,) = lines(run("upscale", "a.tif", "-o", "out.png", "--scale", 1, "--json"))
+    assert "page 1 of 3" in line["notes"]
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
@@ -370,6 +473,33 @@ def test_what_was_given_up_is_listed_and_sent_again(run: Run, prepared: tuple[Co
     assert words == f"nothing of job {running.id} was given up"
     assert run("jobs", "redeliver", failed.id, "--data-dir", config.data_dir).stdout == "1 to be sent again\n"
     assert Deliveries(engine).counts() == {"pending": 1}
+
+
+def test_the_address_of_what_was_given_up_is_whole_however_narrow_the_terminal(
+    run: Run, prepared: tuple[Config, Jobs, list[Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _, (_, _, failed) = prepared
+    engine = open_database(config.database)
+    url = "https://example.com/[hook]/" + "a-long-path/" * 20 + "?token=0123456789"
+    owed = Delivery(job_id=failed.id, kind=WEBHOOK, url=url, base_url="")
+    with engine.begin() as db:
+        db.execute(deliveries.insert().values(**vars(owed)))
+    Deliveries(engine).give_up(owed, "its server answered 500")
+    for columns in ("80", "20"):
+        monkeypatch.setenv("COLUMNS", columns)
+        shown = run("jobs", "undelivered", "--data-dir", config.data_dir).stdout.splitlines()
+        assert [line.strip() for line in shown[1:]] == ["its server answered 500", url]
+        assert shown[0].startswith(f"{failed.id}  webhook  0 tries, the last ")
+
+
+def test_a_table_that_is_piped_has_every_cell_whole(
+    run: Run, prepared: tuple[Config, Jobs, list[Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _, jobs = prepared
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run("jobs", "list", "--data-dir", config.data_dir).stdout.splitlines()
+    assert len(shown) == 1 + len(jobs), "a line each"
+    assert any("not a [picture] of ours" in line and jobs[2].id in line for line in shown)
 
 
 def test_jobs_are_cancelled_at_once_or_soon_or_not_at_all(run: Run, prepared: tuple[Config, Jobs, list[Job]]) -> None:

@@ -1,7 +1,10 @@
 """`keys` on the command line: what it prints, and how it ends."""
 
+import ast
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from server.cli import app
 from tests.conftest import Live
+from tests.test_outage import UNSHARE, can_mount
 
 Run = Callable[..., Result]
 
@@ -102,3 +106,49 @@ def test_a_running_server_notices_at_once(run: Run, live: Live, monkeypatch: pyt
     assert (status("any"), status(secret)) == (401, 200)
     run("revoke", "ann")
     assert status(secret) == 401
+
+
+FULL = """
+import os, subprocess, sys
+data = sys.argv[1]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", data], check=True)
+def run(*words):
+    command = [sys.executable, "-m", "server", "keys", *words, "--data-dir", data]
+    return subprocess.run(command, capture_output=True, text=True)
+assert run("create", "first").returncode == 0
+with open(os.path.join(data, "ballast"), "wb", buffering=0) as file:
+    for size in (4096, 1):
+        try:
+            while file.write(bytes(size)):
+                pass
+        except OSError:
+            pass
+made = run("create", "ann")
+listed = run("list")
+print(repr([(each.returncode, each.stdout, each.stderr) for each in (made, listed)]))
+"""
+
+
+@pytest.mark.skipif(not can_mount(), reason="this kernel lets nobody mount a disk of memory in a namespace")
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")}
+    command = [*UNSHARE, sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    for code, stdout, stderr in ast.literal_eval(done.stdout.splitlines()[-1]):
+        assert (code, stdout) == (1, "")
+        assert stderr.startswith("error: ") and stderr.count("\n") == 1 and "full" in stderr
+
+
+def test_an_unusable_folder_is_said_in_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    made = run("create", "ann", "--data-dir", tmp_path / "file" / "data")
+    assert made.exit_code == 1 and made.stderr.startswith("error: ") and made.stderr.count("\n") == 1
+
+
+def test_a_list_that_is_no_terminals_is_as_wide_as_it_has_to_be(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "a name of some length for a key that somebody has"
+    run("create", name, "--rate", "10/min")
+    heads, row = run("list").stdout.rstrip().splitlines()
+    assert name in row and "10/min" in row and heads.split()[-1] == "priority"

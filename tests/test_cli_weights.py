@@ -67,6 +67,7 @@ def test_the_list_has_everything_with_its_state_and_licence(run: Run, folder: Pa
         "name": "parsenet",
         "kind": "face-parser",
         "state": "missing",
+        "sha256": "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
         "bytes": 85331193,
         "licence": "MIT",
         "commercial": True,
@@ -77,8 +78,19 @@ def test_the_list_has_everything_with_its_state_and_licence(run: Run, folder: Pa
 
 def test_the_list_is_a_table_for_people(run: Run) -> None:
     lines = run("list").stdout.splitlines()
-    assert lines[0].split() == ["name", "kind", "state", "MB", "licence"]
-    assert any(line.split()[:4] == ["RealESRGAN_x4plus", "upscaler", "missing", "67.0"] for line in lines)
+    assert lines[0].split() == ["name", "kind", "state", "MB", "SHA-256", "licence"]
+    rows = [line.split() for line in lines]
+    assert ["RealESRGAN_x4plus", "upscaler", "package,", "fp16", "33.4", "713ee713b035", "BSD-3-Clause"] in rows
+    assert ["RealESRGAN_x2plus", "upscaler", "missing"] in [row[:3] for row in rows]
+
+
+def test_a_file_of_the_users_own_wins_over_the_package(run: Run, folder: Path) -> None:
+    assert states(run)["realesr-animevideov3"] == "package, fp16"
+    folder.mkdir(parents=True)
+    save(srvgg(), folder / "realesr-animevideov3.pth")
+    assert states(run)["realesr-animevideov3"] == "installed"
+    outcome = run("verify", "realesr-animevideov3")
+    assert outcome.exit_code == 1 and "damaged or not the ones of the manifest" in outcome.output
 
 
 def test_ones_own_checkpoints_are_listed_and_problems_named(run: Run, folder: Path) -> None:
@@ -128,6 +140,9 @@ def test_a_folder_that_can_not_be_written_is_one_line(run: Run, folder: Path, mi
     assert str(folder) in complaint(run("pull", "parsenet"))
 
 
+PACKAGED = ("RealESRGAN_x4plus", "RealESRGAN_x4plus_anime_6B", "realesr-animevideov3")
+
+
 def test_verify_checks_what_is_here(run: Run, folder: Path, mirror: Publisher) -> None:
     outcome = run("verify")
     assert outcome.exit_code == 0
@@ -137,7 +152,7 @@ def test_verify_checks_what_is_here(run: Run, folder: Path, mirror: Publisher) -
     lines = run("verify").stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
         ["fidelity-x4", "verified,"],
-        ["perceptual-x4", "verified,"],
+        *([name, "verified,"] for name in PACKAGED),
         ["refiner", "verified,"],
         ["sdxl-controlnet-tile", "verified,"],
         ["mine", "verified,"],

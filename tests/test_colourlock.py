@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from server.colourlock import aligned, locked, mixed, with_colour_of
+from server.kernels import Kernel, load
 from server.resample import resample
 from tests.pictures import noise, scene
 
@@ -85,6 +86,19 @@ def test_it_is_the_lowpass_of_what_is_lost(h: int, w: int, scale: int) -> None:
     expected = np.clip(result / 65535 + wide, 0, 1)
     ours = joined(locked(banded(result, scale), source, scale, np.uint16)) / 65535
     assert abs(ours - expected).max() < 2e-5
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_our_own_code_does_the_same(scale: int, channels: int, depth: type[Any]) -> None:
+    kernel = load()
+    if not isinstance(kernel, Kernel):
+        pytest.skip(str(kernel))
+    source, result = noise(90, 13, channels), noise(90 * scale, 13 * scale, channels, np.uint16)
+    plain, own = (joined(locked(banded(result, 8 * scale), source, scale, depth, each)) for each in (None, kernel))
+    assert abs(plain.astype(int) - own).max() <= 1 and (plain != own).mean() < 0.01
+    assert own.dtype == depth
 
 
 def test_colour_comes_from_one_and_brightness_from_the_other() -> None:

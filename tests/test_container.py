@@ -6,6 +6,7 @@ import fnmatch
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from server.config import PREFIX, Config
+from server.kernels import build
 from tests.conftest import LiveServer
 
 ROOT = Path(__file__).parent.parent
@@ -80,6 +82,22 @@ def test_nothing_else_is_let_in() -> None:
     )
 
 
+def test_the_kernels_come_compiled_for_every_processor_and_are_where_the_server_looks(tmp_path: Path) -> None:
+    """What the stage copies is enough to compile them, by the command that it runs."""
+    stage = DOCKERFILE[DOCKERFILE.index(" AS kernels") : DOCKERFILE.index(" AS code")]
+    assert "g++" in stage and "server.kernels --all" in stage and "g++" not in LAST_STAGE
+    for source, target in re.findall(r"^COPY (\S+) (\S+)$", stage, re.MULTILINE):
+        assert source == target and not any(sent(str(each.relative_to(ROOT))) for each in [build.BUILT])
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / source, tmp_path / target)
+    shutil.rmtree(tmp_path / "server" / "kernels" / "built", ignore_errors=True)
+    run = [sys.executable, "-m", "server.kernels", "--help"]
+    assert subprocess.run(run, cwd=tmp_path, capture_output=True, timeout=120, check=False).returncode == 0
+    built = build.BUILT.relative_to(ROOT)
+    assert f"COPY --from=kernels /opt/upscale-server/{built} {built}" in DOCKERFILE
+
+
 def test_its_settings_are_settings() -> None:
     known = {PREFIX + name.upper() for name in Config.model_fields}
     assert set(re.findall(rf"\b({PREFIX}\w+)=", DOCKERFILE)) <= known
@@ -104,6 +122,46 @@ def test_all_that_it_installs_is_locked() -> None:
     locked = {line.partition("==")[0] for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()}
     for each in wanted:
         assert re.match(r"[\w-]+", each)[0].lower() in locked, each  # type: ignore[index]
+
+
+LOCKS = ("requirements.lock", "tests/old-clients.lock", "tests/new-clients.lock")
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_locked_package_has_hashes_and_no_lock_names_a_registry(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    packages = re.split(r"^(?=\S)", text, flags=re.MULTILINE)[1:]
+    assert packages
+    for package in packages:
+        head, *rest = package.rstrip().split(" \\\n    ")
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.+!]+( ; .+)?", head), head
+        assert rest and all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", each) for each in rest), head
+    assert "://" not in text and "index" not in re.sub(r"[0-9a-f]{64}", "", text).split("==")[0]
+
+
+def test_what_reads_the_lock_by_pattern_finds_what_it_wants() -> None:
+    """The commands of the Makefile, the Dockerfile and docs/offline.md, on the lock as it is."""
+    texts = [(ROOT / name).read_text("utf-8") for name in ("Makefile", "Dockerfile.cuda", "docs/offline.md")]
+    blocks = {each for text in texts for each in re.findall(r"awk '(/.*?wanted)' requirements\.lock", text)}
+    assert len(blocks) == 3
+    for program in blocks:
+        found = subprocess.run(
+            ["awk", program, "requirements.lock"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        heads = [line for line in found.stdout.splitlines() if line[0] != " "]
+        hashes = [line for line in found.stdout.splitlines() if line[0] == " "]
+        assert heads and len(hashes) >= len(heads)
+        if "!" not in program:
+            assert re.fullmatch(r"(setuptools|basicsr)==[\d.]+ \\", *heads)
+    patterns = {
+        each for text in texts for each in re.findall(r"grep (?:-o|--only-matching) '(.*?)' requirements\.lock", text)
+    }
+    assert len(patterns) == 2
+    for pattern in patterns:
+        found = subprocess.run(
+            ["grep", "-o", pattern, "requirements.lock"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert all(re.fullmatch(r"[a-z0-9-]+==[\w.+!]+", line) for line in found.stdout.splitlines())
 
 
 @pytest.mark.parametrize(("ready", "code"), [(True, 0), (False, 1)])

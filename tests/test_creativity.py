@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from server.creativity import ANCHORS, MAX_CREATIVITY, NAMES, Recipe, recipe
 
-RISING = ("perceptual", "strength", "steps", "gain", "lock", "sdxl_strength", "sdxl_steps", "sdxl_guidance")
-FALLING = ("back_projection", "sdxl_control")
+RISING = ("strength", "steps", "gain", "lock", "sdxl_strength", "sdxl_steps", "sdxl_guidance")
+FALLING = ("fidelity", "back_projection", "sdxl_control")
 ANYWHERE = st.floats(-MAX_CREATIVITY, MAX_CREATIVITY)
 
 
@@ -33,7 +33,14 @@ def test_half_way_is_half_of_both() -> None:
 
 def test_strict_runs_no_diffusion_and_invents_nothing() -> None:
     strict = recipe(-2)
-    assert (strict.strength, strict.gain, strict.perceptual, strict.back_projection) == (0, 0, 0, 1)
+    assert (strict.strength, strict.gain, strict.fidelity, strict.back_projection) == (0, 0, 1, 1)
+
+
+@given(st.floats(-MAX_CREATIVITY, 0))
+def test_up_to_the_middle_no_diffusion_runs_and_the_networks_results_are_mixed(creativity: float) -> None:
+    found = recipe(creativity)
+    assert found.strength == found.steps == found.sdxl_strength == found.sdxl_steps == 0
+    assert found.fidelity == pytest.approx(-creativity / 2)
 
 
 @given(ANYWHERE)

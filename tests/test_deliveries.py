@@ -21,8 +21,8 @@ def deliveries(engine: Engine) -> Deliveries:
     return Deliveries(engine)
 
 
-def owe(jobs: Jobs, *kinds: str, state: State = State.FAILED, due_at: float = 0.0) -> Job:
-    job = Job(dialect="native", owner="local", params=Params(scale=2), state=state)
+def owe(jobs: Jobs, *kinds: str, state: State = State.FAILED, due_at: float = 0.0, owner: str = "local") -> Job:
+    job = Job(dialect="native", owner=owner, params=Params(scale=2), state=state)
     owed = [Delivery(job_id=job.id, kind=kind, url="http://x", base_url="", due_at=due_at) for kind in kinds]
     jobs.enqueue(job, owed)
     return job
@@ -102,8 +102,8 @@ def test_a_slow_sender_does_not_undo_what_a_later_one_found_out(jobs: Jobs, deli
 
 
 def test_of_many_who_ask_at_once_each_gets_another(jobs: Jobs, deliveries: Deliveries) -> None:
-    for _ in range(20):
-        owe(jobs, WEBHOOK)
+    for number in range(20):
+        owe(jobs, WEBHOOK, owner=str(number))
     with ThreadPoolExecutor(6) as threads:
         claimed = [each for each in threads.map(lambda _: deliveries.claim(60), range(30)) if each is not None]
     assert len({each.id for each in claimed}) == len(claimed) <= 20

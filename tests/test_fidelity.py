@@ -43,7 +43,7 @@ def enlarged(model: Model, data: bytes, params: Params) -> pyvips.Image:
         target = Path(folder) / "result"
         limits: dict[str, Any] = {"max_source_pixels": 10**8, "max_result_pixels": 10**8}
         engine = Engine(networks.CPU)
-        run(Context(params=params, data=data, target=target, engine=engine, load=lambda *_: model, **limits))
+        run(Context(params=params, data=data, target=target, engine=engine, load=networks.loader(model), **limits))
         return open_picture(target.read_bytes(), 10**9).copy_memory()
 
 

@@ -7,7 +7,7 @@ import pytest
 from server.config import BadConfig
 from server.errors import InvalidField, SourceNotAllowed
 from server.fetch import download, parse_source
-from server.guard import NotAllowed, Unreachable, is_web_url, read_allowed, send
+from server.guard import NotAllowed, Unreachable, is_web_url, read_allowed, send, why_not
 from tests.conftest import MakeConfig, Receiver
 from tests.test_fetch import drip, redirect, say, serving
 
@@ -41,6 +41,47 @@ def test_what_is_a_web_address(url: str) -> None:
 )
 def test_what_is_none(url: str) -> None:
     assert not is_web_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "allow"),
+    [
+        ("http://example.com:25/", ()),
+        ("https://example.com:22/hook", ()),
+        ("http://127.0.0.1:25/", ()),
+        ("http://127.0.0.1:9000/", ()),
+        ("http://localhost:9000/", ()),
+        ("http://a.localhost/", ()),
+        ("http://[::1]/", ()),
+        ("http://10.1.2.3/", HERE),
+        ("http://[::ffff:10.0.0.1]/", ()),
+        ("http://169.254.169.254/", ()),
+        ("http://2130706433/", ()),
+        ("http://user:secret@example.com/", ()),
+    ],
+)
+def test_some_addresses_are_known_to_be_no_good_before_they_are_called(
+    config: MakeConfig, url: str, allow: tuple[str, ...]
+) -> None:
+    assert why_not(url, config(allow_hosts=allow)) in (
+        "the address is not one that this server may call",
+        "the port is not one that this server may call",
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "allow"),
+    [
+        ("http://example.com/", ()),
+        ("https://example.com:8443/a?b=c", ()),
+        ("http://127.0.0.1:25/", HERE),
+        ("http://localhost:9000/", ("localhost",)),
+        ("http://hooks.lan:81/x", ("hooks.lan:81",)),
+        ("http://no-such-name.example/", ()),
+    ],
+)
+def test_of_others_nothing_is_said_before_they_are_called(config: MakeConfig, url: str, allow: tuple[str, ...]) -> None:
+    assert why_not(url, config(allow_hosts=allow)) is None
 
 
 NO_ADDRESS = [

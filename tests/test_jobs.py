@@ -239,15 +239,13 @@ def test_what_died_with_its_worker_is_not_at_work(table: Jobs, lapsing: Jobs) ->
     assert take(table).id == first.id
 
 
-def test_sources_are_fetched_in_the_same_order(table: Jobs) -> None:
+def test_sources_are_fetched_by_the_same_rule(table: Jobs) -> None:
     values = {"source_key": None, "source_url": "https://example.com/a.png"}
-    take_from = add(table, owner="many", created_at=0.0)
-    assert take(table).id == take_from.id
-    for place in range(1, 4):
+    for place in range(3):
         add(table, owner="many", created_at=float(place), **values)
     add(table, owner="one", created_at=10.0, **values)
     fetched = [table.claim_fetch("f", 60) for _ in range(4)]
-    assert [job and job.created_at for job in fetched] == [10.0, 1.0, 2.0, 3.0]
+    assert [job and job.created_at for job in fetched] == [0.0, 10.0, 1.0, 2.0]
 
 
 def test_four_threads_drain_the_jobs_of_three_owners_each_exactly_once(table: Jobs) -> None:
@@ -301,7 +299,8 @@ def test_four_threads_drain_forty_jobs_each_exactly_once(table: Jobs) -> None:
 
 
 def test_four_threads_fetch_twelve_sources_each_exactly_once(table: Jobs) -> None:
-    expected = {add(table, source_key=None, source_url="https://example.com/a.png").id for _ in range(12)}
+    values = [{"owner": str(n), "source_url": "https://example.com/a.png"} for n in range(12)]
+    expected = {add(table, source_key=None, **each).id for each in values}
 
     def drain(name: str) -> list[str]:
         drained = []
@@ -449,8 +448,66 @@ def test_a_sweep_ends_what_must_not_run_again_and_nothing_else(table: Jobs, laps
 def test_a_sweep_says_how_many_it_ended(table: Jobs, lapsing: Jobs) -> None:
     assert table.sweep() == 0
     add(table)
-    table.cancel(take(lapsing).id)
+    for _ in range(MAX_ATTEMPTS):
+        take(lapsing)
     assert table.sweep() == 1
+
+
+# --- clocks that were set back ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ahead(engine: Engine) -> Jobs:
+    """The same table; leases taken through it are an hour ahead, as after a crash and a clock that was set back."""
+    return Jobs(engine, lease_s=3600)
+
+
+def test_a_lease_further_ahead_than_its_length_is_no_good(table: Jobs, ahead: Jobs) -> None:
+    add(table)
+    lost = take(ahead, "dead")
+    again = take(table, "b")
+    assert (again.id, again.attempt) == (lost.id, 2)
+    assert not table.finish(lost, RESULT)
+
+
+def test_a_job_of_a_lease_too_far_ahead_is_not_at_work(table: Jobs, ahead: Jobs) -> None:
+    add(table, owner="unlucky", created_at=1.0)
+    first = take(ahead)
+    add(table, owner="busy", created_at=2.0)
+    take(table)
+    add(table, owner="busy", created_at=0.5)
+    assert take(table).id == first.id
+
+
+@pytest.mark.parametrize("crashed", ["lapsing", "ahead"])
+def test_a_running_job_without_a_worker_is_cancelled_at_once(
+    table: Jobs, crashed: str, request: pytest.FixtureRequest
+) -> None:
+    add(table)
+    job = take(request.getfixturevalue(crashed))
+    cancelled = table.cancel(job.id)
+    assert cancelled.state is State.CANCELLED and cancelled.finished_at is not None
+
+
+def test_a_job_that_died_too_often_is_ended_though_its_lease_is_ahead(table: Jobs, ahead: Jobs, lapsing: Jobs) -> None:
+    add(table)
+    for _ in range(MAX_ATTEMPTS - 1):
+        take(lapsing)
+    job = take(ahead)
+    assert table.sweep() == 1
+    assert table.get(job.id).state is State.FAILED
+
+
+def test_a_fetch_leased_too_far_ahead_is_fetched_again(table: Jobs) -> None:
+    job = add(table, source_key=None, source_url="https://example.com/")
+    assert table.claim_fetch("dead", 3600) is not None
+    fetched = table.claim_fetch("new", 45)
+    assert fetched is not None and fetched.id == job.id
+
+
+def test_a_worker_whose_heartbeat_is_ahead_is_not_alive(table: Jobs) -> None:
+    table.worker_beat(WorkerInfo("dead", "cpu", True, time.time() + 3600))
+    assert table.live_workers() == []
 
 
 # --- cancelling -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Our own networks compute what torch does, whatever the shape; their library is built, kept, refused rightly."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from server.kernels import Kernel, build, load
+from server.kernels import __main__ as command
 from server.kernels.network import Network, Sweep
+from server.launch import MALLOC_ENV
 from server.models import load_model, rrdbnet, srvgg
 from server.models.base import Facts
 from server.shim import RRDBNet, SRVGGNetCompact
@@ -29,10 +32,18 @@ SIDES = st.integers(1, 70)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kernel() -> Kernel:
+def usable() -> None:
     found = load()
     if not isinstance(found, Kernel):
         pytest.skip(f"no own convolutions here: {found}")
+
+
+@pytest.fixture(scope="module", params=["avx512", "avx2"])
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    """Each that this processor can run."""
+    found = load(wanted=request.param)
+    if not isinstance(found, Kernel):
+        pytest.skip(str(found))
     return found
 
 
@@ -43,12 +54,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-def the_kernel() -> Kernel:
-    found = load()
-    assert isinstance(found, Kernel)
-    return found
 
 
 def decibels(result: Tensor, expected: Tensor) -> float:
@@ -68,6 +73,7 @@ def decibels(result: Tensor, expected: Tensor) -> float:
     seed=st.integers(0, 1 << 30),
 )
 def test_a_convolution_is_torchs_in_float64(
+    kernel: Kernel,
     height: int,
     width: int,
     channels: tuple[int, int],
@@ -94,7 +100,7 @@ def test_a_convolution_is_torchs_in_float64(
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        result = Network(the_kernel(), "convolution", [(weight, bias, slope)], scale=scale)(image)
+        result = Network(kernel, "convolution", [(weight, bias, slope)], scale=scale)(image)
     finally:
         torch.set_num_threads(before)
     assert (result - expected).abs().max() < 1e-4
@@ -110,6 +116,7 @@ def test_a_convolution_is_torchs_in_float64(
     act_type=st.sampled_from(["prelu", "relu"]),
 )
 def test_any_srvgg_is_the_packages(
+    kernel: Kernel,
     tmp_path_factory: pytest.TempPathFactory,
     height: int,
     width: int,
@@ -121,22 +128,22 @@ def test_any_srvgg_is_the_packages(
     net = networks.seeded(
         SRVGGNetCompact(num_feat=features, num_conv=depth, upscale=upscale, act_type=act_type), height
     )
-    same_as_the_class(net, tmp_path_factory.mktemp("srvgg"), height, width)
+    same_as_the_class(kernel, net, tmp_path_factory.mktemp("srvgg"), height, width)
 
 
 @pytest.mark.parametrize("scale", [4, 2, 1])
 @pytest.mark.parametrize("channels", [(64, 32), (10, 6), (16, 16)])
 @pytest.mark.parametrize("size", [(4, 4), (8, 132), (76, 20)])
 def test_any_rrdbnet_is_the_packages(
-    tmp_path: Path, scale: int, channels: tuple[int, int], size: tuple[int, int]
+    kernel: Kernel, tmp_path: Path, scale: int, channels: tuple[int, int], size: tuple[int, int]
 ) -> None:
     net = networks.rrdbnet(scale, 2, *channels)
-    same_as_the_class(net, tmp_path, *size)
+    same_as_the_class(kernel, net, tmp_path, *size)
 
 
-def same_as_the_class(net: nn.Module, folder: Path, height: int, width: int) -> None:
+def same_as_the_class(kernel: Kernel, net: nn.Module, folder: Path, height: int, width: int) -> None:
     model = load_model(
-        networks.save(net, folder / "net.pth"), name="x", sha256=None, device=networks.CPU, kernel=the_kernel()
+        networks.save(net, folder / "net.pth"), name="x", sha256=None, device=networks.CPU, kernel=kernel
     )
     assert isinstance(model._net, Network)
     image = torch.rand(2, 3, height, width)
@@ -235,6 +242,7 @@ def rounded(image: Tensor, kind: type[np.generic], channels: int) -> NDArray[Any
     threads=st.integers(1, 3),
 )
 def test_a_sweep_in_steps_gives_what_the_whole_picture_does(
+    kernel: Kernel,
     height: int,
     width: int,
     step: int,
@@ -247,7 +255,7 @@ def test_a_sweep_in_steps_gives_what_the_whole_picture_does(
     net = networks.seeded(SRVGGNetCompact(num_feat=16, num_conv=depth, upscale=scale), height)
     facts = srvgg.detect(net.state_dict())
     assert facts is not None
-    network = srvgg.fast(net, facts, the_kernel())
+    network = srvgg.fast(net, facts, kernel)
     samples = random_samples(height, width, channels, kinds[0], width)
     top = 1 if kinds[0] is np.float32 else np.iinfo(kinds[0]).max
     image = torch.from_numpy((samples / np.float32(top)).astype(np.float32)).permute(2, 0, 1)[None]
@@ -276,12 +284,12 @@ def test_a_sweep_in_steps_gives_what_the_whole_picture_does(
     threads=st.integers(1, 3),
 )
 def test_turns_give_the_bytes_that_a_run_at_once_does(
-    net: nn.Module, size: tuple[int, int], work: float, threads: int
+    kernel: Kernel, net: nn.Module, size: tuple[int, int], work: float, threads: int
 ) -> None:
     arch = rrdbnet if isinstance(net, RRDBNet) else srvgg
     facts = arch.detect(net.state_dict())
     assert facts is not None
-    network = arch.fast(net, facts, the_kernel())
+    network = arch.fast(net, facts, kernel)
     h, w = (side * facts.multiple for side in size)
     samples = random_samples(h, w, 3, np.uint8, 1)
     whole, result = (np.zeros((h * facts.scale, w * facts.scale, 3), np.uint16) for _ in range(2))
@@ -380,26 +388,22 @@ def test_the_kernel_serves_fp32_only(kernel: Kernel) -> None:
     assert isinstance(half._net, nn.Module)
 
 
-def test_the_portable_target_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    features = build.TARGETS["AVX2"][0]
-    if not features <= build._processor():
-        pytest.skip("this processor has no AVX2")
-    monkeypatch.setattr(build, "_processor", lambda: features)
-    other = load(tmp_path / "cache")
-    assert isinstance(other, Kernel) and other.target == "AVX2"
-    image = torch.rand(1, 3, 33, 41)
-    model = load_model(networks.BUNDLED, name="x", sha256=None, device=networks.CPU, kernel=other)
-    plain = load_model(networks.BUNDLED, name="x", sha256=None, device=networks.CPU)
-    assert (model(image) - plain(image)).abs().max() < 1e-4
+def test_the_wanted_instruction_set_is_the_one_that_runs(kernel: Kernel) -> None:
+    wanted: build.Wanted = "avx2" if kernel.target == "AVX2" else "avx512"
+    found = load(wanted=wanted)
+    assert isinstance(found, Kernel) and found.target == kernel.target
+    best = load()
+    assert isinstance(best, Kernel)
+    assert best.target == next(name for name in build.TARGETS if build.TARGETS[name][0] <= build._processor())
 
 
-def test_workers_that_build_at_once_all_get_it_and_leave_nothing_else(tmp_path: Path) -> None:
-    code = "import sys, pathlib, server.kernels.build as b; print(b.library(pathlib.Path(sys.argv[1]))[0])"
-    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    found = {run.communicate()[0].strip() for run in runs}
-    assert all(run.returncode == 0 for run in runs)
-    assert [str(path) for path in (tmp_path / "cache").iterdir()] == list(found)
+def test_an_instruction_set_that_the_processor_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_processor", lambda: build.TARGETS["AVX2"][0])
+    with pytest.raises(build.Unusable, match="lacks what AVX-512 needs \\(avx512bw, avx512dq, avx512f, avx512vl\\)"):
+        build.library(wanted="avx512")
+    monkeypatch.setattr(build, "_processor", lambda: frozenset({"avx2"}))
+    with pytest.raises(build.Unusable, match="lacks what AVX2 needs \\(fma\\)"):
+        build.library(wanted="avx2")
 
 
 def test_without_a_compiler_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,9 +438,38 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, mode: int)
 
 def kept(folder: Path) -> Path:
     """A copy of the library in another folder, without the seconds of building it."""
-    path, _ = build.library()
     folder.mkdir(mode=0o700)
-    return Path(shutil.copy(path, folder))
+    return Path(shutil.copy(build.library().path, folder))
+
+
+@pytest.fixture
+def quick_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Gives the library that there is, instead of compiling it again. The file is there once it has been called."""
+    code = build.library().path.read_bytes()[: -len(build._tail(b""))]
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "library").write_bytes(code)
+    called = tmp_path / "tools" / "called"
+    script = f'#!/bin/sh\ntouch {called}\nfor last; do :; done\ncat {tmp_path}/tools/library > "$last"\n'
+    (tmp_path / "tools" / "c++").write_text(script)
+    (tmp_path / "tools" / "c++").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'tools'}:/bin:/usr/bin")
+    return called
+
+
+@pytest.fixture
+def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_workers_that_build_at_once_all_get_it_and_leave_nothing_else(tmp_path: Path, quick_compiler: Path) -> None:
+    script = quick_compiler.with_name("c++")
+    script.write_text(script.read_text() + "sleep 2\n")  # so that both are at it
+    code = "import sys, pathlib, server.kernels.build as b; print(b.library(pathlib.Path(sys.argv[1])).path)"
+    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = {run.communicate()[0].strip() for run in runs}
+    assert all(run.returncode == 0 for run in runs)
+    assert [str(path) for path in (tmp_path / "cache").iterdir()] == list(found)
 
 
 def test_a_library_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
@@ -446,7 +479,120 @@ def test_a_library_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
         build.library(tmp_path / "cache")
 
 
-def test_something_else_under_its_name_is_not_used(tmp_path: Path) -> None:
+DAMAGES = {
+    "empty": lambda data: b"",
+    "cut short": lambda data: data[: len(data) // 2],
+    "without its last byte": lambda data: data[:-1],
+    "only the checksum": lambda data: data[-len(build._tail(b"")) :],
+    "a byte changed": lambda data: data[:5000] + bytes([data[5000] ^ 1]) + data[5001:],
+    "zeros at its end": lambda data: data[:-4096] + bytes(4096),
+    "something else": lambda data: b"not a library",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_library_is_built_again(tmp_path: Path, quick_compiler: Path, damage: str) -> None:
     path = kept(tmp_path / "cache")
-    path.write_bytes(b"not a library")
+    right = path.read_bytes()
+    assert build.library(tmp_path / "cache").origin == "compiled before" and not quick_compiler.exists()
+    path.write_bytes(DAMAGES[damage](right))
+    found = load(tmp_path / "cache")
+    assert isinstance(found, Kernel) and found.origin == "compiled now"
+    assert quick_compiler.exists() and path.read_bytes() == right
+    assert list((tmp_path / "cache").iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_a_damaged_library_that_cannot_be_built_again_is_not_used(tmp_path: Path) -> None:
+    path = kept(tmp_path / "cache")
+    path.write_bytes(path.read_bytes()[:20_000])
+    assert "there is no C++ compiler" in str(load(tmp_path / "cache"))
+
+
+def test_a_compiler_that_makes_something_else_is_found_out(tmp_path: Path, quick_compiler: Path) -> None:
+    quick_compiler.with_name("library").write_bytes(b"not a library")
     assert "can't be loaded" in str(load(tmp_path / "cache"))
+
+
+@pytest.fixture
+def prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(build, "BUILT", tmp_path / "built")
+    return kept(tmp_path / "built")
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_a_library_that_came_with_the_code_needs_no_compiler_and_no_cache(tmp_path: Path, prebuilt: Path) -> None:
+    prebuilt.chmod(0o444)
+    found = load(tmp_path / "cache")
+    assert isinstance(found, Kernel) and found.origin == "prebuilt"
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("what", ["damaged", "others can write to it", "of other sources"])
+def test_another_is_compiled_where_the_one_that_came_will_not_do(
+    tmp_path: Path, prebuilt: Path, quick_compiler: Path, what: str
+) -> None:
+    if what == "damaged":
+        prebuilt.write_bytes(prebuilt.read_bytes()[:5000])
+    elif what == "of other sources":
+        prebuilt.rename(prebuilt.with_name("kernels-0123456789abcdef.so"))
+    else:
+        prebuilt.chmod(0o666)
+    found = load(tmp_path / "cache")
+    assert isinstance(found, Kernel) and found.origin == "compiled now"
+    assert quick_compiler.exists()
+
+
+def test_the_command_compiles_ahead_for_every_kind_of_processor(
+    tmp_path: Path, quick_compiler: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "_processor", frozenset)  # whatever this one can
+    monkeypatch.setattr(sys, "argv", ["kernels", "--all", "--folder", str(tmp_path / "built")])
+    command.main()
+    files = sorted((tmp_path / "built").iterdir())
+    assert len(files) == len(build.TARGETS) and all(build.is_whole(path) for path in files)
+    said = capsys.readouterr().out
+    assert all(f"{target}, compiled now" in said for target in build.TARGETS)
+    assert (tmp_path / "built").stat().st_mode & 0o055 == 0o055, "another user reads it"
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in files)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_the_command_says_why_it_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kernels", "--folder", str(tmp_path / "cache")])
+    with pytest.raises(SystemExit, match="no own kernels: there is no C\\+\\+ compiler"):
+        command.main()
+
+
+RESTING = """
+import sys
+from pathlib import Path
+from server.config import Config
+from server.job import Params
+from server.upscaler import Upscaler
+from server.weights.catalog import Catalog
+from server.worker import memory_bytes
+
+config = Config(device="cpu", dtype="fp32", weights_dir=Path(sys.argv[1]).parent)
+upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)
+small = upscaler.load(Params(scale=4, model=sys.argv[2]))
+before = memory_bytes()
+large = upscaler.load(Params(scale=4, model=sys.argv[1]))
+during, weights = memory_bytes(), large.weight_bytes
+del small, large
+upscaler._residents._keep_s = 0.0
+upscaler.tidy()
+print(before, during, weights, memory_bytes(), upscaler.counters()["models"])
+"""
+
+
+def test_the_transformed_weights_go_back_to_the_system_at_rest(tmp_path: Path) -> None:
+    """In a process whose malloc keeps what is freed, as a worker's does."""
+    large = networks.save(networks.rrdbnet(4, 8, 64, 32), tmp_path / "large.pth")
+    small = networks.save(networks.rrdbnet(4, 1, 16, 8), tmp_path / "small.pth")
+    run = [sys.executable, "-c", RESTING, str(large), str(small)]
+    done = subprocess.run(run, env=os.environ | MALLOC_ENV, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    before, during, weights, after, models = map(float, done.stdout.splitlines()[-1].split())
+    assert weights > 150e6 and during - before > weights
+    assert models == 0 and after - before < 0.1 * weights

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,6 +132,38 @@ def test_a_taken_port_is_one_clear_line() -> None:
         pytest.raises(CannotListen, match=r"can't listen on 127.0.0.1:\d+: Address already in use"),
     ):
         listen(Config(port=taken.getsockname()[1]))
+
+
+def test_a_port_that_nobody_answers_at_is_waited_for(config: MakeConfig) -> None:
+    """As after a process that set no SO_REUSEADDR: its ended connections hold the port, and nobody listens."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    made = config(port=held.getsockname()[1])
+    threading.Timer(0.6, held.close).start()
+    with listen(made) as listener:
+        assert listener.getsockname()[1] == made.port
+
+
+def test_a_port_in_time_wait_is_taken_at_once(config: MakeConfig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            ours, _ = first.accept()
+            ours.close()  # we close first: the connection stays with us, in TIME_WAIT
+            assert caller.recv(1) == b""
+    connections = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    assert any(each[1].endswith(f":{port:04X}") and each[3] == "06" for each in connections)
+    with listen(config(port=port)) as listener:
+        assert listener.getsockname()[1] == port
+
+
+def test_a_port_that_is_never_let_go_ends_the_wait_in_words(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "HELD_S", 0.3)
+    with socket.socket() as held, pytest.raises(CannotListen, match="Address already in use"):
+        held.bind(("127.0.0.1", 0))
+        listen(config(port=held.getsockname()[1]))
 
 
 def test_torch_is_asked_how_many_gpus_there_are_only_where_there_is_a_driver(

@@ -14,36 +14,61 @@ ROOMS = ("engine", "files", "weights", "kernels")
 """Folders whose files are parts of one thing, and build on each other: each has a level of its own."""
 
 LEVELS = (
-    ("__init__", "engine", "files", "weights", "detailnet", "kernels.build", "kernels.binding"),
+    ("__init__", "files.change", "engine", "files", "weights", "detailnet", "kernels.build", "kernels.binding"),
     (
         "errors",
         "disk",
+        "written",
+        "content",
         "kernels.network",
         "kernels.lanczos",
+        "kernels.colour",
         "files.exif",
         "files.xmp",
         "files.icc",
         "files.jpeg",
         "files.fields",
+        "files.heif",
+        "files.chunks",
     ),
-    ("files.timing", "files.canvas", "kernels"),
-    ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries"),
-    ("files.png", "files.gif", "files.apng", "files.webp"),
-    ("job",),
-    ("files.metadata",),
+    (
+        "rates",
+        "files.timing",
+        "files.canvas",
+        "files.tiff",
+        "files.resolution",
+        "files.bounds",
+        "kernels",
+        "kernels.__main__",
+    ),
+    ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries", "files.unread"),
+    ("files.gif", "files.apng", "files.webp"),
+    ("job", "files.texts"),
+    ("files.metadata", "files.png"),
     ("files.foreign",),
-    ("plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
-    ("deliveries", "price", "secret", "weights.manifest", "limits", "files.bleed", "files.film", "files.animation"),
-    ("migrations", "jobs", "keys", "uploads", "weights.store", "device", "shim", "stream", "guard"),
+    ("bodies", "cors", "plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
+    ("turns", "waiting", "remembered"),
+    (
+        "deliveries",
+        "price",
+        "secret",
+        "weights.manifest",
+        "limits",
+        "files.bleed",
+        "files.film",
+        "files.animation",
+        "files.losses",
+    ),
+    ("migrations", "jobs", "keys", "uploads", "weights.store", "weights.package", "device", "shim", "stream", "guard"),
     ("fetch", "models", "resample", "weights.own", "weights.download"),
     ("engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs", "engine.residents", "weights.catalog"),
     ("weights.faces", "weights.refiner", "autoencoder", "prompt"),
     ("weights.indexer", "weights.pull", "weights.archive"),
     ("engine.engine", "service", "serving", "auth", "metrics"),
-    ("faces", "refiners", "session", "spool", "backprojection"),
+    ("faces", "refiners", "session", "spool", "backprojection", "colourlock"),
     ("sampler",),
     ("dialects", "pipeline"),
-    ("webhook", "schemas", "page", "upkeep", "sweep"),
+    ("webhook", "schemas", "page", "upkeep", "sweep", "wire"),
     ("upscaler",),
     ("app", "worker"),
     ("launch",),
@@ -53,11 +78,12 @@ LEVELS = (
 """From the bottom up: a file imports only from levels below its own. A plural folder's files may import its `base`."""
 
 API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
-API_HALF |= {"webhook", "metrics", "page", "serving", "upkeep", "app"}
-WORKER_HALF = {"kernels", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
+API_HALF |= {"bodies", "cors", "waiting", "webhook", "metrics", "page", "serving", "upkeep", "wire", "app"}
+WORKER_HALF = {"kernels", "kernels.__main__", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
+WORKER_HALF |= {"kernels.colour"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
-WORKER_HALF |= {"detailnet", "refiners", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
+WORKER_HALF |= {"detailnet", "refiners", "colourlock", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
 WORKER_HALF |= {"engine.engine", "engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs"}
 WORKER_HALF |= {"engine.residents", "pipeline", "sweep"}
 WORKER_HALF |= {"upscaler", "worker"}

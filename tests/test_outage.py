@@ -62,6 +62,14 @@ with serve(create_app(config)) as url:
 UNSHARE = ["unshare", "--map-root-user", "--mount"]
 
 
+def can_mount() -> bool:
+    """Whether a disk of memory can be had, in a namespace of its own."""
+    try:
+        return subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
 class SmallDisk:
     """A server whose data folder is a disk of its own."""
 
@@ -83,13 +91,7 @@ class SmallDisk:
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
-    try:
-        possible = (
-            subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode == 0
-        )
-    except FileNotFoundError:
-        possible = False
-    if not possible:
+    if not can_mount():
         pytest.skip("this kernel lets nobody mount a disk of memory in a namespace")
     data = tmp_path_factory.mktemp("disk")
     with subprocess.Popen(

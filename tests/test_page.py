@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from server.errors import JobFailed
 from server.formats import FORMATS
-from server.job import MAX_CREATIVITY, QUALITIES, TARGET_LONG_EDGE, State
+from server.job import MAX_CREATIVITY, QUALITIES, TARGET_LONG_EDGE, ContentWanted, State
 from server.page import FOLDER
 from tests.conftest import Live, LiveServer, Picture
 
@@ -141,6 +141,8 @@ def test_it_offers_what_the_server_has() -> None:
     assert with_loss and set(json.loads(with_loss[1])) == {f.name for f in FORMATS.values() if f.default_quality}
     assert 'id="quality" type="number" min="{}" max="{}"'.format(*QUALITIES) in INDEX
     assert f'type="range" min="-{MAX_CREATIVITY:g}" max="{MAX_CREATIVITY:g}"' in INDEX
+    contents = re.search(r'<select id="content">(.*?)</select>', INDEX, re.DOTALL)
+    assert contents and tuple(re.findall(r'value="(\w+)"', contents[1])) == get_args(ContentWanted)
 
 
 # --- from drop to download ------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def test_a_picture_is_dropped_and_its_result_comes_out(live: Live, visit: Visito
     hand_over(page, "drop", "holiday.png", picture(900, 600))
     card = seen.card("holiday.png")
     expect(card).to_contain_text("900 × 600 → 3600 × 2400 · 4 tiles")
-    expect(page.locator("#summary")).to_have_text("1 picture, 4 tiles. Network: perceptual-x4.")
+    expect(page.locator("#summary")).to_have_text("1 picture, 4 tiles. Network: fidelity-x4.")
     page.get_by_label("2×").check()
     expect(card).to_contain_text("900 × 600 → 1800 × 1200 · 4 tiles")
     seen.send()
@@ -160,10 +162,10 @@ def test_a_picture_is_dropped_and_its_result_comes_out(live: Live, visit: Visito
 
     job = live.worker.claim()
     live.worker.jobs.heartbeat(job, 0.25)
-    expect(card).to_contain_text("1 of 4 tiles")
+    expect(card).to_contain_text("Working, 25 %")
     time.sleep(0.3)
     live.worker.jobs.heartbeat(job, 0.5)
-    expect(card).to_contain_text(re.compile("Working, 2 of 4 tiles, about (a second|[0-9] s) left"))
+    expect(card).to_contain_text(re.compile("Working, 50 %, about (a second|[0-9] s) left"))
     assert card.get_by_role("progressbar").evaluate("bar => bar.value") == 0.5
 
     live.worker.finish(job)
@@ -216,7 +218,8 @@ def test_what_was_chosen_is_what_is_asked_for(live: Live, visit: Visitor, pictur
     page = seen.page
     page.get_by_label("Other").check()
     page.get_by_label("Times as large").fill("1.5")
-    page.get_by_label("Creativity").fill("-1.25")
+    page.get_by_label("Automatic creativity").uncheck()
+    page.get_by_label("Creativity", exact=True).fill("-1.25")
     page.get_by_label("Format").select_option("webp")
     page.get_by_label("Quality").fill("80")
     page.get_by_label("Network").select_option("realesr-animevideov3")
@@ -229,16 +232,43 @@ def test_what_was_chosen_is_what_is_asked_for(live: Live, visit: Visitor, pictur
     assert params.model == "realesr-animevideov3"
 
 
-def test_detail_is_added_unless_it_is_switched_off(live: Live, visit: Visitor, picture: Picture) -> None:
+def test_creativity_is_left_to_the_server_until_it_is_set(live: Live, visit: Visitor, picture: Picture) -> None:
     seen = visit(live)
+    expect(seen.page.get_by_label("Creativity", exact=True)).to_be_hidden()
     seen.give("one.png", picture())
     seen.send()
-    assert live.worker.finish().params.creativity == 0
-    seen.page.get_by_label("Add detail").uncheck()
-    expect(seen.page.get_by_label("Creativity")).to_be_hidden()
+    assert live.worker.finish().params.creativity is None
+    seen.page.get_by_label("Automatic creativity").uncheck()
     seen.give("two.png", picture(33, 21))
     seen.send()
-    assert live.worker.finish().params.creativity is None
+    assert live.worker.finish().params.creativity == 0
+
+
+def test_what_a_picture_shows_can_be_said_where_it_matters(live: Live, visit: Visitor, picture: Picture) -> None:
+    seen = visit(live)
+    page = seen.page
+    shows = page.get_by_label("The picture shows")
+    shows.select_option("text")
+    card = seen.give("one.png", picture())
+    expect(card).to_contain_text("a clean screen or print: fidelity-x4 keeps its letters")
+    seen.send()
+    assert live.worker.finish().params.content == "text"
+    page.get_by_label("Automatic creativity").uncheck()
+    expect(shows).to_be_hidden()
+    seen.give("two.png", picture(33, 21))
+    seen.send()
+    assert live.worker.finish().params.content == "auto"
+    page.get_by_label("Automatic creativity").check()
+    page.get_by_label("Network").select_option("fidelity-x4")
+    expect(shows).to_be_hidden()
+    page.get_by_label("Network").select_option("auto")
+    expect(shows).to_be_visible()
+
+
+def test_the_networks_are_offered_with_their_forms(live: Live, visit: Visitor) -> None:
+    seen = visit(live)
+    expect(seen.page.get_by_label("Network")).to_contain_text("RealESRGAN_x4plus (package, fp16)")
+    expect(seen.page.get_by_label("Network")).to_contain_text("fidelity-x4 (bundled)")
 
 
 def test_a_running_job_is_cancelled(live: Live, visit: Visitor, picture: Picture) -> None:
@@ -246,7 +276,7 @@ def test_a_running_job_is_cancelled(live: Live, visit: Visitor, picture: Picture
     card = seen.give("p.png", picture())
     seen.send()
     job = live.worker.claim()
-    expect(card).to_contain_text("Working")
+    expect(card).to_contain_text("Loading the networks")
     card.get_by_role("button", name="Cancel").click()
     expect(card).to_contain_text("Cancelling")
     expect(card).to_be_focused()  # as the button is gone
@@ -437,7 +467,9 @@ def test_all_can_be_done_with_the_keyboard(live: Live, visit: Visitor, picture: 
     tab_to(page.get_by_label("4×"))
     page.keyboard.press("ArrowLeft")
     expect(page.get_by_label("2×")).to_be_checked()
-    tab_to(page.get_by_label("Creativity"))
+    tab_to(page.get_by_label("Automatic creativity"))
+    page.keyboard.press("Space")
+    tab_to(page.get_by_label("Creativity", exact=True))
     page.keyboard.press("ArrowLeft")
     tab_to(page.get_by_role("button", name="Upscale"))
     page.keyboard.press("Enter")

@@ -38,7 +38,7 @@ def process(model: Model, data: bytes, params: Params, **settings: Any) -> Outco
     with TemporaryDirectory() as folder:
         target = Path(folder) / "result"
         engine = Engine(networks.CPU)
-        ctx = Context(params=params, data=data, target=target, engine=engine, load=lambda *_: model, **limits)
+        ctx = Context(params=params, data=data, target=target, engine=engine, load=networks.loader(model), **limits)
         run(ctx)
         return Outcome(ctx, target.read_bytes())
 
@@ -72,7 +72,7 @@ def test_larger_pictures_are_reduced_to_the_target_without_a_network(model: Mode
     ratio = 2048 / max(size)
     assert opened(outcome).size == (round(size[0] * ratio), round(size[1] * ratio))
     plan = outcome.ctx.plan
-    assert outcome.ctx.model is None and plan is not None and plan.passes == ()
+    assert outcome.ctx.loaded is None and plan is not None and plan.passes == ()
 
 
 def test_size_may_change_the_aspect(model: Model) -> None:
@@ -195,7 +195,7 @@ def test_check_runs_between_tiles_and_stops_the_run(model: Model, tmp_path: Path
         data=data,
         target=tmp_path / "result",
         engine=Engine(networks.CPU),
-        load=lambda *_: model,
+        load=networks.loader(model),
         max_source_pixels=10**8,
         max_result_pixels=10**8,
         tile=64,

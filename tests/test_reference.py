@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from server.shim import SRVGGNetCompact
+from server.models import load_state
+from server.shim import RRDBNet, SRVGGNetCompact
+from server.weights.catalog import Catalog
 from tests import networks
 from tests.engine.test_engine import photo_like, run
 
@@ -50,3 +52,18 @@ def test_seeded_srvgg_gives_the_package_s_result(tmp_path: Path) -> None:
 def test_seeded_rrdbnet_gives_the_package_s_result(tmp_path: Path, scale: int) -> None:
     net = networks.rrdbnet(scale)
     assert_same(networks.save(net, tmp_path / "net.pth"), net, scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "net"),
+    [
+        ("RealESRGAN_x4plus", RRDBNet(num_in_ch=3, num_out_ch=3, num_block=23)),
+        ("RealESRGAN_x4plus_anime_6B", RRDBNet(num_in_ch=3, num_out_ch=3, num_block=6)),
+        ("realesr-animevideov3", SRVGGNetCompact(num_conv=16)),
+    ],
+)
+def test_the_packaged_networks_give_the_package_s_result(tmp_path: Path, name: str, net: nn.Module) -> None:
+    """Their own class, with the weights as we read them."""
+    state = load_state(Catalog(tmp_path).get(name).path)
+    torch.save({"params_ema": state}, tmp_path / f"{name}.pth")
+    assert_same(tmp_path / f"{name}.pth", net, 4)

@@ -5,6 +5,7 @@ Nothing here plays a part: launcher, API process, worker process, database, netw
 
 import http.server
 import io
+import os
 import socket
 import struct
 import threading
@@ -102,7 +103,7 @@ def test_a_reduced_photo_comes_back_nearer_to_the_original_than_bicubic_makes_it
     client: Client, tmp_path: Path
 ) -> None:
     with Image.open(PHOTO) as photo:
-        original = photo.crop((100, 40, 500, 360))
+        original = photo.crop((100, 15, 500, 335))
     small = original.resize((100, 80), Image.Resampling.BICUBIC)
     small.save(tmp_path / "small.png")
     out = client.run(ESRGAN, {"image": client.upload(str(tmp_path / "small.png")), "scale": 4}, poll_interval=0.1)
@@ -196,3 +197,15 @@ def test_a_small_job_after_all_that_still_works(client: Client, served: Served) 
     url = served.post("/api/v3/media/upload/binary", files={"file": ("a.png", draw(20, 10), "image/png")})
     out = client.run(ESRGAN, {"image": url.json()["data"]["download_url"]}, enable_sync_mode=True)
     assert picture_at(out["outputs"][0]).size == (80, 40)
+
+
+def test_what_the_server_keeps_is_for_its_user_alone(served: Served) -> None:
+    """It was started under this process's umask, which is the usual one."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert umask & 0o044 == 0, "run the tests under a umask that lets others read"
+    kept = [served.data_dir, *served.data_dir.rglob("*")]
+    assert {"jobs.sqlite3", "blobs"} <= {path.name for path in kept}
+    assert any(path.parent.name == "blobs" and path.is_file() for path in kept)
+    for path in kept:
+        assert path.stat().st_mode & 0o077 == 0, path

@@ -1,16 +1,20 @@
 """What a plan depends on besides the request: the workers that are alive, and the operator's policy."""
 
+import base64
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
+from server import service
+from server.files.picture import Header, read_header
 from server.job import Job, Params, State
 from server.jobs import MAX_ATTEMPTS, WorkerInfo
-from server.service import LOOKS
-from tests.conftest import Live, LiveServer
+from server.service import LOOKS, READERS
+from tests.conftest import Live, LiveServer, Picture
 from tests.test_fetch import say, serving
 
 
@@ -68,6 +72,53 @@ def test_a_source_that_kills_whoever_reads_it_is_not_read_for_ever(live: Live) -
     while (found := live.worker.jobs.get(job.id)).state is not State.FAILED and time.monotonic() < deadline:
         time.sleep(0.05)
     assert found.error_message == "the server's process died 3 times while it read this picture"
+
+
+def test_pictures_that_are_slow_to_read_delay_neither_polls_nor_other_keys(
+    live_server: LiveServer, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than the server has threads. What takes so long stands for a file that nobody has thought of."""
+    live = live_server(api_keys=("key-one", "key-two"))
+    arrived, goes_on = threading.Semaphore(0), threading.Event()
+
+    def slow(data: bytes, max_pixels: int) -> Header:
+        if data[-4:] == b"slow":
+            arrived.release()
+            goes_on.wait(60)
+        return read_header(data, max_pixels)
+
+    monkeypatch.setattr(service, "read_header", slow)
+    one, two = {"Authorization": "Bearer key-one"}, {"Authorization": "Bearer key-two"}
+    image = base64.b64encode(picture() + b"slow").decode()
+
+    def send(number: int) -> int:
+        path = ("/plan", "/jobs", "/api/v3/wavespeed-ai/real-esrgan", "/v3/async/image-upscaler")[number % 4]
+        return httpx.post(live.url + path, json={"image": image}, headers=one, trust_env=False, timeout=100).status_code
+
+    with ThreadPoolExecutor(24) as threads:
+        sent = [threads.submit(send, number) for number in range(24)]
+        try:
+            for _ in range(READERS - 1):
+                assert arrived.acquire(timeout=30)
+            for _ in range(20):
+                assert live.client.get("/jobs", headers=one).status_code == 200
+            quick = {"image": base64.b64encode(picture()).decode()}
+            assert live.client.post("/plan", json=quick, headers=two).status_code == 200
+            assert not arrived.acquire(blocking=False), "one place was left for the other key"
+        finally:
+            goes_on.set()
+        assert {each.result() for each in sent} == {200, 202}
+
+
+def test_a_picture_that_takes_too_long_to_look_at_is_refused(
+    live: Live, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(service, "_LOOK_S", 0.2)
+    monkeypatch.setattr(service, "read_header", lambda *_: goes_on.wait(60))
+    answer = live.client.post("/plan", json={"image": base64.b64encode(picture()).decode()})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "source_unreadable")
+    goes_on.set()
 
 
 def test_looking_at_pictures_of_slow_hosts_starves_nobody(live_server: LiveServer) -> None:

@@ -92,6 +92,60 @@ def test_what_a_caller_has_already_is_not_sent_again(live: Live, file: tuple[str
     assert live.client.get(path, headers={"Range": "bytes=4-", "If-Range": tag}).content == data[4:]
 
 
+@pytest.mark.parametrize("place", ["file", "page"])
+def test_tags_in_every_form_and_dates_tell_what_a_caller_has(live: Live, file: tuple[str, bytes], place: str) -> None:
+    path = file[0] if place == "file" else "/web/page.js"
+    whole = live.client.get(path)
+    tag, modified = whole.headers["ETag"], whole.headers["Last-Modified"]
+    earlier, later = "Mon, 01 Jan 2001 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
+    has_it: tuple[dict[str, str], ...] = (
+        {"If-None-Match": f"W/{tag}"},
+        {"If-None-Match": f'W/"other" ,W/{tag}'},
+        {"If-None-Match": "*"},
+        {"If-None-Match": f'"other",*, {tag}'},
+        {"If-Modified-Since": modified},
+        {"If-Modified-Since": later},
+        {"If-None-Match": tag, "If-Modified-Since": earlier},
+        {"If-None-Match": tag, "Range": "bytes=0-3"},
+    )
+    for method in ("GET", "HEAD"):
+        for headers in has_it:
+            answer = live.client.request(method, path, headers=headers)
+            assert (answer.status_code, answer.content, answer.headers["ETag"]) == (304, b"", tag), headers
+            assert answer.headers["Last-Modified"] == modified
+    lacks_it: tuple[dict[str, str], ...] = (
+        {"If-None-Match": 'W/"other"'},
+        {"If-None-Match": tag.strip('"')},
+        {"If-None-Match": ""},
+        {"If-Modified-Since": earlier},
+        {"If-None-Match": '"other"', "If-Modified-Since": later},
+        {"If-Modified-Since": "yesterday"},
+        {"If-Modified-Since": "Mon, 99 Jan 2001 99:00:00 GMT"},
+        {"If-Modified-Since": "x" * 5000},
+    )
+    for headers in lacks_it:
+        answer = live.client.get(path, headers=headers)
+        assert (answer.status_code, answer.content) == (200, whole.content), headers
+
+
+def test_a_resumed_download_is_told_by_tag_or_date(live: Live, file: tuple[str, bytes]) -> None:
+    path, data = file
+    head = live.client.head(path).headers
+    for good in (head["ETag"], head["Last-Modified"]):
+        assert live.client.get(path, headers={"Range": "bytes=4-", "If-Range": good}).content == data[4:]
+    for other in (f"W/{head['ETag']}", "Mon, 01 Jan 2001 00:00:00 GMT", "*"):
+        answer = live.client.get(path, headers={"Range": "bytes=4-", "If-Range": other})
+        assert (answer.status_code, answer.content) == (200, data), other
+
+
+@pytest.mark.parametrize("asked", ["bytes=a-b", "bytes=5-2", "items=0-1"])
+def test_a_range_of_the_page_that_means_nothing_is_passed_over(live: Live, asked: str) -> None:
+    whole = live.client.get("/web/page.js")
+    assert live.client.get("/web/page.js", headers={"Range": asked}).content == whole.content
+    beyond = live.client.get("/web/page.js", headers={"Range": "bytes=99999999-"})
+    assert (beyond.status_code, beyond.json()["error"]["code"]) == (416, "range_not_satisfiable")
+
+
 def test_the_source_of_a_job_is_there_for_its_owner(live: Live, picture: Picture) -> None:
     data = picture(40, 30)
     task = {"image": base64.b64encode(data).decode(), "scale": 2}

@@ -1,7 +1,6 @@
 """What the process keeps loaded, and networks between two others."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from server.job import Params
 from server.models import Model, load_state, mix
 from server.upscaler import Upscaler
 from server.weights.catalog import Catalog
+from server.weights.choice import REAL_ESRGAN
 from server.weights.manifest import read_manifest
 from server.weights.store import sha256_of
 from tests import networks
@@ -32,20 +32,23 @@ licence = "Apache-2.0"
 commercial = true
 note = ""
 """
-PAIR = {"fidelity-x4": True, "perceptual-x4": True, "realesr-general-x4v3": False, "realesr-general-wdn-x4v3": False}
-
-Load = Callable[..., Model]
+NAMES = {
+    "fidelity-x4": True,
+    "RealESRGAN_x4plus": True,
+    "realesr-general-x4v3": False,
+    "realesr-general-wdn-x4v3": False,
+}
 
 
 @pytest.fixture
 def upscaler(tmp_path: Path) -> Upscaler:
     """On a manifest whose networks are small, with the seeds 0, 1, 2, 3 in their order."""
     (tmp_path / "bundled").mkdir()
-    entries = [ENTRY.format(name=name, bundled=str(bundled).lower()) for name, bundled in PAIR.items()]
+    entries = [ENTRY.format(name=name, bundled=str(bundled).lower()) for name, bundled in NAMES.items()]
     (tmp_path / "manifest.toml").write_text("".join(entries), "utf-8")
-    config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32", kernels="off")
+    config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32", kernels="off", real_esrgan="always")
     config.weights_path.mkdir()
-    for seed, (name, bundled) in enumerate(PAIR.items()):
+    for seed, (name, bundled) in enumerate(NAMES.items()):
         folder = tmp_path / "bundled" if bundled else config.weights_path
         save(networks.seeded(srvgg(), seed), folder / f"{name}.pth")
     return Upscaler(config, Catalog(config.weights_path, manifest=read_manifest(tmp_path)), allow_paths=True)
@@ -65,39 +68,49 @@ def assert_between(model: Model, first: int, second: int, share: float) -> None:
         torch.testing.assert_close(value, share * one[key] + (1 - share) * other[key], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("creativity", "share"), [(-2.0, 1.0), (-0.8, 0.4), (0.0, 0.0), (1.0, 0.0)])
-def test_creativity_goes_from_one_network_to_the_other(upscaler: Upscaler, creativity: float, share: float) -> None:
-    assert_between(upscaler.load(Params(scale=4, creativity=creativity)), 0, 1, share)
+@pytest.mark.parametrize(
+    ("creativity", "seed", "share"), [(-2.0, 0, 0.0), (-0.8, 1, 0.4), (None, 1, 0.0), (0.0, 1, 0.0), (1.0, 1, 0.0)]
+)
+def test_creativity_goes_from_one_networks_result_to_the_others(
+    upscaler: Upscaler, creativity: float | None, seed: int, share: float
+) -> None:
+    loaded = upscaler.load(Params(scale=4, creativity=creativity, model=REAL_ESRGAN))
+    assert_between(loaded.model, seed, seed, 1)
+    assert (loaded.fidelity is not None) == bool(share)
+    if loaded.fidelity is not None:
+        assert_between(loaded.fidelity, 0, 0, 1)
+        assert loaded.choice.fidelity == share
 
 
 @pytest.mark.parametrize("denoise", [0.0, 0.3, 1.0])
 def test_denoise_goes_from_the_grainy_network_to_the_smooth_one(upscaler: Upscaler, denoise: float) -> None:
-    assert_between(upscaler.load(Params(scale=4, model="realesr-general-x4v3", denoise=denoise)), 2, 3, denoise)
+    loaded = upscaler.load(Params(scale=4, model="realesr-general-x4v3", denoise=denoise))
+    assert_between(loaded.model, 2, 3, denoise)
 
 
-def test_the_result_tells_the_mix_and_the_hash_of_its_recipe(upscaler: Upscaler, tmp_path: Path) -> None:
-    model = upscaler.load(Params(scale=4, creativity=-0.8))
-    assert model.name == "fidelity-x4 0.4 + perceptual-x4 0.6"
-    one, other = (sha256_of(tmp_path / "bundled" / f"{name}.pth") for name in ("fidelity-x4", "perceptual-x4"))
-    recipe = f"0.4  {one}  fidelity-x4\n0.6  {other}  perceptual-x4\n"
-    assert model.sha256 == hashlib.sha256(recipe.encode()).hexdigest()
+def test_the_result_names_the_mix_and_the_hash_of_its_recipe(upscaler: Upscaler, tmp_path: Path) -> None:
+    loaded = upscaler.load(Params(scale=4, creativity=-0.8, model=REAL_ESRGAN))
+    assert (loaded.name, loaded.form) == ("fidelity-x4 0.4 + RealESRGAN_x4plus 0.6", None)
+    one, other = (sha256_of(tmp_path / "bundled" / f"{name}.pth") for name in ("fidelity-x4", "RealESRGAN_x4plus"))
+    recipe = f"0.4  {one}  fidelity-x4\n0.6  {other}  RealESRGAN_x4plus\n"
+    assert loaded.sha256 == hashlib.sha256(recipe.encode()).hexdigest()
     alone = upscaler.load(Params(scale=4, creativity=-2))
-    assert (alone.name, alone.sha256) == ("fidelity-x4", one)
+    assert (alone.name, alone.sha256, alone.form) == ("fidelity-x4", one, "bundled")
 
 
-def test_a_mix_is_made_once_and_the_oldest_gives_way(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_a_mix_of_weights_is_made_once_and_the_oldest_gives_way(upscaler: Upscaler, tmp_path: Path) -> None:
     upscaler._residents = Residents(4 * (tmp_path / "bundled" / "fidelity-x4.pth").stat().st_size)
 
-    def load(creativity: float) -> Model:
-        return upscaler.load(Params(scale=4, creativity=creativity))
+    def load(denoise: float) -> Model:
+        return upscaler.load(Params(scale=4, denoise=denoise)).model
 
-    first = load(-1)
-    assert load(-1.001) is first, "a hundredth is the same"
-    kept = [load(-1.1), load(-1.2), load(-1.3)]
-    assert load(-1) is first
-    load(-1.4)
-    assert load(-1) is first, "used last"
-    assert load(-1.1) is not kept[0]
+    first = load(0.5)
+    assert load(0.501) is first, "a two-hundredth is the same"
+    kept = [load(0.4), load(0.3), load(0.2)]
+    assert load(0.5) is first
+    load(0.1)
+    assert load(0.5) is first, "used last"
+    assert load(0.4) is not kept[0]
 
 
 def test_two_networks_of_different_shapes_are_not_mixed() -> None:
@@ -120,8 +133,8 @@ def test_a_damaged_half_is_refused(tmp_path: Path) -> None:
 
 def test_a_path_is_a_network_too_but_has_no_denoise(upscaler: Upscaler, tmp_path: Path) -> None:
     path = save(srvgg(upscale=2), tmp_path / "mine.pth")
-    model = upscaler.load(Params(scale=4, model=str(path)))
-    assert (model.name, model.sha256, model.facts.scale) == ("mine", sha256_of(path), 2)
+    loaded = upscaler.load(Params(scale=4, model=str(path)))
+    assert (loaded.name, loaded.sha256, loaded.form, loaded.model.facts.scale) == ("mine", sha256_of(path), "own", 2)
     with pytest.raises(InvalidField, match="mine.pth has no denoise strength"):
         upscaler.load(Params(scale=4, model=str(path), denoise=0.5))
 

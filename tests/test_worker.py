@@ -39,9 +39,9 @@ class FailingJobs(Jobs):
             raise OperationalError("UPDATE jobs", {}, Exception("connection lost"))
         return super().finish(job, result)
 
-    def heartbeat(self, job: Job, progress: float) -> Beat:
+    def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> Beat:
         time.sleep(self.slow_beats_s)
-        return super().heartbeat(job, progress)
+        return super().heartbeat(job, progress, stage)
 
 
 @pytest.fixture

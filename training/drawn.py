@@ -251,12 +251,12 @@ def _mix(a: Colour, b: Colour, share: float) -> Colour:
 
 
 def _font(rng: np.random.Generator, size: int) -> ImageFont.FreeTypeFont:
-    faces = _faces()
+    faces = fonts()
     return ImageFont.truetype(faces[rng.integers(len(faces))], size)
 
 
 @cache
-def _faces() -> list[str]:
+def fonts() -> list[str]:
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return sorted(str(path) for pattern in _FACES for path in folder.glob(pattern) if "Display" not in path.name)
 

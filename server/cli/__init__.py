@@ -1,5 +1,8 @@
 """The command line: `python -m server`, installed as `upscale-server`."""
 
+import io
+import sys
+
 import typer
 
 from server.cli import doctor, jobs, keys, serve, upscale, weights
@@ -18,4 +21,7 @@ app.command()(doctor.doctor)
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
     app()

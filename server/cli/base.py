@@ -10,6 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
 
 from server.config import BadConfig
 from server.errors import UpscaleError
@@ -29,6 +31,26 @@ def plain_errors() -> Iterator[None]:
         yield
     except (UpscaleError, BadConfig) as error:
         fail(str(error))
+    except Exception as error:
+        from server.outage import outage_of
+
+        outage = outage_of(error)
+        if outage is None:
+            raise
+        fail(outage.message)
+
+
+def show(table: Table) -> None:
+    """Every cell whole: on a terminal it goes on in the next line where there is no room, elsewhere lines become as
+    long as they have to be."""
+    for column in table.columns:
+        column.overflow = "fold"
+    if stdout.is_terminal:
+        stdout.print(table)
+    else:
+        widest = stdout.options.update(width=1_000_000)
+        width = max(stdout.width, Measurement.get(stdout, widest, table).maximum)
+        Console(emoji=False, width=width).print(table)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -37,7 +59,18 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def complain(message: str) -> None:
-    stderr.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    stderr.print(f"[bold red]error:[/] {escape(plain(message))}", highlight=False, soft_wrap=True)
+
+
+def plain(text: object) -> str:
+    """As one line that any terminal can show: names of files may hold any bytes, line ends and control codes too."""
+    return "".join(each if each.isprintable() else _escaped(each) for each in str(text))
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    # Bytes that are no UTF-8 are such letters (PEP 383).
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else letter.encode("unicode_escape").decode()
 
 
 def with_malloc_settings() -> None:

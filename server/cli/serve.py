@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from server.cli.base import DataDir, Device, fail, plain_errors, with_malloc_settings
-from server.config import MIB, load_config
+from server.config import load_config
+from server.disk import keep_private
 
 
 def serve(
@@ -22,6 +23,7 @@ def serve(
     with plain_errors():
         config = load_config(host=host, port=port, data_dir=data_dir, workers=workers, device=device)
         configure_logs()
+        keep_private()
         try:
             Launcher(config).run()
         except CannotListen as error:
@@ -31,25 +33,19 @@ def serve(
 def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
     """The API process of `serve`."""
     import socket
-
-    import uvicorn
+    import sys
 
     from server.app import create_app
     from server.launch import watch_parent
     from server.logs import configure_logs
+    from server.wire import server_of
 
     configure_logs()
+    keep_private()
     watch_parent()
-    config = uvicorn.Config(
-        create_app(load_config()),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=10,
-        timeout_keep_alive=75,  # some clients poll every five seconds, which is uvicorn's own limit: they would race it
-        ws_max_size=64 * MIB,  # pictures come in frames, as base64
-        ws_per_message_deflate=False,  # they hardly shrink, and everybody would wait for it
-    )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
+    # Threads that read pictures hand the interpreter to the one that answers, sooner than by themselves.
+    sys.setswitchinterval(0.001)
+    server_of(create_app(load_config())).run(sockets=[socket.socket(fileno=fd)])
 
 
 def worker(
@@ -66,6 +62,7 @@ def worker(
     with plain_errors():
         config = load_config(data_dir=data_dir, device=device)
         configure_logs()
+        keep_private()
         if supervised:
             watch_parent()
         from server.worker import run_worker

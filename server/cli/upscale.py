@@ -3,9 +3,8 @@
 import functools
 import json
 import logging
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +12,23 @@ import pyvips
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from server.cli.base import AsJson, DataDir, Device, complain, fail, plain_errors, stderr, stdout, with_malloc_settings
+from server.cli.base import (
+    AsJson,
+    DataDir,
+    Device,
+    complain,
+    fail,
+    plain,
+    plain_errors,
+    stderr,
+    stdout,
+    with_malloc_settings,
+)
 from server.config import Config, load_config
 from server.errors import UpscaleError
 from server.formats import FORMATS
 from server.job import FACE_STRENGTH, Faces, Params
+from server.written import removed_when_ended, written
 
 if TYPE_CHECKING:
     from server.pipeline import Context
@@ -25,7 +36,7 @@ if TYPE_CHECKING:
 
 def upscale(
     files: Annotated[list[Path], typer.Argument(help="Pictures.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A file, or a folder for several.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="A file; or a folder, which may end with a slash.")],
     scale: Annotated[float | None, typer.Option(help="Outscale, more than 0 and at most 10. Default 4.")] = None,
     target: Annotated[str | None, typer.Option(help="2k, 4k or 8k: the long edge.")] = None,
     size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect may change.")] = None,
@@ -38,12 +49,15 @@ def upscale(
     depth: Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: the source's.")] = None,
     metadata: Annotated[str, typer.Option(help="EXIF, XMP and IPTC: keep, copyright or strip.")] = "keep",
     colour: Annotated[str, typer.Option(help="The colour profile: keep, or srgb to convert.")] = "keep",
-    background: Annotated[str, typer.Option(help="#rrggbb under what is transparent, in jpeg.")] = "#ffffff",
+    background: Annotated[
+        str | None, typer.Option(help="#rrggbb under what is transparent, in jpeg. Default #ffffff.")
+    ] = None,
     animation: Annotated[str, typer.Option(help="Of an animation keep all frames, or take the first.")] = "keep",
     model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
     device: Device = None,
     creativity: Annotated[
-        float | None, typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0.")
+        float | None,
+        typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0; clean text -2."),
     ] = None,
     content: Annotated[
         str, typer.Option(help="What the picture shows: photo, text, drawing, or auto, which looks.")
@@ -69,7 +83,8 @@ def upscale(
     with_malloc_settings()
     with plain_errors():
         config = load_config(device=device, data_dir=data_dir)
-        format_ = format_ or _format_of(output)
+        named = _format_of(files, output)
+        format_ = named if format_ is None else _ALIASES.get(format_.lower(), format_)
         if scale is None and target is None and size is None:
             scale = 4.0
         params = Params(
@@ -83,7 +98,7 @@ def upscale(
             depth=depth,  # type: ignore[arg-type]  # here too, and below
             metadata=metadata,  # type: ignore[arg-type]
             colour=colour,  # type: ignore[arg-type]
-            background=_parse_colour(background),
+            background=_parse_colour(background or "#ffffff"),
             animation=animation,  # type: ignore[arg-type]
             model=model,
             denoise=denoise,
@@ -93,8 +108,10 @@ def upscale(
             seed=seed,
             sweep=sweep,
         )
+        _check_options(params, files, output, quality, background)
         destinations = _destinations(files, output, params.format)
-        failed = _upscale_all(config, params, destinations, as_json)
+        with removed_when_ended():
+            failed = _upscale_all(config, params, destinations, as_json)
     if failed:
         raise typer.Exit(1)
 
@@ -102,7 +119,10 @@ def upscale(
 def _reason(error: Exception) -> str:
     if isinstance(error, UpscaleError):
         return error.message
-    return (isinstance(error, OSError) and error.strerror) or str(error).strip().splitlines()[-1]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = (str(error).strip().splitlines() or [""])[-1]
+    return said if isinstance(error, OSError | pyvips.Error) and said else f"{type(error).__name__}: {said}"
 
 
 def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path], as_json: bool) -> int:
@@ -120,13 +140,15 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, disable=as_json or not stderr.is_terminal, transient=True) as progress:
         for source, destination in destinations.items():
-            bar = progress.add_task(f"{source.name}  loading", total=1.0)
+            name = plain(source.name)
+            bar = progress.add_task(f"{name}  loading", total=1.0)
             started = time.perf_counter()
             try:
-                with _written(destination) as partial:
-                    ctx = upscaler.prepare(params, source.read_bytes(), partial)
-                    upscaler.run(ctx, functools.partial(_show, progress, bar, source.name, ctx))
-            except (UpscaleError, OSError, pyvips.Error) as error:  # the last: writing failed, a full disk for example
+                data = source.read_bytes()
+                with written(destination) as partial:
+                    ctx = upscaler.prepare(params, data, partial)
+                    upscaler.run(ctx, functools.partial(_show, progress, bar, name, ctx))
+            except Exception as error:  # also what nobody has foreseen: the others shall be done nevertheless
                 failed += 1
                 reason = _reason(error)
                 if as_json:
@@ -156,14 +178,14 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
             else:
                 frames = f"  {ctx.plan.frames} frames" if ctx.animation is not None else ""
                 model = f"  {ctx.loaded.name}" if ctx.loaded else ""
-                done = f"{destination}  {w}×{h}{frames}  {seconds:.1f} s{model}"
+                done = f"{plain(destination)}  {w}×{h}{frames}  {seconds:.1f} s{model}"
                 if ctx.faces is not None:
                     done += (
                         f"  {sum(face.restored is not None for face in ctx.faces)} of {len(ctx.faces)} faces restored"
                     )
                 stdout.print(done, markup=False, highlight=False, soft_wrap=True)
                 for note in ctx.notes:
-                    stderr.print(f"note: {source}: {note}", markup=False, highlight=False, soft_wrap=True)
+                    stderr.print(plain(f"note: {source}: {note}"), markup=False, highlight=False, soft_wrap=True)
     return failed
 
 
@@ -171,37 +193,70 @@ def _show(progress: Progress, bar: TaskID, name: str, ctx: "Context") -> None:
     progress.update(bar, completed=ctx.progress, description=f"{name}  {ctx.stage}")
 
 
-@contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """A file to write to that becomes `path` whole or not at all; folders as needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+_ALIASES = {
+    **{form.suffix.lstrip("."): name for name, form in FORMATS.items()},
+    **dict.fromkeys(("jpg", "jpe", "jfif", "pjpeg", "pjp"), "jpeg"),
+    **{"apng": "png", "tif": "tiff"},
+}
+"""Formats by the endings of names, in small letters."""
 
 
-def _format_of(output: Path) -> str:
-    suffix = output.suffix.lower().lstrip(".")
-    suffix = {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix)
-    return suffix if suffix in FORMATS else "png"
+def _is_folder(files: list[Path], output: str) -> bool:
+    return len(files) > 1 or _says_folder(output) or not Path(output).suffix
 
 
-def _destinations(files: list[Path], output: Path, format_: str) -> dict[Path, Path]:
+def _says_folder(output: str) -> bool:
+    # NOTE: not Path.is_dir, which raises for a name that is too long.
+    return output.endswith((os.sep, os.altsep or os.sep)) or os.path.isdir(output)
+
+
+def _format_of(files: list[Path], output: str) -> str:
+    """As the result's name says; ends the command where that can't be."""
+    suffix = Path(output).suffix
+    named = _ALIASES.get(suffix.lower().lstrip("."))
+    if _is_folder(files, output):
+        if os.path.isfile(output):
+            fail(f"{output} is a file; several pictures need a folder", code=2)
+        if named is not None and not _says_folder(output):
+            fail(f"{output} names one picture; for several, name a folder, such as {Path(output).stem}/", code=2)
+        return "png"
+    if named is None:
+        fail(f"a result can't be written as {suffix}: use {_endings()}; a folder of that name ends with /", code=2)
+    return named
+
+
+def _check_options(params: Params, files: list[Path], output: str, quality: int | None, background: str | None) -> None:
+    """What would be passed over in silence is refused."""
+    form = FORMATS[params.format]
+    if not _is_folder(files, output) and (named := _format_of(files, output)) != form.name:
+        fail(f"{output} is to be {named} by its name, and {form.name} by --format", code=2)
+    if quality is not None and form.default_quality is None:
+        fail(f"--quality means nothing for {form.name}; it does for jpeg, webp and avif", code=2)
+    if quality is not None and params.lossless:
+        fail("--quality means nothing with --lossless; give one of them", code=2)
+    if background is not None and form.name != "jpeg":
+        fail(f"--background means nothing for {form.name}; it does for jpeg, which has no transparency", code=2)
+
+
+def _endings() -> str:
+    *most, last = (form.suffix for form in FORMATS.values())
+    return f"{', '.join(most)} or {last}"
+
+
+def _destinations(files: list[Path], output: str, format_: str) -> dict[Path, Path]:
     """Where each picture's result goes. Never over a source, and never two at one place."""
-    if len(files) == 1 and not output.is_dir() and output.suffix:
-        result = {files[0]: output}
-    elif output.is_file():
-        fail(f"{output} is a file; several pictures need a folder", code=2)
+    if _is_folder(files, output):
+        result = {file: Path(output) / (file.stem + FORMATS[format_].suffix) for file in files}
     else:
-        result = {file: output / (file.stem + FORMATS[format_].suffix) for file in files}
-    if len(set(result.values())) < len(result):
-        fail("two of the pictures would be written to the same file", code=2)
-    sources = {file.resolve() for file in files}
+        result = {files[0]: Path(output)}
+    taken: dict[Path, Path] = {}
     for file, destination in result.items():
-        if destination.resolve() in sources:
+        first = taken.setdefault(destination, file)
+        if first != file:
+            fail(f"{first} and {file} would both be written to {destination}; nothing was done", code=2)
+    sources = {os.path.realpath(file) for file in files}
+    for file, destination in result.items():
+        if os.path.realpath(destination) in sources:
             fail(f"the result of {file} would overwrite {destination}", code=2)
     return result
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
-from server.cli.base import AsJson, DataDir, complain, fail, plain_errors, stderr, stdout
+from server.cli.base import AsJson, DataDir, complain, fail, plain_errors, show, stderr, stdout
 from server.config import Config, LicencePolicy, load_config
 from server.errors import UpscaleError
 from server.weights.catalog import Catalog, verify
@@ -31,7 +31,9 @@ class _Row:
     name: str
     kind: str
     state: str
-    """bundled, installed, missing, refused; "own, " and the network, or "PROBLEM: " and what it is."""
+    """bundled, installed, "package, fp16", missing, refused; "own, " and the network, or "PROBLEM: " and what it is."""
+    sha256: str | None
+    """Of the one file that runs, or that would be downloaded; None when there are several, or it is unknown."""
     bytes: int | None
     licence: str
     commercial: bool | None
@@ -49,11 +51,13 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([vars(row) for row in rows]))
         return
-    table = Table(Column("name", no_wrap=True), "kind", "state", Column("MB", justify="right"), "licence", box=None)
+    table = Table(
+        Column("name", no_wrap=True), "kind", "state", Column("MB", justify="right"), "SHA-256", "licence", box=None
+    )
     for row in rows:
-        size = f"{row.bytes / 1e6:,.1f}" if row.bytes else "?"
-        table.add_row(row.name, row.kind, escape(row.state), size, row.licence)
-    stdout.print(table)
+        megabytes = f"{row.bytes / 1e6:,.1f}" if row.bytes else "?"
+        table.add_row(row.name, row.kind, escape(row.state), megabytes, (row.sha256 or "?")[:12], row.licence)
+    show(table)
 
 
 @app.command()
@@ -106,7 +110,7 @@ def verify_(names: Names = None, data_dir: DataDir = None) -> None:
         catalog = Catalog(config.weights_path)
         manifest = read_manifest()
         own = [each.name for each in _look_at_own(config) if each.network]
-        for name in _names_of(manifest, names, own) if names else [*_installed(catalog, manifest), *own]:
+        for name in _names_of(manifest, names, own) if names else [*_present(catalog, manifest), *own]:
             try:
                 weights = catalog.get(name) if name in own else catalog.find(name)
                 digest = verify(weights)
@@ -130,9 +134,8 @@ def export(
     with _plain_errors():
         config = load_config(data_dir=data_dir)
         manifest = read_manifest()
-        names = names or [
-            name for name in _installed(Catalog(config.weights_path), manifest) if not manifest.entries[name].bundled
-        ]
+        catalog = Catalog(config.weights_path)
+        names = names or [name for name in _present(catalog, manifest) if catalog.find(name).form == "release"]
         entries = manifest.select(names)
         for entry in entries:
             if entry.bundled:
@@ -177,18 +180,22 @@ def _say(line: str) -> None:
 
 
 def _row(entry: Entry, catalog: Catalog, policy: LicencePolicy) -> _Row:
+    sha256, size = entry.files[0].sha256 if len(entry.files) == 1 else None, entry.size
     if policy == "commercial" and not entry.commercial:
         state = "refused"
     elif entry.name not in catalog.names(entry.kind):
         state = "missing"
     else:
-        state = "bundled" if entry.bundled else "installed"
-    return _Row(entry.name, entry.kind.value, state, entry.size, entry.licence, entry.commercial, entry.note)
+        found = catalog.find(entry.name)
+        state, sha256 = "installed" if found.form == "release" else found.form, found.sha256
+        size = entry.package.size if entry.package is not None and found.form != "release" else entry.size
+    return _Row(entry.name, entry.kind.value, state, sha256, size, entry.licence, entry.commercial, entry.note)
 
 
 def _own_row(own: Own) -> _Row:
     state = f"own, {own.network.arch} ×{own.network.scale}" if own.network else f"PROBLEM: {own.problem}"
-    return _Row(own.name, "upscaler", state, own.size, "unknown", None, own.file)
+    sha256 = own.network.sha256 if own.network else None
+    return _Row(own.name, "upscaler", state, sha256, own.size, "unknown", None, own.file)
 
 
 def _look_at_own(config: Config) -> list[Own]:
@@ -205,7 +212,7 @@ def _look_at_own(config: Config) -> list[Own]:
     return index(folder)
 
 
-def _installed(catalog: Catalog, manifest: Manifest) -> list[str]:
+def _present(catalog: Catalog, manifest: Manifest) -> list[str]:
     kinds = dict.fromkeys(entry.kind for entry in manifest.entries.values())
     return [name for kind in kinds for name in catalog.names(kind) if name in manifest.entries]
 

@@ -32,16 +32,40 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
+from server.auth import Caller
+from server.bodies import (
+    FORM_TYPES,
+    MULTIPART,
+    check_readable,
+    is_urlencoded,
+    looks_like_json,
+    media_type,
+    read_urlencoded,
+)
+from server.config import largest_body
 from server.dialects.base import (
+    FORM_REMEDY,
     BaseUrl,
+    Call,
     CallerDep,
     OwnBases,
     ServiceDep,
-    check_density,
+    direct,
     file_url,
     iso_time,
+    read_json,
+    whole_body,
 )
-from server.errors import InvalidField, InvalidRequest, MissingField, NotFound, TooLarge, UpscaleError
+from server.errors import (
+    InvalidField,
+    InvalidRequest,
+    MissingField,
+    NotFound,
+    TooLarge,
+    UnsupportedMedia,
+    UpscaleError,
+    cut,
+)
 from server.fetch import Source, parse_source
 from server.files.picture import Header
 from server.formats import FormatName
@@ -165,6 +189,7 @@ def to_response(job: Job, base_url: str) -> dict[str, Any]:
         "id": job.id,
         "state": job.state.value,
         "progress": round(job.progress, 4),
+        "stage": job.stage if job.state is State.RUNNING else None,
         "dialect": job.dialect,
         "params": job.params.to_dict(),
         "created_at": iso_time(job.created_at),
@@ -184,26 +209,40 @@ def to_error(error: UpscaleError) -> Response:
 
 
 def _read_request(kind: type[_R], payload: FormData | bytes) -> tuple[_R, bytes | None]:
-    """Fields, and the file if a form carries one. Raises InvalidRequest."""
+    """Fields, and the file if a form carries one. Raises InvalidRequest and UnsupportedMedia."""
     try:
         if isinstance(payload, bytes):
-            check_density(payload)
-            return kind.model_validate_json(payload), None
+            return kind.model_validate(_read_object(payload)), None
         values = {name: value for name, value in payload.items() if isinstance(value, str)}
         files = {name: value for name, value in payload.items() if isinstance(value, UploadFile)}
-        file = files.pop("file", None)
+        file = files.pop("file", None) or files.pop("image", None)
         for name in files:
-            raise InvalidField("send the picture as `file`; the other fields are text", field=name)
+            raise InvalidField("send the picture as `file`, once; the other fields are text", field=name)
         return kind.model_validate_strings(values), file.file.read() if file else None
     except ValidationError as error:
         _raise_first(error)
 
 
+def _read_object(body: bytes) -> dict[str, Any]:
+    """A JSON object, in which null is as good as absent. Raises InvalidRequest and UnsupportedMedia."""
+    check_readable(body, FORM_REMEDY)
+    try:
+        value = read_json(body)
+    except InvalidRequest as error:
+        raise InvalidRequest(_NO_OBJECT) from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(_NO_OBJECT)
+    return {name: each for name, each in value.items() if each is not None}
+
+
+_NO_OBJECT = "the body must be a JSON object, or a form"
+
+
 def _raise_first(error: ValidationError) -> NoReturn:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
-        raise InvalidRequest("the body must be a JSON object, or a form") from error
-    field = str(first["loc"][0])
+        raise InvalidRequest(_NO_OBJECT) from error
+    field = cut(str(first["loc"][0]))
     if first["type"] == "extra_forbidden":
         raise InvalidField(f"there is no field {field!r}", field=field) from error
     message = first["msg"].removeprefix("Value error, ")
@@ -225,21 +264,36 @@ def _read_source(image: str | None, file: bytes | None, own_bases: tuple[str, ..
 router = APIRouter()
 
 
-async def _payload(request: Request) -> AsyncIterator[FormData | bytes]:
-    kind = request.headers.get("content-type", "").lower()
-    if not kind.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):
-        yield await request.body()
-        return
-    async with request.form() as form:
-        yield form
+async def _payload(request: Request, service: ServiceDep) -> AsyncIterator[FormData | bytes]:
+    kind = media_type(request.headers)
+    if kind not in FORM_TYPES:
+        yield await whole_body(request)
+    elif is_urlencoded(request.headers):
+        body = await whole_body(request)
+        # `curl -d` calls whatever it sends a form.
+        if looks_like_json(body):
+            yield body
+        else:
+            check_readable(body, FORM_REMEDY)
+            yield FormData(dict(await run_in_threadpool(read_urlencoded, body, "image")))
+    else:
+        # A picture in base64 may be the text of a field; how large bodies are has been looked at before.
+        async with request.form(max_part_size=largest_body(service.config)) as form:
+            yield form
 
 
 Payload = Annotated[FormData | bytes, Depends(_payload)]
 
 
 @router.post("/jobs")
-def submit(
+async def submit(
     caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, payload: Payload
+) -> Response:
+    return await service.reading.run(caller.id, _submit, caller, service, base_url, own_bases, payload)
+
+
+def _submit(
+    caller: Caller, service: Service, base_url: str, own_bases: tuple[str, ...], payload: FormData | bytes
 ) -> Response:
     request, file = _read_request(JobRequest, payload)
     source = _read_source(request.image, file, own_bases)
@@ -260,8 +314,9 @@ def jobs(
 
 
 @router.get("/jobs/{job_id}")
-def job(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUrl) -> Response:
-    return json_response(to_response(service.get(job_id, caller.id), base_url))
+@direct
+def job(call: Call, job_id: str) -> Response:
+    return json_response(to_response(call.service.get(job_id, call.caller.id), call.base_url))
 
 
 @router.get("/jobs/{job_id}/events")
@@ -316,11 +371,11 @@ def delete(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUr
 
 @router.post("/plan")
 async def plan(caller: CallerDep, service: ServiceDep, own_bases: OwnBases, payload: Payload) -> Response:
-    request, file = await run_in_threadpool(_read_request, PlanRequest, payload)
+    request, file = await service.reading.run(caller.id, _read_request, PlanRequest, payload)
     params = to_params(request)
     if request.width is None and request.height is None:
-        source = await run_in_threadpool(_read_source, request.image, file, own_bases)
-        found: Header | tuple[int, int] = await service.look(source)
+        source = await service.reading.run(caller.id, _read_source, request.image, file, own_bases)
+        found: Header | tuple[int, int] = await service.look(caller.id, source)
     elif request.image or file is not None:
         raise InvalidField("give either a picture or its width and height", field="width")
     elif request.width is None or request.height is None:
@@ -365,10 +420,12 @@ def file(key: str, service: ServiceDep, request: Request) -> Response:
 @router.put("/uploads/{key}")
 async def put_upload(key: str, request: Request, service: ServiceDep, base_url: BaseUrl) -> Response:
     # Before the body is read: no key is asked for here, and only a ticket is worth that memory.
-    await run_in_threadpool(service.uploads.ticket, key)
-    data = await request.body()
+    ticket = await run_in_threadpool(service.uploads.ticket, key)
+    if media_type(request.headers) == MULTIPART:
+        raise UnsupportedMedia("this address takes the file's bytes as they are, not a form (curl -T NAME)")
+    data = await whole_body(request)
     limit = service.config.max_source_bytes
     if len(data) > limit:
         raise TooLarge(f"the file is over this server's limit of {limit} bytes")
-    await run_in_threadpool(service.uploads.fill, key, data)
+    await service.reading.run(ticket.owner, service.uploads.fill, key, data)
     return json_response({"url": file_url(base_url, key), "size_bytes": len(data)})

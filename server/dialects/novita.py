@@ -26,24 +26,23 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import pyvips
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from server.blobs import new_key
 from server.deliveries import WEBHOOK
 from server.dialects.base import (
     VENDOR_FORMATS,
-    BaseUrl,
-    CallerDep,
-    OwnBases,
-    RawBody,
-    ServiceDep,
+    Call,
     Webhook,
+    direct,
+    entered,
     file_url,
+    read_body,
     read_choice,
     read_object,
     read_text,
@@ -63,7 +62,7 @@ from server.errors import (
 )
 from server.fetch import Source, parse_source
 from server.formats import FORMATS
-from server.guard import is_web_url
+from server.guard import is_web_url, why_not
 from server.job import Job, Params, Result, State, Target
 from server.service import Service
 from server.serving import json_response
@@ -263,16 +262,28 @@ router = APIRouter(prefix="/v3/async")
 
 
 @router.post("/image-upscaler")
-def submit(caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, raw: RawBody) -> Response:
-    body = read_object(raw)
-    source = parse_source(read_text(body, "image"), own_bases)
-    return _submit(caller.id, service, base_url, UPSCALER, to_params(body), source, to_hook(body))
+async def submit(request: Request) -> Response:
+    return await _in_turn(request, _read_submit)
 
 
 @router.post("/upscale")
-def submit_legacy(
-    caller: CallerDep, service: ServiceDep, base_url: BaseUrl, own_bases: OwnBases, raw: RawBody
-) -> Response:
+async def submit_legacy(request: Request) -> Response:
+    return await _in_turn(request, _read_legacy)
+
+
+async def _in_turn(request: Request, read: Callable[..., Response]) -> Response:
+    call = await entered(request)
+    owner, parts = call.caller.id, (call.service, call.base_url, call.own_bases, await read_body(request))
+    return await call.service.reading.run(owner, read, owner, *parts)
+
+
+def _read_submit(owner: str, service: Service, base_url: str, own_bases: tuple[str, ...], raw: bytes) -> Response:
+    body = read_object(raw)
+    source = parse_source(read_text(body, "image"), own_bases)
+    return _submit(owner, service, base_url, UPSCALER, to_params(body), source, to_hook(body))
+
+
+def _read_legacy(owner: str, service: Service, base_url: str, own_bases: tuple[str, ...], raw: bytes) -> Response:
     body = read_object(raw)
     image = read_text(_object(body, "request"), "image_base64")
     try:
@@ -280,7 +291,7 @@ def submit_legacy(
     except InvalidField as error:
         raise InvalidField("image_base64 must be a picture in base64", field="image_base64") from error
     params = to_legacy_params(body, service.catalog.names())
-    return _submit(caller.id, service, base_url, LEGACY, params, source, to_hook(body))
+    return _submit(owner, service, base_url, LEGACY, params, source, to_hook(body))
 
 
 def _submit(
@@ -288,6 +299,9 @@ def _submit(
 ) -> Response:
     # The setting is written down with the job: what an answer has promised is kept, even if the setting changes.
     keep_s = service.config.keep_s
+    reason = why_not(hook.url, service.config) if hook else None
+    if reason:
+        raise InvalidField(f"extra.webhook.url: {reason}", field="url")
     request = {"task_type": task_type} | ({"webhook": hook.url} if hook else {})
     deliver = {WEBHOOK: hook.url} if hook else {}
     if hook and hook.mock:
@@ -325,11 +339,13 @@ def _mock(service: Service, params: Params, state: State) -> dict[str, Any]:
 
 
 @router.get("/task-result")
-def result(caller: CallerDep, service: ServiceDep, base_url: BaseUrl, task_id: str = "") -> Response:
+@direct
+def result(call: Call) -> Response:
+    task_id = call.request.query_params.get("task_id")
     if not task_id:
         raise MissingField("task_id is required", field="task_id")
     try:
-        job = service.get(task_id.replace("-", "").lower(), caller.id, NAME)
+        job = call.service.get(task_id.replace("-", "").lower(), call.caller.id, NAME)
     except NotFound as error:
         raise _TaskNotFound("task not found") from error
-    return json_response(to_response(job, base_url))
+    return json_response(to_response(job, call.base_url))

@@ -4,15 +4,23 @@ Tasks: `imageUpscale` (also called `upscale`; answered as `imageUpscale`), `imag
 `getResponse`, and for keys and sockets `authentication` and `ping`. Where the vendor's documents are silent:
 
 * Unknown fields are ignored, and null is as good as absent; known ones of a wrong type or range are refused. Any UUID
-  will do as `taskUUID`, of whatever version. `model` may be absent and changes nothing; so may `settings`, `safety` and
-  `providerSettings`. Upscaling needs `upscaleFactor`: `targetMegapixels` alone is not enough.
+  will do as `taskUUID`, of whatever version. `settings`, `safety`, `providerSettings` and `routing` may be absent and
+  change nothing, but for one seed (below).
+* `model` says which factors may be asked for, and which one is meant when `upscaleFactor` is absent: `runware:500@1`
+  any from 1 to 4 (4 if absent), `501@1` and `502@1` 2 alone (2), all others and none 2, 3 or 4 (4). `500@1`, the
+  vendor's creative one, runs with creativity 1, and with the seed of its `settings` if there is one; all others run
+  what the server chooses, without creativity. A task `imageUpscale` that names no model, as older clients send it,
+  needs its factor, and so does one with `targetMegapixels`, which is not supported.
+* `numberResults` is how many results one task is answered with. They are the same picture, since nothing here is
+  random, and tell themselves apart by `resultIndex`; the first bears the cost. A webhook is sent once.
 * Parameters that are wrong are `invalid<Parameter>`, absent ones `missing<Parameter>`. A picture that could not be got
-  is `failedToTransferImage`, one that is no good `invalidInputImage`, a result that no file can hold
-  `invalidUpscaleFactor`; what breaks while working is `taskFailed`, `outOfMemory` or `taskCancelled`.
+  is `downloadFailed`, one that is no good or at an address that is not called `invalidInputImage`, a result that no
+  file can hold `invalidUpscaleFactor`; what breaks while working is `taskFailed`, `processingFailed` (for want of
+  memory) or `taskCancelled`. All codes are such as the vendor's newest client sorts into its own kinds.
 * A `taskUUID` is taken, `conflictTaskUUID`, for as long as its job is kept, whatever became of it.
 * Therefore a task that was accepted and then failed is answered with status 400 whatever the reason: clients repeat a
   request after a 5xx, and that could only be a conflict. 5xx and 429 are for tasks that were not accepted.
-* A synchronous task that takes longer than `sync_wait_s` is answered `timeoutProvider`, and goes on: `getResponse`
+* A synchronous task that takes longer than `sync_wait_s` is answered `providerTimeout`, and goes on: `getResponse`
   tells its end. The vendor's clients wait for 60 s (JS, which then sends the task anew) and 120 s (Python).
 * Of several tasks each is answered by itself; the status is 200 if any was good, else the gravest of theirs.
 * `imageUUID`, known from the start, is told by `getResponse` while the task still runs.
@@ -42,6 +50,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from server.auth import Caller, Gate
+from server.bodies import check_json, text_of
+from server.config import Config
 from server.deliveries import UPLOAD, WEBHOOK
 from server.dialects.base import (
     BaseUrl,
@@ -52,11 +62,13 @@ from server.dialects.base import (
     file_url,
     in_place,
     read_json,
+    whole_body,
 )
 from server.errors import (
     BY_CODE,
     BadSource,
     Conflict,
+    Forbidden,
     InvalidField,
     InvalidRequest,
     JobCancelled,
@@ -75,16 +87,18 @@ from server.errors import (
     TooManyRequests,
     Unauthorized,
     Unavailable,
+    UnsupportedMedia,
     UpscaleError,
+    cut,
 )
 from server.fetch import Source, parse_source
 from server.formats import FORMATS, FormatName
-from server.guard import is_web_url
-from server.job import Job, Params, State
+from server.guard import is_web_url, why_not
+from server.job import MAX_SEED, Job, Params, State
 from server.outage import outage_of
 from server.service import Service
 from server.serving import Inline, json_response, to_json
-from server.session import Session, Sessions, next_frame, say
+from server.session import Session, Sessions, let_in, next_frame, say
 from server.uploads import Upload
 
 NAME = "runware"
@@ -109,15 +123,41 @@ _GREETING_BYTES = 65536
 
 UPSCALE = "imageUpscale"
 FACTORS = (2, 4)
+MOST_RESULTS = 20
+"""Of one task."""
 QUALITIES = (20, 99)
 LEAST_TTL_S = 60
 _PAGE = "https://runware.ai/docs/en/tools/upscale#request-"
 FORMATS_BY_NAME: dict[str, FormatName] = {"JPG": "jpeg", "PNG": "png", "WEBP": "webp"}
 OUTPUTS = {"URL": "imageURL", "base64Data": "imageBase64Data", "dataURI": "imageDataURI"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a `model` means here."""
+
+    factors: tuple[int, int] = FACTORS
+    """The least and the largest."""
+    default: int = 4
+    must: str = "Must be one of 2, 3 or 4."
+    creativity: float | None = None
+    fractions: bool = False
+    """Whether a factor may lie between two whole numbers."""
+
+
+ANY_MODEL = Model()
+MODELS = {
+    "runware:500@1": Model((1, 4), 4, "Must be a number between 1 and 4.", creativity=1.0, fractions=True),
+    "runware:501@1": Model((2, 2), 2, "Must be 2."),
+    "runware:502@1": Model((2, 2), 2, "Must be 2."),
+}
+"""Those that differ from all others."""
+
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-_TYPES = {"upscaleFactor": "integer", "outputQuality": "integer", "ttl": "integer", "includeCost": "boolean"}
-_TYPES |= dict.fromkeys(("inputs", "settings", "safety", "providerSettings"), "object")
+_TYPES = dict.fromkeys(("upscaleFactor", "outputQuality", "ttl", "numberResults"), "integer")
+_TYPES |= {"includeCost": "boolean"}
+_TYPES |= dict.fromkeys(("inputs", "settings", "safety", "providerSettings", "routing"), "object")
 """What `type` says of a wrong parameter; all others are strings."""
 
 log = structlog.get_logger()
@@ -139,24 +179,27 @@ _CODES: tuple[tuple[type[UpscaleError], str], ...] = (
     (_KeyMissing, "missingApiKey"),
     (Unauthorized, "invalidApiKey"),
     (_TaskNotFound, "taskFailedOrNotFound"),
-    (_TimedOut, "timeoutProvider"),
-    (SourceUnreachable, "failedToTransferImage"),
-    (SourceNotAllowed, "failedToTransferImage"),
+    (_TimedOut, "providerTimeout"),
+    (SourceUnreachable, "downloadFailed"),
     (BadSource, "invalidInputImage"),
     (Conflict, "conflictTaskUUID"),
     (ResultImpossible, "invalidUpscaleFactor"),
     (InvalidRequest, "invalidRequest"),
-    (NotFound, "notFound"),
-    (MethodNotAllowed, "methodNotAllowed"),
-    (TooLarge, "requestTooLarge"),
-    (TooManyRequests, "tooManyRequests"),
+    (Forbidden, "forbidden"),
+    (NotFound, "resourceNotFound"),
+    (MethodNotAllowed, "unsupportedMethod"),
+    (TooLarge, "maxRequestSizeExceeded"),
+    (UnsupportedMedia, "unsupportedMediaType"),
+    (TooManyRequests, "rateLimitExceeded"),
     (JobCancelled, "taskCancelled"),
     (JobFailed, "taskFailed"),
-    (OutOfMemory, "outOfMemory"),
+    (OutOfMemory, "processingFailed"),
     (ModelNotFound, "serviceUnavailable"),
     (Unavailable, "serviceUnavailable"),
 )
-"""The vendor's error codes, by our classes; the first that fits, unless a parameter is at fault."""
+"""Error codes, by our classes; the first that fits, unless a parameter is at fault. They are the vendor's where it has
+one, and else such as the newest client (pip `runware-sdk`, errors.py) knows the kind of: what it does not know is
+"unknown" to its callers."""
 
 
 # --- requests -------------------------------------------------------------------------------------------------------
@@ -164,15 +207,24 @@ _CODES: tuple[tuple[type[UpscaleError], str], ...] = (
 
 def to_params(task: dict[str, Any]) -> Params:
     """What an upscale task asks for. Raises InvalidRequest."""
-    factor = _integer(task, "upscaleFactor", *FACTORS, "Must be one of 2, 3 or 4.")
+    name = _string(task, "model")
+    model = MODELS.get(name or "", ANY_MODEL)
+    factor = _factor(task, model)
     if factor is None:
-        raise _missing("upscaleFactor")
+        # Newer clients name a model and leave the factor to it. Older ones have no model, and a factor always.
+        if (name is None and task.get("taskType") == UPSCALE) or task.get("targetMegapixels") is not None:
+            raise _missing("upscaleFactor")
+        factor = model.default
     form = _string(task, "outputFormat")
     if form is not None and form.upper() not in FORMATS_BY_NAME:
         raise _invalid("outputFormat", "Must be one of JPG, PNG or WEBP.")
     quality = _integer(task, "outputQuality", *QUALITIES, "Must be an integer between {} and {}.".format(*QUALITIES))
     return Params(
-        scale=factor, format=FORMATS_BY_NAME[(form or "JPG").upper()], quality=95 if quality is None else quality
+        scale=factor,
+        format=FORMATS_BY_NAME[(form or "JPG").upper()],
+        quality=95 if quality is None else quality,
+        creativity=model.creativity,
+        seed=None if model.creativity is None else _seed(task),
     )
 
 
@@ -185,13 +237,33 @@ def to_request(task: dict[str, Any]) -> dict[str, Any]:
         "input_uuid": image if _UUID.fullmatch(image) else None,
         "output": _output(task),
         "cost": _flag(task, "includeCost"),
+        "results": _integer(task, "numberResults", 1, MOST_RESULTS, _MUST_RESULTS) or 1,
     }
 
 
+_MUST_RESULTS = f"Must be an integer between 1 and {MOST_RESULTS}."
+
+
 def _check_ignored(task: dict[str, Any]) -> None:
-    _string(task, "model")
-    for name in ("settings", "safety", "providerSettings"):
+    for name in ("settings", "safety", "providerSettings", "routing"):
         _object(task, name)
+
+
+def _factor(task: dict[str, Any], model: Model) -> float | None:
+    if not model.fractions:
+        return _integer(task, "upscaleFactor", *model.factors, model.must)
+    value = task.get("upscaleFactor")
+    if value is None:
+        return None
+    low, high = model.factors
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise _invalid("upscaleFactor", model.must)
+    return float(value)
+
+
+def _seed(task: dict[str, Any]) -> int | None:
+    value = _object(task, "settings").get("seed")
+    return value if type(value) is int and 0 <= value <= MAX_SEED else None
 
 
 def _task_uuid(task: dict[str, Any]) -> str:
@@ -232,13 +304,16 @@ def _is_async(task: dict[str, Any]) -> bool:
     return value == "async"
 
 
-def _deliver(task: dict[str, Any], output: str) -> dict[str, str]:
+def _deliver(task: dict[str, Any], output: str, config: Config) -> dict[str, str]:
     """Addresses that are to get the result, by kind."""
     found = {}
     for name, kind in (("webhookURL", WEBHOOK), ("uploadEndpoint", UPLOAD)):
         url = _string(task, name)
         if url and not is_web_url(url):
             raise _invalid(name, "Must be an http or https URL.")
+        reason = why_not(url, config) if url else None
+        if reason:
+            raise _invalid(name, f"{reason[0].upper()}{reason[1:]}.")
         if url:
             found[kind] = url
     if WEBHOOK in found and output != "URL":
@@ -323,12 +398,14 @@ def to_error(error: UpscaleError) -> Response:
 
 def _item(error: UpscaleError) -> dict[str, Any]:
     """An error as the vendor writes it, but for the task it is about."""
-    code = next((code for cls, code in _CODES if isinstance(error, cls)), "internalError")
+    code = next((code for cls, code in _CODES if isinstance(error, cls)), "internalServerError")
     if isinstance(error, Unauthorized):
         message = error.message if isinstance(error, _KeyMissing) else _BAD_KEY
         return {"code": code, "message": message, "parameter": "apiKey", "taskType": "authentication"}
     parameter = error.field
-    if parameter and isinstance(error, MissingField | InvalidField | SourceTooLarge | SourceUnreadable):
+    if parameter and isinstance(
+        error, MissingField | InvalidField | SourceTooLarge | SourceUnreadable | SourceNotAllowed
+    ):
         kind = "missing" if isinstance(error, MissingField) else "invalid"
         name = {"inputs.image": "inputImage"}.get(parameter, parameter)
         code = kind + name[0].upper() + name[1:]
@@ -414,10 +491,19 @@ class _Answer:
     status: int = 200
     retry_after_s: int = 0
     """Of a task that was refused for now, with status 429 or 503."""
+    results: int = 1
+    """So many were asked for."""
+
+    def items(self) -> list[dict[str, Any]]:
+        if self.results == 1:
+            return [self.item]
+        free = {"cost": 0.0} if "cost" in self.item else {}
+        rest = [self.item | free | {"resultIndex": index} for index in range(1, self.results)]
+        return [self.item | {"resultIndex": 0}, *rest]
 
     def frame(self) -> str:
         try:
-            return to_json({"data" if self.status == 200 else "errors": [self.item]}).decode("ascii")
+            return to_json({"data" if self.status == 200 else "errors": self.items()}).decode("ascii")
         except OSError:
             gone = NotFound("The picture has expired.")
             return _refused(gone, self.item.get("taskType"), self.item.get("taskUUID")).frame()
@@ -451,16 +537,18 @@ async def _answer(place: _Place, owner: str, task: Any) -> _Answer:
 
 def _refused(error: UpscaleError, kind: Any, task_uuid: Any) -> _Answer:
     item = _item(error)
+    # Cut: nobody is sent megabytes for having sent them.
     if isinstance(task_uuid, str):
-        item["taskUUID"] = task_uuid
+        item["taskUUID"] = cut(task_uuid)
     if isinstance(kind, str):
+        kind = cut(kind)
         item["taskType"] = UPSCALE if kind == "upscale" else kind
     pause_s = error.retry_after_s if isinstance(error, TooManyRequests | Unavailable) else 0
     return _Answer(item, _status(error), pause_s)
 
 
 async def _upscale(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
-    job, waits = await run_in_threadpool(_submit, place, owner, task)
+    job, waits = await place.service.reading.run(owner, _submit, place, owner, task)
     if not waits:
         return _Answer(_named(job))
     task.clear()  # its picture is large, and the wait long
@@ -468,14 +556,15 @@ async def _upscale(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
     job = await place.service.wait(job.id, owner, wait_s)
     if job.state.final:
         return await run_in_threadpool(_ended, place, job)
-    message = f"The task was not done within {wait_s:g} seconds. It goes on: use getResponse."
+    late = f"The task was not done within {wait_s:g} seconds."
+    message = f"{'The server is restarting.' if place.service.closing else late} It goes on: use getResponse."
     return _Answer(_item(_TimedOut(message)) | _named(job), 400)
 
 
 def _submit(place: _Place, owner: str, task: dict[str, Any]) -> tuple[Job, bool]:
     """The job, and whether to wait for its end."""
     service, request, params = place.service, to_request(task), to_params(task)
-    deliver = _deliver(task, request["output"])
+    deliver = _deliver(task, request["output"], service.config)
     waits = not _is_async(task) and WEBHOOK not in deliver
     keep_s = _keep_s(task, request["output"], service.config.keep_s)
     _check_ignored(task)
@@ -523,7 +612,8 @@ def _ended(place: _Place, job: Job) -> _Answer:
     if job.result is None:
         return _Answer(_item(_failure(job)) | _named(job), 400)
     inline = job.request["output"] != "URL"
-    return _Answer(to_response(job, place.base_url, place.service.result_path(job) if inline else None))
+    item = to_response(job, place.base_url, place.service.result_path(job) if inline else None)
+    return _Answer(item, results=job.request.get("results", 1))
 
 
 async def _get_response(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
@@ -541,7 +631,7 @@ def _poll(place: _Place, owner: str, task_uuid: str) -> _Answer:
         return _Answer(_named(job) | asked | {"status": "processing", "imageUUID": _dashed(job.result_id)})
     answer = _ended(place, job)
     status = {"status": "success" if answer.status == 200 else "error"}
-    return _Answer(answer.item | asked | status, answer.status)
+    return _Answer(answer.item | asked | status, answer.status, results=answer.results)
 
 
 async def _image_upload(place: _Place, owner: str, task: dict[str, Any]) -> _Answer:
@@ -563,11 +653,15 @@ async def _keep(place: _Place, owner: str, task: dict[str, Any], parameter: str)
     if not text:
         raise _missing(parameter)
     must = "Must be an http or https URL, a data URI or base64."
-    source = await run_in_threadpool(_inline, place, parameter, text, must)
-    # Downloads take their time. They are few at once, so that nobody else waits for a thread.
-    limiter = place.shared.downloads if source.url is not None else None
+    reading = place.service.reading
+    source = await reading.run(owner, _inline, place, parameter, text, must)
     try:
-        return await to_thread.run_sync(_put, place.service, owner, source, limiter=limiter)
+        source = await run_in_threadpool(place.service.resolve, source, owner)
+        if source.url is not None:
+            # Downloads take their time. They are few at once, so that nobody else waits for a thread.
+            download = to_thread.run_sync(place.service.read, source, limiter=place.shared.downloads)
+            source = Source(data=await place.service.unless_closing(download))
+        return await reading.run(owner, _put, place.service, owner, source)
     except BadSource as error:
         raise _located(error, parameter) from error
 
@@ -626,7 +720,7 @@ async def _read(request: Request, gate: Gate) -> tuple[str, bytes]:
     is_open = await run_in_threadpool(gate.is_open)
     if header or is_open:
         caller = await run_in_threadpool(gate.admit, header)
-        return caller.id, await request.body()
+        return caller.id, await whole_body(request)
     body = bytearray()
     chunks = request.stream()
     async for chunk in chunks:
@@ -642,7 +736,7 @@ async def _read(request: Request, gate: Gate) -> tuple[str, bytes]:
 def _first_task(start: bytes) -> dict[str, Any]:
     """The authentication task that a body starts with, or an empty one."""
     try:
-        task, _ = json.JSONDecoder().raw_decode(start.decode("utf-8", "ignore").lstrip(" \t\r\n["))
+        task, _ = json.JSONDecoder().raw_decode(text_of(start, "ignore").lstrip(" \t\r\n["))
     except (ValueError, RecursionError):
         return {}
     return task if _is_authentication(task) else {}
@@ -656,7 +750,11 @@ router = APIRouter()
 @router.post("/v1")
 async def tasks(place: _PlaceDep, request: Request) -> Response:
     owner, body = await _read(request, place.gate)
-    found = await run_in_threadpool(_read_tasks, body)
+    check_json(request.headers, body)
+    if len(body) <= _GREETING_BYTES:  # no picture, or a small one: polls are not to wait for those who send large ones
+        found = await run_in_threadpool(_read_tasks, body)
+    else:
+        found = await place.service.reading.run(owner, _read_tasks, body)
     del body  # it may be large, and the wait for the answers long
     if _is_authentication(found[0]):
         found.pop(0)
@@ -667,7 +765,7 @@ async def tasks(place: _PlaceDep, request: Request) -> Response:
 
 
 def _response(answers: list[_Answer]) -> Response:
-    data = [each.item for each in answers if each.status == 200]
+    data = [item for each in answers if each.status == 200 for item in each.items()]
     errors = [each.item for each in answers if each.status != 200]
     # NOTE: newer clients take the mere key `errors` for a failure.
     body = ({"data": data} if data else {}) | ({"errors": errors} if errors else {})
@@ -686,7 +784,7 @@ async def converse(socket: WebSocket, place: _PlaceDep) -> None:
     try:
         while (frame := await next_frame(socket, session, IDLE_S)) is not None:
             try:
-                found = await _read_frame(frame, session)
+                found = await _read_frame(place, frame, session)
             except UpscaleError as error:
                 await say(socket, _refused(error, None, None).frame())
                 continue
@@ -707,10 +805,12 @@ async def converse(socket: WebSocket, place: _PlaceDep) -> None:
             session.leave(socket)
 
 
-async def _read_frame(frame: str, session: Session | None) -> list[Any]:
+async def _read_frame(place: _Place, frame: str, session: Session | None) -> list[Any]:
     if session is None and len(frame) > _GREETING_BYTES:
         raise _KeyMissing(_NO_KEY)
-    return await run_in_threadpool(_read_tasks, frame)
+    if session is None or len(frame) <= _GREETING_BYTES:
+        return await run_in_threadpool(_read_tasks, frame)
+    return await place.service.reading.run(session.owner, _read_tasks, frame)
 
 
 async def _join(place: _Place, socket: WebSocket, session: Session | None, task: dict[str, Any]) -> Session | None:
@@ -722,6 +822,7 @@ async def _join(place: _Place, socket: WebSocket, session: Session | None, task:
         return session
     if session is not None:
         session.leave(socket)
+    let_in(socket)
     session = place.shared.sessions.open(owner, task.get("connectionSessionUUID") or (session and session.id))
     answer = _Answer({"taskType": "authentication", "connectionSessionUUID": session.id})
     await say(socket, answer.frame())

@@ -24,31 +24,31 @@ import math
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from server.auth import Caller
 from server.dialects.base import (
     VENDOR_FORMATS,
-    BaseUrl,
-    CallerDep,
-    OwnBases,
-    RawBody,
-    ServiceDep,
+    Call,
+    direct,
+    entered,
     file_url,
-    in_place,
     iso_time,
+    read_body,
     read_choice,
     read_flag,
     read_object,
     read_text,
 )
-from server.errors import BadSource, ModelNotFound, NotFound, UpscaleError
+from server.errors import BadSource, ModelNotFound, NotFound, UpscaleError, cut
 from server.fetch import Source, parse_source
 from server.job import Job, Params, State, Target
 from server.plan import result_size
 from server.price import cost_of
+from server.service import Service
 from server.serving import Inline, json_response
 
 NAME = "vibedream"
@@ -137,9 +137,9 @@ router = APIRouter(prefix="/api/v1")
 class _Call:
     """Who asks, from where, of whom."""
 
-    caller: CallerDep
-    service: ServiceDep
-    base_url: BaseUrl
+    caller: Caller
+    service: Service
+    base_url: str
 
     def prediction(self, job: Job) -> dict[str, Any]:
         inline = job.request["base64"] and job.result is not None
@@ -164,21 +164,23 @@ class _Call:
             return cost_of(None, config)
 
 
-_CallDep = Annotated[_Call, Depends(in_place(_Call))]
-
-
 @router.post("/models/{model}/generate")
-async def submit(model: str, call: _CallDep, own_bases: OwnBases, body: RawBody) -> Response:
-    job, sync = await run_in_threadpool(_submit, model, call, own_bases, body)
+async def submit(request: Request) -> Response:
+    asked = await entered(request)
+    call, own_bases = _Call(asked.caller, asked.service, asked.base_url), asked.own_bases
+    body, model = await read_body(request), request.path_params["model"]
+    owner = call.caller.id
+    job, sync, submitted = await call.service.reading.run(owner, _submit, model, call, own_bases, body)
+    del body  # it may be large, and the wait long
     if sync:
-        job = await call.service.wait(job.id, call.caller.id, call.service.config.sync_wait_s)
-    answer = call.both if sync and job.state.final else call.submitted
-    return json_response(await run_in_threadpool(answer, job))
+        job = await call.service.wait(job.id, owner, call.service.config.sync_wait_s)
+    return json_response(await run_in_threadpool(call.both, job) if sync and job.state.final else submitted)
 
 
-def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> tuple[Job, bool]:
+def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> tuple[Job, bool, dict[str, Any]]:
+    """The job, whether to wait for its end, and what to answer without."""
     if model != MODEL:
-        raise NotFound(f"model {model} not found")
+        raise NotFound(f"model {cut(model)} not found")
     body = read_object(raw)
     image, params = read_text(body, "image"), to_params(body)
     kept, sync = {"base64": read_flag(body, "enable_base64_output")}, read_flag(body, "enable_sync_mode")
@@ -190,11 +192,13 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], raw: bytes) -> 
         request=kept,
         strict=False,
     )
-    return job, sync
+    return job, sync, call.submitted(job)
 
 
 @router.get("/predictions/{prediction_id}")
-def result(prediction_id: str, call: _CallDep) -> Response:
+@direct
+def result(asked: Call, prediction_id: str) -> Response:
+    call = _Call(asked.caller, asked.service, asked.base_url)
     try:
         job = call.service.get(prediction_id.replace("-", "").lower(), call.caller.id, NAME)
     except NotFound as error:

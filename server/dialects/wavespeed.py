@@ -29,22 +29,26 @@ from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from server.creativity import MAX_CREATIVITY
 from server.deliveries import WEBHOOK
 from server.dialects.base import (
     VENDOR_FORMATS,
     BaseUrl,
+    Call,
     CallerDep,
     Form,
     OwnBases,
     RawBody,
     ServiceDep,
     Webhook,
+    direct,
+    entered,
     file_url,
     in_place,
     iso_time,
+    read_body,
     read_choice,
     read_flag,
     read_number,
@@ -67,9 +71,10 @@ from server.errors import (
     TooLarge,
     Unavailable,
     UpscaleError,
+    cut,
 )
 from server.fetch import parse_source
-from server.guard import is_web_url
+from server.guard import is_web_url, why_not
 from server.job import MAX_SCALE, Faces, Job, Params, State, Target
 from server.plan import result_size
 from server.price import CURRENCY, cost_of
@@ -163,8 +168,17 @@ def to_params(model: str, body: dict[str, Any]) -> Params:
 
 def to_request(model: str, body: dict[str, Any]) -> dict[str, Any]:
     """What answers will need to know again: the model, whether to answer in base64, and the echo of the input."""
-    known = {name: body[name] for name in (*FIELDS[model], *_FLAGS) if body.get(name) is not None}
+    # Only what means something: of a field that nobody reads, a value of any size would be kept and told at each poll.
+    known = {name: body[name] for name in (*FIELDS[model], *_FLAGS) if _is_fit(name, body.get(name))}
     return {"model": model, "base64": read_flag(body, "enable_base64_output"), "input": known | _echo(body["image"])}
+
+
+def _is_fit(name: str, value: Any) -> bool:
+    """A value that the field may have; others are in fields that this request does not use."""
+    kind = INPUTS.get(name, {"type": "number"})["type"]
+    if kind == "number":
+        return isinstance(value, int | float) and abs(value) < 1 << 63
+    return isinstance(value, bool) if kind == "boolean" else isinstance(value, str) and len(value) <= _LONGEST_ECHO
 
 
 def _image(body: dict[str, Any]) -> str:
@@ -258,9 +272,9 @@ def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
     return "v3," + hmac.new(key, f"{webhook_id}.{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
-def _timed_out(prediction: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _unfinished(prediction: dict[str, Any], why: str) -> dict[str, Any]:
     """A prediction that a synchronous request could not wait for."""
-    error = f"Sync mode timed out after {seconds:g} seconds. The prediction is still processing asynchronously."
+    error = f"{why} The prediction is still processing asynchronously."
     return prediction | {"status": "processing", "code": 5004, "error": error}
 
 
@@ -318,7 +332,9 @@ _CallDep = Annotated[_Call, Depends(in_place(_Call))]
 
 @_routes.get("/predictions/{job_id}/result")
 @_routes.get("/predictions/{job_id}")
-def result(job_id: str, call: _CallDep) -> Response:
+@direct
+def result(asked: Call, job_id: str) -> Response:
+    call = _Call(asked.caller, asked.service, asked.base_url)
     return _success(call.answer(call.find(job_id)))
 
 
@@ -395,7 +411,11 @@ def issue_ticket(call: _CallDep, raw: RawBody) -> Response:
         raise MissingField('property "filename" is missing', field="filename")
     if isinstance(size, bool) or not isinstance(size, int | None) or (size or 0) < 0:
         raise InvalidField("size must be a whole number of bytes", field="size")
-    if not isinstance(mime, str | None) or not re.fullmatch(r"[\w.+-]+/[\w.+-]+", mime or "image/png"):
+    if (
+        not isinstance(mime, str | None)
+        or len(mime or "") > 255
+        or not re.fullmatch(r"[\w.+-]+/[\w.+-]+", mime or "image/png")
+    ):
         raise InvalidField("content_type must be a MIME type", field="content_type")
     _check_size(size or 0, call.service)
     upload = call.service.uploads.issue(call.caller.id, clean_name(filename), suffix_of(filename))
@@ -410,7 +430,11 @@ def issue_ticket(call: _CallDep, raw: RawBody) -> Response:
 
 @_routes.post("/media/upload/binary")
 @_routes.post("/upload")
-def upload_file(call: _CallDep, form: Form) -> Response:
+async def upload_file(call: _CallDep, form: Form) -> Response:
+    return await call.service.reading.run(call.caller.id, _upload_file, call, form)
+
+
+def _upload_file(call: _Call, form: FormData) -> Response:
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise MissingField('property "file" is missing', field="file")
@@ -480,7 +504,7 @@ def _described(model: str, call: _Call) -> dict[str, Any]:
 @_routes.post("/model/price")
 @_routes.post("/model/pricing")
 async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
-    body, config = read_object(raw), call.service.config
+    body, config = await call.service.reading.run(call.caller.id, read_object, raw), call.service.config
     model, inputs = body.get("model_id"), body.get("inputs") or {}
     if not model:
         raise MissingField('property "model_id" is missing', field="model_id")
@@ -488,24 +512,31 @@ async def price(call: _CallDep, own_bases: OwnBases, raw: RawBody) -> Response:
         raise InvalidField("inputs must be an object", field="inputs")
     params, size = to_params(_known(model), inputs), None
     if inputs.get("image") and config.price_per_megapixel:
-        source = await run_in_threadpool(parse_source, _image(inputs), own_bases)
-        size = result_size((await call.service.look(source)).size, params)
+        owner = call.caller.id
+        source = await call.service.reading.run(owner, parse_source, _image(inputs), own_bases)
+        size = result_size((await call.service.look(owner, source)).size, params)
     cost = cost_of(size, config)
     prices = {"price": cost, "discounted_price": cost, "discount_rate": 0, "unit_price": cost}
     return _success({"model_id": model, **prices, "currency": CURRENCY})
 
 
 @_routes.post("/{owner}/{name:path}")  # the last: nearly every other path fits it
-async def submit(
-    owner: str, name: str, call: _CallDep, own_bases: OwnBases, request: Request, body: RawBody
-) -> Response:
-    job, sync = await run_in_threadpool(_submit, f"{owner}/{name}", call, own_bases, request, body)
+async def submit(request: Request) -> Response:
+    asked = await entered(request)
+    call, own_bases = _Call(asked.caller, asked.service, asked.base_url), asked.own_bases
+    body = await read_body(request)
+    caller_id, model = call.caller.id, "{owner}/{name}".format(**request.path_params)
+    job, sync = await call.service.reading.run(caller_id, _submit, model, call, own_bases, request, body)
+    del body  # it may be large, and the wait long
     if not sync:
         return _success(await run_in_threadpool(call.answer, job))
     wait_s = call.service.config.sync_wait_s
     job = await call.service.wait(job.id, call.caller.id, wait_s)
     prediction = await run_in_threadpool(call.answer, job)
-    return _success(prediction if job.state.final else _timed_out(prediction, wait_s))
+    if job.state.final:
+        return _success(prediction)
+    why = "The server is restarting." if call.service.closing else f"Sync mode timed out after {wait_s:g} seconds."
+    return _success(_unfinished(prediction, why))
 
 
 def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Request, raw: bytes) -> tuple[Job, bool]:
@@ -514,6 +545,9 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Reques
     image = _image(body)
     params, kept, sync = to_params(model, body), to_request(model, body), read_flag(body, "enable_sync_mode")
     webhook = _webhook(request.scope["query_string"], body)
+    reason = why_not(webhook, call.service.config) if webhook else None
+    if reason:
+        raise InvalidField(f"webhook: {reason}", field="webhook")
     if webhook and kept["base64"]:
         raise _WebhookWithBase64(
             "webhook callback does not support base64 output, please use the normal API to use base64 output"
@@ -534,7 +568,7 @@ def _submit(model: str, call: _Call, own_bases: tuple[str, ...], request: Reques
 def _known(model: Any) -> str:
     if isinstance(model, str) and model in FIELDS:
         return model
-    raise NotFound(f"model {model} not found")
+    raise NotFound(f"model {cut(str(model))} not found")
 
 
 router = APIRouter()

@@ -35,7 +35,7 @@ from torch import Tensor
 from server.device import is_out_of_memory, release_memory
 from server.engine.graphs import Graphs
 from server.engine.scheduler import Scheduler
-from server.engine.tile import Span, blended, cut, weights
+from server.engine.tile import Span, cut, weights
 from server.engine.transfer import Landing, Transfer
 from server.errors import OutOfMemory
 from server.files.picture import Samples
@@ -54,7 +54,7 @@ _AHEAD = 2
 """Batches that a job has queued up or unread: one that runs while the last one is joined, and one to follow it."""
 _TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3400 * 1024 * 1024}
 """Memory that a tile may take. The larger, the less is computed twice, and the longer others wait for their turn."""
-_OWN_TILE_BYTES = {"srvgg": 256 * 1024 * 1024, "rrdbnet": 640 * 1024 * 1024}
+_OWN_TILE_BYTES = {"srvgg": 256 * 1024 * 1024, "rrdbnet": 256 * 1024 * 1024}
 """The same on our own convolutions, where a tile takes many turns, so that others need not wait for it."""
 _TURN_WORK = 80e9
 """Multiplications in a turn of such a tile, about: what a step of a sweep has, see plan.py."""
@@ -299,20 +299,20 @@ class Engine:
         on_turn: Callable[[float], None] | None,
     ) -> Iterator[NDArray[Any]]:
         scale, blend = model.facts.scale, model.facts.blend
-        # Only where neighbours are mixed must a band be in floats, which is four times the memory.
+        # Only where neighbours are mixed must samples be floats, which are four times the memory.
         kind = np.dtype(np.float32) if blend else dtype
-
-        def empty(row: Span) -> NDArray[Any]:
-            shape = ((row.keep_stop - row.keep_start) * scale, samples.shape[1] * scale, samples.shape[2])
-            return np.zeros(shape, kind) if blend else np.empty(shape, kind)
-
+        width, channels = samples.shape[1] * scale, samples.shape[2]
         with closing(self._results(_tiles(model, samples, rows, columns, kind), on_turn)) as results:
-            bands = (_row(results, columns, scale, blend, empty(row), on_tile) for row in rows)
-            finished = blended(bands, rows, scale, blend)
+            finished: Iterator[NDArray[Any]]
+            if not blend:
+                finished = (
+                    _row(results, columns, scale, np.empty((_height(row, scale), width, channels), dtype), on_tile)
+                    for row in rows
+                )
+            else:
+                finished = _mixed(results, rows, columns, scale, blend, (width, channels), dtype, on_tile)
             for row in rows:
-                band = next(finished)[: result[0] - row.keep_start * scale, : result[1]]
-                yield _rounded(band, dtype)
-                del band  # or the next one would come beside it
+                yield next(finished)[: result[0] - row.keep_start * scale, : result[1]]
 
     def _results(
         self, tiles: Iterator[_Tile], on_turn: Callable[[float], None] | None
@@ -425,7 +425,7 @@ class Engine:
         band = np.empty((h * scale, w * scale, tile.samples.shape[2]), tile.dtype)
         with closing(self._results(pieces, on_turn)) as results:
             for row in rows:
-                _row(results, columns, scale, 0, band[row.keep_start * scale : row.keep_stop * scale], None)
+                _row(results, columns, scale, band[row.keep_start * scale : row.keep_stop * scale], None)
         return band[tile.rows, tile.columns]
 
     # --- in the device's thread -------------------------------------------------------------------------------------
@@ -503,26 +503,72 @@ def _tiles(
             yield _Tile(model, part, _kept(row, model.facts.scale), _kept(column, model.facts.scale), dtype, exact)
 
 
+def _height(row: Span, scale: int) -> int:
+    return (row.keep_stop - row.keep_start) * scale
+
+
 def _row(
     results: Iterator[NDArray[Any]],
     columns: list[Span],
     scale: int,
-    blend: int,
     band: NDArray[Any],
     on_tile: Callable[[], None] | None,
 ) -> NDArray[Any]:
-    """One row of tiles, joined side by side in `band`, which is zero where they are blended."""
-    for index, column in enumerate(columns):
-        target = band[:, column.keep_start * scale : column.keep_stop * scale]
-        pixels = next(results)
-        if blend:
-            target += pixels * weights(columns, index, scale, blend)[None, :, None]
-        else:
-            target[:] = pixels
-        del pixels  # or the next one would come beside it
+    """One row of tiles, side by side in `band`."""
+    for column in columns:
+        band[:, column.keep_start * scale : column.keep_stop * scale] = next(results)
         if on_tile is not None:
             on_tile()
     return band
+
+
+def _mixed(
+    results: Iterator[NDArray[Any]],
+    rows: list[Span],
+    columns: list[Span],
+    scale: int,
+    blend: int,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    on_tile: Callable[[], None] | None,
+) -> Iterator[NDArray[Any]]:
+    """Rows that are final, of tiles in floats whose borders are mixed with those of their neighbours. Floats are kept
+    of these borders alone: the rest of a band has its own type from the start. `shape`: width and channels."""
+    shared = 2 * blend * scale
+    carry: NDArray[Any] | None = None  # the lowest rows of the last band, which the next one adds to
+    for index, row in enumerate(rows):
+        height, down = _height(row, scale), weights(rows, index, scale, blend)[:, None, None]
+        top, bottom = (shared if index else 0), height - (shared if index < len(rows) - 1 else 0)
+        band = np.empty((bottom, *shape), dtype)
+        upper, lower = (np.zeros((count, *shape), np.float32) for count in (top, height - bottom))
+        seam = np.empty(0, np.float32)  # the last columns of the tile before
+        for number, column in enumerate(columns):
+            left, right = column.keep_start * scale, column.keep_stop * scale
+            across = weights(columns, number, scale, blend)[None, :, None]
+            pixels = next(results)
+            upper[:, left:right] += pixels[:top] * across
+            lower[:, left:right] += pixels[bottom:] * across
+            begin, end = (shared if number else 0), right - left - (shared if number < len(columns) - 1 else 0)
+            middle, target = pixels[top:bottom], band[top:bottom, left:right]
+            if number:
+                seam += middle[:, :begin] * across[:, :begin]
+                target[:, :begin] = _rounded(seam, dtype)
+            for part in range(0, bottom - top, shared):  # a few rows at a time: there is a copy of them
+                target[part : part + shared, begin:end] = _rounded(
+                    middle[part : part + shared, begin:end].copy(), dtype
+                )
+            seam = middle[:, end:] * across[:, end:]
+            del pixels, middle  # or the next one would come beside it
+            if on_tile is not None:
+                on_tile()
+        if carry is not None:
+            upper *= down[:top]
+            upper += carry
+            band[:top] = _rounded(upper, dtype)
+        lower *= down[bottom:]
+        carry = lower
+        yield band
+        del band
 
 
 def _taken(waiting: "deque[Future[NDArray[Any]]]", on_tile: Callable[[], None] | None) -> NDArray[Any]:
@@ -590,7 +636,7 @@ def _to_samples(image: Tensor, tile: _Tile) -> Tensor:
 
 
 def _rounded(band: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A blended band in the type that was asked for; `band` is not needed after it."""
+    """Floats in the type that was asked for; `band` is not needed after it."""
     if band.dtype == dtype:
         return band
     top = np.iinfo(dtype).max

@@ -1,8 +1,10 @@
 """Loaded networks, kept while they are wanted: until nobody has asked for a while, or others need the room."""
 
+import contextlib
 import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ class Residents:
         self._let_go = let_go
         self._kept: OrderedDict[Hashable, _Resident] = OrderedDict()
         """The one that was asked for last is the last."""
+        self._left: dict[Hashable, weakref.ref[Any]] = {}
+        """Those that a job may still hold: it need not be loaded a second time beside that."""
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, load: Callable[[], _T], size: Callable[[_T], int]) -> _T:
@@ -39,27 +43,42 @@ class Residents:
         with self._lock:
             resident = self._kept.get(key)
             if resident is None:
-                thing = load()
+                left = self._left.pop(key, None)
+                thing = left() if left is not None else None
+                if thing is None:
+                    thing = load()
                 resident = self._kept[key] = _Resident(thing, size(thing), 0.0)
             resident.wanted_at = time.monotonic()
             self._kept.move_to_end(key)
-            self.tidy()
+            self._tidy(key)
             wanted: _T = resident.thing
             return wanted
 
-    def tidy(self) -> None:
-        """Let go of what nobody has asked for in `keep_s`, and of the oldest while all are over the budget; never of
-        the one that was asked for last. Waits for nobody: heartbeats call it, and somebody's load may take minutes."""
+    def tidy(self) -> int:
+        """Let go of what nobody has asked for in `keep_s`, and of the oldest while all are over the budget, but not of
+        the last one for that. How many they were. Waits for nobody: heartbeats call it, and somebody's load may take
+        minutes."""
         if not self._lock.acquire(blocking=False):
-            return  # who loads tidies afterwards
+            return 0  # who loads tidies afterwards
         try:
-            for key, resident in list(self._kept.items())[:-1]:
-                old = time.monotonic() - resident.wanted_at > self._keep_s
-                if old or self.size > self._budget:
-                    del self._kept[key]
-                    self._let_go(resident.thing)
+            return self._tidy(None)
         finally:
             self._lock.release()
+
+    def _tidy(self, asked: Hashable | None) -> int:
+        before = len(self._kept)
+        for key, resident in list(self._kept.items()):
+            old = time.monotonic() - resident.wanted_at > self._keep_s
+            if key != asked and (old or (self.size > self._budget and len(self._kept) > 1)):
+                del self._kept[key]
+                self._remember(key, resident.thing)
+                self._let_go(resident.thing)
+        return before - len(self._kept)
+
+    def _remember(self, key: Hashable, thing: Any) -> None:
+        self._left = {other: left for other, left in self._left.items() if left() is not None}
+        with contextlib.suppress(TypeError):  # what can't be referred to so is loaded again
+            self._left[key] = weakref.ref(thing)
 
     @property
     def size(self) -> int:

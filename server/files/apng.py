@@ -77,7 +77,7 @@ def read(data: bytes) -> Apng | None:
     for name, start, end in _chunks(data):
         if name == b"acTL" and end - start == 8:
             announced, plays = struct.unpack_from(">II", data, start)
-        elif name in (b"PLTE", b"tRNS"):
+        elif name in (b"PLTE", b"tRNS") and name not in common:
             common += data[start - 8 : end + 4]
         elif name == b"IDAT":
             if not announced:

@@ -46,7 +46,8 @@ def to_rgb(image: pyvips.Image) -> pyvips.Image:
     if image.interpretation == "cmyk":
         return _through_profile(image, "cmyk", deep)
     if image.interpretation in ("lab", "labq", "labs", "xyz", "lch"):
-        return image.colourspace("rgb16")
+        shallow = image.get_typeof("bits-per-sample") and image.get("bits-per-sample") == 8
+        return image.colourspace("srgb" if shallow else "rgb16")
     if image.format in ("float", "double"):
         return _from_floats(image)
     if image.format == "ushort" and image.get_typeof("bits-per-sample") and image.get("bits-per-sample") < 16:
@@ -58,6 +59,16 @@ def to_rgb(image: pyvips.Image) -> pyvips.Image:
     if image.format not in ("uchar", "ushort"):
         raise SourceUnreadable("the picture has negative samples, which say nothing about black and white")
     return image.copy(interpretation=_SPACES[image.bands < 3, image.format])
+
+
+def from_lab(image: pyvips.Image, *, signed: bool) -> pyvips.Image:
+    """Lab colours as TIFF stores them, in 8 or 16 bits, unsigned as libvips loads them → libvips' own. `signed`: a and
+    b are stored so (CIELAB), else with their zero in the middle (ICCLab, TIFF Technical Note 4)."""
+    deep = image.format == "ushort"
+    light = image[0] * (100 / (65280 if deep else 255))
+    others = image[1:3]
+    others = (others > 127).ifthenelse(others - 256, others) if signed else others / (256 if deep else 1) - 128
+    return light.bandjoin(others).cast("float").copy(interpretation="lab")
 
 
 def to_srgb(image: pyvips.Image) -> pyvips.Image:

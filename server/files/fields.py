@@ -5,6 +5,10 @@ import pyvips
 ICC, EXIF, XMP, IPTC = "icc-profile-data", "exif-data", "xmp-data", "iptc-data"
 
 
+RESOLUTION, TEXTS = "our-resolution", "our-texts"
+"""Those that libvips knows nothing of; resolution.py and texts.py say what is in them."""
+
+
 def get_field(image: pyvips.Image, name: str) -> bytes | None:
     """None where there is nothing."""
     if not image.get_typeof(name):

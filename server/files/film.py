@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from server.files.gif import GifWriter
 from server.files.png import PngWriter
-from server.files.save import check_image, converted
+from server.files.save import check_image, converted, gif_words
 from server.files.timing import Timing
 from server.files.webp import WebpWriter
 from server.formats import FORMATS
@@ -90,7 +90,7 @@ class Film:
     def _open(self, first: pyvips.Image) -> Writer:
         params = self._params
         if params.format == "gif":
-            return GifWriter(self._file, first, self._timing)
+            return GifWriter(self._file, first, self._timing, *gif_words(first))
         if params.format == "png":
             return PngWriter(self._file, first, self._timing)
         quality = params.quality or FORMATS["webp"].default_quality

@@ -39,6 +39,10 @@ _DAMAGED = (
 """What Pillow and pi-heif raise for damaged files, at their headers as well as later."""
 
 
+_UNREAD = ("nsupported", "not supported", "not configured", "not implemented", "not been built in")
+"""In what libraries say of sound files that they can't decode."""
+
+
 @dataclass(frozen=True)
 class Foreign:
     width: int
@@ -87,13 +91,20 @@ def av1_flags(data: bytes) -> list[int]:
     return [part[1] for part in data[:_BOXES].split(b"av1C\x81")[1:] if len(part) > 1]
 
 
+def reason(said: str) -> str:
+    """What to tell a caller where a library said that of a file."""
+    if any(words in said for words in _UNREAD):
+        return "the picture file is of a kind that is not read here; convert it to PNG, JPEG or TIFF"
+    return "the picture file is damaged"
+
+
 def _find(open_: Callable[[], "Image.Image | pi_heif.HeifFile"], convert: Callable[..., pyvips.Image]) -> Foreign:
     # NOTE: not Image.open, which would try every format that Pillow knows, and has a size limit of its own.
     def guarded(do: Callable[[], Any]) -> Any:
         try:
             return do()
         except _DAMAGED as error:
-            raise SourceUnreadable("the picture file is damaged") from error
+            raise SourceUnreadable(reason(str(error))) from error
 
     def look() -> tuple[Any, int, int]:
         found = open_()

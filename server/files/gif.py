@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -19,7 +20,10 @@ from server.files.timing import Timing
 MAX_BLOCKS = 2_000_000
 """Pieces of a file; each is at most 256 bytes. A file that has more is made to keep its reader busy."""
 _EXTENSION, _IMAGE, _END = 0x21, 0x2C, 0x3B
-_GRAPHIC_CONTROL, _APPLICATION = 0xF9, 0xFF
+_GRAPHIC_CONTROL, _APPLICATION, _COMMENT = 0xF9, 0xFF, 0xFE
+_MOST_COMMENT_BYTES = 1 << 20
+"""Of all comments together."""
+_ASPECT_PLACE = 12
 _LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
 _FIRST_COLOUR = b"\x02\x02\x44\x01\0"
 """One pixel, compressed: its table cleared, colour 0, the end; three bits each."""
@@ -67,6 +71,7 @@ class Gif:
     plays: int
     whole: bool
     """Nothing was damaged, and nothing is missing."""
+    comments: tuple[bytes, ...] = ()
 
     @property
     def timing(self) -> Timing:
@@ -91,7 +96,7 @@ def read(data: bytes) -> Gif:
         whole = reader.read()
     except (_Ended, IndexError, struct.error):
         whole = False
-    return Gif(tuple(reader.frames), reader.plays, whole)
+    return Gif(tuple(reader.frames), reader.plays, whole, tuple(reader.comments))
 
 
 class _Reader:
@@ -101,6 +106,8 @@ class _Reader:
         self._blocks = 0
         self.frames: list[Frame] = []
         self.plays = 1
+        self.comments: list[bytes] = []
+        self._comment_room = _MOST_COMMENT_BYTES
 
     def read(self) -> bool:
         data = self._data
@@ -117,6 +124,9 @@ class _Reader:
                 if label == _GRAPHIC_CONTROL:
                     flags, hundredths, index = struct.unpack_from("<BHB", data, start + 1)
                     disposal, transparent = flags >> 2 & 7, index if flags & 1 else None
+                elif label == _COMMENT and self._place - start <= self._comment_room:
+                    self._comment_room -= self._place - start
+                    self.comments.append(_joined(data[start : self._place]))
                 elif label == _APPLICATION and data[start + 1 : start + 12] in _LOOPS and data[start + 13] == 1:
                     (repeats,) = struct.unpack_from("<H", data, start + 14)
                     self.plays = repeats + 1 if repeats else 0
@@ -154,6 +164,15 @@ class _Reader:
         self._place = place + 1
 
 
+def _joined(pieces: bytes) -> bytes:
+    """What a chain of pieces holds."""
+    parts, place = [], 0
+    while length := pieces[place]:
+        parts.append(pieces[place + 1 : place + 1 + length])
+        place += 1 + length
+    return b"".join(parts)
+
+
 def patches(frames: Sequence[Frame]) -> Iterator[Patch]:
     """What each paints, decoded when it is asked for. Raises pyvips.Error."""
     for frame in frames:
@@ -176,20 +195,40 @@ def control(hundredths: int, disposal: Disposal, transparent: int | None) -> byt
     return struct.pack("<BBBBHBB", _EXTENSION, _GRAPHIC_CONTROL, 4, flags, hundredths, transparent or 0, 0)
 
 
+def comment(text: bytes) -> bytes:
+    pieces = (text[start : start + 255] for start in range(0, len(text), 255))
+    return bytes([_EXTENSION, _COMMENT]) + b"".join(bytes([len(each)]) + each for each in pieces) + b"\0"
+
+
+def complete(path: Path, comments: Sequence[bytes], aspect: int) -> None:
+    """Add comments to a GIF file, and say how wide its pixels are (see resolution.py)."""
+    if comments:  # most readers look for them before the first frame only
+        data = path.read_bytes()
+        start = 13 + (3 * (2 << (data[10] & 7)) if data[10] & 0x80 else 0)
+        path.write_bytes(data[:start] + b"".join(map(comment, comments)) + data[start:])
+    if aspect:
+        with path.open("r+b") as file:
+            file.seek(_ASPECT_PLACE)
+            file.write(bytes([aspect]))
+
+
 class GifWriter:
     """Frames of at most 256 colours each, every one with a table of its own."""
 
     STEP = 1
 
-    def __init__(self, file: BinaryIO, first: pyvips.Image, timing: Timing) -> None:
+    def __init__(
+        self, file: BinaryIO, first: pyvips.Image, timing: Timing, comments: Sequence[bytes] = (), aspect: int = 0
+    ) -> None:
         self._file = file
         self._delays = iter(timing.in_units(100, 0xFFFF))
         self.always_whole: bool = first.hasalpha()
         """A transparent pixel leaves what is below. So where there are any, the canvas is cleared before each frame."""
-        file.write(b"GIF89a" + struct.pack("<HHBBB", first.width, first.height, 0, 0, 0))
+        file.write(b"GIF89a" + struct.pack("<HHBBB", first.width, first.height, 0, 0, aspect))
         if timing.plays != 1:
             repeats = min(timing.plays - 1, 0xFFFF) if timing.plays else 0
             file.write(struct.pack("<BBB11sBBHB", _EXTENSION, _APPLICATION, 11, _LOOPS[0], 3, 1, repeats, 0))
+        file.write(b"".join(map(comment, comments)))
 
     def write(self, image: pyvips.Image, left: int, top: int) -> None:
         (frame,) = read(image.gifsave_buffer(keep="none")).frames

@@ -16,6 +16,9 @@ Primaries = tuple[Chromaticity, Chromaticity, Chromaticity]
 
 D65: Chromaticity = (0.3127, 0.3290)
 SRGB: Primaries = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
+ADOBE_RGB: Primaries = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
+ADOBE_RGB_GAMMA = 563 / 256
+"""Adobe RGB (1998) Color Image Encoding, 4.3."""
 DISPLAY_P3: Primaries = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
 BT2020: Primaries = ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046))
 

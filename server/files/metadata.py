@@ -1,21 +1,23 @@
-"""What a picture file says beside its pixels: colour profile, EXIF, XMP, IPTC, resolution. Read once, carried past the
-network, and put on the result."""
+"""What a picture file says beside its pixels: colour profile, EXIF, XMP, IPTC, texts, resolution. Read once, carried
+past the network, and put on the result."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyvips
 
-from server.files import colour, exif, xmp
+from server.files import colour, exif, texts, xmp
+from server.files.change import Change
 from server.files.exif import Exif
-from server.files.fields import EXIF, ICC, IPTC, XMP, get_field, with_field
+from server.files.fields import EXIF, ICC, IPTC, RESOLUTION, TEXTS, XMP, get_field, with_field
+from server.files.resolution import Resolution, of_libvips, of_tags, pack, tags
+from server.files.resolution import read as read_resolution
+from server.files.texts import Texts
+from server.formats import sniff
 from server.job import Metadata as Policy
 
-DEFAULT_PIXELS_PER_MM = 72 / 25.4
-"""What is written where the source says nothing: the resolution that JFIF, PNG and TIFF readers assume themselves."""
-_LIBVIPS_UNSET = 1.0
-_MOST_PIXELS_PER_MM = 1e6
-"""libvips' limit; PNG's is a little above it."""
+UNKNOWN_PIXELS_PER_MM = 72 / 25.4
+"""What EXIF states where the resolution is unknown (EXIF 2.32, XResolution), and libvips writes with any EXIF."""
 
 
 @dataclass(frozen=True)
@@ -26,32 +28,42 @@ class Metadata:
     xmp: bytes | None = None
     iptc: bytes | None = None
     """IIM records (IPTC-NAA), without what JPEG wraps around them."""
-    pixels_per_mm: tuple[float, float] | None = None
-    """Across and down, as stored: before the orientation is applied."""
+    texts: Texts = Texts()
+    resolution: Resolution | None = None
+    """As stored: before the orientation is applied."""
+    size: tuple[int, int] | None = None
+    """Width and height, as stored."""
+
+    @property
+    def pixels_per_mm(self) -> tuple[float, float] | None:
+        """Across and down, as stored; None where the file does not say so much."""
+        return None if self.resolution is None else self.resolution.pixels_per_mm
 
     @property
     def orientation(self) -> int:
-        """1 … 8 as in EXIF. XMP is asked where EXIF is silent or says 1, as Pillow does; browsers only ask EXIF."""
-        if self.exif.orientation == 1 and self.xmp is not None:
-            return xmp.orientation(self.xmp)
-        return self.exif.orientation
+        """1 … 8 as in EXIF. XMP is asked where EXIF says nothing at all, as by Pillow and libvips; browsers only ask
+        EXIF."""
+        stated = self.exif.orientation
+        if stated is None:
+            return 1 if self.xmp is None else xmp.orientation(self.xmp)
+        return stated
 
 
-def read(image: pyvips.Image) -> Metadata:
-    """Of a picture that libvips has opened; costs no pixels. What is damaged is left out."""
-    tags, packet = _tags(image), _packet(image)
-    resolution = image.xres, image.yres
-    if min(resolution) <= 0 or resolution == (_LIBVIPS_UNSET, _LIBVIPS_UNSET):
-        # WebP, AVIF and HEIC have no place for it but EXIF.
-        resolution = tags.pixels_per_mm or (0, 0)
-    if not all(0 < each <= _MOST_PIXELS_PER_MM for each in resolution):
-        resolution = DEFAULT_PIXELS_PER_MM, DEFAULT_PIXELS_PER_MM
+def read(image: pyvips.Image, data: bytes | None = None) -> Metadata:
+    """Of a picture that libvips has opened, from the file `data`; costs no pixels. What is damaged is left out."""
+    found = _tags(image)
     return Metadata(
         icc=colour.profile(image),
-        exif=tags,
-        xmp=packet,
+        exif=found,
+        xmp=_packet(image),
         iptc=_iim(get_field(image, IPTC)),
-        pixels_per_mm=resolution,
+        texts=Texts() if data is None else texts.read(data),
+        resolution=(
+            of_tags(found.image) or of_libvips(image.xres, image.yres)
+            if data is None
+            else read_resolution(data, sniff(data) or "", found)
+        ),
+        size=(image.width, image.height),
     )
 
 
@@ -62,21 +74,37 @@ def read_orientation(image: pyvips.Image) -> int:
 
 def dress(image: pyvips.Image, metadata: Metadata, policy: Policy = "keep") -> pyvips.Image:
     """`image`, upright and of its final size, with what `policy` leaves of `metadata`: keep: all; copyright: author and
-    rights in EXIF and XMP; strip: none. The profile stays in any case: without it the colours would be others."""
-    across = down = DEFAULT_PIXELS_PER_MM
-    if policy == "keep" and metadata.pixels_per_mm is not None:
-        across, down = metadata.pixels_per_mm
-        if metadata.orientation >= 5:
-            across, down = down, across
+    rights in EXIF, XMP and texts; strip: none. The profile always stays: without it the colours would be others."""
+    resolution = metadata.resolution if policy == "keep" else None
+    if resolution is not None and metadata.orientation >= 5:
+        resolution = resolution.turned()
+    across, down = (resolution and resolution.pixels_per_mm) or (UNKNOWN_PIXELS_PER_MM,) * 2
     image = image.copy(xres=across, yres=down)
     for name in image.get_fields():
-        if name == "orientation" or name.endswith("-data") or name.startswith("exif-"):
+        if name == "orientation" or name.endswith("-data") or name.startswith(("exif-", "png-comment-")):
             image.remove(name)
-    tags, packet, iptc = _left(metadata, policy, image.width, image.height)
-    block = exif.serialise(tags) if tags else None
-    for name, data in ((ICC, metadata.icc), (EXIF, block), (XMP, packet), (IPTC, iptc)):
+    left = _left(metadata, policy, (image.width, image.height))
+    if exif.X_RESOLUTION in left.exif.image:
+        left = replace(left, exif=left.exif.with_resolution(tags(resolution) if resolution else {}))
+    block = exif.serialise(left.exif) if left.exif else None
+    for name, data in (
+        (ICC, metadata.icc),
+        (EXIF, block),
+        (XMP, left.xmp),
+        (IPTC, left.iptc),
+        (TEXTS, left.texts.pack()),
+        (RESOLUTION, pack(resolution)),
+    ):
         image = with_field(image, name, data)
     return image
+
+
+def as_srgb(image: pyvips.Image) -> pyvips.Image:
+    """Of a dressed picture whose colours have become sRGB's: nothing says otherwise."""
+    block, packet = get_field(image, EXIF), get_field(image, XMP)
+    if block is not None:
+        image = with_field(image, EXIF, exif.serialise(exif.parse(block).as_srgb()))
+    return image if packet is None else with_field(image, XMP, xmp.as_srgb(packet))
 
 
 def _tags(image: pyvips.Image) -> Exif:
@@ -91,23 +119,27 @@ def _packet(image: pyvips.Image) -> bytes | None:
 def upright(image: pyvips.Image) -> pyvips.Image:
     """Of a HEIF file, whose own boxes rotate it, which its decoder has done: what EXIF and XMP say of it does not count
     (ISO/IEC 23008-12, A.2)."""
-    tags, packet = get_field(image, EXIF), get_field(image, XMP)
-    if tags is not None:
-        straight = exif.parse(tags).upright(image.width, image.height)
-        image = with_field(image, EXIF, exif.serialise(straight))
+    block, packet = get_field(image, EXIF), get_field(image, XMP)
+    size = image.width, image.height
+    if block is not None:
+        image = with_field(image, EXIF, exif.serialise(exif.parse(block).upright(Change(1, size, size))))
     if packet is not None:
-        image = with_field(image, XMP, xmp.upright(packet, image.width, image.height))
+        image = with_field(image, XMP, xmp.straight(packet, size) or b"")
     return image
 
 
-def _left(metadata: Metadata, policy: Policy, width: int, height: int) -> tuple[Exif, bytes | None, bytes | None]:
-    """EXIF, XMP and IPTC."""
+def _left(metadata: Metadata, policy: Policy, size: tuple[int, int]) -> Metadata:
+    """What the policy leaves, as of the result of that size."""
     if policy == "strip":
-        return Exif(), None, None
+        return Metadata()
     if policy == "copyright":
-        return metadata.exif.only(exif.ARTIST, exif.COPYRIGHT), xmp.rights(metadata.xmp or b""), None
-    packet = metadata.xmp and xmp.upright(metadata.xmp, width, height)
-    return metadata.exif.upright(width, height), packet, metadata.iptc
+        tags_left = metadata.exif.only(exif.ARTIST, exif.COPYRIGHT)
+        return Metadata(exif=tags_left, xmp=xmp.rights(metadata.xmp or b""), texts=metadata.texts.rights())
+    # Where the old size is not known, nothing is scaled.
+    turned = size[::-1] if metadata.orientation >= 5 else size
+    change = Change(metadata.orientation, metadata.size or (turned[0], turned[1]), size)
+    packet = xmp.upright(metadata.xmp, change) if metadata.xmp else None
+    return replace(metadata, exif=metadata.exif.upright(change), xmp=packet)
 
 
 # --- IPTC: bare in TIFF; in JPEG in an "Image Resource Block" of Adobe's Photoshop File Formats ---

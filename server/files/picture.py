@@ -14,9 +14,8 @@ import pyvips
 from numpy.typing import NDArray
 
 from server.errors import SourceTooLarge, SourceUnreadable
-from server.files import apng, exif, foreign, gif, metadata, primaries
+from server.files import apng, bounds, chunks, colour, exif, foreign, gif, jpeg, metadata, primaries, tiff, unread
 from server.files.fields import EXIF, ICC, IPTC, get_field, with_field
-from server.files.jpeg import MAX_SCANS, is_tiresome
 from server.formats import READABLE, sniff
 
 pyvips.block_untrusted_set(True)
@@ -43,16 +42,19 @@ _LOADERS = {
     "image/tiff": "tiffload_buffer",
     "image/avif": "heifload_buffer",
 }
+_RGB = ("srgb", "rgb16", "rgb")
 _MONOCHROME = 0x10
+_GIF_END = b"\0;"
+"""Of a picture and of the file (GIF89a). Some programs leave it out."""
+_GIF_FILLER = b"\xfa" + bytes(each * 167 % 256 for each in range(1, 251))
+"""Some more of a picture."""
 
 _REASONS = (
-    ("data precision 12", "JPEG with 12 bits per sample is not read; convert it to PNG or TIFF of 16 bits"),
     ("not a whole number of bytes", "TIFF with 12 bits per sample is not read; convert it to 16"),
     (
         "samples out of range",
         "TIFF with samples of this kind is not read; convert it to 8 or 16 bits, or 32-bit floats",
     ),
-    ("bad labq format", "TIFF with 8-bit Lab colours is not read; convert it to RGB"),
 )
 """Of what libvips says, and of what a caller can do something about."""
 
@@ -79,40 +81,109 @@ def read_header(data: bytes, max_pixels: int) -> Header:
 def open_picture(data: bytes, max_pixels: int) -> pyvips.Image:
     """The picture as libvips sees it, orientation not yet applied; to be read once, from top to bottom. Nothing larger
     than `max_pixels` is decoded. Raises SourceUnreadable, SourceTooLarge; and pyvips.Error when its rows are read."""
-    return _find(data, max_pixels)[1]()
+    image = _find(data, max_pixels)[1]()
+    mime = sniff(data) or ""
+    if image.interpretation not in _RGB or primaries.are_stated(data, mime) or colour.profile(image) is not None:
+        return image
+    return with_field(image, ICC, primaries.from_exif(exif.parse(get_field(image, EXIF) or b"")))
 
 
 def why(error: pyvips.Error) -> SourceUnreadable:
     """What to tell the caller when libvips could not read a picture."""
-    reason = next((reason for words, reason in _REASONS if words in str(error)), "the picture file is damaged")
+    said = str(error)
+    reason = next((reason for words, reason in _REASONS if words in said), foreign.reason(said))
     return SourceUnreadable(reason)
 
 
 def _find(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Image]]:
     mime = sniff(data)
     if mime is None:
+        known = unread.words(data)
+        if known is not None:
+            raise SourceUnreadable(f"{known}; this server reads {READABLE}")
         raise SourceUnreadable(f"the file is not a picture of a kind this server reads: {READABLE}")
-    if mime == "image/jpeg" and is_tiresome(data):
-        raise SourceUnreadable(f"the JPEG has more than {MAX_SCANS} scans, which only serve to keep a decoder busy")
+    if mime == "image/jpeg":
+        return _find_jpeg(data, max_pixels)
+    if mime == "image/gif" and not data.endswith(_GIF_END):
+        return _find_ended(mime, data + _GIF_END, data + _GIF_FILLER + _GIF_END, max_pixels)
+    if mime == "image/png" and data[12:16] == b"CgBI":
+        raise SourceUnreadable(
+            "PNG in Apple's own form (CgBI, for iPhone apps) is not read; convert it to ordinary PNG"
+        )
+    if mime == "image/png":
+        bounds.check_png(data)
     find = _foreign_finder(data, mime)
     if find is not None:
         found = find(data)
         check_size(found.width, found.height, max_pixels)
         return Header(found.width, found.height, mime), found.load
+    image = _open_tiff(data, max_pixels) if mime == "image/tiff" else _open(data, mime, max_pixels)
+    if image.bands > (5 if image.interpretation == "cmyk" else 4):
+        raise SourceUnreadable(f"the picture has {image.bands} channels; this server reads up to RGB with alpha")
+    header = _header(image, mime, _frames(image, data, mime))
+    if mime == "image/png" and chunks.lacks_its_end(data):
+        return header, lambda: _open(chunks.ended(data) or data, mime, max_pixels)
+    return header, lambda: image
+
+
+def _header(image: pyvips.Image, mime: str, frames: int = 1) -> Header:
+    turned = metadata.read_orientation(image) >= 5
+    width, height = (image.height, image.width) if turned else (image.width, image.height)
+    return Header(width, height, mime, frames)
+
+
+def _find_jpeg(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Image]]:
+    found = jpeg.look(data)
+    if found.is_tiresome:
+        raise SourceUnreadable(
+            f"the JPEG has more than {jpeg.MAX_SCANS} scans, which only serve to keep a decoder busy"
+        )
+    if (reason := jpeg.unread(found)) is not None:
+        raise SourceUnreadable(reason)
+    if found.ends or not found.has_all_scans:
+        image = _open(data, "image/jpeg", max_pixels)
+        return _header(image, "image/jpeg"), lambda: image
+    return _find_ended("image/jpeg", jpeg.ended(data), jpeg.ended(data, jpeg.FILLER), max_pixels)
+
+
+def _find_ended(mime: str, ended: bytes, filled: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Image]]:
+    """Of a file that lacked its end: `ended` has one, `filled` has something more before it. Where pixels are missing
+    too, what decoders make of the rest depends on what follows."""
+
+    def load() -> pyvips.Image:
+        image = _open(ended, mime, max_pixels)
+        if (image - _open(filled, mime, max_pixels)).abs().max() > 0:
+            raise SourceUnreadable("the picture file is damaged")
+        return _open(ended, mime, max_pixels)
+
+    image = _open(ended, mime, max_pixels)
+    return _header(image, mime, _frames(image, ended, mime)), load
+
+
+def _open(data: bytes, mime: str, max_pixels: int, **options: int) -> pyvips.Image:
     try:
         # NOTE: without fail_on, a truncated file decodes into a picture that is grey at the bottom; with "truncated"
         # one of uncompressed TIFF still does.
-        image = getattr(pyvips.Image, _LOADERS[mime])(data, access="sequential", fail_on="error")
+        image = getattr(pyvips.Image, _LOADERS[mime])(data, access="sequential", fail_on="error", **options)
     except pyvips.Error as error:
         raise why(error) from error
-    width, height = image.width, image.height
-    check_size(width, height, max_pixels)
-    if image.bands > (5 if image.interpretation == "cmyk" else 4):
-        raise SourceUnreadable(f"the picture has {image.bands} channels; this server reads up to RGB with alpha")
-    image = _completed(image, data, mime)
-    if metadata.read_orientation(image) >= 5:
-        width, height = height, width
-    return Header(width, height, mime, _frames(image, data, mime)), lambda: image
+    check_size(image.width, image.height, max_pixels)
+    return _completed(image, data, mime)
+
+
+def _open_tiff(data: bytes, max_pixels: int) -> pyvips.Image:
+    found = tiff.look(data)
+    meant = found.meant
+    image = _open(tiff.readable(data, meant), "image/tiff", max_pixels, page=meant.page, subifd=meant.sub)
+    colours, alpha = image[: meant.colours], meant.alpha
+    if meant.is_lab:
+        image = colour.from_lab(colours, signed=meant.photometric == tiff.CIELAB)
+    elif image.bands > meant.colours:
+        image = colours if alpha is None or alpha >= image.bands else colours.bandjoin(image[alpha])
+    # The tags of a TIFF file are those of EXIF.
+    image = with_field(image, EXIF, exif.serialise(exif.parse(data, found.tags)))
+    # NOTE: libvips takes a quarter of IPTC's bytes, where its type is not the LONG of old.
+    return with_field(image, IPTC, exif.iptc_of_tiff(data, meant.offset))
 
 
 def _frames(image: pyvips.Image, data: bytes, mime: str) -> int:
@@ -141,10 +212,6 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _completed(image: pyvips.Image, data: bytes, mime: str) -> pyvips.Image:
     """With what the file tells and libvips does not."""
-    if mime == "image/tiff":  # its tags are those of EXIF
-        image = with_field(image, EXIF, exif.serialise(exif.parse(data)))
-        # NOTE: libvips takes a quarter of IPTC's bytes, where its type is not the LONG of old.
-        return with_field(image, IPTC, exif.iptc_of_tiff(data))
     if mime == "image/png":
         image = with_field(image, ICC, primaries.from_png(data, grey=image.bands < 3))
         if get_field(image, EXIF) is None:  # ImageMagick and older programs put it into a text

@@ -20,7 +20,8 @@ import numpy as np
 import pyvips
 from isal import isal_zlib
 
-from server.files.fields import EXIF, ICC, XMP, get_field
+from server.files import resolution, texts
+from server.files.fields import EXIF, ICC, RESOLUTION, TEXTS, XMP, get_field
 from server.files.timing import Timing
 
 _LEVEL = 1
@@ -189,12 +190,15 @@ def _write_metadata(file: BinaryIO, image: pyvips.Image) -> None:
     profile, tags, packet = (get_field(image, name) for name in (ICC, EXIF, XMP))
     if profile is not None:
         _write_chunk(file, b"iCCP", b"icc\0\0" + zlib.compress(profile))
-    metre = round(image.xres * 1000), round(image.yres * 1000)
-    _write_chunk(file, b"pHYs", struct.pack(">IIB", *metre, 1))
+    stated = resolution.unpack(get_field(image, RESOLUTION))
+    if stated is not None and (contents := resolution.phys(stated)) is not None:
+        _write_chunk(file, b"pHYs", contents)
     if tags is not None:
         _write_chunk(file, b"eXIf", tags.removeprefix(b"Exif\0\0"))
     if packet is not None:
         _write_chunk(file, b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + packet)
+    for name, contents in texts.unpack(get_field(image, TEXTS)).as_chunks():
+        _write_chunk(file, name, contents)
 
 
 def _write_chunk(file: BinaryIO, name: bytes, data: bytes) -> None:

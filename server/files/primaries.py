@@ -1,11 +1,24 @@
-"""Colours that a PNG or HEIF file describes in numbers instead of a profile: the profile that says the same."""
+"""Colours that a file describes in numbers or names instead of a profile: the profile that says the same."""
 
 import struct
 
 import numpy as np
 
 from server.errors import SourceUnreadable
-from server.files.icc import BT2020, D65, DISPLAY_P3, SRGB, Chromaticity, Primaries, grey_profile, rgb_profile
+from server.files import chunks
+from server.files.exif import Exif
+from server.files.icc import (
+    ADOBE_RGB,
+    ADOBE_RGB_GAMMA,
+    BT2020,
+    D65,
+    DISPLAY_P3,
+    SRGB,
+    Chromaticity,
+    Primaries,
+    grey_profile,
+    rgb_profile,
+)
 
 _CODES: dict[int, Primaries] = {9: BT2020, 12: DISPLAY_P3}
 """Of ITU-T H.273, table 2. The others that occur are as good as sRGB's."""
@@ -15,6 +28,8 @@ _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 _BOXES = 1 << 20
 """Bytes at a HEIF file's start in which the box is looked for."""
 _SRGB_GAMMA = 0.45455
+_USUAL_GAMMA = 2.2
+"""Of colours of which only the primaries are said (TIFF 6.0, section 20)."""
 _SAME_GAMMA, _SAME_CHROMATICITY = 0.02, 0.005
 """Differences that are only rounding: many programs write the numbers of sRGB instead of its name."""
 
@@ -23,15 +38,15 @@ def from_png(data: bytes, *, grey: bool) -> bytes | None:
     """A profile by the chunks before the samples: cICP counts before iCCP, that before sRGB, and that before gAMA with
     cHRM (PNG, third edition, section 4.3). None where they say sRGB, nothing, or nonsense, or libvips has the profile
     already. Raises SourceUnreadable for HDR."""
-    chunks = _chunks(data)
-    if len(coded := chunks.get(b"cICP", b"")) == 4:
+    found = _chunks(data)
+    if len(coded := found.get(b"cICP", b"")) == 4:
         return _by_code(coded[0], coded[1])
-    if b"iCCP" in chunks or b"sRGB" in chunks or len(chunks.get(b"gAMA", b"")) != 4:
+    if b"iCCP" in found or b"sRGB" in found or len(found.get(b"gAMA", b"")) != 4:
         return None
-    exponent = int.from_bytes(chunks[b"gAMA"], "big") / 100_000
+    exponent = int.from_bytes(found[b"gAMA"], "big") / 100_000
     if not 0.1 <= exponent <= 10:
         return None
-    numbers = chunks.get(b"cHRM", b"")
+    numbers = found.get(b"cHRM", b"")
     points = _points(numbers) if len(numbers) == 32 else [D65, *SRGB]
     close = abs(exponent - _SRGB_GAMMA) < _SAME_GAMMA
     if close and (grey or np.allclose(points, [D65, *SRGB], atol=_SAME_CHROMATICITY)):
@@ -39,11 +54,7 @@ def from_png(data: bytes, *, grey: bool) -> bytes | None:
     gamma = None if close else 1 / exponent
     if grey:
         return grey_profile(gamma)
-    white, red, green, blue = points
-    try:
-        return rgb_profile((red, green, blue), white, gamma)
-    except (ArithmeticError, struct.error, np.linalg.LinAlgError, ValueError):  # these are no colours
-        return None
+    return _by_points(points, gamma)
 
 
 def from_heif(data: bytes) -> bytes | None:
@@ -56,6 +67,35 @@ def from_heif(data: bytes) -> bytes | None:
     return _by_code(primaries, transfer)
 
 
+def from_exif(exif: Exif) -> bytes | None:
+    """A profile of what EXIF or TIFF tags say, or None where that is sRGB or nothing."""
+    if exif.is_adobe_rgb:
+        return rgb_profile(ADOBE_RGB, gamma=ADOBE_RGB_GAMMA)
+    numbers = exif.chromaticities
+    if numbers is None:
+        return None
+    points = list(zip(numbers[0::2], numbers[1::2], strict=True))
+    close = exif.gamma is None or abs(1 / exif.gamma - _SRGB_GAMMA) < _SAME_GAMMA
+    if close and np.allclose(points, [D65, *SRGB], atol=_SAME_CHROMATICITY):
+        return None
+    return _by_points(points, _USUAL_GAMMA if exif.gamma is None else exif.gamma)
+
+
+def are_stated(data: bytes, mime: str) -> bool:
+    """The file's own format says what its colours are, be it sRGB: then EXIF is not asked."""
+    if mime == "image/png":
+        return bool({b"cICP", b"sRGB", b"gAMA"} & set(_chunks(data)))
+    return mime in ("image/avif", "image/heic") and b"colrnclx" in data[:_BOXES]
+
+
+def _by_points(points: list[Chromaticity], gamma: float | None) -> bytes | None:
+    white, red, green, blue = points
+    try:
+        return rgb_profile((red, green, blue), white, gamma)
+    except (ArithmeticError, struct.error, np.linalg.LinAlgError, ValueError):  # these are no colours
+        return None
+
+
 def _by_code(primaries: int, transfer: int) -> bytes | None:
     if transfer in _HDR_TRANSFERS:
         raise SourceUnreadable(f"HDR pictures ({_HDR_TRANSFERS[transfer]}) are not read; convert it to SDR first")
@@ -65,11 +105,10 @@ def _by_code(primaries: int, transfer: int) -> bytes | None:
 def _chunks(data: bytes) -> dict[bytes, bytes]:
     """Of a PNG file, up to its samples."""
     found: dict[bytes, bytes] = {}
-    place = 8
-    while place + 8 <= len(data) and (name := data[place + 4 : place + 8]) != b"IDAT":
-        length = int.from_bytes(data[place : place + 4], "big")
-        found[name] = data[place + 8 : place + 8 + length]
-        place += 12 + length
+    for name, start, end in chunks.places(data):
+        if name == b"IDAT":
+            break
+        found[name] = data[start:end]
     return found
 
 

@@ -4,13 +4,15 @@ JPEG, PNG and TIFF are written row by row. Progressive JPEG keeps the whole pict
 the whole picture: formats.py says how large these may be. Animations are film.py's.
 """
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyvips
 
-from server.files import colour, exif
-from server.files.fields import EXIF, IPTC, get_field, kept, with_field
-from server.files.metadata import photoshop_block
+from server.files import colour, exif, gif, jpeg, resolution, texts
+from server.files.fields import EXIF, IPTC, RESOLUTION, TEXTS, get_field, kept, with_field
+from server.files.metadata import as_srgb, photoshop_block
 from server.files.png import save_png
 from server.formats import FORMATS, check_fits
 from server.job import Params
@@ -40,11 +42,12 @@ def save(image: pyvips.Image, path: Path, params: Params) -> None:
         # NOTE: efforts below 2 fail on large lossy pictures ("partition 0 overflow"). Without loss 0 is as small as it
         # pays: 2 takes twice the time for a tenth less.
         effort = 0 if params.lossless else 2
-        image.webpsave(str(path), Q=quality, lossless=params.lossless, effort=effort, keep=kept(image))
+        image.webpsave(_name(path), Q=quality, lossless=params.lossless, effort=effort, keep=kept(image))
     elif form.name == "avif":
         _save_avif(image, path, quality, params.lossless)
     elif form.name == "gif":
-        image.gifsave(str(path), keep="none")
+        image.gifsave(_name(path), keep="none")
+        gif.complete(path, *gif_words(image))
     else:
         _save_tiff(image, path)
 
@@ -67,21 +70,44 @@ def converted(image: pyvips.Image, params: Params) -> pyvips.Image:
     """As the format can hold it: colours, transparency, depth."""
     form = FORMATS[params.format]
     if converts(params, colour.profile(image), grey=image.bands < 3):
-        image = colour.to_srgb(image)
+        image = as_srgb(colour.to_srgb(image))
     if image.hasalpha() and not form.alpha:
         image = _flattened(image, params.background)
     if image.format == "ushort" and (not form.deep or params.depth == 8):
         image = _to_8_bits(image)
+    if form.name in ("webp", "avif"):  # they have no other place for it
+        image = _with_resolution_in_exif(image)
     return image
+
+
+def gif_words(image: pyvips.Image) -> tuple[Sequence[bytes], int]:
+    """What a GIF file says beside its pixels: comments, and how wide these are."""
+    stated = resolution.unpack(get_field(image, RESOLUTION))
+    return texts.unpack(get_field(image, TEXTS)).as_comments(), 0 if stated is None else resolution.aspect(stated)
+
+
+def _with_resolution_in_exif(image: pyvips.Image) -> pyvips.Image:
+    stated = resolution.unpack(get_field(image, RESOLUTION))
+    if stated is None or stated.unit == "none":
+        return image
+    tags = exif.parse(get_field(image, EXIF) or b"").with_resolution(resolution.tags(stated))
+    return with_field(image, EXIF, exif.serialise(tags))
 
 
 def _save_jpeg(image: pyvips.Image, path: Path, quality: int | None, progressive: bool) -> None:
     full_chroma = quality is not None and quality >= FULL_CHROMA_FROM
     iptc = get_field(image, IPTC)
     image = with_field(image, IPTC, iptc and photoshop_block(iptc))
-    image.jpegsave(
-        str(path), Q=quality, subsample_mode="off" if full_chroma else "on", interlace=progressive, keep=kept(image)
-    )
+    options = {"Q": quality, "subsample_mode": "off" if full_chroma else "on", "interlace": progressive}
+    comments = texts.unpack(get_field(image, TEXTS)).as_comments()
+    stated = resolution.jfif(resolution.unpack(get_field(image, RESOLUTION)))
+    if comments or stated:
+        with path.open("wb") as file:
+            jpeg.write(
+                lambda target: image.jpegsave_target(target, keep=kept(image), **options), file, stated or b"", comments
+            )
+    else:
+        image.jpegsave(_name(path), keep=kept(image), **options)
 
 
 def _save_avif(image: pyvips.Image, path: Path, quality: int | None, lossless: bool) -> None:
@@ -89,7 +115,7 @@ def _save_avif(image: pyvips.Image, path: Path, quality: int | None, lossless: b
     if bits == 10:  # libvips cuts the low bits off
         image = ((image * (1023 / 65535)).rint() * 64).cast("ushort")
     image.heifsave(
-        str(path), compression="av1", Q=quality, lossless=lossless, bitdepth=bits, effort=0,
+        _name(path), compression="av1", Q=quality, lossless=lossless, bitdepth=bits, effort=0,
         subsample_mode="off", keep=kept(image),
     )  # fmt: skip
 
@@ -97,10 +123,15 @@ def _save_avif(image: pyvips.Image, path: Path, quality: int | None, lossless: b
 def _save_tiff(image: pyvips.Image, path: Path) -> None:
     samples = image.width * image.height * image.bands
     large = samples * (2 if image.format == "ushort" else 1) > _CLASSIC_TIFF_BYTES
-    image.tiffsave(str(path), compression="deflate", level=3, predictor="horizontal", bigtiff=large, keep=kept(image))
-    tags, iptc = get_field(image, EXIF), get_field(image, IPTC)
-    if tags is not None or iptc is not None:  # libvips leaves EXIF out, and three quarters of IPTC
-        exif.append(path, exif.parse(tags or b""), iptc)
+    image.tiffsave(_name(path), compression="deflate", level=3, predictor="horizontal", bigtiff=large, keep=kept(image))
+    # libvips leaves EXIF out, and three quarters of IPTC; and it makes up a resolution.
+    tags, stated = exif.parse(get_field(image, EXIF) or b""), resolution.unpack(get_field(image, RESOLUTION))
+    exif.append(path, tags, get_field(image, IPTC), resolution.tags(stated))
+
+
+def _name(path: Path) -> bytes:
+    """As the file system has it: not every name is UTF-8, which pyvips would make of a text."""
+    return os.fsencode(path)
 
 
 def _flattened(image: pyvips.Image, background: tuple[int, int, int]) -> pyvips.Image:

@@ -1,6 +1,6 @@
 """Our own code for the processor, several times as fast as what there was: networks of 3×3 convolutions, and resizing.
 
-It is C++, built on first use where there is a compiler (`build.py`); where there is none, torch does the work.
+It is C++, compiled ahead or on first use (`build.py`); where it can't be had, torch does the work.
 """
 
 import functools
@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from server.kernels.binding import Kernel, open_library
-from server.kernels.build import Unusable, library
+from server.kernels.build import Unusable, Wanted, library
 from server.kernels.network import Network
 
 __all__ = ["Kernel", "Unusable", "load"]
@@ -19,12 +19,12 @@ _WRONG = 1e-4
 
 
 @functools.cache
-def load(folder: Path | None = None) -> Kernel | Unusable:
-    """The library, built on first use, or the reason why there is none; the same answer for as long as we run.
-    `folder`: where it is kept, instead of the user's cache."""
+def load(folder: Path | None = None, wanted: Wanted = "auto") -> Kernel | Unusable:
+    """The library, or the reason why there is none; the same answer for as long as we run. `folder`: where it is kept,
+    instead of the user's cache. `wanted`: its instruction set."""
     try:
-        path, target = library(folder)
-        kernel = Kernel(target, open_library(path))
+        found = library(folder, wanted)
+        kernel = Kernel(found.target, found.origin, open_library(found.path))
     except Unusable as error:
         return error
     except OSError as error:

@@ -18,7 +18,13 @@ class Kernel:
 
     target: str
     """Instruction set."""
+    origin: str
+    """Whether it was compiled ahead, before or now."""
     library: ctypes.CDLL
+
+    def release(self) -> None:
+        """Give back the memory that is kept for the next run."""
+        self.library.winograd_release()
 
 
 class View(ctypes.Structure):
@@ -62,6 +68,10 @@ def open_library(path: Path) -> ctypes.CDLL:
     found.winograd_end.restype = None
     found.winograd_bytes.argtypes = [pointer, number, number, number]
     found.winograd_bytes.restype = ctypes.c_size_t
+    found.colour_reduce.argtypes = (picture, number, number, number, pointer, number)
+    found.colour_correct.argtypes = (picture, picture, *[number] * 3, pointer, number)
+    found.winograd_release.argtypes = []
+    found.winograd_release.restype = None
     axis = (pointer, pointer, number)
     found.lanczos_rows.argtypes = (picture, number, picture, *[number] * 4, *axis, *axis, picture, *[number] * 3)
     return found

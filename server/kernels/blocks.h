@@ -57,6 +57,8 @@ struct Chain {
   int h = 0, w = 0;                              // of a block: multiples of TILE
   int top = 0, left = 0, bottom = 0, right = 0;  // which blocks there are
   int lead = 0;                                  // the furthest of its layers', in rows of its input
+  bool joined = false;  // the first blocks of layers with a lead begin with the picture; else others come before them
+  int slack = 0;        // columns that the last blocks may have beyond w
   int side = 0;  // 0 or 1: what is kept lies elsewhere for the next chain, which begins before this one has ended
 
   // Multiplications, done the plain way.
@@ -112,23 +114,26 @@ struct Program {
     c.side = int(chains.size()) % 2;
     size_t kept_rows = 0, kept_columns = 0, held[4] = {};
     std::vector<int> furthest(maps.size(), 0);
+    for (const Layer& l : c.layers) c.lead = std::max(c.lead, ceil_div(l.lead, l.in < 0 ? 1 : maps[l.in].size * l.up));
+    // Blocks of a few columns take nearly as long as others: the weights are the same.
+    c.joined = c.lead <= TILE;
+    c.slack = c.joined && w >= 4 * TILE ? TILE : 0;
     for (Layer& l : c.layers) {
       l.size = l.in < 0 ? 1 : maps[l.in].size * l.up;
-      c.lead = std::max(c.lead, ceil_div(l.lead, l.size));
       for (int in : {l.in, l.more})
         if (in >= 0 && !maps[in].whole) maps[in].origin = std::min(maps[in].origin, floor_div(l.lead - 1, l.up));
       if (l.out >= 0) furthest[l.out] = std::max(furthest[l.out], l.lead);
       if (l.conv) {
-        const size_t tiles = l.conv->together(), KP = l.conv->KP, NP = l.conv->NP;
-        scratch = std::max(scratch, PLACES * (tiles * (KP + NP) + 2 * SKEW) + TILE * TILE * NP);
+        const size_t tiles = l.conv->together(), NP = l.conv->NP;
+        scratch = std::max(scratch, PLACES * (tiles * (DEEP + NP) + 2 * SKEW) + TILE * TILE * NP);
       }
     }
     const auto written = [&](int id, auto f) {
-      if (!maps[id].whole && furthest[id]) f(maps[id], furthest[id] - maps[id].origin);
+      if (!maps[id].whole && furthest[id]) f(maps[id], furthest[id] - (c.joined ? std::min(0, maps[id].origin) : maps[id].origin));
     };
     for (size_t i = 0; i < maps.size(); i++)
       written(i, [&](Map& m, int beyond) {
-        m.row = size_t(m.size * w + beyond) * m.channels + 10 * SKEW;
+        m.row = size_t(m.size * (w + c.slack) + beyond) * m.channels + 10 * SKEW;
         held[m.place] = std::max(held[m.place], m.row * (m.size * h + beyond) + 16 * SKEW);
       });
     for (size_t i = 0; i < maps.size(); i++)
@@ -140,12 +145,12 @@ struct Program {
       l.kept_rows = kept_rows;
       l.kept_columns = kept_columns;
       kept_rows += size_t(l.border) * l.size * W * l.conv->NP;
-      kept_columns += size_t(l.border) * (l.size * h + l.border) * l.conv->NP;
+      kept_columns += size_t(l.border) * (l.size * h + l.border + (c.joined ? l.lead : 0)) * l.conv->NP;
     }
-    c.top = floor_div(-c.lead, h);
-    c.left = floor_div(-c.lead, w);
+    c.top = c.joined ? 0 : floor_div(-c.lead, h);
+    c.left = c.joined ? 0 : floor_div(-c.lead, w);
     c.bottom = ceil_div(H, h);
-    c.right = ceil_div(W, w);
+    c.right = std::max(1, ceil_div(W - c.slack, w));
     pieces = std::max(pieces, std::accumulate(held, held + 4, size_t{0}));
     rows[c.side] = std::max(rows[c.side], kept_rows);
     columns[c.side] = std::max(columns[c.side], kept_columns);
@@ -206,21 +211,23 @@ struct Work {
   int H, W;  // of its results' map
   Plane in, more, out, add[2];
 
-  // The samples under the tile whose results begin at (y0, x0), transformed. Beyond the picture there are zeros.
-  void read(int y0, int x0, float* V, size_t step) const {
-    const int KP = layer.conv->KP, up = layer.up;
+  // The samples under the tile whose results begin at (y0, x0), transformed, of channels `first` to `last`. Beyond the
+  // picture there are zeros.
+  void read(int y0, int x0, int first, int last, float* V, size_t step) const {
+    const int up = layer.up;
     y0--, x0--;
     const bool inside = y0 >= 0 && x0 >= 0 && y0 + SIDE <= H && x0 + SIDE <= W;
     for (int part = 0; part < 2; part++) {
       const Plane& map = part ? more : in;
-      const int begin = part ? layer.split : 0, end = part ? KP : std::min(KP, layer.split);
-      if (begin >= end) break;
+      const int origin = part ? layer.split : 0;
+      const int begin = std::max(first, origin), end = part ? last : std::min(last, layer.split);
+      if (begin >= end) continue;
       const float* rows[SIDE];
       for (int y = 0; y < SIDE; y++)
         rows[y] = y0 + y < 0 || y0 + y >= H ? nullptr : map.at((y0 + y) / up, inside ? x0 / up : 0);
       const long pixel = map.pixel;
-      float* to = V + begin;
-      for (int c = 0; c < end - begin; c += LANES, to += LANES) {
+      float* to = V + begin - first;
+      for (int c = begin - origin; c < end - origin; c += LANES, to += LANES) {
         if (!inside) {
           const auto sample = [&](int y, int x) {
             const int column = x0 + x;
@@ -303,18 +310,22 @@ struct Work {
   // Results in the rows `top` to `bottom` and the columns `left` to `right`.
   void compute(const Picture& picture, int top, int left, int bottom, int right, float* scratch) const {
     const Conv& conv = *layer.conv;
-    const int together = conv.together();
-    const size_t vstep = size_t(together) * conv.KP + SKEW, mstep = size_t(together) * conv.NP + SKEW;
-    float *V = scratch, *M = V + PLACES * vstep, *tile = M + PLACES * mstep;
     const int first = layer.lead % TILE;  // of all tiles: blocks begin at multiples of TILE beyond `lead`
     const int y0 = first + floor_div(top - first, TILE) * TILE, x0 = first + floor_div(left - first, TILE) * TILE;
     const int wide = ceil_div(right - x0, TILE), tiles = ceil_div(bottom - y0, TILE) * wide;
+    const int times = ceil_div(tiles, conv.together()), together = ceil_div(tiles, times);
+    const size_t vstep = size_t(together) * DEEP + SKEW, mstep = size_t(together) * conv.NP + SKEW;
+    float *V = scratch, *M = V + PLACES * vstep, *tile = M + PLACES * mstep;
     for (int start = 0; start < tiles; start += together) {
       const int n = std::min(together, tiles - start);
       const auto y = [&](int t) { return y0 + (start + t) / wide * TILE; };
       const auto x = [&](int t) { return x0 + (start + t) % wide * TILE; };
-      for (int t = 0; t < n; t++) read(y(t), x(t), V + size_t(t) * conv.KP, vstep);
-      multiply_all(conv, n, V, vstep, M, mstep, layer.up == 2);
+      for (int slice = 0; slice < conv.K; slice += DEEP) {
+        const int end = std::min(conv.KP, slice + DEEP);
+        for (int t = 0; t < n; t++) read(y(t), x(t), slice, end, V + t * DEEP, vstep);
+        const auto multiply = slice ? multiply_slice<true> : multiply_slice<false>;
+        multiply(conv, slice, n, V, vstep, M, mstep, layer.up == 2);
+      }
       for (int t = 0; t < n; t++) write(picture, y(t), x(t), M + size_t(t) * conv.NP, mstep, tile);
     }
   }
@@ -401,8 +412,8 @@ struct Run {
   long before(size_t i, int y, int x) const {
     const Chain &chain = *parts[i].chain, &last = *parts[i - 1].chain;
     const int rows = std::min(chain.H, chain.h * (y + 1) + chain.lead + 1);
-    const int columns = std::min(chain.W, chain.w * (x + 1) + chain.lead + 1);
-    const int row = (rows - 1) / last.h, column = (columns - 1) / last.w;
+    const int columns = x + 1 == chain.right ? chain.W : std::min(chain.W, chain.w * (x + 1) + chain.lead + 1);
+    const int row = (rows - 1) / last.h, column = std::min((columns - 1) / last.w, last.right - 1);
     return parts[i - 1].first + long(row - parts[i - 1].top) * parts[i - 1].across() + (column - last.left) + 1;
   }
 
@@ -414,16 +425,20 @@ struct Run {
       if (id < 0) return Plane{};
       const Map& m = program.maps[id];
       if (m.whole) return Plane{memory + m.start, long(m.row), m.channels, 0, 0};
-      return Plane{pieces + m.start, long(m.row), m.channels, long(m.size) * chain.h * y + m.origin,
-                   long(m.size) * chain.w * x + m.origin};
+      const int first = std::min(0, m.origin);  // of the first blocks, where they are joined
+      return Plane{pieces + m.start, long(m.row), m.channels,
+                   chain.joined && y == chain.top ? first : long(m.size) * chain.h * y + m.origin,
+                   chain.joined && x == chain.left ? first : long(m.size) * chain.w * x + m.origin};
     };
     for (size_t i = 0; i < chain.layers.size(); i++) {
       const Layer& l = chain.layers[i];
       Work work{l, chain.H * l.size, chain.W * l.size, plane(l.in), plane(l.more), plane(l.out), {}};
       for (int a = 0; a < 2; a++) work.add[a] = plane(l.add[a]);
       if (work.out.base) work.out.base += l.channel;
-      const int y0 = l.size * chain.h * y + l.lead, x0 = l.size * chain.w * x + l.lead;
-      const int y1 = y0 + l.size * chain.h, x1 = x0 + l.size * chain.w;
+      const int y0 = chain.joined && y == chain.top ? 0 : l.size * chain.h * y + l.lead;
+      const int x0 = chain.joined && x == chain.left ? 0 : l.size * chain.w * x + l.lead;
+      const int y1 = l.size * chain.h * (y + 1) + l.lead;
+      const int x1 = std::max(l.size * chain.w * (x + 1) + l.lead, x + 1 == chain.right ? work.W : 0);
       const int bottom = std::min(work.H, y1), right = std::min(work.W, x1);
       if (!l.conv) {
         const int top = std::max(0, y0 - l.border), left = std::max(0, x0 - l.border);

@@ -1,8 +1,12 @@
-"""The library behind `server.kernels`: compiled on first use by the system's C++ compiler, kept in the user's cache.
+"""The library behind `server.kernels`: where its file comes from.
 
-A compiler is all it takes; where there is none, on another processor or in an unsafe folder, `library` says why not.
+`python -m server.kernels` makes it ahead: `make venv` into the user's cache, the image's build into `BUILT`, for every
+kind of processor. What was not made ahead is compiled on first use by the system's C++ compiler, and kept in the cache.
+Where there is no compiler, on another processor or in an unsafe folder, `library` says why not.
+
 The file is named after its sources and flags, so a new version of either is a new file, and an old one is never taken
-for it. It is written beside and moved into place: several processes may build at once.
+for it. It ends with a checksum of itself: one that was cut short would kill the process (SIGBUS) that loads it. It is
+written beside and moved into place: several processes may build at once.
 """
 
 import contextlib
@@ -15,11 +19,16 @@ import stat
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 
-SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
+HERE = Path(__file__).parent
+SOURCES = tuple(sorted(HERE.glob("*.cpp")))
+BUILT = HERE / "built"
+"""Libraries that came with the code. Looked at first, never written to by a server."""
 COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 TARGETS = {
@@ -30,33 +39,65 @@ TARGETS = {
     "AVX2": (frozenset({"avx2", "fma"}), ("-mavx2", "-mfma")),
 }
 """What the processor must have, and what the compiler is told, best first."""
+Wanted = Literal["auto", "avx512", "avx2"]
+_NAMES = {"avx512": "AVX-512", "avx2": "AVX2"}
 _TIMEOUT_S = 120
+_HASH = hashlib.sha256
+_TAIL = b"sha256:%s\n"
 
 
 class Unusable(Exception):
     """The library can't be had here; the text says why, for people."""
 
 
-def library(folder: Path | None = None) -> tuple[Path, str]:
-    """The file of the library, built if need be, and the name of its target. `folder`: instead of the user's cache.
-    Raises Unusable."""
-    target = _target()
-    flags = (*_FLAGS, *TARGETS[target][1])
-    sources = (*SOURCES, *sorted(Path(__file__).parent.glob("*.h")))
-    parts = [*(path.read_bytes() for path in sources), *(flag.encode() for flag in flags)]
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    folder = folder or platformdirs.user_cache_path("upscale-server")
+@dataclass(frozen=True)
+class Library:
+    path: Path
+    target: str
+    """Instruction set: a name of TARGETS."""
+    origin: Literal["prebuilt", "compiled before", "compiled now"]
+    """`prebuilt`: it came with the code. The others lie in the cache."""
+
+
+def library(folder: Path | None = None, wanted: Wanted = "auto") -> Library:
+    """The library for this machine, built if need be. `folder`: instead of the user's cache. `wanted`: its instruction
+    set; auto is the best that the processor has. Raises Unusable."""
+    target = _target(wanted)
+    came = BUILT / _file_name(target)
+    if came.exists():
+        # Where others could have changed it, or something has, ours in the cache will do.
+        with contextlib.suppress(Unusable, OSError):
+            refuse_if_others_can_write(came)
+            if is_whole(came):
+                return Library(came, target, "prebuilt")
+    return build(target, folder or platformdirs.user_cache_path("upscale-server"))
+
+
+def build(target: str, folder: Path) -> Library:
+    """The library for a target, in this folder; compiled, unless it lies there whole. This machine need not be one that
+    can run it. Raises Unusable."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = folder.resolve()  # what is checked shall be what is loaded
         refuse_if_others_can_write(folder)
-        path = folder / f"kernels-{digest}.so"
-        if not path.exists():
-            _build(path, flags)
-        refuse_if_others_can_write(path)
+        path = folder / _file_name(target)
+        before = path.exists()
+        if before:
+            refuse_if_others_can_write(path)
+            before = is_whole(path)
+        if not before:
+            _compile(path, _flags(target))
+            refuse_if_others_can_write(path)
     except OSError as error:
         raise Unusable(f"{error.filename or folder}: {error.strerror or error}") from error
-    return path, target
+    return Library(path, target, "compiled before" if before else "compiled now")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file ends with the checksum of what stands before it. Raises OSError."""
+    data = path.read_bytes()
+    size = len(data) - len(_tail(b""))
+    return size > 0 and data[size:] == _tail(data[:size])
 
 
 def refuse_if_others_can_write(path: Path) -> None:
@@ -70,6 +111,20 @@ def refuse_if_others_can_write(path: Path) -> None:
             raise Unusable(f"others can write to {each}")
 
 
+def _tail(data: bytes) -> bytes:
+    return _TAIL % _HASH(data).hexdigest().encode()
+
+
+def _flags(target: str) -> tuple[str, ...]:
+    return (*_FLAGS, *TARGETS[target][1])
+
+
+def _file_name(target: str) -> str:
+    sources = (*SOURCES, *sorted(HERE.glob("*.h")))
+    parts = [*(path.read_bytes() for path in sources), *(flag.encode() for flag in _flags(target)), _TAIL]
+    return f"kernels-{_HASH(b''.join(b'%d:' % len(part) + part for part in parts)).hexdigest()[:16]}.so"
+
+
 @functools.cache
 def _processor() -> frozenset[str]:
     cpuinfo = Path("/proc/cpuinfo")
@@ -77,16 +132,19 @@ def _processor() -> frozenset[str]:
     return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
 
 
-def _target() -> str:
+def _target(wanted: Wanted) -> str:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise Unusable("made for Linux on x86-64")
     for name, (needed, _) in TARGETS.items():
-        if needed <= _processor():
+        if needed <= _processor() and wanted in ("auto", *(key for key in _NAMES if _NAMES[key] == name)):
             return name
-    raise Unusable("the processor has neither AVX-512 nor AVX2 with FMA")
+    if wanted == "auto":
+        raise Unusable("the processor has neither AVX-512 nor AVX2 with FMA")
+    missing = ", ".join(sorted(TARGETS[_NAMES[wanted]][0] - _processor()))
+    raise Unusable(f"the processor lacks what {_NAMES[wanted]} needs ({missing})")
 
 
-def _build(path: Path, flags: tuple[str, ...]) -> None:
+def _compile(path: Path, flags: tuple[str, ...]) -> None:
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise Unusable(f"there is no C++ compiler ({', '.join(COMPILERS)})")
@@ -98,10 +156,23 @@ def _build(path: Path, flags: tuple[str, ...]) -> None:
         if run.returncode:
             line = next((line for line in run.stderr.splitlines() if "error" in line), f"exit code {run.returncode}")
             raise Unusable(f"{compiler} failed: {line.strip()}")
-        os.chmod(name, 0o700)
+        with open(name, "r+b") as file:
+            file.write(_tail(file.read()))
+            file.flush()
+            os.fchmod(file.fileno(), 0o755)  # the image's is read by another user than its builder
+            os.fsync(file.fileno())
         os.replace(name, path)
+        _sync(path.parent)
     except subprocess.TimeoutExpired as error:
         raise Unusable(f"{compiler} took more than {_TIMEOUT_S} s") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

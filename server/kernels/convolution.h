@@ -5,8 +5,14 @@
 // After Lavin and Gray, arXiv:1509.09308; the points are 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
 #pragma once
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <cstddef>
+#include <new>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -31,7 +37,7 @@ ALWAYS_INLINE Vec all(float x) { return x - Vec{}; }
 constexpr int TILE = 6;         // results along a side of a tile
 constexpr int SIDE = TILE + 2;  // samples along it
 constexpr int PLACES = SIDE * SIDE;
-constexpr int T = 24;           // tiles that are multiplied together, at most
+constexpr int DEEP = 32;         // channels that are transformed and multiplied at a time, at most
 constexpr size_t SKEW = 16;     // floats between places, or they would all fall into the same sets of the L1 cache
 
 int padded(int channels) { return (channels + 15) / 16 * 16; }
@@ -40,15 +46,15 @@ int padded(int channels) { return (channels + 15) / 16 * 16; }
 
 ALWAYS_INLINE void transform_in(const Vec d[SIDE], Vec o[SIDE]) {
   const Vec a = (d[2] - 4.25f * d[4]) + d[6], b = (d[1] - 4.25f * d[3]) + d[5];
-  const Vec c = (.25f * d[2] - 1.25f * d[4]) + d[6], e = (.5f * d[1] - 2.5f * d[3]) + 2.f * d[5];
-  const Vec f = 4.f * (d[2] - 1.25f * d[4]) + d[6], g = (2.f * d[1] - 2.5f * d[3]) + .5f * d[5];
+  const Vec c = .25f * d[2] + (d[6] - 1.25f * d[4]), e = .25f * d[1] + (d[5] - 1.25f * d[3]);
+  const Vec f = 4.f * d[2] + (d[6] - 5.f * d[4]), g = 4.f * d[1] + (d[5] - 5.f * d[3]);
   o[0] = (d[0] - d[6]) + 5.25f * (d[4] - d[2]);
   o[1] = a + b;
   o[2] = a - b;
-  o[3] = c + e;
-  o[4] = c - e;
-  o[5] = f + g;
-  o[6] = f - g;
+  o[3] = c + 2.f * e;
+  o[4] = c - 2.f * e;
+  o[5] = f + .5f * g;
+  o[6] = f - .5f * g;
   o[7] = (d[7] - d[1]) + 5.25f * (d[3] - d[5]);
 }
 
@@ -64,15 +70,62 @@ ALWAYS_INLINE void transform_out(const Vec m[SIDE], Vec o[TILE]) {
 
 // ---- weights ----
 
+constexpr int MOST = 48;  // tiles that are multiplied together, at most
+#if defined(__AVX512F__)
+constexpr int WIDE = 4;  // vectors of a panel of weights, at most
+#else
+constexpr int WIDE = 2;
+#endif
+
+// Bytes of a core's L2 cache, about.
+inline size_t level2() {
+  static const size_t size = [] {
+    const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return size_t(std::clamp(found > 0 ? found : 512l << 10, 256l << 10, 2048l << 10));
+  }();
+  return size;
+}
+
+// Memory of its own, zeros at first: other than a vector's, it goes back to the system when it is let go of, whatever
+// the process makes malloc keep.
+struct Pages {
+  float* data = nullptr;
+  size_t size = 0;  // bytes
+  Pages() = default;
+  Pages(const Pages&) = delete;
+  void take(size_t floats) {
+    size = (floats * sizeof(float) + 4095) / 4096 * 4096;
+    void* found = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (found == MAP_FAILED) throw std::bad_alloc();
+    data = static_cast<float*>(found);
+  }
+  ~Pages() {
+    if (data) munmap(data, size);
+  }
+};
+
 struct Conv {
   int K, KP;  // channels in: up to the last that is used, and padded
   int N, NP;  // channels out
   bool active = false;
-  std::vector<float> memory;
-  float *U, *bias, *slope;  // U: [PLACES][K][NP]
+  Pages memory;
+  // U: slices of DEEP channels in; of these [PLACES]; of these panels of WIDE vectors of channels out: [slice][panel].
+  // That is the order in which they are needed.
+  float *U, *bias, *slope;
 
-  // Tiles that are multiplied together, a multiple of every R below: what lies between has to stay in the L2 cache.
-  int together() const { return KP + NP <= 128 ? T : T / 2; }
+  // Tiles that are multiplied together: more fetch the weights less often, but what lies between has to stay in the L2
+  // cache.
+  int together() const {
+    const size_t tile = PLACES * sizeof(float) * (std::min(KP, DEEP) + NP);
+    return std::clamp(int(level2() * 6 / 10 / tile) / TILE * TILE, 2 * TILE, MOST);
+  }
+
+  // Where the weights of a channel in and a channel out lie.
+  size_t at(int p, int k, int n) const {
+    const int slice = k / DEEP * DEEP, deep = std::min(DEEP, K - slice), panel = n / (WIDE * LANES) * WIDE * LANES;
+    return (size_t(PLACES) * slice + size_t(p) * deep) * NP + size_t(deep) * panel +
+           (k - slice) * std::min(WIDE * LANES, NP - panel) + n - panel;
+  }
 
   // w: [out][in][3][3]. The channels that come in lie in segments, each padded to 16s: the first has `first` channels,
   // all others `other`.
@@ -86,8 +139,8 @@ struct Conv {
     K = place[in - 1] + 1;
     KP = padded(K);
     const size_t size = size_t{PLACES} * K * NP;
-    memory.assign(size + 2 * NP + 16, 0.f);
-    U = memory.data() + (16 - reinterpret_cast<size_t>(memory.data()) / 4 % 16) % 16;
+    memory.take(size + 2 * NP);
+    U = memory.data;
     bias = U + size;
     slope = bias + NP;
     active = s != nullptr;
@@ -109,7 +162,7 @@ struct Conv {
           for (int x = 0; x < 3; x++) half[y][x] = G[y][0] * g[x] + G[y][1] * g[3 + x] + G[y][2] * g[6 + x];
         for (int y = 0; y < SIDE; y++)
           for (int x = 0; x < SIDE; x++)
-            U[(size_t(y * SIDE + x) * K + place[i]) * NP + o] =
+            U[at(y * SIDE + x, place[i], o)] =
                 float(half[y][0] * G[x][0] + half[y][1] * G[x][1] + half[y][2] * G[x][2]);
       }
   }
@@ -117,54 +170,73 @@ struct Conv {
 
 // ---- products ----
 
-static_assert(T / 2 % 12 == 0, "rows are rounded up to R, and there is room for `together`");
-
-// R rows of A (lda floats apart) times K x N vectors of B, into C.
-template <int R, int N>
-ALWAYS_INLINE void multiply(const float* A, size_t lda, const float* B, size_t ldb, float* C, size_t ldc, int K) {
+// R rows of A times `deep` x N vectors of B, into C, or on top of what is there.
+template <int R, int N, bool MORE>
+void multiply(const float* A, const float* B, float* C, size_t ldc, int deep) {
   Vec c[R][N];
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
-    for (int n = 0; n < N; n++) c[r][n] = Vec{};
-  for (int k = 0; k < K; k++) {
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) c[r][n] = MORE ? load(C + r * ldc + n * LANES) : Vec{};
+  const float* ahead = B + size_t(deep) * N * LANES;
+#pragma GCC unroll 2
+  for (int k = 0; k < deep; k++) {
+    // The panel that comes next: from there on it is not seen by hardware soon enough.
+    for (int n = 0; n < N; n += 16 / LANES) __builtin_prefetch(ahead + (k * N + n) * LANES);
     Vec b[N];
-    for (int n = 0; n < N; n++) b[n] = load(B + k * ldb + n * LANES);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) b[n] = load(B + (k * N + n) * LANES);
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
-      const Vec a = all(A[r * lda + k]);
+      const Vec a = all(A[r * DEEP + k]);
+#pragma GCC unroll 4
       for (int n = 0; n < N; n++) c[r][n] += a * b[n];
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
     for (int n = 0; n < N; n++) store(C + r * ldc + n * LANES, c[r][n]);
 }
 
-template <int R, int N>
-void multiply_rows(int rows, const float* A, size_t lda, const float* B, size_t ldb, float* C, size_t ldc, int K) {
-  for (int r = 0; r < rows; r += R) multiply<R, N>(A + r * lda, lda, B, ldb, C + r * ldc, ldc, K);
+using Multiply = void (*)(const float* A, const float* B, float* C, size_t ldc, int deep);
+
+// `multiply` for 1 to R rows.
+template <int N, bool MORE, size_t... R>
+constexpr std::array<Multiply, sizeof...(R)> for_rows(std::index_sequence<R...>) {
+  return {multiply<int(R) + 1, N, MORE>...};
 }
 
-// V: [PLACES][together][KP], places `vstep` apart, to M: [PLACES][together][NP], `mstep` apart.
-inline void multiply_all(const Conv& conv, int tiles, const float* V, size_t vstep, float* M, size_t mstep,
-                         bool upsampled) {
-  const int NP = conv.NP;
+// All rows, in parts as large as registers allow, and as alike as can be.
+template <int N, bool MORE>
+ALWAYS_INLINE void multiply_rows(int rows, const float* A, const float* B, float* C, size_t ldc, int deep) {
+  constexpr int R = LANES == 16 && N <= 2 ? 12 : 6;
+  static constexpr auto parts = for_rows<N, MORE>(std::make_index_sequence<R>());
+  for (int left = (rows + R - 1) / R, r = 0; left; left--) {
+    const int part = (rows - r + left - 1) / left;
+    parts[part - 1](A + r * DEEP, B, C + r * ldc, ldc, deep);
+    r += part;
+  }
+}
+
+// A slice of V: [PLACES][tiles][DEEP], places `vstep` apart, to M: [PLACES][tiles][NP], `mstep` apart.
+template <bool MORE>
+void multiply_slice(const Conv& conv, int slice, int tiles, const float* V, size_t vstep, float* M, size_t mstep,
+                    bool upsampled) {
+  const int NP = conv.NP, deep = std::min(DEEP, conv.K - slice);
   for (int p = 0; p < PLACES; p++) {
     // Of repeated samples the third row and column of a transformed tile are exactly zero.
     if (upsampled && (p / SIDE == 2 || p % SIDE == 2)) continue;
-    const float *A = V + p * vstep, *B = conv.U + size_t(p) * conv.K * NP;
+    const float *A = V + p * vstep, *B = conv.U + conv.at(p, slice, 0);
     float* C = M + p * mstep;
-    int n = 0;
-    while (n < NP) {
-      const int left = (NP - n) / LANES;
+    for (int n = 0; n < NP; n += WIDE * LANES, B += deep * WIDE * LANES) {
+      const int wide = std::min((NP - n) / LANES, WIDE);
+      if (wide == 2) multiply_rows<2, MORE>(tiles, A, B, C + n, NP, deep);
 #if defined(__AVX512F__)
-      const int width = std::min(left, 4);
-      if (width == 4) multiply_rows<6, 4>(tiles, A, conv.KP, B + n, NP, C + n, NP, conv.K);
-      else if (width == 3) multiply_rows<6, 3>(tiles, A, conv.KP, B + n, NP, C + n, NP, conv.K);
-      else if (width == 2) multiply_rows<12, 2>(tiles, A, conv.KP, B + n, NP, C + n, NP, conv.K);
-      else multiply_rows<12, 1>(tiles, A, conv.KP, B + n, NP, C + n, NP, conv.K);
-#else
-      const int width = std::min(left, 2);
-      multiply_rows<6, 2>(tiles, A, conv.KP, B + n, NP, C + n, NP, conv.K);
+      else if (wide == 4) multiply_rows<4, MORE>(tiles, A, B, C + n, NP, deep);
+      else if (wide == 3) multiply_rows<3, MORE>(tiles, A, B, C + n, NP, deep);
+      else multiply_rows<1, MORE>(tiles, A, B, C + n, NP, deep);
 #endif
-      n += width * LANES;
     }
   }
 }

@@ -68,6 +68,7 @@ void give(Block block) {
 
 constexpr int AREA = 5200;   // pixels of a block of 64 features, those around it included: two stay in the cache
 constexpr int HIGHEST = 48;  // rows of a block
+constexpr int BLOCK = 24;    // tiles of a block of a layer by itself
 constexpr int SMALL = 9600;  // pixels of a picture whose whole maps stay there
 
 // The columns of a block of `h` rows, where each of its pixels takes `floats`, `around` more rows and columns among
@@ -96,11 +97,11 @@ struct Net {
     Layer source;
     const int packed = padded(channels * unshuffle * unshuffle);
     const int high = std::min(HIGHEST, rounded_up(H)), F = padded(features);
-    // A layer by itself, from one whole map to another: blocks of T tiles, about, or of fewer, for there to be some for
+    // A layer by itself, from one whole map to another: blocks of BLOCK tiles, about, or of fewer, for there to be some for
     // each thread. All such layers have the same blocks, see Run::before.
     const auto alone = [&](const Layer& layer) {
       const int across = ceil_div(W, TILE), down = ceil_div(H, TILE);
-      const int tiles = std::clamp(ceil_div(down * across, threads), TILE, T);
+      const int tiles = std::clamp(ceil_div(down * across, threads), TILE, BLOCK);
       const int wide = ceil_div(across, ceil_div(across, tiles));
       p.add({layer}, H, W, TILE * std::max(1, tiles / wide), TILE * wide);
     };
@@ -141,7 +142,7 @@ struct Net {
       p.add(layers, H, W, h, columns_of(step ? std::min(step, H) : H, W, h, 2, 2 * F, threads));
     } else {
       const int G = padded(growth);
-      const int trunk = p.map(F, W, H), x[3] = {p.map(F, W, H), p.map(F, W, H), p.map(F, W, H)};
+      const int x[3] = {p.map(F, W, H), p.map(F, W, H), p.map(F, W, H)};
       source.out = p.map(packed, W, H);
       int c = 0;
       const auto conv = [&](int in, int out) {
@@ -152,13 +153,13 @@ struct Net {
         return l;
       };
       alone(source);
-      alone(conv(source.out, trunk));
+      alone(conv(source.out, x[0]));
       const int floats = 4 * G + 2 * F, wide = columns_of(H, W, high, 5, floats, threads);
       const bool small = long(H) * W * floats <= long(SMALL) * 128;
       const int all = small ? p.map(4 * G, W, H) : -1;
       for (int block = 0; block < blocks; block++)
         for (int j = 0; j < 3; j++) {
-          const int in = block == 0 && j == 0 ? trunk : x[j], grown = small ? all : p.piece(4 * G, 0);
+          const int in = x[j], grown = small ? all : p.piece(4 * G, 0);
           std::vector<Layer> layers;
           for (int k = 0; k < 5; k++) {
             Layer l = conv(in, k < 4 ? grown : x[(j + 1) % 3]);
@@ -170,7 +171,7 @@ struct Net {
               l.add[0] = in;
               l.scale[0] = .2f;
               if (j == 2) {  // the end of the three: the input of the first is added, in its place
-                l.add[1] = block == 0 ? trunk : x[0];
+                l.add[1] = x[0];
                 l.scale[1] = .2f;
               }
             }
@@ -179,8 +180,13 @@ struct Net {
           }
           if (!small) p.add(layers, H, W, high, wide);
         }
-      Layer body = conv(blocks ? x[0] : trunk, x[1]);
-      body.add[0] = trunk;
+      // What is added at the end is the first layer's result again: to keep it would take a fourth map.
+      const int last = c;
+      c = 0;
+      alone(conv(source.out, x[2]));
+      c = last;
+      Layer body = conv(x[0], x[1]);
+      body.add[0] = x[2];
       alone(body);
       // The results at twice and four times the size are never whole: 16 and 64 times the channels' bytes.
       std::vector<Layer> tail;
@@ -333,7 +339,7 @@ void winograd_close(void* net) { delete static_cast<Net*>(net); }
 // Bytes of the weights, transformed.
 size_t winograd_weights(const void* net) {
   size_t bytes = 0;
-  for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->memory.size() * sizeof(float);
+  for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->memory.size;
   return bytes;
 }
 
@@ -375,6 +381,17 @@ double winograd_turn(void* sweep, double work, const View* result, int top, int 
 }
 
 void winograd_end(void* sweep) { delete static_cast<Sweep*>(sweep); }
+
+// Gives back the memory that is kept for the next run.
+void winograd_release() {
+  Block none[2];
+  {
+    const std::lock_guard<std::mutex> guard(idle_lock);
+    std::swap(idle, none);
+  }
+  for (const Block& b : none)
+    if (b.data) munmap(b.data, b.size);
+}
 
 // Bytes of memory that a picture takes on its way, beside itself and its result.
 size_t winograd_bytes(const void* net, int H, int W, int threads) try {

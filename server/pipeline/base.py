@@ -29,6 +29,9 @@ from server.weights.catalog import Choice, Content
 
 _T = TypeVar("_T")
 
+_ROUNDING = 1e-6
+"""What a sum of a step's parts may lack of its whole."""
+
 
 def _nothing() -> None:
     pass
@@ -172,6 +175,7 @@ class Context:
         # Less memory than was planned with means more tiles.
         done = sum(min(part.work, part.done + part.current) for part in parts)
         of_frame = done / total if total else 0.0
+        of_frame = 1.0 if of_frame > 1 - _ROUNDING else of_frame
         now = (self.frame + of_frame) / self.animation.timing.frames if self.animation else of_frame
         self._progress = max(self._progress, now)
         return self._progress
@@ -182,7 +186,7 @@ class Context:
         if not self.work:
             return "loading"
         steps = {"upscale": "upscaling", "refine": "refining"}
-        unfinished = (step for step, part in list(self.work.items()) if part.done < part.work * (1 - 1e-6))
+        unfinished = (step for step, part in list(self.work.items()) if part.done < part.work * (1 - _ROUNDING))
         return steps.get(next(unfinished, ""), "encoding")
 
     def expect(self, step: str, work: float) -> None:

@@ -10,6 +10,7 @@ import pyvips
 from server.files import colour, metadata
 from server.files.animation import Animation, open_animation
 from server.files.bleed import bleed
+from server.files.losses import losses
 from server.files.picture import Samples, open_picture, why
 from server.pipeline.base import Context
 
@@ -17,7 +18,7 @@ from server.pipeline.base import Context
 def run(ctx: Context) -> None:
     try:
         image = open_picture(ctx.data, ctx.max_source_pixels)
-        found = metadata.read(image)
+        found = metadata.read(image, ctx.data)
         image = colour.to_rgb(image)
         ctx.metadata = replace(found, icc=colour.profile(image))
         samples: Samples = image.numpy().reshape(image.height, image.width, image.bands)
@@ -25,6 +26,7 @@ def run(ctx: Context) -> None:
             ctx.animation = _prepared(open_animation(ctx.data, image, ctx.max_source_pixels), found.orientation)
     except pyvips.Error as error:
         raise why(error) from error
+    ctx.notes.extend(losses(ctx.data, found, ctx.params, ctx.animation.timing.frames if ctx.animation else 1))
     ctx.deep = samples.dtype == np.uint16
     ctx.samples = _ready(samples, found.orientation)
 

@@ -1,5 +1,6 @@
 """Sizes → what will be done, and with which networks."""
 
+from server.content import kind
 from server.pipeline.base import Context, Loaded
 from server.plan import Plan, check_animation, check_result, enlargement, make_plan, result_size
 from server.weights.catalog import AUTO, Content
@@ -27,7 +28,7 @@ def _content(ctx: Context) -> Content:
         return ctx.params.content
     if ctx.params.model != AUTO or ctx.params.creativity is not None:
         return "photo"
-    return "photo"
+    return kind(ctx.samples)
 
 
 def _plan(ctx: Context, loaded: Loaded, size: tuple[int, int], frames: int) -> Plan:

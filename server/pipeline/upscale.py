@@ -24,8 +24,10 @@ Depth = type[np.uint8] | type[np.uint16]
 def expect(ctx: Context) -> None:
     """Announce the work of all passes, planes and networks."""
     pixels = 0 if ctx.plan is None else sum(w * h for w, h in (each.source for each in ctx.plan.passes))
-    each = sum(model.work for model in _models(ctx))
-    ctx.expect("upscale", pixels * each * ctx.planes)
+    models = _models(ctx)
+    # Alpha goes through the first of them alone.
+    each = sum(model.work for model in models) + (ctx.planes - 1) * sum(model.work for model in models[:1])
+    ctx.expect("upscale", pixels * each)
 
 
 def run(ctx: Context) -> None:
@@ -85,7 +87,7 @@ def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Ite
     """One network's result, in colours that are the source's."""
     bands = _network(ctx, model, samples, np.uint16)
     if model.name != FIDELITY:
-        return locked(bands, samples, model.facts.scale, depth)
+        return locked(bands, samples, model.facts.scale, depth, ctx.kernel)
     # NOTE: fidelity-x4 repeats the colour of a source pixel in all that it becomes; brightness alone is its own.
     h, w = samples.shape[:2]
     size = w * model.facts.scale, h * model.facts.scale

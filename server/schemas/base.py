@@ -108,7 +108,7 @@ def write(operation: dict[str, Any], said: Operation, error: Schema) -> None:
     # An encoded slash in a parameter can make of a path another, which may not be there, or not for this method.
     places = {400, 404, 405} if any(each["in"] == "path" for each in parameters) else set()
     keys = {401} if said.key else set()
-    bodies = {413} if said.body else set()
+    bodies = {413, 415} if said.body else set()
     for status in sorted(places | keys | bodies | {500} | set(said.errors)):
         responses[status] = (JSON,), error
     operation["responses"] = {

@@ -126,6 +126,7 @@ _JOB = answer(
     id=HEX32,
     state=choice(state.value for state in State),
     progress=number(minimum=0, maximum=1),
+    stage=nullable(choice(["loading", "upscaling", "refining", "encoding"])),
     dialect=TEXT,
     params=_PARAMS,
     created_at=TIME,

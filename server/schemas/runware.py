@@ -5,6 +5,7 @@ from server.dialects.runware import (
     FORMATS_BY_NAME,
     LEAST_TTL_S,
     MAX_TASKS,
+    MOST_RESULTS,
     OUTPUTS,
     QUALITIES,
     UPSCALE,
@@ -16,6 +17,7 @@ from server.schemas.base import (
     PICTURE,
     TEXT,
     UUID,
+    WHOLE,
     Operation,
     Schema,
     answer,
@@ -43,6 +45,7 @@ ERROR = answer(errors=array(_ERROR_ITEM, minItems=1))
 
 _OBJECT: Schema = {"type": "object"}
 _PICTURE = PICTURE | {"description": "UUID, URL, data URI or base64 of the picture."}
+_FACTOR = "Which factors may be asked for, and which is meant if absent, depends on the model."
 _SETTINGS: dict[str, Schema] = {
     "outputFormat": choice(FORMATS_BY_NAME),
     "outputQuality": whole(*QUALITIES),
@@ -53,6 +56,9 @@ _SETTINGS: dict[str, Schema] = {
     "ttl": whole(LEAST_TTL_S),
     "includeCost": FLAG,
     "model": TEXT,
+    "upscaleFactor": {"type": "number", "minimum": 1, "maximum": FACTORS[1], "description": _FACTOR},
+    "numberResults": whole(1, MOST_RESULTS),
+    "routing": _OBJECT,
     "settings": _OBJECT,
     "safety": _OBJECT,
     "providerSettings": _OBJECT,
@@ -64,12 +70,8 @@ def _task(kinds: list[str], /, required: dict[str, Schema], **optional: Schema) 
 
 
 _TASKS: list[Schema] = [
-    _task([UPSCALE, "upscale"], {"inputImage": _PICTURE, "upscaleFactor": whole(*FACTORS)}, **_SETTINGS),
-    _task(
-        [UPSCALE, "upscale"],
-        {"inputs": request({"image": _PICTURE}), "upscaleFactor": whole(*FACTORS)},
-        **_SETTINGS,
-    ),
+    _task([UPSCALE, "upscale"], {"inputImage": _PICTURE}, **_SETTINGS),
+    _task([UPSCALE, "upscale"], {"inputs": request({"image": _PICTURE})}, **_SETTINGS),
     _task(["imageUpload"], {"image": PICTURE}),
     _task(["mediaStorage"], {"operation": choice(["upload"]), "media": PICTURE}),
     _task(["getResponse"], {}),
@@ -86,6 +88,7 @@ _DONE = answer(
         "cost": NUMBER,
         "status": choice(["processing", "success"]),
         "pong": FLAG,
+        "resultIndex": WHOLE,
     },
     taskType=TEXT,
 )

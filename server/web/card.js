@@ -3,6 +3,7 @@
 import * as words from "./words.js";
 
 const FINAL = ["succeeded", "failed", "cancelled"];
+const STAGES = { loading: "Loading the networks", upscaling: "Upscaling", refining: "Adding detail", encoding: "Saving" };
 
 export class Card {
   file;
@@ -76,6 +77,9 @@ export class Card {
     this.element.dataset.state = job?.state ?? "";
     this.#part(".name").textContent = this.name;
     this.#part(".facts").textContent = this.#facts();
+    const notes = (job?.result ?? this.plan)?.notes ?? [];
+    this.#part(".notes").textContent = notes.join(" ");
+    this.#part(".notes").hidden = !notes.length;
     this.#part(".state").textContent = this.#state();
     const error = job?.error?.message ?? this.error?.message ?? "";
     this.#part(".error").textContent = error;
@@ -115,15 +119,13 @@ export class Card {
     if (this.lost) return "";
     if (this.job === null) return this.error ? "" : this.plan ? "Ready" : "Looking at it …";
     if (this.job.cancel_requested && !this.ended) return "Cancelling …";
-    const running = () => ["Working", this.#done(), this.#left()].filter(Boolean).join(", ");
+    const running = () => [STAGES[this.job.stage] ?? "Working", this.#done(), this.#left()].filter(Boolean).join(", ");
     const states = { queued: () => "Waiting for its turn", running, succeeded: () => "Done", cancelled: () => "Cancelled" };
     return states[this.job.state]?.() ?? "";
   }
 
   #done() {
-    const { progress } = this.job;
-    if (!this.plan?.tiles) return `${Math.round(100 * progress)} %`;
-    return `${Math.round(progress * this.plan.tiles)} of ${words.plural(this.plan.tiles, "tile")}`;
+    return this.job.stage === "loading" ? "" : `${Math.round(100 * this.job.progress)} %`;
   }
 
   /** By the pace since it was first seen running; before that, by the plan. */

@@ -5,8 +5,8 @@ const WITH_LOSS = ["jpeg", "webp", "avif"];
 /** Of server/creativity.py, up to the next one. */
 const CREATIVITIES = [
   [-2, "Strict: nothing but what the picture itself shows."],
-  [-1, "Faithful: hardly anything that is not there."],
-  [0, "Balanced: fine texture where the picture lost it."],
+  [-1, "Faithful: little that is not there."],
+  [0, "Balanced: detail where the picture lost it."],
   [1, "Creative: more texture, some of it invented."],
   [2, "Reimagine: as much as can be."],
 ];
@@ -27,12 +27,13 @@ export class Options {
 
   /** As the API takes them; what has its usual value is left out. */
   get params() {
-    const { size, scale, refine, creativity, faces, format, quality, model } = this.#form.elements;
+    const { size, scale, automatic, content, creativity, faces, format, quality, model } = this.#form.elements;
     return {
       ...(size.value in LONG_EDGE
         ? { target: size.value }
         : { scale: size.value === "other" ? scale.valueAsNumber : Number(size.value.slice(1)) }),
-      ...(refine.checked && { creativity: creativity.valueAsNumber }),
+      ...(!automatic.checked && { creativity: creativity.valueAsNumber }),
+      ...(!content.disabled && content.value !== "auto" && { content: content.value }),
       ...(faces.checked && { faces: true }),
       format: format.value,
       ...(WITH_LOSS.includes(format.value) && quality.value && { quality: quality.valueAsNumber }),
@@ -45,7 +46,8 @@ export class Options {
     const select = this.#form.elements.model;
     const chosen = select.value;
     const names = models.map((each) => each.name);
-    select.replaceChildren(select.options[0], ...names.map((name) => new Option(name, name)));
+    const offered = models.map((each) => new Option(`${each.name} (${each.form})`, each.name));
+    select.replaceChildren(select.options[0], ...offered);
     if (names.includes(chosen)) select.value = chosen;
     this.#say();
   }
@@ -61,7 +63,7 @@ export class Options {
   }
 
   #say() {
-    const { size, scale, refine, creativity, format, quality } = this.#form.elements;
+    const { size, scale, automatic, content, creativity, format, quality, model } = this.#form.elements;
     const other = size.value === "other";
     this.#form.querySelector("#scale-row").hidden = !other;
     scale.disabled = !other;
@@ -74,8 +76,11 @@ export class Options {
     const lossy = WITH_LOSS.includes(format.value);
     this.#form.querySelector("#quality-row").hidden = !lossy;
     quality.disabled = !lossy;
-    this.#form.querySelector("#creativity-row").hidden = !refine.checked;
-    creativity.disabled = !refine.checked;
+    this.#form.querySelector("#creativity-row").hidden = automatic.checked;
+    creativity.disabled = automatic.checked;
+    // What the picture shows decides only where the caller leaves both of these open.
+    content.disabled = !automatic.checked || model.value !== "auto";
+    this.#form.querySelector("#content-row").hidden = content.disabled;
     const level = creativity.valueAsNumber;
     const signed = level > 0 ? `+${level}` : String(level).replace("-", "−");
     this.#form.querySelector("#creativity-value").value = signed;

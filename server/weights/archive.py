@@ -18,7 +18,8 @@ from server.config import LicencePolicy
 from server.errors import InvalidRequest, ModelNotFound
 from server.weights.catalog import check_licence
 from server.weights.manifest import Entry, File, Manifest
-from server.weights.store import PARTIAL, Store, sha256_of
+from server.weights.store import Store, sha256_of
+from server.written import removed_when_ended, written
 
 _LISTING = "weights.json"
 _FORMAT = 1
@@ -48,17 +49,16 @@ def export(entries: Sequence[Entry], store: Store, tar: Path) -> list[Listed]:
     if not rows:
         raise InvalidRequest("there is nothing to export: no weights are installed")
     Store(tar.absolute().parent).require_space(sum(row.size for row in rows))
-    partial = tar.with_name(tar.name + PARTIAL)
-    try:
-        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
-            listing = _write_listing(rows)
-            archive.addfile(_member(_LISTING, len(listing)), io.BytesIO(listing))
-            for row in rows:
-                with store.path(row.file).open("rb") as content:
-                    archive.addfile(_member(str(row.file.path), row.size), content)
-        partial.replace(tar)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        removed_when_ended(),
+        written(tar) as partial,
+        tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        listing = _write_listing(rows)
+        archive.addfile(_member(_LISTING, len(listing)), io.BytesIO(listing))
+        for row in rows:
+            with store.path(row.file).open("rb") as content:
+                archive.addfile(_member(str(row.file.path), row.size), content)
     return rows
 
 

@@ -124,11 +124,13 @@ def _within(
     if frames > 1:
         note = f"an animation on a CPU: {FIDELITY} instead of {large}, which can be asked for by its name"
         return replace(_faithful(params), note=note)
+    if limits.seconds == 0:
+        return replace(_faithful(params), note=f"UPSCALE_AUTO_LIMIT_S is 0, so {FIDELITY} was taken instead of {large}")
     estimated = seconds(choice)
     if estimated is None or estimated <= limits.seconds:
         return choice
     note = (
-        f"{large} would take about {estimated:.0f} s on this CPU, more than UPSCALE_AUTO_SECONDS ({limits.seconds:g}), "
+        f"{large} would take about {estimated:.0f} s on this CPU, more than UPSCALE_AUTO_LIMIT_S ({limits.seconds:g}), "
         f"so {FIDELITY} was taken; model {large} runs it all the same"
     )
     return replace(_faithful(params), note=note)

@@ -68,6 +68,7 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "model": "auto",
         "denoise": None,
         "creativity": -1.5,
+        "content": "auto",
         "faces": None,
         "seed": 7,
         "animation": "keep",
@@ -268,6 +269,8 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
         "source": [100, 50],
         "result": [400, 200],
         "model": "realesr-animevideov3",
+        "networks": ["realesr-animevideov3"],
+        "notes": [],
         "passes": [{"source": [100, 50], "result": [400, 200], "tiles": 1}],
         "frames": 1,
         "tiles": 1,
@@ -287,7 +290,9 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
 def test_models_that_are_here_are_listed(live: Live) -> None:
     models = live.client.get("/models").json()["models"]
     assert "realesr-animevideov3" in [model["name"] for model in models]
-    assert {"name", "scale", "licence", "note"} == set(models[0])
+    assert {"name", "scale", "licence", "note", "form", "sha256"} == set(models[0])
+    large = next(model for model in models if model["name"] == "RealESRGAN_x4plus")
+    assert large["form"] == "package, fp16" and large["sha256"].startswith("713ee713")
 
 
 def test_files_need_no_key_and_come_in_ranges(live_server: LiveServer, picture: Picture) -> None:

@@ -231,7 +231,7 @@ def test_n_error_bodies_are_flat_internal(config: MakeConfig) -> None:
 
     app.router.add_api_route("/v3/broken", fail)
     with serve(app) as url:
-        answer = httpx.get(url + "/v3/broken", trust_env=False)
+        answer = httpx.get(url + "/v3/broken", trust_env=False, timeout=60)  # drawing the traceback takes its time
     assert (answer.status_code, answer.json()) == (
         500,
         error_body(500, "INTERNAL", "something went wrong inside the server"),

@@ -26,7 +26,7 @@ def vendor_task() -> dict[str, Any]:
 
 def runware_error(task: dict[str, Any]) -> dict[str, Any]:
     named = {"taskType": "imageUpscale", "taskUUID": task["taskUUID"]}
-    return {"errors": [{"code": "tooManyRequests", "message": MESSAGE, **named}]}
+    return {"errors": [{"code": "rateLimitExceeded", "message": MESSAGE, **named}]}
 
 
 SUBMITS: dict[str, tuple[str, Body, Callable[[Any], dict[str, Any]]]] = {
@@ -148,3 +148,31 @@ def test_a_session_ends_with_its_key(live: Live, keys: Keys) -> None:
         for task in (vendor_task(), poll, upload):
             assert ask(task)["errors"][0]["code"] == "invalidApiKey"
     assert live.worker.jobs.counts() == {"queued": 1}
+
+
+HOOKS: dict[str, Callable[[Any, str], Any]] = {
+    "wavespeed": lambda body, url: body | {"webhook_url": url},
+    "novita": lambda body, url: body | {"extra": {"webhook": {"url": url}}},
+    "runware": lambda body, url: [body[0] | {"webhookURL": url}],
+    "runware upload": lambda body, url: [body[0] | {"uploadEndpoint": url}],
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://example.com:25/", "port is not one that this server may call"),
+        ("https://example.com:6/x", "port is not one that this server may call"),
+        ("http://127.0.0.1:9000/", "address is not one that this server may call"),
+        ("http://localhost:9000/", "address is not one that this server may call"),
+        ("http://[fd00::1]/", "address is not one that this server may call"),
+    ],
+)
+def test_a_webhook_to_where_this_server_never_calls_is_refused_at_once(
+    live: Live, hook: str, url: str, reason: str
+) -> None:
+    path, make_body, _ = SUBMITS[hook.split()[0]]
+    answer = live.client.post(path, json=HOOKS[hook](make_body(), url))
+    assert answer.status_code == 400 and reason in answer.text
+    assert live.worker.jobs.counts() == {}

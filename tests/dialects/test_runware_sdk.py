@@ -164,7 +164,7 @@ def test_a_failure_is_told(server: Live, picture: Picture) -> None:
 @pytest.mark.parametrize(
     ("image", "factor", "code"),
     [
-        ("http://127.0.0.1:9/a.png", 2, "failedToTransferImage"),
+        ("http://127.0.0.1:9/a.png", 2, "downloadFailed"),
         ("fd613011-3872-4f37-b4aa-0d343c051a27", 2, "invalidInputImage"),
         ("QUJD", 2, "invalidInputImage"),
         ("QUJD", 5, "invalidUpscaleFactor"),

@@ -60,7 +60,7 @@ def process(model: Model, restore: FaceRestorer, tmp_path: Path) -> Process:
             data=data,
             target=tmp_path / "result",
             engine=Engine(networks.CPU),
-            load=lambda *_: model,
+            load=networks.loader(model),
             load_faces=lambda: restore,
             max_source_pixels=10**8,
             max_result_pixels=10**8,
@@ -164,7 +164,7 @@ def test_cmyk_pictures_are_like_what_they_look_like(process: Process) -> None:
 def test_reducing_needs_no_upscaler_and_restores_all_the_same(process: Process) -> None:
     plain = np.asarray(Image.open(process(encoded(portrait()), faces=None, scale=0.75).target))
     ctx = process(encoded(portrait()), scale=0.75)
-    assert ctx.model is None
+    assert ctx.loaded is None
     x, y = np.rint(ctx.faces[0].face.landmarks[2] * 0.75).astype(int)  # type: ignore[index]
     added = np.asarray(Image.open(ctx.target))[y - 3 : y + 4, x - 3 : x + 4].mean((0, 1)) - plain[
         y - 3 : y + 4, x - 3 : x + 4

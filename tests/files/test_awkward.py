@@ -28,6 +28,7 @@ UNCONFIRMED = {
     "hostile/png_decompression_dos.png",
     "hostile/ztxt_bomb.png",
     "truncated_corrupt/truncated_end_chunk.png",  # all samples are there
+    "truncated_corrupt/small-invalid.jpg",  # likewise, of one pixel
     "truncated_corrupt/unknown_compression_method.png",  # of its profile
 }
 

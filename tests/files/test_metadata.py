@@ -9,7 +9,7 @@ import pytest
 import pyvips
 from PIL import Image, IptcImagePlugin
 
-from server.files import exif, metadata
+from server.files import exif
 from server.files.exif import ARTIST, COPYRIGHT, Exif, Value
 from server.files.icc import DISPLAY_P3, rgb_profile
 from server.files.metadata import Metadata, dress, photoshop_block, read
@@ -143,10 +143,9 @@ def test_webp_and_avif_have_their_resolution_in_exif() -> None:
         assert read(image).pixels_per_mm == pytest.approx((200 / 25.4, 200 / 25.4))
 
 
-def test_a_resolution_that_is_none_becomes_the_usual_one() -> None:
+def test_a_resolution_that_is_none_is_none() -> None:
     for nonsense in (0.0, 1.0):
-        found = read(to_vips(scene()).copy(xres=nonsense, yres=nonsense))
-        assert found.pixels_per_mm == (metadata.DEFAULT_PIXELS_PER_MM,) * 2
+        assert read(to_vips(scene()).copy(xres=nonsense, yres=nonsense)).resolution is None
 
 
 @pytest.mark.parametrize(

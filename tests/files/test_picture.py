@@ -93,7 +93,7 @@ def test_a_truncated_picture_has_a_header_but_no_pixels(picture: Picture) -> Non
     whole = picture(400, 300, "RGB", "jpeg")
     part = whole[: len(whole) // 2]
     assert read_header(part, MANY).size == (400, 300)
-    with pytest.raises(pyvips.Error):
+    with pytest.raises((pyvips.Error, SourceUnreadable)):
         open_picture(part, MANY).numpy()
     assert open_picture(whole, MANY).numpy().shape[:2] == (300, 400)
 
@@ -163,7 +163,7 @@ def test_a_heic_with_names_in_no_encoding_is_refused_and_kills_nobody(place: int
 def test_an_error_in_no_encoding_spoils_no_later_one(picture: Picture) -> None:
     """The AVIF has a property whose name is not UTF-8, which libvips quotes."""
     for data in ((FILES / "bad_name.avif").read_bytes(), picture(40, 30, "RGB", "png")[:20]):
-        with pytest.raises(SourceUnreadable, match="damaged"):
+        with pytest.raises(SourceUnreadable, match="damaged|not read"):
             open_picture(data, MANY)
 
 
@@ -187,4 +187,4 @@ def test_a_resolution_out_of_this_world_is_left_out(picture: Picture, value: int
     image = pyvips.Image.new_from_buffer(picture(40, 30, "RGB", "webp"), "").copy()
     image.set_type(pyvips.GValue.blob_type, "exif-data", serialise(tags))
     found = metadata.read(image)
-    assert found.pixels_per_mm == (metadata.DEFAULT_PIXELS_PER_MM,) * 2
+    assert found.resolution is None

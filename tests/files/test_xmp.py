@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from server.files.change import Change
 from server.files.xmp import orientation, rights, upright
 
 ATTRIBUTES = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -30,14 +31,14 @@ def test_the_orientation_is_found_in_either_form(packet: bytes, expected: int) -
 
 
 def test_only_what_belongs_to_the_old_picture_changes() -> None:
-    straight = upright(ATTRIBUTES, 1920, 1280)
+    straight = upright(ATTRIBUTES, Change(6, (48, 32), (1280, 1920)))
     expected = ATTRIBUTES.replace(b'Orientation="6"', b'Orientation="1"')
-    expected = expected.replace(b'XDimension="48"', b'XDimension="1920"').replace(
-        b'YDimension="32"', b'YDimension="1280"'
+    expected = expected.replace(b'XDimension="48"', b'XDimension="1280"').replace(
+        b'YDimension="32"', b'YDimension="1920"'
     )
     assert straight == expected
-    other = upright(ELEMENTS, 10, 10)
-    assert orientation(other) == 1 and b"/9j/4AAQ" not in other and b"Sommer" in other
+    other = upright(ELEMENTS, Change(1, (5, 5), (10, 10)))
+    assert other is not None and orientation(other) == 1 and b"/9j/4AAQ" not in other and b"Sommer" in other
     ElementTree.fromstring(other)
 
 
@@ -51,7 +52,7 @@ def test_rights_are_kept_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "packet", [b"", b"<x", upright(ELEMENTS, 1, 1)[:200], b'<!DOCTYPE x [<!ENTITY a "aaaa">]><x>&a;</x>', b"<x/>"]
+    "packet", [b"", b"<x", ELEMENTS[:200], b'<!DOCTYPE x [<!ENTITY a "aaaa">]><x>&a;</x>', b"<x/>"]
 )
 def test_where_there_are_none_nothing_is_kept(packet: bytes) -> None:
     assert rights(packet) is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from server.creativity import ANCHORS, recipe
+from server.creativity import recipe
 from server.detailnet import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
 from server.errors import ModelNotFound
 from server.refiners.bundled import BundledRefiner, load
@@ -64,13 +64,13 @@ def test_weights_that_do_not_fit_and_damaged_files_are_refused_in_words(tmp_path
         loaded(tmp_path / "net.safetensors")
 
 
-@pytest.mark.parametrize("creativity", [-1.9999, -1.99, -1.5])
+@pytest.mark.parametrize("creativity", [0.0001, 0.01, 0.5])
 def test_the_faintest_strength_has_steps_too(creativity: float) -> None:
     wanted = recipe(creativity)
     assert len(loaded().scheduler(wanted)[1]) == wanted.steps >= 1
 
 
-@pytest.mark.parametrize("creativity", sorted(ANCHORS)[1:])
+@pytest.mark.parametrize("creativity", [1.0, 2.0])
 def test_the_steps_start_at_the_strength_and_end_near_no_noise(creativity: float) -> None:
     wanted = recipe(creativity)
     _, steps = loaded().scheduler(wanted)

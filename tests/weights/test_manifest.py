@@ -15,7 +15,6 @@ MANIFEST = read_manifest()
 UPSCALERS = [entry for entry in MANIFEST.entries.values() if entry.kind is Kind.UPSCALER]
 HYPER_PARAMETERS: dict[str, dict[str, Any]] = {
     "fidelity-x4": {"num_conv": 32},
-    "perceptual-x4": {"num_conv": 32},
     "RealESRGAN_x4plus": {"num_block": 23, "scale": 4},
     "realesr-general-x4v3": {"num_conv": 32},
     "realesr-general-wdn-x4v3": {"num_conv": 32},

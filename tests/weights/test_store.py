@@ -6,9 +6,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from server.disk import write_whole
 from server.errors import Conflict, Unavailable
 from server.weights.manifest import File
-from server.disk import write_whole
 from server.weights.store import Store, sha256_of
 
 DIGEST = hashlib.sha256(b"weights").hexdigest()

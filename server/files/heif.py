@@ -1,0 +1,208 @@
+"""The boxes of an HEIF file (ISO/IEC 14496-12 and 23008-12), as far as they tell what is in it."""
+
+from collections.abc import Iterator
+
+CODECS = {
+    "hvc1": "image/heic",
+    "hev1": "image/heic",
+    "lhv1": "image/heic",
+    "av01": "image/avif",
+}
+"""Types of coded items and of tracks' samples that are read."""
+OTHER_CODECS = {
+    "avc1": "H.264",
+    "vvc1": "H.266 (VVC)",
+    "evc1": "EVC",
+    "j2k1": "JPEG 2000",
+    "jpeg": "JPEG",
+    "mjpg": "JPEG",
+    "unci": "uncompressed pictures",
+    "mski": "uncompressed masks",
+    "jxl ": "JPEG XL",
+}
+"""Those that are not."""
+_BRANDS = {
+    "avif": "image/avif",
+    "avis": "image/avif",
+    "heic": "image/heic",
+    "heix": "image/heic",
+    "heim": "image/heic",
+    "heis": "image/heic",
+    "hevc": "image/heic",
+    "hevx": "image/heic",
+    "hevm": "image/heic",
+    "hevs": "image/heic",
+}
+"""Brands that name a codec. Generic ones (mif1, msf1, miaf, …) only say that it is HEIF."""
+_GENERIC = {"mif1", "mif2", "mif3", "msf1", "miaf", "unif", "pict", "1pic"}
+
+_DERIVED = ("grid", "iovl", "iden")
+"""Types of items that are put together from others."""
+
+_MOST_BOXES = 10_000
+_MOST_ITEMS = 10_000
+_FULL = 4
+"""Bytes of a version and flags, with which some boxes begin."""
+
+
+def is_bmff(data: bytes) -> bool:
+    return data[4:8] == b"ftyp"
+
+
+def brands(data: bytes) -> list[str]:
+    """The major one, then all compatible ones of the whole first box."""
+    start, end = _first(data)
+    body = data[start : min(end, len(data))]
+    return [_text(body[place : place + 4]) for place in (0, *range(8, len(body) - 3, 4)) if len(body) >= place + 4]
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether it says to be one; what is in it may still be anything."""
+    return is_bmff(data) and bool({*_GENERIC, *_BRANDS} & set(brands(data)))
+
+
+def codec(data: bytes) -> str | None:
+    """How the main picture is coded, as four letters: by its item, through what it is put together from, else by the
+    first track. None where the file does not say so in what there is of it."""
+    meta = next(_find(data, b"meta"), None)
+    if meta is not None and (found := _codec_of_items(data, meta[0] + _FULL, meta[1])):
+        return found
+    return next(_codecs_of_tracks(data), None)
+
+
+def sniff(data: bytes) -> str | None:
+    """The MIME type: what codes the pictures counts; where that is not among the first bytes, the brands."""
+    if not is_heif(data):
+        return None
+    coded = codec(data)
+    if coded is not None:
+        return CODECS.get(coded)
+    return next((_BRANDS[brand] for brand in brands(data) if brand in _BRANDS), None)
+
+
+def auxiliaries(data: bytes) -> list[str]:
+    """What the pictures beside the main one are for: the URNs of boxes `auxC`, and "tmap" for a gain map's item."""
+    meta = next(_find(data, b"meta"), None)
+    if meta is None:
+        return []
+    start, end = meta[0] + _FULL, meta[1]
+    found = ["tmap"] if "tmap" in _items(data, start, end).values() else []
+    for properties in _find(data, b"iprp", start, end):
+        for container in _find(data, b"ipco", *properties):
+            for place, stop in _find(data, b"auxC", *container):
+                found.append(_text(data[place + _FULL : stop].split(b"\0")[0]))
+    return found
+
+
+def pictures(data: bytes) -> int:
+    """Those that stand for themselves: not hidden, and neither parts nor companions of others."""
+    meta = next(_find(data, b"meta"), None)
+    if meta is None:
+        return 1
+    start, end = meta[0] + _FULL, meta[1]
+    parts = {part for each in _references(data, start, end, b"dimg").values() for part in each}
+    companions = {
+        owner for kind in (b"thmb", b"auxl", b"cdsc", b"base") for owner in _references(data, start, end, kind)
+    }
+    hidden = _hidden(data, start, end)
+    coded = {number for number, kind in _items(data, start, end).items() if kind in (*CODECS, *_DERIVED)}
+    return max(1, len(coded - parts - companions - hidden))
+
+
+def _hidden(data: bytes, start: int, end: int) -> set[int]:
+    found = set()
+    for place, stop in _find(data, b"iinf", start, end):
+        place += _FULL + (2 if data[place : place + 1] == b"\0" else 4)
+        for item, _ in _find(data, b"infe", place, stop):
+            width = 2 if data[item] == 2 else 4
+            if data[item + 3] & 1:
+                found.add(int.from_bytes(data[item + _FULL : item + _FULL + width], "big"))
+    return found
+
+
+def _codec_of_items(data: bytes, start: int, end: int) -> str | None:
+    items = _items(data, start, end)
+    if not items:
+        return None
+    known = {*CODECS, *OTHER_CODECS}
+    main = _primary(data, start, end)
+    if (coded := items.get(main)) in known:
+        return coded
+    parts = _references(data, start, end, b"dimg").get(main, [])
+    candidates = [items[part] for part in parts if part in items] + list(items.values())
+    return next((each for each in candidates if each in known), None)
+
+
+def _items(data: bytes, start: int, end: int) -> dict[int, str]:
+    """Types by number, of the box `iinf`."""
+    found: dict[int, str] = {}
+    for place, stop in _find(data, b"iinf", start, end):
+        place += _FULL + (2 if data[place : place + 1] == b"\0" else 4)
+        for item, item_end in _find(data, b"infe", place, stop):
+            version = data[item] if item < len(data) else 0
+            if version < 2 or len(found) >= _MOST_ITEMS:
+                continue
+            width = 2 if version == 2 else 4
+            number = int.from_bytes(data[item + _FULL : item + _FULL + width], "big")
+            kind = item + _FULL + width + 2
+            if kind + 4 <= item_end:
+                found[number] = _text(data[kind : kind + 4])
+    return found
+
+
+def _primary(data: bytes, start: int, end: int) -> int:
+    for place, _ in _find(data, b"pitm", start, end):
+        width = 2 if data[place : place + 1] == b"\0" else 4
+        return int.from_bytes(data[place + _FULL : place + _FULL + width], "big")
+    return -1
+
+
+def _references(data: bytes, start: int, end: int, kind: bytes) -> dict[int, list[int]]:
+    """Items that each item is made of."""
+    found: dict[int, list[int]] = {}
+    for place, stop in _find(data, b"iref", start, end):
+        width = 2 if data[place : place + 1] == b"\0" else 4
+        for at, at_end in _find(data, kind, place + _FULL, stop):
+            owner = int.from_bytes(data[at : at + width], "big")
+            first = at + width + 2
+            places = range(first, min(at_end - width + 1, first + width * _MOST_ITEMS), width)
+            found[owner] = [int.from_bytes(data[each : each + width], "big") for each in places]
+    return found
+
+
+def _codecs_of_tracks(data: bytes) -> Iterator[str]:
+    known = {*CODECS, *OTHER_CODECS}
+    for movie in _find(data, b"moov"):
+        for track in _find(data, b"trak", *movie):
+            inner = [track]
+            for name in (b"mdia", b"minf", b"stbl", b"stsd"):
+                inner = [found for each in inner for found in _find(data, name, *each)]
+            for start, _ in inner:
+                kind = _text(data[start + _FULL + 4 + 4 : start + _FULL + 4 + 8])
+                if kind in known:
+                    yield kind
+
+
+def _first(data: bytes) -> tuple[int, int]:
+    return next(_find(data, b"ftyp"), (len(data), len(data)))
+
+
+def _find(data: bytes, name: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
+    """Where the contents of boxes of that name begin and end, among those in that part of the file."""
+    end = len(data) if end is None else min(end, len(data))
+    for _ in range(_MOST_BOXES):
+        if start + 8 > end:
+            return
+        length, head = int.from_bytes(data[start : start + 4], "big"), 8
+        if length == 1:  # 64 bits follow
+            length, head = int.from_bytes(data[start + 8 : start + 16], "big"), 16
+        stop = end if length == 0 else start + length  # 0: up to the end
+        if stop < start + head:
+            return
+        if data[start + 4 : start + 8] == name:
+            yield start + head, min(stop, end)
+        start = stop
+
+
+def _text(data: bytes) -> str:
+    return data.decode("latin-1")
