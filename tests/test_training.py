@@ -292,8 +292,11 @@ def test_the_path_is_still_there_after_training_and_in_the_file(
     assert end_of_path(trained, grey).abs().max() < 1e-6
 
 
-def test_a_trained_network_gets_a_path_and_smooth_colour(folder: Path, tmp_path: Path) -> None:
+def test_a_trained_network_gets_a_path_and_smooth_colour(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained, that is, like one whose channels repeat each other, and whose chroma is nearest-neighbour."""
+    monkeypatch.setattr(colour, "MEASURED", 16)
     torch.manual_seed(4)
     net = network.Compact(features=32, depth=4)
     network.initialise(net)
@@ -301,24 +304,55 @@ def test_a_trained_network_gets_a_path_and_smooth_colour(folder: Path, tmp_path:
         for layer in net.body:
             if isinstance(layer, torch.nn.Conv2d) and layer.in_channels == 32:
                 layer.weight[:, 16:] *= 1e-3
-    torch.save({"params_ema": net.state_dict()}, tmp_path / "plain.pt")
+    state = {"params_ema": net.state_dict(), "architecture": net.architecture, "step": 7}
+    torch.save(state, tmp_path / "plain.pt")
     assert colour.find(net) is None
-    colour.main(["--pictures", str(folder), "--start", str(tmp_path / "plain.pt"), "--out", str(tmp_path / "start.pt")])
-    given = network.Compact(features=32, depth=4)
-    given.load_state_dict(torch.load(tmp_path / "start.pt", weights_only=True)["params_ema"])
-    assert colour.find(given) is not None
 
+    def main(start: str, out: str) -> network.Compact:
+        paths = ["--start", str(tmp_path / start), "--out", str(tmp_path / out)]
+        colour.main(["--pictures", str(folder), "--pairs", "24", *paths])
+        written = torch.load(tmp_path / out, weights_only=True)
+        assert written["step"] == 7
+        given = network.Compact(features=32, depth=4)
+        given.load_state_dict(written["params_ema"])
+        return given
+
+    given = main("plain.pt", "start.pt")
+    rooms = colour.find(given)
+    assert rooms is not None
     ramp = torch.linspace(0, 1, 24)[None, None, None].expand(1, 1, 24, 24)
     image = torch.cat([ramp, 1 - ramp, torch.full_like(ramp, 0.5)], 1)
     with torch.no_grad():
-        old, new = net(image), given(image)
-    luma = torch.tensor(colour.LUMA)[None, :, None, None]
-    assert ((new - old) * luma).sum(1).abs().max() < 0.05, "what the others stand in for is kept"
-    mesh = [_mesh(colour.chroma(result)) for result in (old, new)]
+        mesh = [_mesh(colour.chroma(each(image))) for each in (net, given)]
+        grey = given(ramp.expand(1, 3, 24, 24))
     assert mesh[0] > 3 and mesh[1] < 1.2, mesh
-    with pytest.raises(SystemExit, match="has its path for colour already"):
-        paths = ["--start", str(tmp_path / "start.pt"), "--out", str(tmp_path / "again.pt")]
-        colour.main(["--pictures", str(folder), *paths])
+    assert (grey.amax(1) - grey.amin(1)).max() < 1e-5, "chroma comes from the path alone"
+
+    again = main("start.pt", "again.pt")
+    assert colour.find(again) == rooms
+    for name, value in given.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+
+
+def test_the_last_layer_becomes_the_one_of_least_squares() -> None:
+    torch.manual_seed(6)
+    net, better = network.Compact(features=16, depth=4), network.Compact(features=16, depth=4)
+    network.initialise(net)
+    colour.lay(net, colour.last_channels(net))
+    better.load_state_dict(net.state_dict())
+    with torch.no_grad():  # luma alone, which may come from everywhere
+        change = 0.05 * torch.randn(16, 16, 3, 3)
+        better.body[-1].weight.copy_(change.repeat(3, 1, 1, 1))  # type: ignore[operator, union-attr]
+        lr = torch.rand(6, 3, 24, 24)
+        hr = better(lr)
+        wanted = hr - colour.chroma(hr - torch.nn.functional.interpolate(lr, scale_factor=4))
+    rooms = colour.find(net)
+    assert rooms is not None
+    fit = colour.Fit(net, rooms[-1])
+    fit.add(lr, wanted)
+    fit.apply()
+    with torch.no_grad():
+        assert (net(lr) - wanted).abs().max() < 2e-3
 
 
 def _mesh(image: torch.Tensor) -> float:
