@@ -174,7 +174,7 @@ class Fit:
         assert last.bias is not None
         luma = torch.tensor(LUMA)
         for tensor in (last.weight, last.bias):
-            by_colour = tensor.unflatten(0, (3, SCALE**2))
+            by_colour = tensor.view(3, SCALE**2, *tensor.shape[1:])
             by_colour.copy_(torch.einsum("c,c...->...", luma, by_colour).expand_as(by_colour).clone())
         weight = torch.linalg.solve(_ridged(self._inputs), self._targets).T.float()
         last.weight[:, self.room] += weight.reshape(-1, len(self.room), 3, 3)

@@ -69,7 +69,7 @@ def _end(rng: np.random.Generator) -> Floats:
 
 def _reduced(image: Floats) -> Floats:
     side = len(image) // SCALE
-    return image.reshape(side, SCALE, side, SCALE, 3).mean(axis=(1, 3))
+    return np.asarray(image.reshape(side, SCALE, side, SCALE, 3).mean(axis=(1, 3)))
 
 
 def _levels(image: Floats) -> Pixels:
