@@ -23,7 +23,6 @@ _SIGMA = 2.0
 _REACH = math.ceil(3 * _SIGMA)
 _MOST_ROWS = 64
 """Source rows that are worked on at a time, so that floats of a whole band never exist."""
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def locked(
@@ -108,17 +107,6 @@ class _Lock:
             missing -= len(part)
         whole: Samples = parts[0] if len(parts) == 1 else np.concatenate(parts)  # type: ignore[assignment]
         return whole
-
-
-def with_colour_of(bands: Iterator[Samples], enlarged: Iterator[Samples], depth: Depth) -> Iterator[Samples]:
-    """Rows with the brightness of `bands` and the colour of `enlarged`, in `depth`: both the same picture in the same
-    size, in bands of any heights. Grey stays what `bands` has."""
-    for ours, theirs in aligned(bands, enlarged):
-        mine, other = _floats(ours), _floats(theirs)
-        if mine.shape[2] == 3:
-            other += ((mine - other) @ _LUMA)[..., None]
-            mine = other
-        yield to_depth(mine, depth)
 
 
 def mixed(first: Iterator[Samples], second: Iterator[Samples], share: float, depth: Depth) -> Iterator[Samples]:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from server.colourlock import aligned, locked, mixed, with_colour_of
+from server.colourlock import aligned, locked, mixed
 from server.kernels import Kernel, load
 from server.resample import resample
 from tests.pictures import noise, scene
@@ -99,21 +99,6 @@ def test_our_own_code_does_the_same(scale: int, channels: int, depth: type[Any])
     plain, own = (joined(locked(banded(result, 8 * scale), source, scale, depth, each)) for each in (None, kernel))
     assert abs(plain.astype(int) - own).max() <= 1 and (plain != own).mean() < 0.01
     assert own.dtype == depth
-
-
-def test_colour_comes_from_one_and_brightness_from_the_other() -> None:
-    enlarged = scene(32, 24)
-    grey = np.array([0.299, 0.587, 0.114])
-    sharp = np.clip(enlarged.astype(int) + (noise(24, 32, 1).astype(int) // 16 - 8) + np.array([9, -4, 0]), 0, 255)
-    result = joined(with_colour_of(banded(sharp.astype(np.uint8), 5), banded(enlarged, 7), np.uint16)) / 257
-    assert abs(result @ grey - sharp @ grey).max() < 0.01
-    ours, theirs = (result - (result @ grey)[..., None]), (enlarged - (enlarged @ grey)[..., None])
-    assert abs(ours - theirs).max() < 0.01
-
-
-def test_grey_keeps_its_brightness_alone() -> None:
-    sharp, enlarged = noise(9, 8, 1), noise(9, 8, 1, np.uint16)
-    assert np.array_equal(joined(with_colour_of(banded(sharp, 2), banded(enlarged, 3), np.uint8)), sharp)
 
 
 def test_two_pictures_are_mixed_in_any_bands_and_depths() -> None:

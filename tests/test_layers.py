@@ -14,7 +14,7 @@ ROOMS = ("engine", "files", "weights", "kernels")
 """Folders whose files are parts of one thing, and build on each other: each has a level of its own."""
 
 LEVELS = (
-    ("__init__", "files.change", "engine", "files", "weights", "kernels.build", "kernels.binding"),
+    ("__init__", "files.change", "engine", "files", "weights", "detailnet", "kernels.build", "kernels.binding"),
     (
         "errors",
         "disk",
@@ -83,7 +83,7 @@ WORKER_HALF = {"kernels", "kernels.__main__", "kernels.build", "kernels.binding"
 WORKER_HALF |= {"kernels.colour"}
 WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
 WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
-WORKER_HALF |= {"refiners", "colourlock", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
+WORKER_HALF |= {"detailnet", "refiners", "colourlock", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
 WORKER_HALF |= {"engine.engine", "engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs"}
 WORKER_HALF |= {"engine.residents", "pipeline", "sweep"}
 WORKER_HALF |= {"upscaler", "worker"}

@@ -1,4 +1,4 @@
-"""The training's promises: runs that resume as if unbroken, a schedule, twins that mix, and files that load."""
+"""The training's promises: runs that resume as if unbroken, a schedule, and files that load."""
 
 import csv
 import json
@@ -11,21 +11,19 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from scipy.ndimage import gaussian_filter
 
+from server.detailnet import DetailNet
 from server.shim import SRVGGNetCompact
-from training import aim, data, export, fidelity, network, perceptual, plot, precision, run
 from training import all as all_
-from training.aim import Aim
-from training.discriminator import Discriminator
+from training import colour, data, export, fidelity, network, plot, precision, refiner, run
 from training.muon import optimizers
 from training.pair import Pixels
 
 TINY: dict[str, Any] = {
     "num_in_ch": 3,
     "num_out_ch": 3,
-    "num_feat": 8,
-    "num_conv": 2,
+    "num_feat": 16,
+    "num_conv": 3,
     "upscale": 4,
     "act_type": "prelu",
 }
@@ -42,11 +40,11 @@ def scene(seed: int, h: int = 288, w: int = 320) -> Pixels:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network, a critic and a window that a test can afford."""
+    """Networks and a window that a test can afford."""
     monkeypatch.setattr(data, "WINDOW", 6)
     monkeypatch.setattr(precision, "ROUNDS", 1)
-    monkeypatch.setattr(fidelity, "Compact", lambda: network.Compact(features=8, depth=2))
-    monkeypatch.setattr(perceptual, "Discriminator", lambda: Discriminator(features=4))
+    monkeypatch.setattr(fidelity, "Compact", lambda: network.Compact(features=16, depth=3))
+    monkeypatch.setattr(refiner, "DetailNet", lambda: DetailNet((8, 16), (1, 1), 16))
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 def start(tmp_path: Path) -> Path:
     """A fidelity network of the tiny kind, as a bundled file."""
     torch.manual_seed(5)
-    net = network.Compact(features=8, depth=2)
+    net = network.Compact(features=16, depth=3)
     network.initialise(net)
     save_file(net.state_dict(), tmp_path / "start.safetensors")
     return tmp_path / "start.safetensors"
@@ -79,11 +77,9 @@ def train_fidelity(folder: Path, out: Path, *, steps: int) -> dict[str, Any]:
     return checkpoint(out)
 
 
-def train_perceptual(
-    folder: Path, out: Path, start: Path, *, steps: int, teacher: Path | None = None
-) -> dict[str, Any]:
-    options = ["--start", str(start), "--alone", "2", *(["--teacher", str(teacher)] if teacher else [])]
-    perceptual.main(["--pictures", str(folder), "--out", str(out), "--steps", str(steps), *SIZES, *options])
+def train_refiner(folder: Path, out: Path, start: Path, *, steps: int) -> dict[str, Any]:
+    arguments = ["--start", str(start), "--out", str(out), "--steps", str(steps), *SIZES]
+    refiner.main(["--pictures", str(folder), *arguments])
     return checkpoint(out)
 
 
@@ -102,7 +98,7 @@ def test_the_trained_network_is_the_one_that_is_served() -> None:
     served.load_state_dict(ours.state_dict(), strict=True)
     image = torch.rand(2, 3, 12, 10)
     assert torch.allclose(ours(image), served(image), atol=1e-6)
-    assert ours.architecture == TINY | {"num_conv": 3}
+    assert ours.architecture == TINY | {"num_feat": 8}
 
 
 def test_the_precision_of_a_run_is_one_of_two() -> None:
@@ -116,6 +112,7 @@ def test_learning_rate_warms_up_holds_and_decays_to_zero() -> None:
     assert rates[run.WARMUP_STEPS : 8001] == pytest.approx([1] * (8001 - run.WARMUP_STEPS))
     assert rates[9000] == pytest.approx(0.5)
     assert rates[10_000] == 0
+    assert [run.rate(step, 1000, 10, 0.5) for step in (499, 750, 1000)] == pytest.approx([1, 0.5, 0])
 
 
 def test_the_loss_of_the_target_itself_is_zero() -> None:
@@ -124,7 +121,7 @@ def test_the_loss_of_the_target_itself_is_zero() -> None:
     assert fidelity.loss_of(image + 0.1, image) > 0.1
 
 
-@pytest.mark.parametrize("kind", ["fidelity", "perceptual"])
+@pytest.mark.parametrize("kind", ["fidelity", "refiner"])
 def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(
     folder: Path,
     tmp_path: Path,
@@ -134,13 +131,13 @@ def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run, "SAVE_EVERY", 3)
-    for trainer in (fidelity, perceptual):  # no race, which either format may win
+    for trainer in (fidelity, refiner):  # no race, which either format may win
         monkeypatch.setattr(trainer, "fastest", lambda device: torch.float32)
 
     def train(out: Path) -> dict[str, Any]:
         if kind == "fidelity":
             return train_fidelity(folder, out, steps=5)
-        return train_perceptual(folder, out, start, steps=5, teacher=start)
+        return train_refiner(folder, out, start, steps=5)
 
     unbroken = train(tmp_path / "unbroken")
     assert unbroken["step"] == 5
@@ -159,34 +156,35 @@ def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(
     resumed = train(tmp_path / "stopped")
     assert "resuming at step 3" in capsys.readouterr().out
     for key, tensor in unbroken["params_ema"].items():
-        assert not torch.equal(tensor, stopped["params_ema"][key]) or "weight" not in key
+        if kind == "fidelity" and key.endswith("weight"):
+            assert not torch.equal(tensor, stopped["params_ema"][key])
         torch.testing.assert_close(tensor, resumed["params_ema"][key], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["fidelity", "perceptual"])
+@pytest.mark.parametrize("kind", ["fidelity", "refiner"])
 def test_either_precision_trains(
     folder: Path, tmp_path: Path, start: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends = []
     for dtype in (torch.float32, torch.bfloat16):
-        for trainer in (fidelity, perceptual):
+        for trainer in (fidelity, refiner):
             monkeypatch.setattr(trainer, "fastest", lambda device, dtype=dtype: dtype)
         out = tmp_path / str(dtype)
         if kind == "fidelity":
             state = train_fidelity(folder, out, steps=3)
         else:
-            state = train_perceptual(folder, out, start, steps=3)
+            state = train_refiner(folder, out, start, steps=3)
         assert all(tensor.dtype == torch.float32 for tensor in state["params"].values())
-        ends.append(state["params"]["body.2.weight"])
+        ends.append(state["params"]["body.2.weight" if kind == "fidelity" else "enter.weight"])
     torch.testing.assert_close(*ends, rtol=0, atol=1e-3)
     assert not torch.equal(*ends)
 
 
 def test_both_networks_by_one_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(all_, "SIZES", SIZES)
-    steps = ["--fidelity-steps", "2", "--perceptual-steps", "1"]
+    steps = ["--fidelity-steps", "2", "--refiner-steps", "1"]
     all_.main(["--pictures", str(folder), "--out", str(tmp_path), "--device", "cpu", *steps])
-    assert [checkpoint(tmp_path / kind)["step"] for kind in ("fidelity", "perceptual")] == [2, 1]
+    assert [checkpoint(tmp_path / kind)["step"] for kind in ("fidelity", "refiner")] == [2, 1]
 
 
 def test_a_new_rate_counts_for_a_resumed_run(folder: Path, tmp_path: Path) -> None:
@@ -195,45 +193,6 @@ def test_a_new_rate_counts_for_a_resumed_run(folder: Path, tmp_path: Path) -> No
         fidelity.main(arguments)
     expected = 5e-4 * run.rate(3, 4)
     assert checkpoint(tmp_path / "run")["optimizers"][0]["param_groups"][0]["lr"] == pytest.approx(expected)
-
-
-def test_the_aim_is_between_the_start_and_the_teacher_or_the_truth(start: Path) -> None:
-    own, teacher = network.load(start), network.load(start)
-    lr, hr = torch.rand(2, 3, 16, 16) * 0.4 + 0.3, torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        teacher.body[-1].bias.add_(0.1)  # type: ignore[operator]
-        mine, theirs = own(lr).clamp(0, 1), teacher(lr).clamp(0, 1)
-    torch.testing.assert_close(Aim(own, teacher, 0.25, 0)(lr, hr, True), 0.75 * mine + 0.25 * theirs)
-    for each in (Aim(own, teacher, 0.25, 0), Aim(own, None, 0.25, 0)):
-        torch.testing.assert_close(each(lr, hr, False), 0.75 * mine + 0.25 * hr)
-    torch.testing.assert_close(Aim(own, None, 0.25, 0)(lr, hr, True), 0.75 * mine + 0.25 * hr)
-
-
-def test_energy_measures_how_much_detail_there_is_and_not_which() -> None:
-    generator = torch.Generator().manual_seed(0)
-    noise = 0.1 * torch.randn(2, 3, 64, 64, generator=generator)
-    flat = torch.full_like(noise, 0.5, requires_grad=True)
-    assert perceptual.energy(flat).shape == (2, 3, 8, 8) and perceptual.energy(flat).max() < 0.01
-    other = torch.roll(noise, 8, dims=3)
-    inner = slice(2, -2)
-    assert 0.08 < perceptual.energy(noise).mean() < 0.11
-    torch.testing.assert_close(
-        perceptual.energy(0.5 + other)[..., inner, inner],
-        torch.roll(perceptual.energy(0.5 + noise), 1, dims=3)[..., inner, inner],
-    )
-    perceptual.energy(flat).sum().backward()  # type: ignore[no-untyped-call]
-    assert flat.grad is not None and flat.grad.isfinite().all(), "also where there is none"
-
-
-def test_sharpening_is_an_unsharp_mask(start: Path) -> None:
-    own = network.load(start)
-    edge = torch.full((1, 3, 64, 64), 0.25)
-    edge[..., 32:] = 0.75
-    lr = edge[..., ::4, ::4]
-    plain, sharp = Aim(own, None, 1, 0)(lr, edge, False), Aim(own, None, 1, 0.5)(lr, edge, False)
-    torch.testing.assert_close(plain, edge)
-    soft = torch.from_numpy(gaussian_filter(edge[0, 0].double().numpy(), aim.SIGMA, mode="mirror", radius=aim.RADIUS))
-    torch.testing.assert_close(sharp[0, 0].double(), (1.5 * edge[0, 0] - 0.5 * soft).clamp(0, 1), atol=1e-6, rtol=0)
 
 
 def test_muon_makes_updates_of_inner_weights_orthogonal(start: Path) -> None:
@@ -249,99 +208,160 @@ def test_muon_makes_updates_of_inner_weights_orthogonal(start: Path) -> None:
     assert change.square().mean().sqrt() == pytest.approx(0.2e-2, rel=0.3), "as large as AdamW's"
 
 
-def test_the_perceptual_network_learns_from_its_teacher(folder: Path, tmp_path: Path, start: Path) -> None:
-    """Not to be as good, which takes hours; but that what it says gets nearer to what the teacher says."""
-    torch.manual_seed(1)
-    teacher = network.load(start)
-    with torch.no_grad():
-        teacher.body[-1].bias.add_(0.3)  # type: ignore[operator]
-    save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
-    alone = ["--clean", "0", "--light", "0", "--recompressed", "0", "--screenshot", "0"]
-    arguments = ["--lr", "1e-2", *alone, "--share", "1", "--sharpen", "0"]
-    paths = ["--start", str(start), "--teacher", str(tmp_path / "teacher.safetensors"), "--out", str(tmp_path / "run")]
-    perceptual.main(["--pictures", str(folder), "--steps", "20", *SIZES, *paths, *arguments])
-    image = torch.rand(1, 3, 16, 16)
-    with torch.no_grad():
-        before, aim = network.load(start)(image), teacher(image)
-        after = network.Compact(features=8, depth=2)
-        after.load_state_dict(checkpoint(tmp_path / "run")["params"])
-        assert (after(image) - aim).abs().mean() < 0.8 * (before - aim).abs().mean()
-
-
-def test_a_log_line_has_losses_and_a_validation(folder: Path, tmp_path: Path, start: Path) -> None:
-    train_perceptual(folder, tmp_path / "run", start, steps=3)
+def test_a_log_line_has_losses_and_a_validation(folder: Path, tmp_path: Path) -> None:
+    train_fidelity(folder, tmp_path / "run", steps=3)
     (line,) = log(tmp_path / "run")
-    assert line.keys() >= {
-        "step",
-        "loss",
-        "pixel",
-        "features",
-        "fooled",
-        "caught",
-        "lr",
-        "psnr_clean",
-        "psnr_degraded",
-        "niqe",
-    }
+    assert line.keys() >= {"step", "loss", "lr", "psnr_clean", "psnr_degraded", "niqe"}
     assert 5 < line["psnr_degraded"] < 60
 
 
-def test_twins_mix_linearly_from_one_end_to_the_other(folder: Path, tmp_path: Path, start: Path) -> None:
-    train_perceptual(folder, tmp_path / "run", start, steps=3)
-    fidelity_state = network.load(start).state_dict()
-    perceptual_state = network.load(tmp_path / "run" / "latest.pt").state_dict()
-    assert fidelity_state.keys() == perceptual_state.keys()
-    image = torch.rand(1, 3, 16, 16)
+def test_the_loss_sees_colour_that_luma_hides() -> None:
+    """Chroma and luma errors of the same size in RGB's mean square; the eye's luma has none of the first."""
+    target = torch.full((1, 3, 32, 32), 0.5)
+    coloured = target + 0.02 * torch.tensor([1.0, -0.299 / 0.587, 0.0])[None, :, None, None]
+    grey = target + (coloured - target).square().mean().sqrt()
+    assert fidelity.loss_of(coloured, target) - (coloured - target).abs().mean() > 0.01
+    assert colour.chroma(grey - target).abs().max() < 1e-6
+    torch.testing.assert_close(colour.chroma(coloured - target), coloured - target)
 
-    def mixed(share: float) -> torch.Tensor:
-        net = network.Compact(features=8, depth=2)
-        net.load_state_dict(
-            {key: torch.lerp(fidelity_state[key], perceptual_state[key], share) for key in fidelity_state}
-        )
-        with torch.no_grad():
-            output: torch.Tensor = net(image)
-        return output
 
-    ends = [mixed(0.0), mixed(1.0)]
-    assert not torch.equal(*ends)
+def test_the_loss_sees_a_mean_that_moves_under_noise() -> None:
+    noise = 0.1 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    noise -= torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(noise, 16), scale_factor=16)
+    target = torch.full_like(noise, 0.5)
+    moved = fidelity.loss_of(target + noise + 0.02, target) - fidelity.loss_of(target + noise, target)
+    assert moved > 0.02, "which L1 alone hardly notices"
+
+
+def test_what_is_whiter_than_white_is_no_error() -> None:
+    for end, beyond in ((1.0, 1.3), (0.0, -0.3)):
+        target = torch.full((1, 3, 16, 16), end)
+        assert fidelity.loss_of(torch.full_like(target, beyond), target) == 0
+        assert fidelity.loss_of(torch.full_like(target, 0.6), target) > 0.3
+
+
+@pytest.fixture
+def coloured() -> network.Compact:
+    """A network from nothing with its path; the rest of it is noise."""
+    torch.manual_seed(3)
+    net = network.Compact(features=16, depth=4)
+    network.initialise(net)
+    colour.lay(net, colour.last_channels(net))
+    return net
+
+
+def end_of_path(net: network.Compact, image: torch.Tensor) -> torch.Tensor:
+    rooms = colour.find(net)
+    assert rooms is not None
     with torch.no_grad():
-        assert torch.equal(ends[0], network.load(start)(image))
-    middle = (mixed(0.5) - (ends[0] + ends[1]) / 2).abs().max()
-    assert middle < 0.1 * (ends[0] - ends[1]).abs().max(), "they must lie in one basin"
+        for layer in list(net.body)[:-1]:
+            image = layer(image)
+    return image[:, rooms[-1]]
 
 
-@pytest.mark.parametrize("critic_side", [64, 96])
-def test_the_discriminator_judges_every_pixel(critic_side: int) -> None:
-    torch.manual_seed(0)
-    critic = Discriminator(features=4)
-    logits, features = critic(torch.rand(2, 3, critic_side, critic_side))
-    assert logits.shape == (2, 1, critic_side, critic_side)
-    assert [each.shape[1] for each in features] == [4, 8, 16, 32, 4]
+def test_the_path_carries_how_colour_changes(coloured: network.Compact) -> None:
+    image = torch.rand(2, 3, 9, 12)
+    found = end_of_path(coloured, image)
+    differences = image[:, [0, 2]] - image[:, 1:2]
+    along_x, along_y = torch.zeros(2, 2, 9, 12), torch.zeros(2, 2, 9, 12)
+    along_x[..., 1:] = differences[..., 1:] - differences[..., :-1]
+    along_y[..., 1:, :] = differences[..., 1:, :] - differences[..., :-1, :]
+    before = torch.cat([along_x, along_y], 1)
+    after = torch.zeros_like(before)
+    after[:, :2, :, :-1] = along_x[..., 1:]
+    after[:, 2:, :-1] = along_y[..., 1:, :]
+    torch.testing.assert_close(found, torch.cat([before, after], 1), atol=1e-5, rtol=0)
 
 
-def test_the_discriminators_losses() -> None:
-    torch.manual_seed(0)
-    critic = Discriminator(features=4)
-    image = torch.rand(2, 3, 32, 32)
-    same = perceptual.compare(critic(image), critic(image))
-    assert same["features"] < 0.2  # spectral normalisation moves a little with every call
-    other = perceptual.compare(critic(torch.rand(2, 3, 32, 32)), critic(image))
-    assert other["features"] > 2 * same["features"]
-    sure = torch.full((2, 1, 4, 4), 9.0)
-    right, wrong = (
-        perceptual.compare((-sure, [sure]), (sure, [sure])),
-        perceptual.compare((sure, [sure]), (-sure, [sure])),
-    )
-    assert right["caught"] < 0.01 < 17 < wrong["caught"]
-    assert right["fooled"] > 8 and wrong["fooled"] < 0.01
+def test_the_path_is_empty_on_grey_and_on_flat_ground_up_to_the_border(coloured: network.Compact) -> None:
+    grey = torch.rand(1, 1, 10, 10).expand(1, 3, 10, 10)
+    flat = torch.tensor([0.9, 0.1, 0.4])[None, :, None, None].expand(1, 3, 10, 10)
+    for image in (grey, flat):
+        assert end_of_path(coloured, image).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize(("size", "side"), [(192, 96), (68, 64)])
-def test_the_discriminator_sees_a_window_of_half_the_batch(size: int, side: int) -> None:
-    image = torch.zeros(4, 3, size, size)
-    window = perceptual.judged(image, np.random.default_rng(3))
-    assert image[window].shape == (2, 3, side, side)
-    assert window == perceptual.judged(image, np.random.default_rng(3))
+def test_the_path_is_still_there_after_training_and_in_the_file(
+    folder: Path, tmp_path: Path, coloured: network.Compact
+) -> None:
+    state = train_fidelity(folder, tmp_path / "run", steps=3)
+    trained = network.Compact(features=16, depth=3)
+    trained.load_state_dict({key: tensor.half().float() for key, tensor in state["params_ema"].items()})
+    rooms = colour.find(trained)
+    assert rooms is not None and [len(room) for room in rooms] == [5, 8, 4, 8]
+    grey = torch.rand(1, 1, 10, 10).expand(1, 3, 10, 10)
+    assert end_of_path(trained, grey).abs().max() < 1e-6
+
+
+def test_a_trained_network_gets_a_path_and_smooth_colour(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained, that is, like one whose channels repeat each other, and whose chroma is nearest-neighbour."""
+    monkeypatch.setattr(colour, "MEASURED", 16)
+    torch.manual_seed(4)
+    net = network.Compact(features=32, depth=4)
+    network.initialise(net)
+    with torch.no_grad():
+        for layer in net.body:
+            if isinstance(layer, torch.nn.Conv2d) and layer.in_channels == 32:
+                layer.weight[:, 16:] *= 1e-3
+    state = {"params_ema": net.state_dict(), "architecture": net.architecture, "step": 7}
+    torch.save(state, tmp_path / "plain.pt")
+    assert colour.find(net) is None
+
+    def main(start: str, out: str) -> network.Compact:
+        paths = ["--start", str(tmp_path / start), "--out", str(tmp_path / out)]
+        colour.main(["--pictures", str(folder), "--pairs", "24", *paths])
+        written = torch.load(tmp_path / out, weights_only=True)
+        assert written["step"] == 7
+        given = network.Compact(features=32, depth=4)
+        given.load_state_dict(written["params_ema"])
+        return given
+
+    given = main("plain.pt", "start.pt")
+    rooms = colour.find(given)
+    assert rooms is not None
+    ramp = torch.linspace(0, 1, 24)[None, None, None].expand(1, 1, 24, 24)
+    image = torch.cat([ramp, 1 - ramp, torch.full_like(ramp, 0.5)], 1)
+    with torch.no_grad():
+        mesh = [_mesh(colour.chroma(each(image))) for each in (net, given)]
+        grey = given(ramp.expand(1, 3, 24, 24))
+    assert mesh[0] > 3 and mesh[1] < 1.2, mesh
+    assert (grey.amax(1) - grey.amin(1)).max() < 1e-5, "chroma comes from the path alone"
+
+    again = main("start.pt", "again.pt")
+    assert colour.find(again) == rooms
+    for name, value in given.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+
+
+def test_the_last_layers_chroma_becomes_the_one_of_least_squares_and_its_luma_stays() -> None:
+    torch.manual_seed(6)
+    net, better = network.Compact(features=16, depth=4), network.Compact(features=16, depth=4)
+    network.initialise(net)
+    colour.lay(net, colour.last_channels(net))
+    rooms = colour.find(net)
+    assert rooms is not None
+    better.load_state_dict(net.state_dict())
+    lr = torch.rand(6, 3, 24, 24)
+    luma = torch.tensor(colour.LUMA)[None, :, None, None]
+    with torch.no_grad():
+        better.body[-1].weight[:, rooms[-1]] += 0.1 * torch.randn(48, 8, 3, 3)  # type: ignore[index, operator, union-attr]
+        before, nearest = net(lr), torch.nn.functional.interpolate(lr, scale_factor=4)
+        # Of what `better` adds, what comes from the path.
+        wanted = nearest + better(lr) - before
+        fit = colour.Fit(net, rooms[-1])
+        fit.add(lr, wanted)
+        fit.apply()
+        after = net(lr)
+    torch.testing.assert_close((after * luma).sum(1), (before * luma).sum(1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(colour.chroma(after), colour.chroma(wanted), atol=1e-3, rtol=0)
+
+
+def _mesh(image: torch.Tensor) -> float:
+    """Mean step at the borders of source pixels, of the mean of the other steps."""
+    steps = image.diff(dim=3).abs().mean((0, 1, 2))[4:-4]
+    at_borders = torch.arange(4, 4 + len(steps)) % 4 == 3
+    return float(steps[at_borders].mean() / steps[~at_borders].mean())
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:

@@ -191,25 +191,33 @@ def test_a_teacher_is_told_which_pairs_are_damaged() -> None:
     assert torch.allclose(torch.nn.functional.avg_pool2d(damaged.taught, SCALE), 1 - damaged.lr, atol=0.01)
 
 
+@pytest.mark.usefixtures("small_window")
+def test_plain_pairs_come_whole_and_grey_ones_are_grey() -> None:
+    for lr, hr, taught in stream(0, 3, Mix(clean=1, light=0, plain=1)):
+        assert (torch.nn.functional.avg_pool2d(hr, SCALE) - lr).abs().max() < 0.01
+        assert torch.equal(taught, hr)
+    for lr, hr, _ in stream(0, 3, Mix(clean=1, light=0, grey=1)):
+        assert all((image.amax(1) - image.amin(1)).max() == 0 for image in (lr, hr))
+
+
 def test_it_needs_no_more_than_torch_and_numpy(packed: Packed, tmp_path: Path) -> None:
     """What the machine lacks is made impossible to import; then the parts of a run are put together."""
     packed.save(tmp_path / "a.npz")
     code = f"""
 import sys
-for name in {["PIL", "cv2", "basicsr", "scipy", "safetensors", "matplotlib", "torchvision", "server"]!r}:
+for name in {["PIL", "cv2", "basicsr", "scipy", "safetensors", "matplotlib", "torchvision", "structlog"]!r}:
     sys.modules[name] = None
 from pathlib import Path
 import torch
 import training.all
 from training import gpu, network, pictures
-from training.aim import Aim
 from training.packed import Packed
 from training.pair import Mix
 packed = Packed.load(Path({str(tmp_path / "a.npz")!r}))
 gpu.WINDOW = 2
 net = network.Compact(features=4, depth=1).requires_grad_(False)
-options = dict(batch=2, lr_crop=16, fresh=1, device=torch.device("cpu"), teacher=Aim(net, net, 0.5, 1.0))
-batch = next(gpu.batches(packed.train, packed.drawn, Mix(clean=0, light=0), 0, 0, **options))
+options = dict(batch=2, lr_crop=16, fresh=1, device=torch.device("cpu"), teacher=lambda lr, hr, bad: net(lr))
+batch = next(gpu.batches(packed.train, packed.drawn, Mix(clean=0, light=0, plain=0.5), 0, 0, **options))
 print(*batch.taught.shape, *pictures.load_validation(Path({str(tmp_path / "a.npz")!r})).measure(net))
 """
     root = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training import data, degrade, drawn
+from training import data, degrade, drawn, plain
 from training.pair import HR_SIZE, LR_SIZE, Batch, Mix, Pixels
 from training.window import window_at
 
@@ -159,3 +159,44 @@ def test_drawn_targets_come_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -
     pairs = data.Pairs([scene(0)], Mix(clean=1, light=0, drawn=0.3), seed=0)
     black = sum(not pairs[number][1].any() for number in range(100))
     assert 20 <= black <= 40
+
+
+def test_plain_pairs_are_a_function_of_the_seed_and_keep_every_mean() -> None:
+    flat = 0
+    for seed in range(60):
+        lr, hr = plain.pair(np.random.default_rng(seed))
+        lr_again, hr_again = plain.pair(np.random.default_rng(seed))
+        assert np.array_equal(lr, lr_again) and np.array_equal(hr, hr_again)
+        assert lr.shape == (LR_SIZE, LR_SIZE, 3) and hr.shape == (HR_SIZE, HR_SIZE, 3)
+        mean = hr.reshape(LR_SIZE, 4, LR_SIZE, 4, 3).mean((1, 3))
+        assert np.abs(mean - lr).max() <= 1
+        flat += int(np.ptp(hr, axis=(0, 1)).max() == 0)
+    assert 12 < flat < 36
+
+
+def test_ramps_are_soft_and_go_every_way() -> None:
+    slopes = []
+    for seed in range(40):
+        _, hr = plain.ramp(np.random.default_rng(seed))
+        steps = [np.abs(np.diff(hr.astype(int), axis=axis)) for axis in (0, 1)]
+        assert max(step.max() for step in steps) <= 255 / 12 + 2, "half of the shortest period is twelve pixels"
+        slopes.append([step.mean() > 0.05 for step in steps])
+    assert [True, False] in slopes and [False, True] in slopes and [True, True] in slopes
+
+
+def test_the_mix_says_how_many_pairs_are_plain_and_how_many_grey() -> None:
+    pictures = [scene(0), scene(1)]
+    stream = data.Pairs(pictures, Mix(clean=1, light=0, plain=0.3, grey=0.5), 1)
+    pairs = [stream[number][:2] for number in range(120)]
+    grey = sum(bool((hr == hr[..., :1]).all()) for _, hr in pairs)
+    assert all(np.array_equal(lr[..., 0], lr[..., 2]) for lr, hr in pairs if (hr == hr[..., :1]).all())
+    assert 40 < grey < 95
+    with pytest.raises(SystemExit, match="shares must not be negative"):
+        Mix(clean=1, light=0, plain=1.2)
+
+
+def test_a_grey_picture_is_its_luma() -> None:
+    picture = scene(0, 8, 8)
+    grey = plain.without_colour(picture)
+    assert np.abs(grey[..., 0].astype(int) - np.asarray(Image.fromarray(picture).convert("L"))).max() <= 1
+    assert (grey == grey[..., :1]).all()

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from training import degrade
+from training import degrade, plain
 from training.drawn import Pages
 from training.pair import HR_SIZE, LR_SIZE, Batch, Mix, Pixels, Teacher, to_pixels, to_tensor
 from training.window import window_at
@@ -38,8 +38,13 @@ class Pairs(Dataset[tuple[Pixels, Pixels, bool]]):
 
     def __getitem__(self, number: int) -> tuple[Pixels, Pixels, bool]:
         rng = np.random.default_rng((self.seed, number))
+        # Nothing is drawn from the generator for shares of 0, so that older streams stay what they were.
+        if self.mix.plain and rng.random() < self.mix.plain:
+            return *plain.pair(rng), False
         source = self.pages if rng.random() < self.mix.drawn else self.pictures
         hr = crop(source[int(rng.integers(len(source)))], rng)
+        if self.mix.grey and rng.random() < self.mix.grey:
+            hr = plain.without_colour(hr)
         damage = degrade.choose(self.mix, rng)
         return damage(hr, rng), hr, damage is degrade.second_order
 

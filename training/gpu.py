@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from training import plain
 from training.jpeg import jpeg
 from training.pair import LR_SIZE, SCALE, Batch, Mix, Pixels, Teacher
 from training.window import window_at
@@ -47,15 +48,20 @@ def batches(
 
     def enter(number: int) -> tuple[Tensor, Tensor, Tensor]:
         g = torch.Generator().manual_seed(hash_of(seed, number))
+        if mix.plain and uniform(g) < mix.plain:
+            rng = np.random.default_rng((seed, number))
+            small, large = (np.stack(each) for each in zip(*(plain.pair(rng) for _ in range(GROUP)), strict=True))
+            lr, hr = (torch.from_numpy(each).to(device).permute(0, 3, 1, 2) for each in (small, large))
+            return lr, hr, hr if teacher is None else _taught(teacher, lr.float(), hr.float(), False)
         source = sources[1] if len(drawn) and uniform(g) < mix.drawn else sources[0]
         hr = source[torch.randint(len(source), (GROUP,), generator=g).to(device)]
         image = hr.permute(0, 3, 1, 2).float()
+        if mix.grey and uniform(g) < mix.grey:
+            image = without_colour(image)
         damage = choose(mix, g)
         lr = damage(image, g).round().clamp(0, 255)
-        taught = image
-        if teacher:
-            taught = (teacher(lr / 255, image / 255, damage is second_order) * 255).round().clamp(0, 255)
-        return lr.byte(), image.byte(), taught.byte()
+        taught = image.byte() if teacher is None else _taught(teacher, lr, image, damage is second_order)
+        return lr.byte(), image.byte(), taught
 
     numbers = window_at(step, fresh, WINDOW)
     following = max(numbers) + 1
@@ -69,6 +75,16 @@ def batches(
             for part, new in zip(window, enter(number), strict=True):
                 part[place : place + GROUP] = new
         following += fresh
+
+
+def _taught(teacher: Teacher, lr: Tensor, hr: Tensor, damaged: bool) -> Tensor:
+    return (teacher(lr / 255, hr / 255, damaged) * 255).round().clamp(0, 255).byte()
+
+
+def without_colour(image: Tensor) -> Tensor:
+    """Grey, as three equal channels."""
+    luma = torch.einsum("c,nchw->nhw", torch.tensor(plain.LUMA, device=image.device), image)
+    return luma.round()[:, None].expand_as(image)
 
 
 def choose(mix: Mix, g: Generator) -> Damage:

@@ -26,6 +26,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--recompressed", type=float, default=0.05, help="share of pairs compressed twice")
     options.add_argument("--screenshot", type=float, default=0.05, help="share of pairs reduced as screens do it")
     options.add_argument("--drawn", type=float, default=0.1, help="share of targets drawn by a program")
+    options.add_argument("--plain", type=float, default=0.0, help="share of pairs that are flat colours and ramps")
+    options.add_argument("--grey", type=float, default=0.0, help="share of the other pairs that lose their colour")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--workers", type=int, default=1, help="processes that make pairs")
     options.add_argument("--device", default="cpu")
@@ -34,7 +36,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def batches(args: argparse.Namespace, step: int, teacher: Teacher | None = None) -> Iterator[Batch]:
     """The batches of training step `step` and those after it, made where the training runs."""
-    mix = Mix(args.clean, args.light, args.recompressed, args.screenshot, args.drawn)
+    mix = Mix(args.clean, args.light, args.recompressed, args.screenshot, args.drawn, args.plain, args.grey)
     device = torch.device(args.device)
     if device.type == "cuda":
         from training import gpu

@@ -29,10 +29,15 @@ class Mix:
     recompressed: float = 0.0
     screenshot: float = 0.0
     drawn: float = 0.0
+    plain: float = 0.0
+    """Share of pairs with next to nothing in them: flat colours and ramps (`plain.py`)."""
+    grey: float = 0.0
+    """Share of the others that lose their colour."""
 
     def __post_init__(self) -> None:
         shares = (self.clean, self.light, self.recompressed, self.screenshot)
-        if min(*shares, self.drawn) < 0 or sum(shares) > 1 or self.drawn > 1:
+        others = (self.drawn, self.plain, self.grey)
+        if min(*shares, *others) < 0 or sum(shares) > 1 or max(others) > 1:
             raise SystemExit(f"{self}: shares must not be negative, nor be more than 1 together")
 
 

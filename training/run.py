@@ -4,7 +4,7 @@
     OUT/stable.pt    the same, just before the rate decays: where a longer run can take over
     OUT/log.jsonl    losses every 100 steps, a validation every 500
 
-The rate is warm-up, constant, linear to zero over the last fifth.
+The rate is warm-up, constant, linear to zero over the last fifth, unless the trainer says another share.
 """
 
 import copy
@@ -44,6 +44,7 @@ class Run(Generic[_Net]):
         steps: int,
         companions: Mapping[str, nn.Module] | None = None,
         warmup: int = WARMUP_STEPS,
+        decay: float = DECAY_SHARE,
     ) -> None:
         self.out = out
         self.net = net
@@ -53,6 +54,7 @@ class Run(Generic[_Net]):
         self.companions = companions or {}
         self.steps = steps
         self.warmup = warmup
+        self.decay = decay
         self.step = 0
         out.mkdir(parents=True, exist_ok=True)
         if (out / "latest.pt").exists():
@@ -68,9 +70,9 @@ class Run(Generic[_Net]):
         """Run to the end. `batches` starts with the batch of step `self.step`; `update` takes one optimizer step."""
         collected: list[Losses] = []
         started = time.monotonic()
-        decay_from = self.steps - round(self.steps * DECAY_SHARE)
+        decay_from = self.steps - round(self.steps * self.decay)
         while self.step < self.steps:
-            self._set_rates(rate(self.step, self.steps, self.warmup))
+            self._set_rates(rate(self.step, self.steps, self.warmup, self.decay))
             collected.append(update(next(batches).to(device)))
             self.step += 1
             self._average()
@@ -124,10 +126,9 @@ class Run(Generic[_Net]):
         os.replace(partial, self.out / name)
 
 
-def rate(step: int, steps: int, warmup: int = WARMUP_STEPS) -> float:
-    """Share of the peak rate at a step."""
-    decay = max(1, round(steps * DECAY_SHARE))
-    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / decay))
+def rate(step: int, steps: int, warmup: int = WARMUP_STEPS, decay: float = DECAY_SHARE) -> float:
+    """Share of the peak rate at a step; the last `decay` of the steps bring it down."""
+    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / max(1, round(steps * decay))))
 
 
 def _means(collected: list[Losses]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.colourlock import aligned, locked, mixed, with_colour_of
+from server.colourlock import aligned, locked, mixed
 from server.files.picture import Samples
 from server.models.base import Model
 from server.pipeline.base import Context, has_alpha, has_real_alpha
@@ -85,13 +85,10 @@ def _colours(ctx: Context, samples: Samples, depth: Depth) -> Iterator[Samples]:
 
 def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Iterator[Samples]:
     """One network's result, in colours that are the source's."""
+    if model.name == FIDELITY:  # it keeps them by itself
+        return _network(ctx, model, samples, depth)
     bands = _network(ctx, model, samples, np.uint16)
-    if model.name != FIDELITY:
-        return locked(bands, samples, model.facts.scale, depth, ctx.kernel)
-    # NOTE: fidelity-x4 repeats the colour of a source pixel in all that it becomes; brightness alone is its own.
-    h, w = samples.shape[:2]
-    size = w * model.facts.scale, h * model.facts.scale
-    return with_colour_of(bands, resized(Stream.of(samples), size, np.uint16, ctx.kernel).bands, depth)
+    return locked(bands, samples, model.facts.scale, depth, ctx.kernel)
 
 
 def _network(ctx: Context, model: Model, samples: Samples, dtype: Depth) -> Iterator[NDArray[Any]]:

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from server.creativity import recipe
+from server.detailnet import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
 from server.errors import ModelNotFound
-from server.refiners.bundled import RESIDUAL_SCALE, TRAIN_STEPS, BundledRefiner, DetailNet, load, signal_and_noise
+from server.refiners.bundled import BundledRefiner, load
 from server.weights.catalog import FOLDER
 
 CPU = torch.device("cpu")
