@@ -190,7 +190,7 @@ class Fit:
         sums = sums.flatten(1)
         shift = inverse @ sums.T @ torch.linalg.inv(sums @ inverse @ sums.T)
         weight = free + shift @ (_straight() - sums @ free)
-        return weight.T.reshape(-1, len(self.room), 3, 3)
+        return torch.as_tensor(weight.T.reshape(-1, len(self.room), 3, 3))
 
 
 def _straight() -> Tensor:
