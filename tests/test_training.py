@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from server.detailnet import DetailNet
 from server.shim import SRVGGNetCompact
+from server.weights.catalog import FOLDER
 from training import all as all_
 from training import colour, data, export, fidelity, network, plot, precision, refiner, run
 from training.muon import optimizers
@@ -345,7 +346,11 @@ def test_the_last_layers_chroma_becomes_the_one_of_least_squares_and_its_luma_st
     lr = torch.rand(6, 3, 24, 24)
     luma = torch.tensor(colour.LUMA)[None, :, None, None]
     with torch.no_grad():
-        better.body[-1].weight[:, rooms[-1]] += 0.1 * torch.randn(48, 8, 3, 3)  # type: ignore[index, operator, union-attr]
+        drawn = 0.1 * torch.randn(48, 8, 9)
+        for which, sums in enumerate(colour._straight().float()):  # a straight ramp must become a straight ramp
+            both = drawn[:, [which, which + 4]]
+            drawn[:, [which, which + 4]] += ((sums - both.sum((1, 2))) / 18)[:, None, None]
+        better.body[-1].weight[:, rooms[-1]] += drawn.reshape(48, 8, 3, 3)  # type: ignore[index, operator, union-attr]
         before, nearest = net(lr), torch.nn.functional.interpolate(lr, scale_factor=4)
         # Of what `better` adds, what comes from the path.
         wanted = nearest + better(lr) - before
@@ -355,6 +360,28 @@ def test_the_last_layers_chroma_becomes_the_one_of_least_squares_and_its_luma_st
         after = net(lr)
     torch.testing.assert_close((after * luma).sum(1), (before * luma).sum(1), atol=1e-4, rtol=0)
     torch.testing.assert_close(colour.chroma(after), colour.chroma(wanted), atol=1e-3, rtol=0)
+
+
+def test_the_bundled_network_leaves_alone_what_must_not_change() -> None:
+    net = network.load(FOLDER / "bundled" / "fidelity-x4.safetensors")
+    assert colour.find(net) is not None
+
+    def levels(image: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return net(image).clamp(0, 1).mul(255).round()
+
+    assert levels(torch.ones(1, 3, 48, 55)).min() == 255
+    assert levels(torch.zeros(1, 3, 24, 24)).max() == 0
+    for period in (16, 32):
+        wave = (torch.arange(64) % period * 2 / period - 1).abs()[:, None].expand(64, 64)
+        for ramp in (wave, wave.T):
+            image = ramp.mul(255).round().div(255).expand(1, 3, 64, 64)
+            result = levels(image)
+            assert (result.mean() - 255 * image.mean()).abs() < 1
+            assert (result.amax(1) - result.amin(1)).max() <= 1
+    coarse = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    image = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(0, 1)
+    assert _mesh(colour.chroma(levels(image))) < 1.1
 
 
 def _mesh(image: torch.Tensor) -> float:
