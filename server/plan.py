@@ -105,6 +105,8 @@ def estimate(plan: Plan, params: Params, seconds: float | None) -> Estimate:
     # Their encoders want the whole picture; of animations it is compared with the one before.
     held = 4 * w * h if params.format in ("webp", "avif", "gif") or plan.frames > 1 else 0
     memory = (sum(sources) or 3 * plan.source[0] * plan.source[1]) + bands + held
+    if not plan.passes:
+        seconds = 0.0
     return Estimate(
         None if seconds is None else round(seconds, 1),
         memory,

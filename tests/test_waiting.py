@@ -151,7 +151,7 @@ def test_a_runware_caller_who_waits_at_the_end_is_told_to_ask_again(config: Make
     task = {"taskType": "imageUpscale", "taskUUID": TASK, "inputImage": image, "upscaleFactor": 2}
     answer = at_the_end(create_app(made), "/v1", [task], waits_for(worker, "runware"))
     (error,) = answer.json()["errors"]
-    assert (answer.status_code, error["code"], error["taskUUID"]) == (400, "timeoutProvider", TASK)
+    assert (answer.status_code, error["code"], error["taskUUID"]) == (400, "providerTimeout", TASK)
     assert error["message"] == "The server is restarting. It goes on: use getResponse."
 
 

@@ -80,7 +80,7 @@ def test_a_head_beyond_the_bounds_is_refused_in_our_words(live: Live, parts: lis
     ("path", "words"),
     [
         ("/api/v3/predictions/x", b'"code":431,"message":"the request\'s head'),
-        ("/v1", b'{"errors":[{"code":"requestTooLarge"'),
+        ("/v1", b'{"errors":[{"code":"maxRequestSizeExceeded"'),
     ],
 )
 def test_a_head_beyond_the_bounds_is_refused_in_the_dialects_words(live: Live, path: str, words: bytes) -> None:

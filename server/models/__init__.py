@@ -79,9 +79,9 @@ def _build(
     # Pixels that were unshuffled make one position of the network.
     work = sum(each.numel() for each in state.values()) / facts.multiple**2
     if kernel is not None and device.type == "cpu" and dtype is torch.float32:
-        return Model(name, sha256, arch.NAME, facts, device, dtype, work, arch.fast(net, facts, kernel), _run)
+        return Model(name, sha256, arch.NAME, facts, device, dtype, arch.fast(net, facts, kernel), _run, work)
     net = net.to(device, dtype).to(memory_format=torch.channels_last)
-    return Model(name, sha256, arch.NAME, facts, device, dtype, work, net, arch.forward)
+    return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward, work)
 
 
 def _run(net: Network, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -63,10 +63,10 @@ class Model:
     facts: Facts
     device: torch.device
     dtype: torch.dtype
-    work: float
-    """Multiplications for a source pixel, about: the number of weights, where each is used once for a pixel."""
     _net: nn.Module | Network
     _forward: Forward
+    work: float = 1.0
+    """Multiplications for a source pixel, about: the number of weights, where each is used once for a pixel."""
     _exact: nn.Module | None = field(default=None, repr=False)
 
     @property
