@@ -536,7 +536,9 @@ def test_doctor_says_what_there_is(run: Run, tmp_path: Path) -> None:
     (facts,) = lines(outcome)
     assert facts["upscale-server"] == __version__
     assert facts["device"].endswith(("float32", "bfloat16")) and "(cpu)" in facts["device"]
-    assert facts["weights fidelity-x4"].startswith("verified, ")
+    assert facts["weights fidelity-x4"].startswith("bundled, verified, ")
+    assert facts["weights RealESRGAN_x4plus"] == "package, fp16, verified, 713ee713b035…"
+    assert facts["speed"].startswith("not measured yet")
     assert facts["model auto"] == "fidelity-x4"
     assert facts["data folder"].startswith(f"{tmp_path}/data, ") and facts["data folder"].endswith(" GB free")
     assert all(name in facts for name in ("Python", "system", "torch", "libvips", "database"))

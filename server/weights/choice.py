@@ -124,8 +124,8 @@ def _within(
     if frames > 1:
         note = f"an animation on a CPU: {FIDELITY} instead of {large}, which can be asked for by its name"
         return replace(_faithful(params), note=note)
-    if limits.seconds == 0:
-        return replace(_faithful(params), note=f"UPSCALE_AUTO_LIMIT_S is 0, so {FIDELITY} was taken instead of {large}")
+    if limits.seconds == 0:  # the operator has switched it off: nothing to explain
+        return _faithful(params)
     estimated = seconds(choice)
     if estimated is None or estimated <= limits.seconds:
         return choice
