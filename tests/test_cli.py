@@ -398,7 +398,7 @@ def test_the_page_that_was_taken_is_told(run: Run, tmp_path: Path) -> None:
 def prepared(config: MakeConfig) -> tuple[Config, Jobs, list[Job]]:
     """A data folder with a waiting, a running and a failed job, the oldest first."""
     made = config()
-    jobs = Jobs(open_database(made.database), lease_s=60)
+    jobs = Jobs(open_database(made.database), lease_s=made.lease_s)
     common: dict[str, Any] = {"dialect": "native", "owner": "local", "source_key": "0" * 32}
     waiting = Job(**common, params=Params(target="4k", format="webp"), created_at=2.0)
     running = Job(**common, params=Params(scale=2.5), created_at=1.0)
