@@ -254,8 +254,8 @@ def test_a_tile_that_would_be_all_halo_is_made_larger(make: MakeCatalog, folder:
 
 def test_a_job_gets_the_network_it_names(catalog: Catalog, folder: Path) -> None:
     install(folder)
-    blend = catalog.choose(Params(scale=4, model="best"))
-    assert (blend.name, blend.shape, blend.verify()) == ("best", catalog.get("best").shape, DIGEST)
+    found = catalog.choose(Params(scale=4, model="best"))
+    assert (found.name, found.main.shape, found.verify()) == ("best", catalog.get("best").shape, DIGEST)
     with pytest.raises(ModelNotFound, match="there is no model 'worst'"):
         catalog.choose(Params(scale=4, model="worst"))
     with pytest.raises(InvalidField, match="^best has no denoise strength; realesr-general-x4v3 has$"):
