@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from server.creativity import recipe
@@ -30,7 +31,6 @@ def small() -> DetailNet:
 
 
 def test_the_schedule_is_the_one_of_diffusers() -> None:
-    from diffusers import DDIMScheduler
 
     theirs = DDIMScheduler(num_train_timesteps=TRAIN_STEPS, beta_schedule="squaredcos_cap_v2").alphas_cumprod
     signal, noise = signal_and_noise(torch.arange(TRAIN_STEPS))
@@ -106,3 +106,24 @@ def test_the_bundled_file_is_small_and_says_what_it_is() -> None:
     assert BUNDLED.stat().st_size < 32_000_000
     parameters = sum(tensor.numel() for tensor in load_file(BUNDLED).values())
     assert 5_000_000 < parameters < 15_000_000
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 9, 14, 154, 1000])
+def test_its_steps_are_those_of_diffusers(count: int) -> None:
+    theirs: Any = DDIMScheduler(
+        num_train_timesteps=TRAIN_STEPS,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
+    theirs.set_timesteps(count)
+    ours = Ddim(count)
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    generator = torch.Generator().manual_seed(count)
+    latent, noise, clean = torch.randn(3, 1, 3, 4, 4, generator=generator)
+    first = ours.timesteps[:1]
+    torch.testing.assert_close(ours.add_noise(latent, noise, first), theirs.add_noise(latent, noise, first))
+    for step in ours.timesteps[:: max(1, count // 20)]:
+        expected = theirs.step(clean, step, latent, return_dict=False)[0]
+        torch.testing.assert_close(ours.step(clean, step, latent)[0], expected, atol=1e-3, rtol=0)
