@@ -63,7 +63,7 @@ class Bench:
         self._config = Config(data_dir=folder, device=device)
         self._folder = folder
         self.upscaler = Upscaler(self._config, Catalog(self._config.weights_path))
-        self.model = self.upscaler.load(Params(scale=4.0))
+        self.model = self.upscaler.load(Params(scale=4.0)).model
 
     def job(self, data: bytes, scale: float, format_: FormatName) -> tuple[float, Context]:
         target = self._folder / f"result-{threading.get_ident()}"

@@ -12,6 +12,7 @@ uvicorn's protocols, with bounds of our own:
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -41,6 +42,9 @@ MAX_FRAGMENTS = 4096
 _SMALL_PIECE, _LARGE_PIECE = 1024, 65536
 _MANY_EVENTS = 100
 """In one piece: the next one is small then."""
+_LONGEST_LINE = 512
+_LINE = re.compile(rb"[^ ]{1,64} (/[^ ]*)")
+"""A method and an address."""
 _LINGER_S = 2.0
 """How long what a refused caller still sends is read and dropped. Closed at once, it would often lose the answer."""
 
@@ -101,6 +105,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._over = False
         """Refused: what still comes is dropped."""
         self._head_bytes = self._fields = self._idle_bytes = self._events = 0
+        self._begun = b""
+        """How the latest piece began: where the parser knows no method, it does not come to the address."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -138,6 +144,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _read(self, piece: bytes) -> int:
         self._events = 0
         self._idle_bytes += len(piece)
+        self._begun = piece[:_LONGEST_LINE]
         super().data_received(piece)
         # What the parser keeps without telling: a field that has not ended, or what surrounds chunks.
         if self._idle_bytes > MAX_HEAD_BYTES and not self._over:
@@ -208,7 +215,8 @@ class HttpProtocol(HttpToolsProtocol):
     def url_path(self) -> str:
         """Of the latest request, as far as it has come; perhaps it is none."""
         try:
-            return (httptools.parse_url(self.url).path or b"/").decode("ascii", "replace")
+            address = self.url or _LINE.match(self._begun)[1]  # type: ignore[index]
+            return (httptools.parse_url(address).path or b"/").decode("ascii", "replace")
         except (httptools.HttpParserError, AttributeError, TypeError):
             return "/"
 

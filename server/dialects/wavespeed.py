@@ -158,7 +158,8 @@ def to_params(model: str, body: dict[str, Any]) -> Params:
         return Params(
             target=read_choice(body, "target_resolution", _TARGETS, "4k"),
             format=read_choice(body, "output_format", VENDOR_FORMATS, "jpeg"),
-            creativity=None if body.get("creativity") is None else read_number(body, "creativity", 0.0),
+            # 0 is the vendor's default, so that it means the same whether it is said or not.
+            creativity=read_number(body, "creativity", 0.0) or None,
         )
     faces = Faces() if read_flag(body, "face_enhance") else None
     # The vendor's own ComfyUI node calls it guidance_scale.

@@ -397,8 +397,8 @@ def test_the_older_api_scales_and_answers_with_its_own_type(live: Live, picture:
 def test_the_older_apis_model_runs_if_it_is_installed() -> None:
     for name in (ANIME, "RealESRNet_x4plus"):
         assert novita.to_legacy_params(legacy(b"", model_name=name), ["fidelity-x4", name]).model == name
-        assert novita.to_legacy_params(legacy(b"", model_name=name), ["fidelity-x4"]).model == "auto"
-    assert novita.to_legacy_params(legacy(b"", model_name=SHARP), ["fidelity-x4", ANIME]).model == "auto"
+        assert novita.to_legacy_params(legacy(b"", model_name=name), ["fidelity-x4"]).model == "real-esrgan"
+    assert novita.to_legacy_params(legacy(b"", model_name=SHARP), ["fidelity-x4", ANIME]).model == "real-esrgan"
     assert novita.to_legacy_params(legacy(b""), []).format == "png"
 
 

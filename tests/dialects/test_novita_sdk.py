@@ -93,7 +93,7 @@ def test_a_cancelled_task_has_failed(server: Live, client: NovitaClient, picture
 
 def test_a_task_in_test_mode_is_understood(server: Live, client: NovitaClient, picture: Picture) -> None:
     for status in ("TASK_STATUS_SUCCEED", "TASK_STATUS_FAILED"):
-        hook = {"url": "http://127.0.0.1:9", "test_mode": {"enabled": True, "return_task_status": status}}
+        hook = {"url": "https://hooks.invalid/", "test_mode": {"enabled": True, "return_task_status": status}}
         sent = client._post(UPSCALER, {"image": inline(picture()), "extra": {"webhook": hook}})
         assert client.wait_for_task_v3(sent["task_id"]).task.status.value == status
 

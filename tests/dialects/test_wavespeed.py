@@ -92,7 +92,8 @@ def test_w1_submit_created_poll_completed_outputs_without_auth_and_urls_get_is_a
 
 def test_defaults_are_the_documented_ones() -> None:
     upscaler = wavespeed.to_params(wavespeed.UPSCALER, {"image": "x"})
-    assert (upscaler.target, upscaler.format, upscaler.creativity) == ("4k", "jpeg", 0.0)
+    assert (upscaler.target, upscaler.format, upscaler.creativity) == ("4k", "jpeg", None)
+    assert wavespeed.to_params(wavespeed.UPSCALER, {"image": "x", "creativity": -1}).creativity == -1
     esrgan = wavespeed.to_params(wavespeed.ESRGAN, {"image": "x"})
     assert (esrgan.scale, esrgan.format, esrgan.faces) == (4.0, "png", None)
     assert wavespeed.to_params(wavespeed.ESRGAN, {"image": "x", "face_enhance": True}).faces == Faces()

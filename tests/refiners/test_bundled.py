@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from server.creativity import recipe
 from server.detailnet import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
 from server.errors import ModelNotFound
-from server.refiners.bundled import BundledRefiner, load
+from server.refiners.bundled import BundledRefiner, Ddim, load
 from server.weights.catalog import FOLDER
 
 CPU = torch.device("cpu")
