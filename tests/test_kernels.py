@@ -575,9 +575,9 @@ from server.worker import memory_bytes
 
 config = Config(device="cpu", dtype="fp32", weights_dir=Path(sys.argv[1]).parent)
 upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)
-small = upscaler.load(Params(scale=4, model=sys.argv[2]))
+small = upscaler.load(Params(scale=4, model=sys.argv[2])).model
 before = memory_bytes()
-large = upscaler.load(Params(scale=4, model=sys.argv[1]))
+large = upscaler.load(Params(scale=4, model=sys.argv[1])).model
 during, weights = memory_bytes(), large.weight_bytes
 del small, large
 upscaler._residents._keep_s = 0.0
@@ -594,5 +594,5 @@ def test_the_transformed_weights_go_back_to_the_system_at_rest(tmp_path: Path) -
     done = subprocess.run(run, env=os.environ | MALLOC_ENV, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     before, during, weights, after, models = map(float, done.stdout.splitlines()[-1].split())
-    assert weights > 150e6 and during - before > weights
+    assert weights > 150e6 and during - before > 0.95 * weights
     assert models == 0 and after - before < 0.1 * weights

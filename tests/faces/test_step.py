@@ -60,7 +60,7 @@ def process(model: Model, restore: FaceRestorer, tmp_path: Path) -> Process:
             data=data,
             target=tmp_path / "result",
             engine=Engine(networks.CPU),
-            load=networks.loader(model),
+            load=upscalers.loader(model),
             load_faces=lambda: restore,
             max_source_pixels=10**8,
             max_result_pixels=10**8,
