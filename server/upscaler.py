@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -25,8 +26,8 @@ from server.plan import Size
 from server.rates import REFINER, read_rates, write_rates
 from server.refiners import Refiner
 from server.refiners import load as load_refiner
-from server.weights.catalog import Catalog, Choice, Content, DeviceKind, verify
-from server.weights.choice import FIDELITY, LARGE_X4
+from server.weights.catalog import Catalog, Content, DeviceKind, mix_of, verify
+from server.weights.choice import FIDELITY, LARGE_X4, choose
 from server.weights.faces import face_weights
 from server.weights.manifest import Kind
 from server.weights.own import SUFFIXES
@@ -99,9 +100,19 @@ class Upscaler:
 
     def _load_path(self, params: Params, path: Path) -> Loaded:
         """A checkpoint of the operator's own, named by its file, in the place of a named network."""
+        choice = choose(replace(params, model=str(path)), present=())
+        fidelity = None
+        if choice.fidelity:
+            fidelity = self.load(Params(scale=4.0, model=FIDELITY)).model
+        if choice.fidelity == 1:
+            assert fidelity is not None
+            return Loaded(fidelity.name, fidelity.sha256, "bundled", choice, fidelity, None)
         model = self._load([(path, 1.0)], path.stem, sha256_of(path) if path.is_file() else "")
-        choice = Choice(((path.stem, 1.0),), 0.0, max(0.0, params.creativity or 0.0))
-        return Loaded(model.name, model.sha256, "own", choice, model, None)
+        if fidelity is None:
+            return Loaded(model.name, model.sha256, "own", choice, model, None)
+        parts = (fidelity, choice.fidelity), (model, round(1 - choice.fidelity, 3))
+        name, sha256 = mix_of([(each.name, each.sha256, share) for each, share in parts])
+        return Loaded(name, sha256, None, choice, model, fidelity)
 
     def warm(self) -> None:
         """What the first job would wait for: the networks that run unasked, verified and loaded, and on a CPU their

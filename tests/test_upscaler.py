@@ -138,6 +138,10 @@ def test_a_path_is_a_network_too_but_has_no_denoise(upscaler: Upscaler, tmp_path
     path = save(srvgg(upscale=2), tmp_path / "mine.pth")
     loaded = upscaler.load(Params(scale=4, model=str(path)))
     assert (loaded.name, loaded.sha256, loaded.form, loaded.model.facts.scale) == ("mine", sha256_of(path), "own", 2)
+    strict = upscaler.load(Params(scale=4, model=str(path), creativity=-2))
+    assert (strict.name, strict.choice.creativity) == ("fidelity-x4", -2)
+    half = upscaler.load(Params(scale=4, model=str(path), creativity=-1))
+    assert half.name == "fidelity-x4 0.5 + mine 0.5" and half.fidelity is strict.model
     with pytest.raises(InvalidField, match="mine.pth has no denoise strength"):
         upscaler.load(Params(scale=4, model=str(path), denoise=0.5))
 

@@ -5,7 +5,7 @@ No torch in here: the API half also asks which models exist and what shape their
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -82,9 +82,7 @@ class Blend:
     @property
     def name(self) -> str:
         """As results tell it: the network's, or "realesr-general-x4v3 0.3 + realesr-general-wdn-x4v3 0.7"."""
-        if len(self.parts) == 1:
-            return self.parts[0][0].name
-        return " + ".join(f"{checkpoint.name} {share:g}" for checkpoint, share in self.parts)
+        return mix_of([(checkpoint.name, None, share) for checkpoint, share in self.parts])[0]
 
     @property
     def shape(self) -> Shape:
@@ -93,12 +91,17 @@ class Blend:
     def verify(self) -> str:
         """The SHA-256 of the one network's file, else of the recipe: a line of share, file's hash and name for each.
         Raises ModelNotFound when a file is not the right one."""
-        hashes = [verify(checkpoint) for checkpoint, _ in self.parts]
-        if len(hashes) == 1:
-            return hashes[0]
-        rows = zip(hashes, self.parts, strict=True)
-        recipe = "".join(f"{share:g}  {digest}  {checkpoint.name}\n" for digest, (checkpoint, share) in rows)
-        return hashlib.sha256(recipe.encode()).hexdigest()
+        return mix_of([(each.name, verify(each), share) for each, share in self.parts])[1]
+
+
+def mix_of(parts: Sequence[tuple[str, str | None, float]]) -> tuple[str, str]:
+    """Name and SHA-256 of a mix of (name, SHA-256, share): those of the one part, else of its recipe, which has a line
+    of share, hash and name for each."""
+    if len(parts) == 1:
+        return parts[0][0], parts[0][1] or ""
+    name = " + ".join(f"{name} {share:g}" for name, _, share in parts)
+    recipe = "".join(f"{share:g}  {digest}  {name}\n" for name, digest, share in parts)
+    return name, hashlib.sha256(recipe.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
