@@ -52,6 +52,10 @@ def plain_logs() -> None:
 
 plain_logs()
 
+UMASK = 0o022
+"""The usual one, in which files are for everyone to read: what must be private has to be made so."""
+os.umask(UMASK)
+
 Picture = Callable[..., bytes]
 MakeConfig = Callable[..., Config]
 LiveServer = Callable[..., "Live"]
@@ -68,6 +72,13 @@ def draw(width: int = 32, height: int = 24, mode: str = "RGB", kind: str = "png"
     buffer = io.BytesIO()
     image.save(buffer, kind.upper(), **({"compress_level": 1} if kind == "png" else {}))
     return buffer.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _usual_umask() -> Iterator[None]:
+    """Commands that run in the tests' own process change it."""
+    yield
+    os.umask(UMASK)
 
 
 @pytest.fixture
