@@ -1,4 +1,5 @@
-"""What encoders cost: time, bytes, likeness and memory, for the settings in server/files/save.py and those beside them.
+"""What encoders cost: time, bytes, likeness and memory, for the settings in
+server/images/write/save.py and those beside them.
 
     python -m benchmarks.codecs [--json FILE]
 
@@ -19,8 +20,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyvips
 
-from server.files.picture import Samples
-from server.files.png import save_png
+from server.images.read.open import Samples
+from server.images.write.png import save_png
 
 PHOTO = Path(__file__).parents[1] / "demo" / "photo.jpg"
 SIZE = (4200, 2800)

@@ -1,4 +1,4 @@
-"""Does the rule of `server/content.py` know screens, charts and prints from photographs?
+"""Does the rule of `server/pipeline/content.py` know screens, charts and prints from photographs?
 
     python -m benchmarks.content [--pictures DIR] [--few N] [--json FILE]
 
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks import pages
-from server.content import kind
+from server.pipeline.content import kind
 from training import drawn
 
 PHOTOGRAPHS = ("animal", "artwork", "food", "object", "people", "photo", "texture", "vehicle")

@@ -26,15 +26,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from server import shim  # before facexlib and gfpgan
-from server.device import describe, pick_device
+from server.engine.device import describe, pick_device
 from server.faces import Detector, FaceRestorer, Parser, Paste, RestoredFace, Restorer
 from server.faces.align import align, unfit
 from server.faces.base import SIDE, TEMPLATE, Face
-from server.faces.guard import LikenessGuard
-from server.files.picture import Samples
-from server.job import Faces
-from server.models import load_state
+from server.faces.likeness import LikenessGuard
+from server.images.read.open import Samples
+from server.job.job import Faces
+from server.models import (
+    load_state,
+    shim,  # before facexlib and gfpgan
+)
 
 _ROUNDS = 3
 _SOURCE, _SCALE = (1024, 683), 4

@@ -26,16 +26,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks import pipeline
-from server import device as devices
 from server import refiners
-from server.creativity import recipe
+from server.engine import device as devices
+from server.engine.backends.graphs import Graphs
 from server.engine.engine import Engine
-from server.engine.graphs import Graphs
+from server.job.creativity import recipe
 from server.models import Model, load_model, load_state
-from server.shim import RRDBNet, SRVGGNetCompact
-from server.upscaler import torch_versions
+from server.models.shim import RRDBNet, SRVGGNetCompact
 from server.weights.catalog import FOLDER, Catalog
 from server.weights.refiner import refiner_weights
+from server.worker.upscaler import torch_versions
 
 Samples = NDArray[np.uint8]
 FLOP_PER_PIXEL = {"SRVGG-32": 2_418_048, "RRDBNet-23": 35_853_696}

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.doors import NATIVE, Ask, Seen, inline, png
-from benchmarks.launched import Launched, memory_mib
+from tests.stress.clients import NATIVE, Ask, Seen, inline, png
+from tests.stress.server_process import Launched, memory_mib
 
 POLL_EVERY_S = 1.0
 SUBMIT_LINES = 32

@@ -30,9 +30,9 @@ CASES = ("2048x2048:4:jpeg", "2560x1440:10:jpeg", "2560x1440:10:png", "2560x1440
 def run_case(source: Path, scale: float, format_: str) -> dict[str, Any]:
     """In this process: upscale one picture, and what it took."""
     from server.config import Config
-    from server.job import Params
-    from server.upscaler import Upscaler
+    from server.job.job import Params
     from server.weights.catalog import Catalog
+    from server.worker.upscaler import Upscaler
 
     with tempfile.TemporaryDirectory() as folder:
         config = Config(data_dir=Path(folder))

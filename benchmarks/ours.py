@@ -13,11 +13,11 @@ import pyvips
 from server.config import Config
 from server.engine.engine import Engine
 from server.errors import ModelNotFound
-from server.job import Params
-from server.rates import REFINER
-from server.upscaler import Upscaler
+from server.job.job import Params
 from server.weights.catalog import Catalog, verify
 from server.weights.choice import FIDELITY, LARGE_X4
+from server.weights.rates import REFINER
+from server.worker.upscaler import Upscaler
 from training.pair import SCALE, Pixels
 
 

@@ -34,11 +34,11 @@ import numpy as np
 
 from benchmarks.memory import draw
 from server.config import Config
-from server.job import FormatName, Params
+from server.job.job import FormatName, Params
 from server.launch import MALLOC_ENV
 from server.pipeline import Context
-from server.upscaler import Upscaler
 from server.weights.catalog import Catalog
+from server.worker.upscaler import Upscaler
 
 
 @dataclass(frozen=True)

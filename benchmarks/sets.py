@@ -11,9 +11,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-import server.shim  # noqa: F401 - before basicsr
+import server.models.shim  # noqa: F401 - before basicsr
 from benchmarks import pages
-from server.sweep import telling
+from server.pipeline.preview import telling
 from training.degrade import second_order
 from training.pair import SCALE, Pixels
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.quality import Upscale, network
 from benchmarks.sets import bicubic
-from server.sweep import telling
+from server.pipeline.preview import telling
 from server.weights.catalog import Catalog
 from training.pair import SCALE, Pixels
 

@@ -36,14 +36,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.memory import peak_mib
-from server import device as devices
+from server.engine import device as devices
 from server.engine.engine import Engine
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
-from server.kernels.build import Wanted
+from server.kernels.cpu.build import Wanted
 from server.launch import MALLOC_ENV
 from server.models import load_model, load_state
-from server.shim import RRDBNet, SRVGGNetCompact
+from server.models.shim import RRDBNet, SRVGGNetCompact
 from server.weights.catalog import FOLDER
 
 Samples = NDArray[np.uint8]

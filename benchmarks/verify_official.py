@@ -24,15 +24,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from server import shim  # noqa: F401  # before gfpgan
 from server.config import load_config
-from server.device import pick_device
+from server.engine.device import pick_device
 from server.errors import UpscaleError
 from server.faces import FaceRestorer, Outcome, Paste, RestoredFace, load
 from server.faces.align import align
 from server.faces.base import Face
-from server.files.picture import Samples
-from server.job import Faces
+from server.images.read.open import Samples
+from server.job.job import Faces
+from server.models import shim  # noqa: F401  # before gfpgan
 from server.weights.catalog import Catalog
 from server.weights.faces import FaceWeights, face_weights
 

@@ -1,6 +1,6 @@
 """Tables in the documents, of what the code and the benchmarks' JSON know already: `python -m docs.tables` renews them.
 
-From `<!-- table: NAME -->` to `<!-- end -->` all is replaced. tests/test_docs.py fails when a table is stale.
+From `<!-- table: NAME -->` to `<!-- end -->` all is replaced. tests/docs/test_tables.py fails when a table is stale.
 """
 
 import ast
@@ -15,17 +15,17 @@ import typer
 from pydantic_core import PydanticUndefined
 
 import server.errors
-import server.job
+import server.job.job
+from server.api.dialects import DIALECTS
+from server.api.dialects.base import Telling
+from server.api.dialects.native.openapi import OPERATIONS
+from server.api.openapi.document import document
+from server.api.webhooks import UPLOAD_PAUSES_S, UPLOAD_TIMEOUT_S
 from server.cli import app
 from server.config import PREFIX, Config
-from server.creativity import ANCHORS, Recipe
-from server.dialects import DIALECTS
-from server.dialects.base import Telling
 from server.errors import BY_CODE
-from server.formats import FORMATS
-from server.schemas import document
-from server.schemas.native import OPERATIONS
-from server.webhook import UPLOAD_PAUSES_S, UPLOAD_TIMEOUT_S
+from server.job.creativity import ANCHORS, Recipe
+from server.job.formats import FORMATS
 from server.weights.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent

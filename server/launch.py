@@ -22,11 +22,11 @@ from typing import Any
 
 import structlog
 
-from server.auth import Gate
+from server.api.auth import Gate
 from server.config import Config
-from server.database import migrate, open_database
-from server.jobs import Jobs
-from server.keys import Keys
+from server.db.database import migrate, open_database
+from server.db.jobs import Jobs
+from server.db.keys import Keys
 
 log = structlog.get_logger()
 

@@ -25,17 +25,17 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import Engine
 
-from server.app import create_app
-from server.blobs import Blobs, new_key
+from server.api.app import create_app
+from server.api.protocol import server_of
+from server.blobs.local import Blobs, new_key
 from server.config import Config
-from server.database import metadata, migrate, open_database
+from server.db.database import metadata, migrate, open_database
+from server.db.jobs import Jobs, WorkerInfo
 from server.errors import UpscaleError
-from server.files.picture import read_header
-from server.formats import FORMATS
-from server.job import Job, Result
-from server.jobs import Jobs, WorkerInfo
-from server.plan import result_size
-from server.wire import server_of
+from server.images.read.open import read_header
+from server.job.formats import FORMATS
+from server.job.job import Job, Result
+from server.job.plan import result_size
 
 # The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
 FAST = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}

@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from server.creativity import recipe
-from server.job import Params
+from server.job.creativity import recipe
+from server.job.job import Params
+from server.job.plan import Size
 from server.models import Model, load_model
+from server.models.shim import RRDBNet, SRVGGNetCompact
 from server.pipeline.base import Load, Loaded
-from server.plan import Size
-from server.shim import RRDBNet, SRVGGNetCompact
 from server.weights.catalog import FOLDER, Choice
+from tests.paths import SHARED
 
 CPU = torch.device("cpu")
 BUNDLED = FOLDER / "bundled" / "fidelity-x4.safetensors"
-OFFICIAL = Path(__file__).parents[2] / "shared" / "weights" / "official"
+OFFICIAL = SHARED / "weights" / "official"
 
 
 def official(name: str) -> Path:

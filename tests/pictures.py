@@ -2,7 +2,6 @@
 
 import io
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from server.files.picture import Samples
-from server.stream import Stream
+from server.images.read.open import Samples
+from server.rows.stream import Stream
+from tests.paths import ROOT
 
-FILES = Path(__file__).parent / "files"
+FILES = ROOT / "tests" / "images"
 """What no library that we depend on can write: HEIC, drawn like `scene` and encoded once with pillow-heif."""
 
 Floats = NDArray[np.float64]

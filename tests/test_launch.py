@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from server import launch
-from server.auth import Gate
+from server.api.auth import Gate
 from server.config import Config
-from server.database import open_database
-from server.keys import Keys
+from server.db.database import open_database
+from server.db.keys import Keys
+from server.db.limits import Limits
 from server.launch import API_MALLOC_ENV, MALLOC_ENV, CannotListen, listen, refuse_strangers
-from server.limits import Limits
 from tests.conftest import MakeConfig, Served, draw
 
 

@@ -1,92 +1,40 @@
-"""The arrows of the design: who may import whom. Names are those of `server/`, a plural folder's for all its files."""
+"""The arrows of the design: which package of `server/` may import which, and which half each belongs to."""
 
 import ast
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-SERVER = Path(__file__).parent.parent / "server"
+from tests.paths import ROOT
 
-ROOMS = ("engine", "files", "weights", "kernels")
-"""Folders whose files are parts of one thing, and build on each other: each has a level of its own."""
+SERVER = ROOT / "server"
 
 LEVELS = (
-    ("__init__", "files.change", "engine", "files", "weights", "detailnet", "kernels.build", "kernels.binding"),
-    (
-        "errors",
-        "disk",
-        "written",
-        "content",
-        "kernels.network",
-        "kernels.lanczos",
-        "kernels.colour",
-        "files.exif",
-        "files.xmp",
-        "files.icc",
-        "files.jpeg",
-        "files.fields",
-        "files.heif",
-        "files.chunks",
-    ),
-    (
-        "rates",
-        "files.timing",
-        "files.canvas",
-        "files.tiff",
-        "files.resolution",
-        "files.bounds",
-        "kernels",
-        "kernels.__main__",
-    ),
-    ("formats", "config", "creativity", "logs", "outage", "files.colour", "files.primaries", "files.unread"),
-    ("files.gif", "files.apng", "files.webp"),
-    ("job", "files.texts"),
-    ("files.metadata", "files.png"),
-    ("files.foreign",),
-    ("bodies", "cors", "plan", "weights.choice", "files.picture", "database", "blobs", "files.save"),
-    ("turns", "waiting", "remembered"),
-    (
-        "deliveries",
-        "price",
-        "secret",
-        "weights.manifest",
-        "limits",
-        "files.bleed",
-        "files.film",
-        "files.animation",
-        "files.losses",
-    ),
-    ("migrations", "jobs", "keys", "uploads", "weights.store", "weights.package", "device", "shim", "stream", "guard"),
-    ("fetch", "models", "resample", "weights.own", "weights.download"),
-    ("engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs", "engine.residents", "weights.catalog"),
-    ("weights.faces", "weights.refiner", "autoencoder", "prompt"),
-    ("weights.indexer", "weights.pull", "weights.archive"),
-    ("engine.engine", "service", "serving", "auth", "metrics"),
-    ("faces", "refiners", "session", "spool", "backprojection", "colourlock"),
-    ("sampler",),
-    ("dialects", "pipeline"),
-    ("webhook", "schemas", "page", "upkeep", "sweep", "wire"),
-    ("upscaler",),
-    ("app", "worker"),
-    ("launch",),
+    ("__init__", "errors", "logs", "fsync", "atomic_files"),
+    ("config", "transient", "kernels"),
+    ("job", "blobs", "models"),
+    ("images", "weights"),
+    ("db", "outbound", "engine"),
+    ("service", "faces", "refiners", "rows"),
+    ("api", "pipeline"),
+    ("worker", "launch"),
     ("cli",),
     ("__main__",),
 )
-"""From the bottom up: a file imports only from levels below its own. A plural folder's files may import its `base`."""
+"""From the bottom up: a package or file at the top of `server/` imports only from levels below its own."""
 
-API_HALF = {"guard", "fetch", "weights.download", "weights.pull", "service", "auth", "session", "dialects", "schemas"}
-API_HALF |= {"bodies", "cors", "waiting", "webhook", "metrics", "page", "serving", "upkeep", "wire", "app"}
-WORKER_HALF = {"kernels", "kernels.__main__", "kernels.build", "kernels.binding", "kernels.network", "kernels.lanczos"}
-WORKER_HALF |= {"kernels.colour"}
-WORKER_HALF |= {"device", "shim", "resample", "stream", "models", "faces", "weights.indexer", "engine"}
-WORKER_HALF |= {"files.animation", "files.bleed", "files.film", "files.png", "files.save", "files.webp"}
-WORKER_HALF |= {"detailnet", "refiners", "colourlock", "autoencoder", "prompt", "sampler", "spool", "backprojection"}
-WORKER_HALF |= {"engine.engine", "engine.tile", "engine.scheduler", "engine.transfer", "engine.graphs"}
-WORKER_HALF |= {"engine.residents", "pipeline", "sweep"}
-WORKER_HALF |= {"upscaler", "worker"}
+API_HALF = {"api", "service", "outbound"}
+WORKER_HALF = {"worker", "pipeline", "rows", "engine", "faces", "refiners", "models", "kernels", "images/write"}
+BOTH_START = {"launch", "cli", "__main__"}
+"""They start either half, each in a process of its own. Whatever is named nowhere here is used by both halves."""
+
+PLUGINS = ("api/dialects", "models", "refiners")
+"""Folders of things of one kind. `__init__.py` has the list of them, `base.py` what each must offer."""
+
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx"}
 
@@ -98,14 +46,17 @@ def ids(path: Path) -> str:
     return str(path.relative_to(SERVER))
 
 
-def name_of(path: Path) -> str:
-    return name(path.relative_to(SERVER).with_suffix("").parts)
+def module_of(path: Path) -> str:
+    """`api/dialects/base`; a package is its folder."""
+    return ids(path).removesuffix(".py").removesuffix("/__init__")
 
 
-def name(parts: tuple[str, ...]) -> str:
-    """As the table has it."""
-    inner = parts[0] in ROOMS and parts[1:] not in ((), ("__init__",))
-    return ".".join(parts[:2]) if inner else parts[0]
+def top(module: str) -> str:
+    return module.split("/")[0]
+
+
+def belongs(module: str, half: set[str]) -> bool:
+    return any(module == part or module.startswith(f"{part}/") for part in half)
 
 
 @cache
@@ -127,54 +78,68 @@ def imports(path: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def ours(path: Path) -> set[tuple[str, ...]]:
-    """Parts of the imported modules of `server`, without the names taken from them."""
+@cache
+def ours(path: Path) -> frozenset[str]:
+    """The imported modules of `server`, without the names taken from them."""
     modules = set()
     for dotted in imports(path):
-        parts = dotted.split(".")
-        if parts[0] == "server":
-            while len(parts) > 1 and not (
-                SERVER.joinpath(*parts[1:]).is_dir() or SERVER.joinpath(*parts[1:]).with_suffix(".py").exists()
+        first, *parts = dotted.split(".")
+        if first == "server":
+            while parts and not (
+                SERVER.joinpath(*parts).is_dir() or SERVER.joinpath(*parts).with_suffix(".py").exists()
             ):
                 parts.pop()
-            modules.add(tuple(parts[1:]) or ("__init__",))
-    return modules
+            modules.add("/".join(parts) or "__init__")
+    return frozenset(modules)
+
+
+def test_every_package_has_its_level() -> None:
+    here = {top(module_of(path)) for path in FILES}
+    assert here == LEVEL.keys()
+    assert len(here) <= 26, "a listing that can be read at once"
 
 
 @pytest.mark.parametrize("path", FILES, ids=ids)
-def test_every_file_has_its_level_and_imports_from_below(path: Path) -> None:
-    own = name_of(path)
-    assert own in LEVEL, f"give {own} a level in this file's table"
+def test_a_file_imports_from_below_its_package(path: Path) -> None:
+    own = top(module_of(path))
     for module in ours(path):
-        if name(module) == own:
-            is_list = path.name == "__init__.py"
-            assert is_list or module[1:] == ("base",), f"{ids(path)} imports its sibling {'.'.join(module)}"
-        else:
-            assert LEVEL[name(module)] < LEVEL[own], f"{ids(path)} imports {'.'.join(module)}, which is not below it"
+        if top(module) != own:
+            assert LEVEL[top(module)] < LEVEL[own], f"{ids(path)} imports {module}, which is not below it"
+
+
+def test_files_do_not_import_each_other_in_a_circle() -> None:
+    """A folder's `__init__.py` imports its own files, which may import the folder's `base.py` and each other."""
+    graph = {module_of(path): ours(path) - {module_of(path)} for path in FILES}
+    TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("path", FILES, ids=ids)
 def test_the_halves_meet_only_at_the_tables_and_blobs(path: Path) -> None:
-    own = name_of(path)
-    used = {name(module) for module in ours(path)}
+    own = module_of(path)
     packages = {dotted.split(".")[0] for dotted in imports(path)}
-    if own in WORKER_HALF:
-        assert not used & API_HALF and not packages & WEB
-    elif own not in ("launch", "cli", "__main__"):  # these start either half, each in its own process
-        assert not used & WORKER_HALF and not packages & HEAVY
+    if belongs(own, WORKER_HALF):
+        assert not any(belongs(module, API_HALF) for module in ours(path))
+        assert not packages & WEB
+    elif not belongs(own, BOTH_START):
+        assert not any(belongs(module, WORKER_HALF) for module in ours(path))
+        assert not packages & HEAVY
 
 
-def folders() -> list[Path]:
-    return sorted(path.parent for path in SERVER.glob("*/base.py"))
-
-
-@pytest.mark.parametrize("folder", folders(), ids=ids)
-def test_every_file_of_a_folder_is_in_its_list(folder: Path) -> None:
-    listed = {module[1] for module in ours(folder / "__init__.py") if module[0] == folder.name and len(module) > 1}
-    assert listed | {"base"} >= {path.stem for path in folder.glob("*.py")} - {"__init__"}
+@pytest.mark.parametrize("folder", PLUGINS)
+def test_every_plug_in_is_in_the_list_of_its_folder(folder: str) -> None:
+    listed = ours(SERVER / folder / "__init__.py")
+    plugins = {each.stem for each in (SERVER / folder).iterdir() if not each.name.startswith("_")} - {"base", "shim"}
+    for plugin in plugins:
+        assert any(belongs(module, {f"{folder}/{plugin}"}) for module in listed), f"{folder}/{plugin}"
 
 
 def test_the_api_half_starts_without_torch() -> None:
-    code = f"import sys, server.app; print([name for name in sys.modules if name in {sorted(HEAVY)!r}])"
+    code = f"import sys, server.api.app; print([name for name in sys.modules if name in {sorted(HEAVY)!r}])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=SERVER.parent, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_worker_half_starts_without_the_web_framework() -> None:
+    code = f"import sys, server.worker.loop; print([name for name in sys.modules if name in {sorted(WEB)!r}])"
     run = subprocess.run([sys.executable, "-c", code], cwd=SERVER.parent, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

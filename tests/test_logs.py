@@ -12,7 +12,7 @@ import pytest
 
 from server.logs import configure_logs
 from tests.conftest import LiveServer, Picture, Receiver, plain_logs
-from tests.test_fetch import say, serving
+from tests.outbound.test_source import say, serving
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The network that is trained: SRVGGNetCompact 64×32 ×4.
 
-A class of our own with the state dict of basicsr's, which serves the result (`tests/test_training.py` holds the two
-together): a rented GPU machine has torch, but not what basicsr imports.
+A class of our own with the state dict of basicsr's, which serves the result (`tests/training/test_training.py`
+holds the two together): a rented GPU machine has torch, but not what basicsr imports.
 """
 
 from pathlib import Path

@@ -32,7 +32,7 @@ def plain_errors() -> Iterator[None]:
     except (UpscaleError, BadConfig) as error:
         fail(str(error))
     except Exception as error:
-        from server.outage import outage_of
+        from server.transient import outage_of
 
         outage = outage_of(error)
         if outage is None:

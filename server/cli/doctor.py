@@ -14,10 +14,10 @@ from server import __version__
 from server.cli.base import AsJson, DataDir, Device, plain_errors, show
 from server.config import Config, load_config
 from server.errors import UpscaleError
-from server.job import Params
-from server.rates import REFINER, read_rates
+from server.job.job import Params
 from server.weights.catalog import Catalog, DeviceKind, verify
 from server.weights.choice import LARGE_X4
+from server.weights.rates import REFINER, read_rates
 
 
 def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = False) -> None:
@@ -38,7 +38,7 @@ def _examine(config: Config) -> dict[str, str]:
     from sqlalchemy import make_url
 
     from server.logs import configure_logs
-    from server.upscaler import Upscaler, torch_versions
+    from server.worker.upscaler import Upscaler, torch_versions
 
     configure_logs(logging.WARNING)
     catalog = Catalog.of(config)

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from server.cli.base import AsJson, DataDir, fail, plain_errors, show
 from server.config import load_config
-from server.job import Job, State
+from server.job.job import Job, State
 
 app = typer.Typer(no_args_is_help=True, help="Look at the jobs of the server on this data folder.")
 
@@ -41,8 +41,8 @@ def jobs_list(
 @app.command("show")
 def jobs_show(job_id: str, data_dir: DataDir = None) -> None:
     """Everything about one job, as JSON, with what is owed to its caller's addresses."""
-    from server.deliveries import Deliveries
-    from server.jobs import Jobs
+    from server.db.deliveries import Deliveries
+    from server.db.jobs import Jobs
 
     with plain_errors():
         engine, lease_s = _open_engine(data_dir)
@@ -58,7 +58,7 @@ def jobs_undelivered(
     as_json: AsJson = False,
 ) -> None:
     """Webhooks, and results to be put somewhere, that were given up after all tries."""
-    from server.deliveries import Deliveries
+    from server.db.deliveries import Deliveries
 
     with plain_errors():
         found = Deliveries(_open_engine(data_dir)[0]).dead(limit)
@@ -75,8 +75,8 @@ def jobs_undelivered(
 @app.command("redeliver")
 def jobs_redeliver(job_id: str, data_dir: DataDir = None) -> None:
     """Send again what was given up of a job, with all its tries."""
-    from server.deliveries import Deliveries
-    from server.jobs import Jobs
+    from server.db.deliveries import Deliveries
+    from server.db.jobs import Jobs
 
     with plain_errors():
         engine, lease_s = _open_engine(data_dir)
@@ -105,7 +105,7 @@ def _wanted(job: Job) -> str:
 
 
 def _open_jobs(data_dir: Path | None) -> Any:
-    from server.jobs import Jobs
+    from server.db.jobs import Jobs
 
     engine, lease_s = _open_engine(data_dir)
     return Jobs(engine, lease_s=lease_s)
@@ -113,7 +113,7 @@ def _open_jobs(data_dir: Path | None) -> Any:
 
 def _open_engine(data_dir: Path | None) -> tuple[Any, float]:
     """The database of the server on this data folder, and its lease."""
-    from server.database import migrate, open_database
+    from server.db.database import migrate, open_database
 
     config = load_config(data_dir=data_dir)
     if config.database_url is None and not (config.data_dir / "jobs.sqlite3").exists():

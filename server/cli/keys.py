@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from server.cli.base import AsJson, DataDir, plain_errors, show, stderr
 from server.config import load_config
-from server.limits import Limits
+from server.db.limits import Limits
 
 app = typer.Typer(no_args_is_help=True, help="Make and revoke API keys. A running server notices at once.")
 
@@ -86,9 +86,9 @@ def _day(seconds: float | None) -> str:
 
 def _open_keys(data_dir: Path | None) -> Any:
     """Those of the server on this data folder, which need not have run yet."""
-    from server.database import migrate, open_database
-    from server.disk import keep_private
-    from server.keys import Keys
+    from server.db.database import migrate, open_database
+    from server.db.keys import Keys
+    from server.fsync import keep_private
 
     config = load_config(data_dir=data_dir)
     keep_private()

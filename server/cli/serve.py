@@ -6,7 +6,7 @@ import typer
 
 from server.cli.base import DataDir, Device, fail, plain_errors, with_malloc_settings
 from server.config import load_config
-from server.disk import keep_private
+from server.fsync import keep_private
 
 
 def serve(
@@ -35,10 +35,10 @@ def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
     import socket
     import sys
 
-    from server.app import create_app
+    from server.api.app import create_app
+    from server.api.protocol import server_of
     from server.launch import watch_parent
     from server.logs import configure_logs
-    from server.wire import server_of
 
     configure_logs()
     keep_private()
@@ -65,6 +65,6 @@ def worker(
         keep_private()
         if supervised:
             watch_parent()
-        from server.worker import run_worker
+        from server.worker.loop import run_worker
 
         run_worker(config, worker_id, supervised=supervised)

@@ -12,6 +12,7 @@ import pyvips
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from server.atomic_files import removed_when_ended, written
 from server.cli.base import (
     AsJson,
     DataDir,
@@ -26,9 +27,8 @@ from server.cli.base import (
 )
 from server.config import Config, load_config
 from server.errors import UpscaleError
-from server.formats import FORMATS
-from server.job import FACE_STRENGTH, Faces, Params
-from server.written import removed_when_ended, written
+from server.job.formats import FORMATS
+from server.job.job import FACE_STRENGTH, Faces, Params
 
 if TYPE_CHECKING:
     from server.pipeline import Context
@@ -128,8 +128,8 @@ def _reason(error: Exception) -> str:
 def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path], as_json: bool) -> int:
     """Returns how many failed; a failure of one does not stop the others."""
     from server.logs import configure_logs
-    from server.upscaler import Upscaler
     from server.weights.catalog import Catalog
+    from server.worker.upscaler import Upscaler
 
     configure_logs(logging.WARNING)  # without it they would go to standard output
     upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)

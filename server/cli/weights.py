@@ -66,7 +66,7 @@ def pull(
     data_dir: DataDir = None,
 ) -> None:
     """Download weights, check them and install them. What was interrupted is resumed."""
-    from server.weights.pull import pull as pull_files
+    from server.outbound.pull import pull as pull_files
 
     with _plain_errors():
         config = load_config(data_dir=data_dir)
@@ -206,7 +206,7 @@ def _look_at_own(config: Config) -> list[Own]:
     if files == {own.file for own in known if own.network}:
         return known
     from server.logs import configure_logs
-    from server.weights.indexer import index
+    from server.worker.indexer import index
 
     configure_logs(logging.ERROR)  # what is wrong with a file is said by who asked
     return index(folder)

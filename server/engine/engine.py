@@ -32,16 +32,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from server.device import is_out_of_memory, release_memory
-from server.engine.graphs import Graphs
+from server.engine.backends.graphs import Graphs
+from server.engine.backends.transfer import Landing, Transfer
+from server.engine.device import is_out_of_memory, release_memory
 from server.engine.scheduler import Scheduler
 from server.engine.tile import Span, cut, weights
-from server.engine.transfer import Landing, Transfer
 from server.errors import OutOfMemory
-from server.files.picture import Samples
-from server.kernels.network import Network, Sweep
+from server.images.read.open import Samples
+from server.job.plan import Shape, Size, sweep_step, tile_count, tile_size
+from server.kernels.cpu.network import Network, Sweep
 from server.models.base import Model
-from server.plan import Shape, Size, sweep_step, tile_count, tile_size
 
 log = structlog.get_logger()
 

@@ -10,12 +10,12 @@ from server.errors import InvalidField
 from server.faces.align import align, unfit
 from server.faces.base import Face, Guard, Outcome, RestoredFace, to_8_bits
 from server.faces.detector import Detector
-from server.faces.guard import LikenessGuard
+from server.faces.likeness import LikenessGuard
 from server.faces.parser import Parser
 from server.faces.paste import Paste
-from server.faces.restorer import Restorer
-from server.files.picture import Samples
-from server.job import Faces
+from server.faces.restorers.gfpgan import Restorer
+from server.images.read.open import Samples
+from server.job.job import Faces
 from server.models import load_state
 from server.weights.catalog import verify
 from server.weights.faces import FaceWeights

@@ -23,7 +23,7 @@ from server.faces.base import (
     square,
     transform,
 )
-from server.files.picture import Samples
+from server.images.read.open import Samples
 
 _OUTSIDE = (132, 133, 135)
 """Red, green, blue of what lies beyond the picture; facexlib's, so what GFPGAN's results are known for."""

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from server.files.picture import Samples
+from server.images.read.open import Samples
 
 Floats = NDArray[np.float32]
 Points = NDArray[np.float64]

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from server import shim
 from server.errors import ModelNotFound
 from server.faces.base import Face, colours, shrink
-from server.files.picture import Samples
+from server.images.read.open import Samples
+from server.models import shim
 from server.models.base import StateDict
 
 LONG_EDGE = 1600

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from server import shim
 from server.errors import ModelNotFound
 from server.faces.base import SIDE, Floats
+from server.models import shim
 from server.models.base import StateDict
 
 _CLASSES = 19

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from server.kernels.binding import Kernel, open_library
-from server.kernels.build import Unusable, Wanted, library
-from server.kernels.network import Network
+from server.kernels.cpu.binding import Kernel, open_library
+from server.kernels.cpu.build import Unusable, Wanted, library
+from server.kernels.cpu.network import Network
 
 __all__ = ["Kernel", "Unusable", "load"]
 

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from server.kernels.build import BUILT, TARGETS, Unusable, build, library
+from server.kernels.cpu.build import BUILT, TARGETS, Unusable, build, library
 
 
 def main() -> None:

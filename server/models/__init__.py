@@ -11,7 +11,7 @@ import torch
 
 from server.errors import ModelNotFound
 from server.kernels import Kernel
-from server.kernels.network import Network
+from server.kernels.cpu.network import Network
 from server.models import ncnn, rrdbnet, srvgg
 from server.models.base import Arch, Facts, Model, StateDict
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from server.kernels import Kernel
-from server.kernels.network import Network
+from server.kernels.cpu.network import Network
 
 Forward = Callable[[Any, Tensor, torch.dtype], Tensor]
 StateDict = Mapping[str, Tensor]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from server.kernels import Kernel
-from server.kernels.network import Layer, Network
+from server.kernels.cpu.network import Layer, Network
 from server.models.base import Facts, StateDict
-from server.shim import RRDBNet
+from server.models.shim import RRDBNet
 
 NAME = "rrdbnet"
 _TILE = 256

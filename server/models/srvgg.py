@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from server.kernels import Kernel
-from server.kernels.network import Layer, Network
+from server.kernels.cpu.network import Layer, Network
 from server.models.base import Facts, StateDict
-from server.shim import SRVGGNetCompact
+from server.models.shim import SRVGGNetCompact
 
 NAME = "srvgg"
 _TILE = 512

@@ -3,9 +3,10 @@
 from contextlib import closing
 from typing import cast
 
-from server.pipeline import decode, encode, faces, plan, refine, resize, upscale
+from server.pipeline import decode, encode, faces, plan, resize, upscale
 from server.pipeline.base import Context, Loaded, Step
 from server.pipeline.frames import frames
+from server.pipeline.refine import step as refine
 
 STEPS: tuple[tuple[str, Step], ...] = (
     ("decode", cast(Step, decode)),

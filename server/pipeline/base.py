@@ -9,22 +9,22 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from server.creativity import Recipe, recipe
 from server.engine.engine import Engine
 from server.errors import ModelNotFound
 from server.faces import FaceRestorer, Outcome
-from server.files.animation import Animation
-from server.files.film import Film
-from server.files.metadata import Metadata
-from server.files.picture import Samples
-from server.files.save import converts
-from server.formats import FORMATS
-from server.job import Params
+from server.images.metadata.metadata import Metadata
+from server.images.read.animation import Animation
+from server.images.read.open import Samples
+from server.images.write.animation import Film
+from server.images.write.save import converts
+from server.job.creativity import Recipe, recipe
+from server.job.formats import FORMATS
+from server.job.job import Params
+from server.job.plan import Plan, Size
 from server.kernels import Kernel
 from server.models.base import Model
-from server.plan import Plan, Size
 from server.refiners import Refiner
-from server.stream import Stream
+from server.rows.stream import Stream
 from server.weights.catalog import Choice, Content
 
 _T = TypeVar("_T")

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pyvips
 
-from server.files import colour, metadata
-from server.files.animation import Animation, open_animation
-from server.files.bleed import bleed
-from server.files.losses import losses
-from server.files.picture import Samples, open_picture, why
+from server.images.metadata import colour, metadata
+from server.images.metadata.losses import losses
+from server.images.read.alpha_bleeding import bleed
+from server.images.read.animation import Animation, open_animation
+from server.images.read.open import Samples, open_picture, why
 from server.pipeline.base import Context
 
 

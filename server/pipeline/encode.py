@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pyvips
 
-from server.files.metadata import dress
-from server.files.save import save
+from server.images.metadata.metadata import dress
+from server.images.write.save import save
 from server.pipeline.base import Context
-from server.stream import pour
+from server.rows.stream import pour
 
 
 def run(ctx: Context) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from server.faces import Outcome, Paste
-from server.files.picture import Samples
+from server.images.read.open import Samples
 from server.pipeline.base import Context
-from server.stream import Stream
+from server.rows.stream import Stream
 
 
 def run(ctx: Context) -> None:

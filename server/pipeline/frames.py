@@ -4,8 +4,8 @@ from collections.abc import Generator
 
 import numpy as np
 
-from server.files.film import Film
-from server.files.picture import Samples
+from server.images.read.open import Samples
+from server.images.write.animation import Film
 from server.pipeline.base import Context
 
 

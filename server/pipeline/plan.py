@@ -1,8 +1,8 @@
 """Sizes → what will be done, and with which networks."""
 
-from server.content import kind
+from server.job.plan import Plan, check_animation, check_result, enlargement, make_plan, result_size
 from server.pipeline.base import Context, Loaded
-from server.plan import Plan, check_animation, check_result, enlargement, make_plan, result_size
+from server.pipeline.content import kind
 from server.weights.catalog import AUTO, Content
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from server.pipeline.base import Context
-from server.resample import resized
+from server.rows.resample import resized
 
 
 def run(ctx: Context) -> None:

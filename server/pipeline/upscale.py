@@ -1,7 +1,7 @@
 """The super-resolution network over the picture, once or twice; alpha goes through the same network.
 
-What comes out is held to the source's colours (server/colourlock.py). Where creativity asks for it, fidelity-x4 runs
-beside the network, and what leaves is a mean of both, band by band.
+What comes out is held to the source's colours (server/rows/colour_lock.py). Where creativity asks for it,
+fidelity-x4 runs beside the network, and what leaves is a mean of both, band by band.
 """
 
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.colourlock import aligned, locked, mixed
-from server.files.picture import Samples
+from server.images.read.open import Samples
 from server.models.base import Model
 from server.pipeline.base import Context, has_alpha, has_real_alpha
-from server.resample import gather, resized
-from server.stream import Stream
+from server.rows.colour_lock import aligned, locked, mixed
+from server.rows.resample import gather, resized
+from server.rows.stream import Stream
 from server.weights.choice import FIDELITY
 
 Depth = type[np.uint8] | type[np.uint16]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from server.refiners import bundled, sdxl
 from server.refiners.base import Grid, Refiner
+from server.refiners.bundled import refiner as bundled
+from server.refiners.sdxl import refiner as sdxl
 from server.weights.catalog import verify
 from server.weights.refiner import RefinerWeights
 

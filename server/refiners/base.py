@@ -1,11 +1,11 @@
-"""What a refiner is: a diffusion model that the tiled sampler (`server/pipeline/refine.py`) can run."""
+"""What a refiner is: a diffusion model that the tiled sampler (`server/pipeline/refine/step.py`) can run."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from server.creativity import Recipe
+from server.job.creativity import Recipe
 
 
 @dataclass(frozen=True)

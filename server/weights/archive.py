@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from server.atomic_files import removed_when_ended, written
 from server.config import LicencePolicy
 from server.errors import InvalidRequest, ModelNotFound
 from server.weights.catalog import check_licence
 from server.weights.manifest import Entry, File, Manifest
 from server.weights.store import Store, sha256_of
-from server.written import removed_when_ended, written
 
 _LISTING = "weights.json"
 _FORMAT = 1

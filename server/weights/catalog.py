@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from server.config import Config, LicencePolicy
-from server.creativity import recipe
 from server.errors import ModelNotFound, cut
-from server.job import Params
-from server.plan import Shape, Size, enlargement, make_plan, result_size
-from server.rates import REFINER
+from server.job.creativity import recipe
+from server.job.job import Params
+from server.job.plan import Shape, Size, enlargement, make_plan, result_size
 from server.weights import choice, package
 from server.weights.choice import AUTO, Choice, Content, DeviceKind, Limits
 from server.weights.manifest import FOLDER, Entry, Kind, Manifest, read_manifest
 from server.weights.own import Own, read_index
+from server.weights.rates import REFINER
 from server.weights.store import Store, sha256_of
 
 __all__ = [

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from server.creativity import recipe
 from server.errors import InvalidField
-from server.job import Params
+from server.job.creativity import recipe
+from server.job.job import Params
 
 AUTO = "auto"
 REAL_ESRGAN = "real-esrgan"

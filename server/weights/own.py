@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from server.disk import write_whole
+from server.fsync import write_whole
 from server.weights.manifest import Manifest
 
 SUFFIXES = (".pth", ".safetensors")

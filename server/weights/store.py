@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from server.disk import sync, write_whole
 from server.errors import Conflict, Unavailable
+from server.fsync import sync, write_whole
 from server.weights.manifest import File
 
 PARTIAL = ".partial"

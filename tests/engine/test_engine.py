@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from server.engine import engine as engine_module
 from server.engine.engine import Engine
 from server.errors import OutOfMemory
-from server.job import Params
+from server.job.job import Params
+from server.job.plan import make_plan, tile_size
 from server.kernels import Kernel
 from server.kernels import load as find_kernel
-from server.kernels.network import Sweep
+from server.kernels.cpu.network import Sweep
 from server.models import Model
 from server.pipeline import upscale
-from server.plan import make_plan, tile_size
 from tests import networks
 
 Floats = NDArray[np.float32]
@@ -131,7 +131,7 @@ def test_16_bit_samples_keep_their_levels(tmp_path: Path) -> None:
 
 
 def test_on_tile_is_called_once_per_planned_tile_and_may_stop_the_run(compact: Model) -> None:
-    from server.plan import spans
+    from server.job.plan import spans
 
     samples = photo_like(120, 150)
     calls = 0
@@ -273,7 +273,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.plan._STEP_PIXELS", 2000)
+    monkeypatch.setattr("server.job.plan._STEP_PIXELS", 2000)
 
 
 def joined(engine: Engine, model: Model, samples: NDArray[Any], **kwargs: Any) -> NDArray[Any]:
@@ -416,7 +416,7 @@ def test_memory_that_runs_out_within_a_sweep_is_an_error_of_ours(own: Model, mon
 
     engine = Engine(networks.CPU)
     with monkeypatch.context() as patch:
-        patch.setattr("server.kernels.network.Sweep.rows", none)
+        patch.setattr("server.kernels.cpu.network.Sweep.rows", none)
         with pytest.raises(OutOfMemory):
             joined(engine, own, photo_like(100, 150))
     assert len(joined(engine, own, photo_like(100, 150))) == 400

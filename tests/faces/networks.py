@@ -10,13 +10,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from server import shim
 from server.faces import Detector, Restorer
-from server.files.picture import Samples
-from server.models import load_state
+from server.images.read.open import Samples
+from server.models import load_state, shim
+from tests.paths import SHARED
 
 CPU = torch.device("cpu")
-SHARED = Path(__file__).parents[3] / "shared"
 DETECTOR = SHARED / "weights" / "faces" / "retinaface_mobilenet0.25.pth"
 PORTRAITS = SHARED / "images" / "faces"
 

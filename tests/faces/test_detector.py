@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from server import shim
 from server.errors import ModelNotFound
 from server.faces import Detector
 from server.faces.detector import LONG_EDGE
-from server.models import load_state
+from server.models import load_state, shim
 from tests.faces import networks
 from tests.faces.networks import CPU
 

@@ -7,8 +7,8 @@ import pytest
 
 from server.errors import InvalidField, JobCancelled
 from server.faces import FaceRestorer, Paste
-from server.files.picture import Samples
-from server.job import Faces
+from server.images.read.open import Samples
+from server.job.job import Faces
 from tests.faces import networks
 
 

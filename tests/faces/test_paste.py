@@ -10,7 +10,7 @@ import torch
 from server.faces import Paste, RestoredFace
 from server.faces.align import align
 from server.faces.base import SIDE, TEMPLATE, Floats, inverse, transform
-from server.files.picture import Samples
+from server.images.read.open import Samples
 from tests.faces import networks
 from tests.faces.facexlib_reference import ALL, helper, paste
 from tests.faces.test_align import at, face

@@ -9,7 +9,7 @@ import pytest
 
 from server.config import Config
 from server.errors import InvalidField, ModelNotFound
-from server.job import Params
+from server.job.job import Params
 from server.weights.catalog import Blend, Catalog, verify
 from server.weights.manifest import Kind, Manifest, read_manifest
 from server.weights.own import Network, Own, stamp, write_index

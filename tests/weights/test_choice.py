@@ -3,7 +3,7 @@
 import pytest
 
 from server.errors import InvalidField
-from server.job import Params
+from server.job.job import Params
 from server.weights.choice import REAL_ESRGAN, Choice, DeviceKind, Limits, Shares, choose
 
 FID = "fidelity-x4"

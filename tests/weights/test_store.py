@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from server.disk import write_whole
 from server.errors import Conflict, Unavailable
+from server.fsync import write_whole
 from server.weights.manifest import File
 from server.weights.store import Store, sha256_of
 

@@ -1,0 +1,216 @@
+"""Our own API, described."""
+
+from typing import Any, get_args
+
+from server.api.dialects.native.routes import JobRequest, PlanRequest
+from server.api.openapi.base import (
+    BYTES,
+    FLAG,
+    FORM,
+    HEX32,
+    JSON,
+    KEY,
+    NOTHING,
+    NUMBER,
+    PICTURE,
+    TEXT,
+    TIME,
+    WHOLE,
+    Operation,
+    Schema,
+    answer,
+    array,
+    choice,
+    nullable,
+    number,
+    whole,
+)
+from server.job.creativity import MAX_CREATIVITY
+from server.job.formats import FORMATS
+from server.job.job import (
+    MAX_SCALE,
+    MAX_SEED,
+    QUALITIES,
+    TARGET_LONG_EDGE,
+    WHITE,
+    Animated,
+    Colour,
+    ContentWanted,
+    Metadata,
+    State,
+)
+
+TITLE = "upscale-server's own API"
+ERROR = answer(error=answer(code=TEXT, message=TEXT, field=nullable(TEXT)))
+
+_SIZE = array(whole(1), minItems=2, maxItems=2)
+_RANGES: dict[str, Schema] = {
+    "scale": number(exclusiveMinimum=0, maximum=MAX_SCALE),
+    "quality": whole(*QUALITIES),
+    "denoise": number(minimum=0, maximum=1),
+    "creativity": number(minimum=-MAX_CREATIVITY, maximum=MAX_CREATIVITY),
+    "seed": whole(0, MAX_SEED),
+}
+_DEPTH: Schema = {"enum": [8, 16]}
+_COLOUR = array(whole(0, 255), minItems=3, maxItems=3)
+_FACES = answer(
+    strength=number(minimum=0, maximum=1),
+    only={"anyOf": [choice(["all", "largest"]), array(WHOLE)]},
+)
+_WANTED_FACES: Schema = {"type": "object", "properties": _FACES["properties"], "additionalProperties": False}
+_PARAMS = answer(
+    scale=nullable(_RANGES["scale"]),
+    target=nullable(choice(TARGET_LONG_EDGE)),
+    size=nullable(_SIZE),
+    format=choice(FORMATS),
+    quality=nullable(_RANGES["quality"]),
+    lossless=FLAG,
+    progressive=FLAG,
+    depth=nullable(_DEPTH),
+    metadata=choice(get_args(Metadata)),
+    colour=choice(get_args(Colour)),
+    background=_COLOUR,
+    animation=choice(get_args(Animated)),
+    model=TEXT,
+    denoise=nullable(_RANGES["denoise"]),
+    creativity=nullable(_RANGES["creativity"]),
+    content=choice(get_args(ContentWanted)),
+    faces=nullable(_FACES),
+    seed=nullable(_RANGES["seed"]),
+    sweep=FLAG,
+)
+_FACE = answer(
+    box=array(NUMBER, minItems=4, maxItems=4),
+    score=number(minimum=0, maximum=1),
+    landmarks=array(array(NUMBER, minItems=2, maxItems=2), minItems=5, maxItems=5),
+    applied=FLAG,
+    reason=nullable(TEXT),
+)
+_REFINEMENT = answer(
+    recipe=answer(
+        fidelity=number(minimum=0, maximum=1),
+        strength=number(minimum=0, maximum=1),
+        steps=WHOLE,
+        gain=number(minimum=0),
+        lock=number(minimum=0),
+        back_projection=number(minimum=0, maximum=1),
+        sdxl_strength=number(minimum=0, maximum=1),
+        sdxl_steps=WHOLE,
+        sdxl_control=number(minimum=0),
+        sdxl_guidance=number(minimum=0),
+    ),
+    refiner=nullable(TEXT),
+    sha256=nullable(TEXT),
+    seed=whole(0, MAX_SEED),
+)
+_RESULT = answer(
+    url=TEXT,
+    key=KEY,
+    width=whole(1),
+    height=whole(1),
+    size_bytes=WHOLE,
+    format=choice(FORMATS),
+    model=TEXT,
+    model_sha256=nullable(TEXT),
+    model_form=nullable(TEXT),
+    notes=array(TEXT),
+    frames=whole(1),
+    duration_s=nullable(number(minimum=0)),
+    network_pixels=WHOLE,
+    refinement=nullable(_REFINEMENT),
+    faces=nullable(array(_FACE)),
+    seconds={"type": "object", "additionalProperties": NUMBER},
+    cost=number(minimum=0),
+)
+_JOB = answer(
+    id=HEX32,
+    state=choice(state.value for state in State),
+    progress=number(minimum=0, maximum=1),
+    stage=nullable(choice(["loading", "upscaling", "refining", "encoding"])),
+    dialect=TEXT,
+    params=_PARAMS,
+    created_at=TIME,
+    started_at=nullable(TIME),
+    finished_at=nullable(TIME),
+    attempt=WHOLE,
+    cancel_requested=FLAG,
+    result=nullable(_RESULT),
+    error=nullable(answer(code=TEXT, message=TEXT)),
+    urls=answer(self=TEXT, events=TEXT, result=TEXT),
+)
+_EVENT = answer(
+    event=choice(["progress", "done"]),
+    data={"type": "string", "contentMediaType": "application/json", "contentSchema": _JOB},
+)
+_PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1))
+_ESTIMATE = answer(seconds=nullable(NUMBER), memory_bytes=WHOLE, result_bytes=WHOLE)
+_PLAN = answer(
+    source=_SIZE,
+    result=_SIZE,
+    model=TEXT,
+    networks=array(TEXT),
+    notes=array(TEXT),
+    passes=array(_PASS),
+    frames=whole(1),
+    tiles=WHOLE,
+    estimate=_ESTIMATE,
+)
+_MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT, form=TEXT, sha256=nullable(TEXT))
+_PICTURES = (*(each.mime for each in FORMATS.values()), "image/bmp", "image/heic")
+_FILE: dict[str, Any] = {
+    "answer": BYTES,
+    "also": (206, 304),
+    "answer_types": (*_PICTURES, "application/octet-stream"),
+}
+
+
+def _bodies(kind: type[JobRequest]) -> dict[str, Schema]:
+    """As JSON, or as a form with the picture's file."""
+    schema = kind.model_json_schema()
+    properties = schema["properties"]
+    for name, limits in _RANGES.items():
+        optional = any(each == NOTHING for each in properties[name].get("anyOf", ()))
+        properties[name] = nullable(limits) if optional else limits
+    text = {"type": "string", "pattern": "^[0-9]{1,7}[x×][0-9]{1,7}$"}
+    properties["size"]["anyOf"].append(text)
+    properties["depth"] = nullable(_DEPTH)
+    hex_colour = {"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"}
+    properties["background"] = {"anyOf": [_COLOUR, hex_colour], "default": list(WHITE)}
+    properties["faces"] = {"anyOf": [{"type": "boolean"}, _WANTED_FACES], "default": False}
+    texts = {name: _not_null(each) for name, each in properties.items()}
+    texts["faces"] = {"type": "boolean"}  # or the object as JSON, which forms have no type for
+    form = schema | {"properties": {**texts, "size": text, "background": hex_colour, "image": PICTURE, "file": BYTES}}
+    if kind is JobRequest:
+        schema |= {"properties": {**properties, "image": PICTURE}, "required": ["image"]}
+    return {JSON: schema, FORM: form}
+
+
+def _not_null(schema: Schema) -> Schema:
+    """A form has no null."""
+    rest = [each for each in schema.get("anyOf", ()) if each != NOTHING]
+    return {"anyOf": rest} if rest else schema
+
+
+_ID = {"job_id": HEX32}
+
+OPERATIONS = {
+    "POST /jobs": Operation(_JOB, (400, 422, 429, 503), _bodies(JobRequest), status=202),
+    "GET /jobs": Operation(answer(jobs=array(_JOB), total=WHOLE), (400,)),
+    "GET /jobs/{job_id}": Operation(_JOB, (404,), path=_ID),
+    "GET /jobs/{job_id}/events": Operation(_EVENT, (404,), path=_ID, answer_types=("text/event-stream",)),
+    "GET /jobs/{job_id}/result": Operation(**_FILE, errors=(404, 409, 416), path=_ID),
+    "GET /jobs/{job_id}/source": Operation(**_FILE, errors=(404, 409, 416), path=_ID),
+    "POST /jobs/{job_id}/cancel": Operation(_JOB, (404, 409), path=_ID),
+    "DELETE /jobs/{job_id}": Operation(_JOB, (404, 409), path=_ID, status=202, also=(204,)),
+    "POST /plan": Operation(_PLAN, (400, 422), _bodies(PlanRequest)),
+    "GET /models": Operation(answer(models=array(_MODEL), faces=answer(available=FLAG, reason=nullable(TEXT))), ()),
+    "GET /files/{key}": Operation(**_FILE, errors=(404, 416), path={"key": KEY}, key=False),
+    "HEAD /files/{key}": Operation(None, (404, 416), also=(206, 304), path={"key": KEY}, key=False),
+    "PUT /uploads/{key}": Operation(
+        answer(url=TEXT, size_bytes=WHOLE),
+        (404, 413),
+        {"application/octet-stream": BYTES},
+        path={"key": KEY},
+        key=False,
+    ),
+}

@@ -1,0 +1,200 @@
+"""What Prometheus reads: requests as they are answered, the job table as it stands, and jobs as they end.
+
+Counters are this process's own and begin at 0 with it. Every ended job is counted once, whoever ran it; one that its
+caller deletes within `COUNT_S` of its end may be missed. Workers are other processes: they tell with their heartbeats
+what they have counted, and what came in between is added here; of one that dies the last few seconds may be missing.
+"""
+
+import threading
+import time
+from collections import Counter as Tally
+from collections.abc import Iterator, Mapping, Sequence
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from server.db.deliveries import DEAD, PENDING, Deliveries
+from server.db.jobs import Ended, Jobs
+from server.job.job import State
+from server.service.cached import Remembered
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+COUNT_S = 10.0
+"""How often ended jobs are to be counted, also when nobody asks."""
+
+_LATE_S = 60.0
+"""A job's end is written this much later than it is dated, at most."""
+_BYTES = "_bytes"
+"""Ends the names of what workers measure."""
+_NOW = ("jobs_in_hand", "graphs")
+"""What else they tell of the moment; everything else is a count since their start."""
+_STAGE_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_JOB_BUCKETS_S = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
+
+
+class Metrics:
+    """Of one API process; for any thread."""
+
+    def __init__(self, jobs: Jobs, deliveries: Deliveries) -> None:
+        self._jobs = jobs
+        self._counting = threading.Lock()
+        self._told: dict[str, Mapping[str, float]] | None = None
+        self._started = self._counted_at = time.monotonic()
+        self._counted: dict[str, float] = {}
+        """Those seen of late, and when last."""
+        registry = CollectorRegistry()
+        registry.register(_Table(jobs, deliveries))
+        ProcessCollector(registry=registry)
+        self._registry = registry
+        self._requests = Counter(
+            "upscale_requests", "HTTP requests answered.", ["dialect", "method", "status"], registry=registry
+        )
+        self._ended = Counter(
+            "upscale_jobs_ended",
+            "Jobs that have ended; code says why they failed.",
+            ["dialect", "state", "code"],
+            registry=registry,
+        )
+        self._repeated = Counter(
+            "upscale_jobs_repeated", "Attempts lost to workers that died, of jobs that have ended.", registry=registry
+        )
+        self._job_seconds = Histogram(
+            "upscale_job_seconds",
+            "From submit to result, of jobs that succeeded.",
+            ["dialect"],
+            buckets=_JOB_BUCKETS_S,
+            registry=registry,
+        )
+        self._stage_seconds = Histogram(
+            "upscale_stage_seconds",
+            "Steps of the pipeline, of jobs that succeeded.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS_S,
+            registry=registry,
+        )
+        self._network_pixels = Counter(
+            "upscale_network_pixels",
+            "Pixels that networks were fed, by the first network of a mix.",
+            ["model"],
+            registry=registry,
+        )
+        self._results = Counter(
+            "upscale_results", "Results made, by the first network of a mix.", ["model", "format"], registry=registry
+        )
+        self._worker_events = Counter(
+            "upscale_worker_events", "What workers have counted, all of them together.", ["event"], registry=registry
+        )
+        self._removed = Counter("upscale_removed", "Pictures removed by upkeep.", ["reason"], registry=registry)
+        self._removed_bytes = Counter("upscale_removed_bytes", "Their size.", ["reason"], registry=registry)
+        self._stored = Gauge("upscale_stored_pictures", "Sources, results and uploads.", registry=registry)
+        self._stored_bytes = Gauge("upscale_stored_bytes", "Their size.", registry=registry)
+        self._disk_free = Gauge("upscale_disk_free_bytes", "Of the disk that pictures are on.", registry=registry)
+
+    def answered(self, dialect: str, method: str, status: int) -> None:
+        self._requests.labels(dialect, method, status).inc()
+
+    def removed(self, reason: str, sizes: Sequence[int]) -> None:
+        """Upkeep has removed pictures of these sizes, in bytes."""
+        self._removed.labels(reason).inc(len(sizes))
+        self._removed_bytes.labels(reason).inc(sum(sizes))
+
+    def stored(self, pictures: int, size: int, free: int) -> None:
+        """How much there is, and how much room, in bytes."""
+        self._stored.set(pictures)
+        self._stored_bytes.set(size)
+        self._disk_free.set(free)
+
+    def count(self) -> None:
+        """What has happened since the last time: jobs that ended, and what workers tell."""
+        self._count_ended()
+        self._count_workers()
+
+    def _count_ended(self) -> None:
+        """Those that were not counted yet, of the last `_LATE_S`: however many there are in all."""
+        with self._counting:
+            now, ticks = time.time(), time.monotonic()
+            # By the clock as it is now: it may have been set back since this process began.
+            start = now - min(ticks - self._started, _LATE_S + ticks - self._counted_at)
+            found = self._jobs.ended_between(start, now + _LATE_S)
+            self._counted_at = time.monotonic()
+            for each in found:
+                if each.id not in self._counted:
+                    self._count(each)
+                self._counted[each.id] = self._counted_at
+            while self._counted and next(iter(self._counted.values())) < self._counted_at - 3 * _LATE_S:
+                del self._counted[next(iter(self._counted))]
+
+    def text(self) -> bytes:
+        """In the text format, of the type `CONTENT_TYPE`."""
+        self.count()
+        return generate_latest(self._registry)
+
+    def _count_workers(self) -> None:
+        with self._counting:
+            found = {each.id: each.counters for each in self._jobs.live_workers()}
+            for name, counters in found.items() if self._told is not None else ():
+                before = self._told.get(name, {}) if self._told else {}
+                for event, number in counters.items():
+                    if event not in _NOW and not event.endswith(_BYTES):
+                        self._worker_events.labels(event).inc(max(0.0, number - before.get(event, 0.0)))
+            # What was counted before this process began is none of its own.
+            self._told = {**(self._told or {}), **found}
+
+    def _count(self, job: Ended) -> None:
+        self._ended.labels(job.dialect, job.state, job.error_code or "").inc()
+        self._repeated.inc(max(0, job.attempt - 1))
+        if job.result is None:
+            return
+        self._job_seconds.labels(job.dialect).observe(job.finished_at - job.created_at)
+        for stage, seconds in job.result["seconds"].items():
+            self._stage_seconds.labels(stage).observe(seconds)
+        model = job.result["model"].split(" ")[0]
+        self._network_pixels.labels(model).inc(job.result.get("network_pixels", 0))
+        self._results.labels(model, job.result["format"]).inc()
+
+
+class _Table(Collector):
+    """What the tables say at the moment."""
+
+    def __init__(self, jobs: Jobs, deliveries: Deliveries) -> None:
+        self._jobs = jobs
+        self._deliveries = deliveries
+        self._backlog = Remembered(jobs.backlog)
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())  # else the registry would read the tables to learn the names
+
+    def collect(self) -> Iterator[Metric]:
+        backlog = self._backlog.get()
+        unended = GaugeMetricFamily("upscale_jobs", "Jobs that have not ended.", labels=["dialect", "state"])
+        for each in backlog:
+            unended.add_metric([each.dialect, each.state.value], each.jobs)
+        yield unended
+        oldest = min((each.oldest_at for each in backlog if each.state is State.QUEUED), default=None)
+        age = 0.0 if oldest is None else max(0.0, time.time() - oldest)
+        yield GaugeMetricFamily("upscale_queue_age_seconds", "How long the oldest queued job has waited.", value=age)
+        workers = GaugeMetricFamily("upscale_workers", "Workers heard of within a lease.", labels=["kind", "ready"])
+        live = self._jobs.live_workers()
+        tally = Tally((each.kind, each.ready) for each in live)
+        for (kind, ready), number in sorted(tally.items()):
+            workers.add_metric([kind, str(ready).lower()], number)
+        yield workers
+        memory = GaugeMetricFamily("upscale_worker_bytes", "What workers measure.", labels=["worker", "what"])
+        items = GaugeMetricFamily("upscale_worker_items", "What workers have at hand.", labels=["worker", "what"])
+        for worker in live:
+            for what, number_now in worker.counters.items():
+                if what.endswith(_BYTES):
+                    memory.add_metric([worker.id, what.removesuffix(_BYTES)], number_now)
+                elif what in _NOW:
+                    items.add_metric([worker.id, what], number_now)
+        yield memory
+        yield items
+        owed = GaugeMetricFamily(
+            "upscale_deliveries", "Webhooks and results to be sent, or given up.", labels=["state"]
+        )
+        counts = self._deliveries.counts()
+        for state in (PENDING, DEAD):
+            owed.add_metric([state], counts.get(state, 0))
+        yield owed

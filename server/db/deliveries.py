@@ -1,0 +1,136 @@
+"""What is owed to callers' own addresses when a job ends: webhooks, and results put where the caller wants them.
+
+A row is written with its job and becomes due when the job ends, so nothing has to happen at that moment for it to be
+sent, and no crash loses it. Claiming one pushes its due time ahead for as long as an attempt may take: whoever dies
+while sending leaves it to be sent again. At least once, then; receivers tell repeats by the job's id.
+
+    pending ──sent──► delivered
+       │ └──failed──► pending, later
+       └──failed too often──► dead
+
+Owners and hosts take turns, see turns.py: receivers that hang delay nobody else's.
+"""
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import CursorResult, Engine, and_, func, or_, select, update
+
+from server.db.database import deliveries, jobs, reading
+from server.db.turns import CLOCKS_APART_S, Line, in_turn, is_live, served
+from server.job.job import State
+
+WEBHOOK, UPLOAD = "webhook", "upload"
+PENDING, DELIVERED, DEAD = "pending", "delivered", "dead"
+
+LONGEST_S = 900.0
+"""No attempt takes longer, and no pause between two: what is due later than that was written by another clock."""
+MOST_OF_OWNER, MOST_OF_HOST = 8, 3
+"""Attempts at a time."""
+
+_LINE = Line(
+    "delivery",
+    deliveries,
+    at_work=lambda rows: and_(rows.c.state == PENDING, is_live(rows.c.held_until, LONGEST_S, time.time())),
+    since=deliveries.c.due_at,
+    host="host",
+    most_of_owner=MOST_OF_OWNER,
+    most_of_host=MOST_OF_HOST,
+)
+_ENDED = [state.value for state in State if state.final]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    job_id: str
+    kind: str
+    """WEBHOOK: tell `url` in the dialect's words. UPLOAD: put the result's bytes there."""
+    url: str
+    base_url: str
+    """Start of the links in what is told; there is no request to take it from by then."""
+    state: str = PENDING
+    attempts: int = 0
+    """Begun, the running one included."""
+    due_at: float = 0.0
+    held_until: float | None = None
+    """Of the running attempt: when it is over at the latest."""
+    owner: str | None = None
+    """The job's; and below, where `url` leads. Both are filled in when the job is kept."""
+    host: str | None = None
+    last_error: str | None = None
+
+
+class Deliveries:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def claim(self, seconds: float) -> Delivery | None:
+        """The next one due whose job has ended; nobody else gets it for `seconds`. None: nothing is due."""
+        now = time.time()
+        is_due = or_(deliveries.c.due_at <= now, deliveries.c.due_at > now + LONGEST_S + CLOCKS_APART_S)
+        of_ended = select(jobs.c.id).where(jobs.c.id == deliveries.c.job_id, jobs.c.state.in_(_ENDED)).exists()
+        due = in_turn(_LINE, and_(deliveries.c.state == PENDING, is_due, of_ended), now).limit(1)
+        with reading(self._engine) as db:
+            if db.execute(due).first() is None:
+                return None
+        chosen = due.with_for_update(skip_locked=True, of=deliveries).scalar_subquery()
+        statement = (
+            update(deliveries)
+            .where(deliveries.c.id == chosen)
+            .values(attempts=deliveries.c.attempts + 1, due_at=now + seconds, held_until=now + seconds)
+            .returning(deliveries)
+        )
+        with self._engine.begin() as db:
+            row = db.execute(statement).one_or_none()
+            if row is not None:
+                served(db, _LINE.name, row.owner, now)
+        return Delivery(**row._mapping) if row else None
+
+    def hold(self, delivery: Delivery, seconds: float) -> None:
+        """This attempt takes so long: nobody else gets the delivery meanwhile."""
+        until = time.time() + seconds
+        self._set(delivery, due_at=until, held_until=until)
+
+    def delivered(self, delivery: Delivery) -> None:
+        self._set(delivery, state=DELIVERED, held_until=None, last_error=None)
+
+    def retry(self, delivery: Delivery, pause_s: float, error: str) -> None:
+        self._set(delivery, due_at=time.time() + pause_s, held_until=None, last_error=error)
+
+    def give_up(self, delivery: Delivery, error: str) -> None:
+        self._set(delivery, state=DEAD, due_at=time.time(), held_until=None, last_error=error)
+
+    def of_job(self, job_id: str) -> Sequence[Delivery]:
+        with reading(self._engine) as db:
+            rows = db.execute(select(deliveries).where(deliveries.c.job_id == job_id).order_by(deliveries.c.kind))
+            return [Delivery(**row._mapping) for row in rows]
+
+    def dead(self, limit: int) -> Sequence[Delivery]:
+        """What was given up, the latest first."""
+        query = select(deliveries).where(deliveries.c.state == DEAD).order_by(deliveries.c.due_at.desc()).limit(limit)
+        with reading(self._engine) as db:
+            return [Delivery(**row._mapping) for row in db.execute(query)]
+
+    def revive(self, job_id: str) -> int:
+        """What was given up of this job's is due again, with all its tries. Returns how many."""
+        given_up = update(deliveries).where(deliveries.c.job_id == job_id, deliveries.c.state == DEAD)
+        with self._engine.begin() as db:
+            result = db.execute(given_up.values(state=PENDING, attempts=0, due_at=0.0, held_until=None))
+            assert isinstance(result, CursorResult)
+            return result.rowcount
+
+    def counts(self) -> dict[str, int]:
+        """By state; delivered ones are left out."""
+        open_ = deliveries.c.state.in_((PENDING, DEAD))
+        query = select(deliveries.c.state, func.count().label("number")).where(open_).group_by(deliveries.c.state)
+        with reading(self._engine) as db:
+            return {row.state: row.number for row in db.execute(query)}
+
+    def _set(self, delivery: Delivery, **values: object) -> None:
+        # The attempt number fences: a slow sender must not undo what a later one has found out.
+        mine = update(deliveries).where(deliveries.c.id == delivery.id, deliveries.c.attempts == delivery.attempts)
+        with self._engine.begin() as db:
+            db.execute(mine.values(**values))

@@ -1,0 +1,107 @@
+"""Upload tickets: a caller asks for one, then puts the bytes at its address without showing a key again."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Engine, and_, delete, insert, select, update
+
+from server.blobs.local import KEY, Blobs, new_key
+from server.db.database import reading, uploads
+from server.errors import NotFound
+
+TICKET_S = 3600
+"""How long a ticket may wait for its bytes."""
+_NO_TICKET = "there is no such upload ticket, or it has been used or has expired"
+
+
+@dataclass(frozen=True)
+class Upload:
+    key: str
+    """The blob's key, and the ticket: who knows it may put the bytes, once, and read them."""
+    owner: str
+    filename: str
+    ready: bool
+    """The bytes are there."""
+    created_at: float
+    expires_at: float
+
+
+class Uploads:
+    def __init__(self, engine: Engine, blobs: Blobs, *, keep_s: float) -> None:
+        self._engine = engine
+        self._blobs = blobs
+        self._keep_s = keep_s
+
+    def issue(self, owner: str, filename: str, suffix: str) -> Upload:
+        """A ticket; `suffix` is the file ending the blob will have, with its dot."""
+        now = time.time()
+        ticket = Upload(new_key(suffix), owner, filename, False, now, now + TICKET_S)
+        with self._engine.begin() as db:
+            db.execute(insert(uploads).values(**vars(ticket)))
+        return ticket
+
+    def ticket(self, key: str) -> Upload:
+        """The ticket that waits for its bytes. Raises NotFound when there is none, it has been used or has expired."""
+        row = None
+        if KEY.fullmatch(key):
+            with reading(self._engine) as db:
+                live = and_(uploads.c.key == key, uploads.c.expires_at > time.time(), ~uploads.c.ready)
+                row = db.execute(select(uploads).where(live)).one_or_none()
+        if row is None:
+            raise NotFound(_NO_TICKET)
+        return Upload(**row._mapping)
+
+    def fill(self, key: str, data: bytes) -> Upload:
+        """Put the ticket's bytes. Raises NotFound as `ticket` does; of two at once, the later."""
+        filled = replace(self.ticket(key), ready=True, expires_at=time.time() + self._keep_s)
+        mine = update(uploads).where(uploads.c.key == key, ~uploads.c.ready)
+        with self._engine.begin() as db:
+            if not db.execute(mine.values(ready=True, expires_at=filled.expires_at)).rowcount:
+                raise NotFound(_NO_TICKET)
+            self._blobs.put(key, data)  # within the transaction: if it fails, the ticket is still good
+        return filled
+
+    def find(self, owner: str, upload_id: str) -> Upload | None:
+        """The caller's finished upload whose key begins with these 32 hex digits."""
+        named = and_(uploads.c.owner == owner, uploads.c.key.startswith(upload_id, autoescape=True), uploads.c.ready)
+        with reading(self._engine) as db:
+            row = db.execute(select(uploads).where(named).limit(1)).one_or_none()
+        return Upload(**row._mapping) if row else None
+
+    def remove_expired(self) -> Sequence[str]:
+        """Forget tickets and uploads whose time is over, with their bytes. Returns their keys."""
+        with reading(self._engine) as db:
+            over = list(db.execute(select(uploads.c.key).where(uploads.c.expires_at < time.time())).scalars())
+        for key in over:
+            self.remove(key)
+        return over
+
+    def remove(self, key: str) -> None:
+        """Forget an upload, with its bytes; also fine when it is gone already."""
+        self._blobs.delete(key)
+        with self._engine.begin() as db:
+            db.execute(delete(uploads).where(uploads.c.key == key))
+
+    def oldest(self, limit: int) -> Sequence[Upload]:
+        """Of those that have their bytes."""
+        query = select(uploads).where(uploads.c.ready).order_by(uploads.c.created_at).limit(limit)
+        with reading(self._engine) as db:
+            return [Upload(**row._mapping) for row in db.execute(query)]
+
+    def keys(self) -> set[str]:
+        """Of tickets too."""
+        with reading(self._engine) as db:
+            return set(db.execute(select(uploads.c.key)).scalars())
+
+
+def clean_name(filename: str) -> str:
+    """A caller's name for its file, without folders and without what a database can't hold."""
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", re.split(r"[/\\]", filename)[-1])[-255:] or "upload"
+
+
+def suffix_of(filename: str) -> str:
+    """Its ending with the dot, or nothing: for people to see; what a file is, its bytes tell."""
+    ending = re.search(r"\.[a-z0-9]{1,8}\Z", filename.lower())
+    return ending[0] if ending else ""

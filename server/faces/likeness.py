@@ -1,0 +1,81 @@
+"""Is it still the same face? What can be asked without a network that recognises people.
+
+Restoring adds detail; whose face it is, how it is lit and where its eyes are must be as before. So two measures: the
+face seen from afar, 32 pixels wide, must be nearly the same picture; and the landmarks, found again in the restored
+face, must be where they were put. `benchmarks/faces.py` tries it: 36 faces, made up to 12 times smaller and damaged by
+noise and JPEG, all may be replaced by themselves unharmed, which is what a perfect restoration would be; of 1248 pairs
+of different pictures two may, and they show the same man. Small changes of expression or age are beyond it.
+"""
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from server.faces.base import EYE_DISTANCE, SIDE, TEMPLATE, Face, Floats
+from server.images.read.open import Samples
+
+_AFAR = 32
+
+_LEAST_LIKENESS = 0.85
+"""Correlation of grey values. The same face: 0.954 and more; another's: 95 % have less than 0.57."""
+
+_MOST_TONE = 0.1
+"""Mean difference of colours, of 1. The same face: up to 0.046; another's: 95 % have more than 0.148. GFPGAN shifts the
+tone a little, hence the distance to the first."""
+
+_FLOOR = 0.3
+"""Score from which something counts as a face where there must be one."""
+
+_MOST_MOVED = 0.25
+"""Mean distance of the landmarks from where they were put, in distances between the eyes. The same face: 95 % have less
+than 0.21."""
+
+
+class LikenessGuard:
+    def __init__(self, find: Callable[[Samples, float], list[Face]]) -> None:
+        """`find(picture, floor)`: the faces in a picture."""
+        self._find = find
+
+    def __call__(self, before: Samples, after: Samples) -> str | None:
+        one, other = _from_afar(before), _from_afar(after)
+        tone = float(np.abs(one - other).mean())
+        if tone > _MOST_TONE:
+            return f"the restored face has other colours (difference {tone:.2f}, at most {_MOST_TONE:g})"
+        likeness = _correlation(one.mean(1), other.mean(1))
+        if likeness < _LEAST_LIKENESS:
+            return f"the restored face looks different (likeness {likeness:.2f}, at least {_LEAST_LIKENESS:g})"
+        moved = min((_moved(face) for face in self._find(after, _FLOOR)), default=None)
+        if moved is None:
+            return "the restored face is none to the face detector"
+        if moved > _MOST_MOVED:
+            return f"eyes, nose or mouth have moved (by {moved:.2f} of the eyes' distance, at most {_MOST_MOVED:g})"
+        return None
+
+
+def _from_afar(face: Samples) -> Floats:
+    """N × 3 in [0, 1]: the pixels within the oval that faces fill when they are aligned."""
+    small = cv2.resize(face, (_AFAR, _AFAR), interpolation=cv2.INTER_AREA)
+    return np.asarray(small[_OVAL] / np.float32(255), np.float32)
+
+
+def _correlation(one: Floats, other: Floats) -> float:
+    """Pearson's; 0 where one of them is flat."""
+    one, other = one - one.mean(), other - other.mean()
+    return float(one @ other) / max(math.sqrt(float(one @ one) * float(other @ other)), 1e-9)
+
+
+def _oval() -> NDArray[np.bool_]:
+    """Around the landmarks, from the forehead to the chin."""
+    (x, y), wide, high = TEMPLATE.mean(0) * _AFAR / SIDE, 0.31 * _AFAR, 0.39 * _AFAR
+    rows, columns = np.mgrid[:_AFAR, :_AFAR] + 0.5
+    return np.asarray(((columns - x) / wide) ** 2 + ((rows - y) / high) ** 2 < 1)
+
+
+_OVAL = _oval()
+
+
+def _moved(face: Face) -> float:
+    return float(np.hypot(*(face.landmarks - TEMPLATE).T).mean() / EYE_DISTANCE)

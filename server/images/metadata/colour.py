@@ -1,0 +1,109 @@
+"""Colour spaces of picture files. The network works on the samples as they are stored, in the space of their own
+profile: grey or RGB, 8 or 16 bits, not linear. What is neither is brought there on the way in."""
+
+import functools
+
+import pyvips
+
+from server.errors import SourceUnreadable
+from server.images.metadata.fields import ICC, get_field, with_field
+
+_SPACES = {(True, "uchar"): "b-w", (True, "ushort"): "grey16", (False, "uchar"): "srgb", (False, "ushort"): "rgb16"}
+"""libvips' names, by whether it is grey and by the kind of number."""
+_SIGNATURES = {"b-w": b"GRAY", "grey16": b"GRAY", "srgb": b"RGB ", "rgb16": b"RGB ", "scrgb": b"RGB ", "cmyk": b"CMYK"}
+"""What ICC.1:2022 calls them, in bytes 16 … 19 of a profile; "acsp" stands in bytes 36 … 39 of any."""
+
+
+def profile(image: pyvips.Image) -> bytes | None:
+    """The embedded profile, if it is one, whole, and describes a space of this kind; else None."""
+    data = get_field(image, ICC) or b""
+    signature = _SIGNATURES.get(image.interpretation)
+    fits = signature is not None and data[36:40] == b"acsp" and data[16:20] == signature
+    return data if fits and _is_usable(data, signature) else None
+
+
+@functools.lru_cache(maxsize=16)
+def _is_usable(data: bytes, signature: bytes) -> bool:
+    """Whether littleCMS can do anything with it: damaged ones often look well from outside."""
+    bands = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4}[signature]
+    space = {b"GRAY": "b-w", b"RGB ": "srgb", b"CMYK": "cmyk"}[signature]
+    pixel = with_field(pyvips.Image.black(1, 1, bands=bands).copy(interpretation=space), ICC, data)
+    try:
+        pixel.icc_transform("srgb", embedded=True, intent="relative").avg()
+    except pyvips.Error:
+        return False
+    return True
+
+
+def to_rgb(image: pyvips.Image) -> pyvips.Image:
+    """Whatever libvips has loaded → grey or RGB, perhaps with alpha, of 8 or 16 bits, in libvips' matching space.
+
+    CMYK becomes sRGB through its profile, or without one through the usual one of coated paper that libvips brings.
+    Lab and the like become sRGB. Floats run from 0 (black) to 1 (white) and are cut off beyond; they are in the space
+    of their profile, or without one proportional to light. Raises SourceUnreadable.
+    """
+    deep = image.format != "uchar"
+    if image.interpretation == "cmyk":
+        return _through_profile(image, "cmyk", deep)
+    if image.interpretation in ("lab", "labq", "labs", "xyz", "lch"):
+        shallow = image.get_typeof("bits-per-sample") and image.get("bits-per-sample") == 8
+        return image.colourspace("srgb" if shallow else "rgb16")
+    if image.format in ("float", "double"):
+        return _from_floats(image)
+    if image.format == "ushort" and image.get_typeof("bits-per-sample") and image.get("bits-per-sample") < 16:
+        # AVIF and HEIC of 10 and 12 bits: their decoders leave the low bits empty, so that white is not quite 65535.
+        unused = 16 - image.get("bits-per-sample")
+        image = (image * (65535 / (65536 - 2**unused))).rint().cast("ushort")
+    if image.format == "uint":
+        image = (image * (65535 / (2**32 - 1))).rint().cast("ushort")
+    if image.format not in ("uchar", "ushort"):
+        raise SourceUnreadable("the picture has negative samples, which say nothing about black and white")
+    return image.copy(interpretation=_SPACES[image.bands < 3, image.format])
+
+
+def from_lab(image: pyvips.Image, *, signed: bool) -> pyvips.Image:
+    """Lab colours as TIFF stores them, in 8 or 16 bits, unsigned as libvips loads them → libvips' own. `signed`: a and
+    b are stored so (CIELAB), else with their zero in the middle (ICCLab, TIFF Technical Note 4)."""
+    deep = image.format == "ushort"
+    light = image[0] * (100 / (65280 if deep else 255))
+    others = image[1:3]
+    others = (others > 127).ifthenelse(others - 256, others) if signed else others / (256 if deep else 1) - 128
+    return light.bandjoin(others).cast("float").copy(interpretation="lab")
+
+
+def to_srgb(image: pyvips.Image) -> pyvips.Image:
+    """Out of the space of its profile, in the depth it has. Grey stays grey, and has sRGB's curve afterwards."""
+    if profile(image) is None:
+        return image
+    grey = image.bands < 3
+    result = _through_profile(image, "srgb", image.format == "ushort")
+    if grey:
+        alpha = [result[3]] if image.bands == 2 else []
+        result = result[0].bandjoin(alpha) if alpha else result[0]
+        result = result.copy(interpretation=_SPACES[True, image.format])
+        result.remove(ICC)
+    return result
+
+
+def _through_profile(image: pyvips.Image, otherwise: str, deep: bool) -> pyvips.Image:
+    """To sRGB. `otherwise`: libvips' name of the profile for pictures that have none."""
+    known = profile(image) is not None
+    return image.icc_transform(
+        "srgb", embedded=known, input_profile=otherwise, intent="relative", depth=16 if deep else 8
+    )
+
+
+def _from_floats(image: pyvips.Image) -> pyvips.Image:
+    colours = 1 if image.bands < 3 else 3
+    if profile(image) is None:
+        light = image[:colours] if colours == 3 else image[0].bandjoin([image[0], image[0]])
+        encoded = light.copy(interpretation="scrgb").colourspace("rgb16")[:colours]
+    else:
+        encoded = _to_ushort(image[:colours])
+    if image.bands > colours:
+        encoded = encoded.bandjoin(_to_ushort(image[colours:]))
+    return encoded.copy(interpretation=_SPACES[colours == 1, "ushort"])
+
+
+def _to_ushort(image: pyvips.Image) -> pyvips.Image:
+    return (image * 65535).rint().cast("ushort")

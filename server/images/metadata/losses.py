@@ -1,0 +1,67 @@
+"""What of a source's file is not in its result, in words: so that nobody finds out later."""
+
+from server.images.metadata import xmp
+from server.images.metadata.metadata import Metadata
+from server.images.read import gif, heif, jpeg, tiff
+from server.images.read.sniff import sniff
+from server.job.job import Params
+
+_GAIN_MAP_SEGMENT = b"urn:iso:std:iso:ts:21496:-1\0"
+"""ISO 21496-1, in a segment APP2 of JPEG."""
+_AUXILIARIES = (
+    ("hdrgainmap", xmp.GAIN_MAP),
+    ("tmap", xmp.GAIN_MAP),
+    ("depth", xmp.DEPTH),
+    ("disparity", xmp.DEPTH),
+    ("auxid:2", xmp.DEPTH),
+    ("matte", "matte"),
+)
+"""Parts of URNs that name what HEIF files hold beside the picture."""
+_MOST_KEYWORDS = 5
+
+
+def losses(data: bytes, metadata: Metadata, params: Params, frames: int) -> tuple[str, ...]:
+    """Each a short sentence without its full stop. `frames`: how many pictures are made of it."""
+    found = [*_pages(data, frames)]
+    lost = list(dict.fromkeys([*_beside(data), *(xmp.lost(metadata.xmp) if metadata.xmp else [])]))
+    found += [f"the source's {each} is not in the result" for each in lost if each != xmp.EXTENDED]
+    if params.metadata == "keep" and not params.sweep:
+        found += _metadata(metadata, params)
+    return tuple(found)
+
+
+def _pages(data: bytes, frames: int) -> list[str]:
+    kind = sniff(data)
+    if kind == "image/tiff":
+        found = tiff.look(data)
+        return [f"page {found.page} of {found.pages}"] if found.pages > 1 else []
+    if frames == 1 and kind == "image/gif" and (count := len(gif.read(data).frames)) > 1:
+        return [f"frame 1 of {count}"]
+    if kind in ("image/heic", "image/avif") and (count := heif.pictures(data)) > 1:
+        return [f"the main picture of {count}"]
+    return []
+
+
+def _beside(data: bytes) -> list[str]:
+    """What lies beside the picture, without XMP that would say so."""
+    kind = sniff(data)
+    if kind == "image/jpeg":
+        found = jpeg.look(data)
+        return [xmp.GAIN_MAP] if jpeg.application(data, found, 2, _GAIN_MAP_SEGMENT) else []
+    if kind in ("image/heic", "image/avif"):
+        urns = heif.auxiliaries(data)
+        return [words for part, words in _AUXILIARIES if any(part in urn for urn in urns)]
+    return []
+
+
+def _metadata(metadata: Metadata, params: Params) -> list[str]:
+    found = []
+    if metadata.xmp is not None and xmp.EXTENDED in xmp.lost(metadata.xmp):
+        found.append("the source's XMP beyond one packet is not in the result")
+    if metadata.xmp is not None and not xmp.is_sound(metadata.xmp):
+        found.append("the source's XMP is damaged, and not in the result")
+    names = list(dict.fromkeys(metadata.texts.keywords_without_place(params.format)))
+    if names:
+        shown = ", ".join(names[:_MOST_KEYWORDS]) + (", …" if len(names) > _MOST_KEYWORDS else "")
+        found.append(f"{params.format} has no place for the source's texts ({shown})")
+    return found

@@ -1,0 +1,167 @@
+"""What a picture file says beside its pixels: colour profile, EXIF, XMP, IPTC, texts, resolution. Read once, carried
+past the network, and put on the result."""
+
+import struct
+from dataclasses import dataclass, replace
+
+import pyvips
+
+from server.images.metadata import colour, exif, texts, xmp
+from server.images.metadata.exif import Exif
+from server.images.metadata.fields import EXIF, ICC, IPTC, RESOLUTION, TEXTS, XMP, get_field, with_field
+from server.images.metadata.placement import Change
+from server.images.metadata.resolution import Resolution, of_libvips, of_tags, pack, tags
+from server.images.metadata.resolution import read as read_resolution
+from server.images.metadata.texts import Texts
+from server.images.read.sniff import sniff
+from server.job.job import Metadata as Policy
+
+UNKNOWN_PIXELS_PER_MM = 72 / 25.4
+"""What EXIF states where the resolution is unknown (EXIF 2.32, XResolution), and libvips writes with any EXIF."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    icc: bytes | None = None
+    """The profile that the samples are in, or None for sRGB, and for grey with sRGB's curve."""
+    exif: Exif = Exif()
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    """IIM records (IPTC-NAA), without what JPEG wraps around them."""
+    texts: Texts = Texts()
+    resolution: Resolution | None = None
+    """As stored: before the orientation is applied."""
+    size: tuple[int, int] | None = None
+    """Width and height, as stored."""
+
+    @property
+    def pixels_per_mm(self) -> tuple[float, float] | None:
+        """Across and down, as stored; None where the file does not say so much."""
+        return None if self.resolution is None else self.resolution.pixels_per_mm
+
+    @property
+    def orientation(self) -> int:
+        """1 … 8 as in EXIF. XMP is asked where EXIF says nothing at all, as by Pillow and libvips; browsers only ask
+        EXIF."""
+        stated = self.exif.orientation
+        if stated is None:
+            return 1 if self.xmp is None else xmp.orientation(self.xmp)
+        return stated
+
+
+def read(image: pyvips.Image, data: bytes | None = None) -> Metadata:
+    """Of a picture that libvips has opened, from the file `data`; costs no pixels. What is damaged is left out."""
+    found = _tags(image)
+    return Metadata(
+        icc=colour.profile(image),
+        exif=found,
+        xmp=_packet(image),
+        iptc=_iim(get_field(image, IPTC)),
+        texts=Texts() if data is None else texts.read(data),
+        resolution=(
+            of_tags(found.image) or of_libvips(image.xres, image.yres)
+            if data is None
+            else read_resolution(data, sniff(data) or "", found)
+        ),
+        size=(image.width, image.height),
+    )
+
+
+def read_orientation(image: pyvips.Image) -> int:
+    """The same, of all that only what a header needs: a profile, for one, is not tried."""
+    return Metadata(exif=_tags(image), xmp=_packet(image)).orientation
+
+
+def dress(image: pyvips.Image, metadata: Metadata, policy: Policy = "keep") -> pyvips.Image:
+    """`image`, upright and of its final size, with what `policy` leaves of `metadata`: keep: all; copyright: author and
+    rights in EXIF, XMP and texts; strip: none. The profile always stays: without it the colours would be others."""
+    resolution = metadata.resolution if policy == "keep" else None
+    if resolution is not None and metadata.orientation >= 5:
+        resolution = resolution.turned()
+    across, down = (resolution and resolution.pixels_per_mm) or (UNKNOWN_PIXELS_PER_MM,) * 2
+    image = image.copy(xres=across, yres=down)
+    for name in image.get_fields():
+        if name == "orientation" or name.endswith("-data") or name.startswith(("exif-", "png-comment-")):
+            image.remove(name)
+    left = _left(metadata, policy, (image.width, image.height))
+    if exif.X_RESOLUTION in left.exif.image:
+        left = replace(left, exif=left.exif.with_resolution(tags(resolution) if resolution else {}))
+    block = exif.serialise(left.exif) if left.exif else None
+    for name, data in (
+        (ICC, metadata.icc),
+        (EXIF, block),
+        (XMP, left.xmp),
+        (IPTC, left.iptc),
+        (TEXTS, left.texts.pack()),
+        (RESOLUTION, pack(resolution)),
+    ):
+        image = with_field(image, name, data)
+    return image
+
+
+def as_srgb(image: pyvips.Image) -> pyvips.Image:
+    """Of a dressed picture whose colours have become sRGB's: nothing says otherwise."""
+    block, packet = get_field(image, EXIF), get_field(image, XMP)
+    if block is not None:
+        image = with_field(image, EXIF, exif.serialise(exif.parse(block).as_srgb()))
+    return image if packet is None else with_field(image, XMP, xmp.as_srgb(packet))
+
+
+def _tags(image: pyvips.Image) -> Exif:
+    return exif.parse(get_field(image, EXIF) or b"")
+
+
+def _packet(image: pyvips.Image) -> bytes | None:
+    packet = get_field(image, XMP)
+    return packet if packet and len(packet) <= xmp.MAX_BYTES else None
+
+
+def upright(image: pyvips.Image) -> pyvips.Image:
+    """Of a HEIF file, whose own boxes rotate it, which its decoder has done: what EXIF and XMP say of it does not count
+    (ISO/IEC 23008-12, A.2)."""
+    block, packet = get_field(image, EXIF), get_field(image, XMP)
+    size = image.width, image.height
+    if block is not None:
+        image = with_field(image, EXIF, exif.serialise(exif.parse(block).upright(Change(1, size, size))))
+    if packet is not None:
+        image = with_field(image, XMP, xmp.straight(packet, size) or b"")
+    return image
+
+
+def _left(metadata: Metadata, policy: Policy, size: tuple[int, int]) -> Metadata:
+    """What the policy leaves, as of the result of that size."""
+    if policy == "strip":
+        return Metadata()
+    if policy == "copyright":
+        tags_left = metadata.exif.only(exif.ARTIST, exif.COPYRIGHT)
+        return Metadata(exif=tags_left, xmp=xmp.rights(metadata.xmp or b""), texts=metadata.texts.rights())
+    # Where the old size is not known, nothing is scaled.
+    turned = size[::-1] if metadata.orientation >= 5 else size
+    change = Change(metadata.orientation, metadata.size or (turned[0], turned[1]), size)
+    packet = xmp.upright(metadata.xmp, change) if metadata.xmp else None
+    return replace(metadata, exif=metadata.exif.upright(change), xmp=packet)
+
+
+# --- IPTC: bare in TIFF; in JPEG in an "Image Resource Block" of Adobe's Photoshop File Formats ---
+
+_PHOTOSHOP = b"Photoshop 3.0\0"
+_IIM_RESOURCE = 0x0404
+
+
+def photoshop_block(iim: bytes) -> bytes:
+    """How JPEG wants IIM records wrapped."""
+    return _PHOTOSHOP + b"8BIM" + struct.pack(">HHI", _IIM_RESOURCE, 0, len(iim)) + iim + b"\0" * (len(iim) % 2)
+
+
+def _iim(block: bytes | None) -> bytes | None:
+    if block is None or not block.startswith(_PHOTOSHOP):
+        return block if block and block[0] == 0x1C else None
+    place = len(_PHOTOSHOP)
+    while block[place : place + 4] == b"8BIM":
+        (kind,) = struct.unpack_from(">H", block.ljust(place + 7, b"\0"), place + 4)
+        named = place + 6 + (block[place + 6] + 2) // 2 * 2 if place + 6 < len(block) else len(block)
+        length = int.from_bytes(block[named : named + 4], "big")
+        if kind == _IIM_RESOURCE:
+            return block[named + 4 : named + 4 + length] or None
+        place = named + 4 + length + length % 2
+    return None

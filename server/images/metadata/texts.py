@@ -1,0 +1,145 @@
+"""Texts in picture files that are neither EXIF, XMP nor IPTC: the text chunks of PNG (keyword and text), and the
+comments of JPEG and GIF, which have no keyword.
+
+They are carried as they are, compressed ones too: nothing is inflated here but what becomes a comment, and of that no
+more than a comment holds.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+from server.images import chunks
+from server.images.read import gif, jpeg
+from server.images.read.sniff import sniff
+
+_NAMES = (b"tEXt", b"zTXt", b"iTXt")
+_ELSEWHERE = ("xml:com.adobe.xmp", "raw profile type")
+"""Keywords, as they begin, of what is EXIF, XMP, IPTC or a profile, and read as such."""
+_RIGHTS = {"author", "artist", "creator", "copyright", "rights", "license", "licence", "usage terms", "credit"}
+_COMMENT = "comment"
+
+MAX_BYTES = 8 << 20
+"""Of all texts of a picture together; what goes beyond is left out."""
+MAX_TEXTS = 1000
+MAX_COMMENT = 65_533
+"""Bytes that a JPEG segment holds."""
+
+
+@dataclass(frozen=True)
+class Text:
+    keyword: str
+    chunk: bytes
+    """Name and contents of a PNG chunk."""
+
+    def plain(self) -> bytes | None:
+        """The text alone, in UTF-8; None where it is damaged, or longer than a comment may be."""
+        name, (_, _, rest) = self.chunk[:4], self.chunk[4:].partition(b"\0")
+        compressed = name == b"zTXt" or (name == b"iTXt" and rest[:1] == b"\1")
+        if name == b"zTXt":
+            rest = rest[1:]
+        elif name == b"iTXt":
+            rest = b"".join(rest[2:].split(b"\0", 2)[2:])
+        if compressed:
+            inflater = zlib.decompressobj()
+            try:
+                rest = inflater.decompress(rest, MAX_COMMENT + 1)
+            except zlib.error:
+                return None
+        text = rest if name == b"iTXt" else rest.decode("latin-1").encode()
+        return text if len(text) <= MAX_COMMENT else None
+
+
+@dataclass(frozen=True)
+class Texts:
+    texts: tuple[Text, ...] = ()
+    """Of a PNG."""
+    comments: tuple[bytes, ...] = ()
+    """Of a JPEG or GIF, in whatever encoding."""
+
+    def rights(self) -> "Texts":
+        """Who made the picture, and who may use it."""
+        return Texts(tuple(text for text in self.texts if text.keyword.lower() in _RIGHTS))
+
+    def as_chunks(self) -> list[tuple[bytes, bytes]]:
+        """Names and contents, for a PNG file."""
+        return [(text.chunk[:4], text.chunk[4:]) for text in self.texts] + [_chunk(each) for each in self.comments]
+
+    def as_comments(self) -> list[bytes]:
+        """For a JPEG or GIF file: of a PNG the text that is a comment."""
+        found = [text.plain() for text in self.texts if text.keyword.lower() == _COMMENT]
+        return [*self.comments, *(each for each in found if each)]
+
+    def keywords_without_place(self, format_: str) -> list[str]:
+        """Of what a file of that format does not hold."""
+        if format_ == "png":
+            return []
+        kept = _COMMENT if format_ in ("jpeg", "gif") else None
+        names = [text.keyword for text in self.texts if text.keyword.lower() != kept]
+        return names + (["Comment"] if self.comments and kept is None else [])
+
+    def pack(self) -> bytes | None:
+        """As a libvips picture carries them."""
+        parts = [b"t" + text.chunk for text in self.texts] + [b"c" + each for each in self.comments]
+        return b"".join(len(part).to_bytes(4, "big") + part for part in parts) or None
+
+
+def unpack(data: bytes | None) -> Texts:
+    texts, comments, place = [], [], 0
+    while data and place < len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        kind, part = data[place + 4 : place + 5], data[place + 5 : place + 4 + length]
+        if kind == b"t":
+            texts.append(Text(_keyword(part), part))
+        else:
+            comments.append(part)
+        place += 4 + length
+    return Texts(tuple(texts), tuple(comments))
+
+
+def read(data: bytes) -> Texts:
+    kind = sniff(data)
+    if kind == "image/png":
+        return Texts(texts=tuple(_of_png(data)))
+    if kind == "image/jpeg":
+        return Texts(comments=tuple(_of_jpeg(data)))
+    return Texts(comments=tuple(filter(None, gif.read(data).comments[:MAX_TEXTS]))) if kind == "image/gif" else Texts()
+
+
+def _of_png(data: bytes) -> list[Text]:
+    found: list[Text] = []
+    room = MAX_BYTES
+    for name, start, end in chunks.places(data):
+        if name not in _NAMES or len(found) == MAX_TEXTS or end - start > room:
+            continue
+        part = data[start - 4 : end]
+        # A damaged one would be a damaged one in the result.
+        if zlib.crc32(part) != int.from_bytes(data[end : end + 4], "big"):
+            continue
+        keyword = _keyword(part)
+        if keyword and not keyword.lower().startswith(_ELSEWHERE):
+            found.append(Text(keyword, part))
+            room -= len(part)
+    return found
+
+
+def _keyword(part: bytes) -> str:
+    """1 … 79 letters; else none."""
+    keyword, end, _ = part[4:84].partition(b"\0")
+    return keyword.decode("latin-1") if end else ""
+
+
+def _of_jpeg(data: bytes) -> list[bytes]:
+    return [each for each in jpeg.comments(data, jpeg.look(data))[:MAX_TEXTS] if each]
+
+
+def _chunk(comment: bytes) -> tuple[bytes, bytes]:
+    """PNG's comment, in the plainest form that holds it."""
+    try:
+        text = comment.rstrip(b"\0").decode()
+    except UnicodeDecodeError:
+        text = comment.rstrip(b"\0").decode("latin-1")
+    text = text.replace("\0", " ")
+    try:
+        return b"tEXt", b"Comment\0" + text.encode("latin-1")
+    except UnicodeEncodeError:
+        return b"iTXt", b"Comment\0\0\0\0\0" + text.encode()

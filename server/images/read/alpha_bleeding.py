@@ -1,0 +1,63 @@
+"""Colours under transparent pixels, which are arbitrary in most files, are made those of the visible ones nearby.
+
+Otherwise the network sees an edge where the picture has none, and what it makes of that shows as a halo. The method is
+pull-push (Gortler et al., The Lumigraph, 1996, section 3.4): means of the visible pixels at half the size, a quarter
+and so on; where a pixel is invisible, it takes the colour of the finest level that knows one.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.images.read.open import Samples
+
+_ROWS = 256
+"""Of the full picture at a time, so that floats are never needed for all of it."""
+
+_SMALLEST = np.float32(1e-9)
+
+_Floats = NDArray[np.float32]
+
+
+def bleed(samples: Samples) -> Samples:
+    """`samples`: H × W × channels with alpha last. The same array, if no pixel is wholly transparent or none is
+    visible, or else a copy that differs under those that are."""
+    alpha = samples[..., -1]
+    if alpha.all() or not alpha.any():
+        return samples
+    half = np.concatenate([_half(_weighted(samples[top : top + _ROWS])) for top in range(0, len(samples), _ROWS)])
+    filled = _filled(half)
+    result = samples.copy()
+    for top in range(0, len(samples), _ROWS):
+        rows = result[top : top + _ROWS]
+        hidden = rows[..., -1] == 0
+        source = np.repeat(np.repeat(filled[top // 2 : top // 2 + _ROWS // 2], 2, axis=0), 2, axis=1)
+        source = source[: len(rows), : rows.shape[1]]
+        rows[..., :-1][hidden] = np.rint(source[hidden]).astype(samples.dtype)
+    return result
+
+
+def _weighted(samples: Samples) -> _Floats:
+    """Colours times alpha, and alpha."""
+    floats = samples.astype(np.float32)
+    floats[..., -1] /= np.iinfo(samples.dtype).max
+    floats[..., :-1] *= floats[..., -1:]
+    return floats
+
+
+def _half(weighted: _Floats) -> _Floats:
+    """Sums over 2 × 2 pixels."""
+    h, w, _ = weighted.shape
+    even = np.pad(weighted, ((0, h % 2), (0, w % 2), (0, 0)))
+    return even[0::2, 0::2] + even[1::2, 0::2] + even[0::2, 1::2] + even[1::2, 1::2]
+
+
+def _filled(weighted: _Floats) -> _Floats:
+    """Colours everywhere, of the finest level that knows one."""
+    h, w, _ = weighted.shape
+    weight = weighted[..., -1:]
+    known = weight[..., 0] > 0
+    colours: _Floats = np.divide(weighted[..., :-1], np.maximum(weight, _SMALLEST))
+    if not known.all():
+        coarse = np.repeat(np.repeat(_filled(_half(weighted)), 2, axis=0), 2, axis=1)[:h, :w]
+        colours[~known] = coarse[~known]
+    return colours

@@ -1,0 +1,236 @@
+"""Which picture of a TIFF file is meant, and whether it can be read: its directories are looked at, no samples.
+
+The magic of TIFF says little. Camera raw files are TIFF (TIFF/EP, DNG), whose first picture is a small preview; other
+files begin with reduced pictures too; and a directory can ask for compressions and colours that nobody here decodes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from server.errors import SourceUnreadable
+from server.images.metadata.exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, Reader, Tags
+
+_SUBFILE, _OLD_SUBFILE, _COMPRESSION, _PHOTOMETRIC, _MAKE = 254, 255, 259, 262, 271
+_WIDTH, _HEIGHT, _BITS, _SAMPLES, _PLANAR, _TILE_WIDTH = 256, 257, 258, 277, 284, 322
+_SUBDIRECTORIES, _INK_SET, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 330, 332, 338, 339
+_DNG_VERSION, _CFA_PATTERN_SIZE, _CFA_PATTERN = 50706, 33421, 33422
+_REDUCED, _MASK = 1, 4
+"""Bits of NewSubfileType."""
+_OLD_REDUCED = 2
+"""A value of SubfileType, which that tag has replaced."""
+
+_CFA, _LINEAR_RAW = 32803, 34892
+_RAW_PHOTOMETRIC = {_CFA, _LINEAR_RAW}
+_RAW_COMPRESSIONS = {
+    32767: "Sony ARW",
+    32769: "packed raw",
+    32770: "Samsung SRW",
+    34713: "Nikon NEF",
+    65000: "Kodak DCR",
+    65535: "Pentax PEF",
+}
+_RAW_BY_MAKE = (
+    ("nikon", "Nikon NEF"),
+    ("canon", "Canon CR2"),
+    ("sony", "Sony ARW"),
+    ("pentax", "Pentax PEF"),
+    ("ricoh", "Pentax PEF"),
+    ("samsung", "Samsung SRW"),
+    ("hasselblad", "Hasselblad 3FR"),
+    ("kodak", "Kodak DCR"),
+    ("epson", "Epson ERF"),
+    ("mamiya", "Mamiya MEF"),
+    ("leaf", "Leaf MOS"),
+    ("phase one", "Phase One IIQ"),
+    ("olympus", "Olympus ORF"),
+    ("panasonic", "Panasonic RW2"),
+)
+
+_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32809, 32946, 34676, 34677, 50001}
+"""Those that libvips, as its wheel is built, decodes: none, CCITT, LZW, JPEG, deflate, PackBits, ThunderScan, SGI's for
+LogLuv, WebP."""
+_OTHER_COMPRESSIONS = {
+    6: "old-style JPEG",
+    9: "JBIG",
+    10: "JBIG",
+    33003: "JPEG 2000",
+    33004: "JPEG 2000",
+    33005: "JPEG 2000",
+    34661: "JBIG",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy DNG",
+    34925: "LZMA",
+    34926: "Zstandard",
+    34927: "WebP",
+    34933: "PNG",
+    34934: "JPEG XR",
+    50000: "Zstandard",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+_GREY, _RGB, _PALETTE, _CMYK, _YCBCR, CIELAB, ICCLAB = (0, 1), 2, 3, 5, 6, 8, 9
+_LOG = (32844, 32845)
+_COLOURS = {0: 1, 1: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3, CIELAB: 3, ICCLAB: 3, 32844: 1, 32845: 3}
+"""Samples of a pixel before the extra ones."""
+_ALPHA = (1, 2)
+"""Values of ExtraSamples: alpha, premultiplied or not. 0 is "unspecified": often a mask that an editor keeps."""
+
+_OF_ONE_PAGE = {ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT}
+
+_MOST_DIRECTORIES = 1000
+_MOST_ENTRIES = 20_000
+"""In all directories: hostile files let them overlap."""
+_MOST_CHANNELS = 10
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Of one picture in the file."""
+
+    page: int
+    """Its place in the chain, from 0; of a sub-directory, that of its parent."""
+    sub: int
+    """Its place among the sub-directories of the parent, from 0; -1 where it is in the chain itself."""
+    offset: int
+    tags: Tags
+
+    def number(self, tag: int, default: int) -> int:
+        """The first number of a tag; tags that are missing have a default by the standard."""
+        return (self.numbers(tag) or (default,))[0]
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        return self.tags[tag].numbers if tag in self.tags else ()
+
+    @property
+    def photometric(self) -> int:
+        return self.number(_PHOTOMETRIC, 1)
+
+    @property
+    def is_lab(self) -> bool:
+        """libvips gives its numbers as they are stored."""
+        return self.photometric == ICCLAB or (self.photometric == CIELAB and self.number(_BITS, 1) == 8)
+
+    @property
+    def pixels(self) -> int:
+        return self.number(_WIDTH, 0) * self.number(_HEIGHT, 0)
+
+    @property
+    def is_whole(self) -> bool:
+        """Neither a reduced picture nor a mask for another one."""
+        return not self.number(_SUBFILE, 0) & (_REDUCED | _MASK) and self.number(_OLD_SUBFILE, 1) != _OLD_REDUCED
+
+    @property
+    def colours(self) -> int:
+        """Bands that libvips makes of it, without the extra ones."""
+        if self.photometric == _PALETTE:
+            return 3
+        samples = self.number(_SAMPLES, 1)
+        # What calls itself grey and has three samples was meant as RGB.
+        return 3 if self.photometric in _GREY and samples >= 3 else _COLOURS.get(self.photometric, samples)
+
+    @property
+    def alpha(self) -> int | None:
+        """Which of libvips' bands is alpha, or None. The number of channels says nothing about it."""
+        extra = self.numbers(_EXTRA_SAMPLES)
+        first = self.number(_SAMPLES, 1) - len(extra)
+        return next((first + place for place, kind in enumerate(extra) if kind in _ALPHA), None)
+
+
+@dataclass(frozen=True)
+class Tiff:
+    meant: Directory
+    """The first one at full resolution; where none says that it is, the largest."""
+    tags: Tags
+    """What is said of the meant one: by its own directory, else by the first one, which describes all of the file."""
+    pages: int
+    """Pictures in the chain that are no reduced ones of others: pages, of which the meant one is taken."""
+    page: int
+    """The place of the meant one among these, from 1."""
+
+
+def look(data: bytes) -> Tiff:
+    """Raises SourceUnreadable for camera raw files, and for what can't be decoded, in words."""
+    found = list(_directories(data))
+    if not found:
+        raise SourceUnreadable("the picture file is damaged")
+    raw = next((kind for kind in map(_raw_kind, found) if kind), None)
+    if raw is not None:
+        make = bytes(found[0].tags[_MAKE].data).decode("latin-1").lower() if _MAKE in found[0].tags else ""
+        named = next((name for word, name in _RAW_BY_MAKE if word in make), raw) if raw == "TIFF/EP" else raw
+        raise SourceUnreadable(raw_words(named))
+    whole = [each for each in found if each.is_whole]
+    meant = whole[0] if whole else max(found, key=lambda each: each.pixels)
+    chain = [each for each in whole if each.sub < 0]
+    page = next((place for place, each in enumerate(chain, 1) if each.page >= meant.page), 1)
+    _check(meant)
+    shared = found[0].tags
+    if meant.page > 0:  # how another page lies and how large it is printed says nothing of this one
+        shared = {tag: value for tag, value in shared.items() if tag not in _OF_ONE_PAGE}
+    return Tiff(meant, {**shared, **meant.tags}, max(1, len(chain)), page)
+
+
+def readable(data: bytes, meant: Directory) -> bytes:
+    """The file as libvips reads it: of 8-bit CIELAB it makes nothing, of the same numbers as ICCLab it does."""
+    if meant.photometric == CIELAB and meant.is_lab:
+        return Reader(data).with_short(meant.offset, _PHOTOMETRIC, ICCLAB)
+    return data
+
+
+def raw_words(kind: str) -> str:
+    return f"the file is a camera raw ({kind}), which is not read: develop it, and send a TIFF, PNG or JPEG of it"
+
+
+def _directories(data: bytes) -> Iterator[Directory]:
+    """Those of the chain, each followed by its sub-directories."""
+    reader = Reader(data)
+    seen: set[int] = set()
+    room = _MOST_ENTRIES
+
+    def is_new(place: int) -> bool:
+        return reader.is_directory(place) and place not in seen and len(seen) < _MOST_DIRECTORIES and room > 0
+
+    offset, page = reader.first, 0
+    while is_new(offset):
+        seen.add(offset)
+        room -= reader.count(offset)
+        parent = Directory(page, -1, offset, reader.tags(offset))
+        yield parent
+        for sub, place in enumerate(parent.numbers(_SUBDIRECTORIES)):
+            if is_new(place):
+                seen.add(place)
+                room -= reader.count(place)
+                yield Directory(page, sub, place, reader.tags(place))
+        offset, page = reader.next(offset), page + 1
+
+
+def _raw_kind(directory: Directory) -> str | None:
+    if _DNG_VERSION in directory.tags:
+        return "Adobe DNG"
+    if directory.photometric in _RAW_PHOTOMETRIC or {_CFA_PATTERN_SIZE, _CFA_PATTERN} <= set(directory.tags):
+        return "TIFF/EP"
+    return _RAW_COMPRESSIONS.get(directory.number(_COMPRESSION, 1))
+
+
+def _check(directory: Directory) -> None:
+    """Raises SourceUnreadable for what libvips would call damaged, or read wrongly."""
+    code = directory.number(_COMPRESSION, 1)
+    if code not in _COMPRESSIONS:
+        name = _OTHER_COMPRESSIONS.get(code, f"number {code}")
+        raise SourceUnreadable(f"TIFF with {name} compression is not read; save it with LZW, deflate or none")
+    photometric = directory.photometric
+    if photometric not in _COLOURS or (photometric == _CMYK and directory.number(_INK_SET, 1) != 1):
+        raise SourceUnreadable("TIFF with colours of this kind is not read; convert it to RGB, CMYK or grey")
+    samples = directory.number(_SAMPLES, 1)
+    if samples > _MOST_CHANNELS:
+        raise SourceUnreadable(f"the picture has {samples} channels; this server reads up to {_MOST_CHANNELS}")
+    if samples < _COLOURS[photometric] and photometric not in _LOG:
+        raise SourceUnreadable("the picture file is damaged")
+    if len(set(directory.numbers(_BITS))) > 1:
+        raise SourceUnreadable("TIFF whose channels differ in depth is not read; convert it to 8 or 16 bits")
+    if directory.number(_PLANAR, 1) == 2 and samples > 1 and _TILE_WIDTH in directory.tags:
+        raise SourceUnreadable(
+            "TIFF in tiles with a plane for each channel is not read; save it in strips, or with interleaved channels"
+        )
+    if photometric in (CIELAB, ICCLAB) and directory.number(_SAMPLE_FORMAT, 1) == 3:
+        raise SourceUnreadable("TIFF with Lab colours in floats is not read; convert it to RGB")

@@ -1,0 +1,253 @@
+"""What everybody passes around: what a caller wants, a job, and its result."""
+
+import math
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any, Literal, get_args
+
+from server.errors import InvalidField
+from server.job.creativity import MAX_CREATIVITY
+from server.job.formats import FORMATS, FormatName
+
+Target = Literal["2k", "4k", "8k"]
+Metadata = Literal["keep", "copyright", "strip"]
+Colour = Literal["keep", "srgb"]
+Animated = Literal["keep", "first"]
+ContentWanted = Literal["auto", "photo", "text", "drawing"]
+
+TARGET_LONG_EDGE: dict[str, int] = {"2k": 2048, "4k": 4096, "8k": 8192}
+"""Long edge of the result in pixels, exactly. No vendor defines the words; this is the reading we document."""
+
+MAX_SCALE = 10.0
+QUALITIES = (1, 100)
+MAX_SEED = 2**63 - 1
+FACE_STRENGTH = 0.8
+WHITE = (255, 255, 255)
+
+
+class State(str, Enum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faces:
+    """How faces are restored. Raises InvalidField."""
+
+    strength: float = FACE_STRENGTH
+    """0 (as the upscaler left them) … 1 (wholly the restored ones)."""
+    only: Literal["all", "largest"] | tuple[int, ...] = "all"
+    """Which ones; numbers count from 0, in the order in which the result lists them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise InvalidField("the strength of faces must be between 0 and 1", field="faces")
+        if isinstance(self.only, str):
+            if self.only not in ("all", "largest"):
+                raise InvalidField("faces may be all, largest, or a list of their numbers", field="faces")
+        elif not all(number >= 0 for number in self.only):
+            raise InvalidField("faces are numbered from 0", field="faces")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Faces":
+        only = values.get("only", "all")
+        return cls(**{**values, "only": only if isinstance(only, str) else tuple(only)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """What the caller wants done. Exactly one of `scale`, `target` and `size` is given.
+
+    Raises InvalidField, naming the field, when a value is out of range.
+    """
+
+    scale: float | None = None
+    """Outscale, 0 < scale ≤ 10: the result is round(w·scale) × round(h·scale)."""
+    target: Target | None = None
+    """The result's long edge, see TARGET_LONG_EDGE."""
+    size: tuple[int, int] | None = None
+    """The result's exact (width, height); the aspect may change."""
+    format: FormatName = "png"
+    quality: int | None = None
+    """1…100, or None for the format's default."""
+    lossless: bool = False
+    """Where the format can be either."""
+    progressive: bool = False
+    """JPEG that shows a coarse picture first. The encoder then holds the whole picture."""
+    depth: Literal[8, 16] | None = None
+    """Bits per sample, or None for the source's where the format can hold them."""
+    metadata: Metadata = "keep"
+    colour: Colour = "keep"
+    """Keep the source's colour profile, or convert to sRGB."""
+    background: tuple[int, int, int] = WHITE
+    """What shows through transparent pixels in a format without transparency: 8-bit sRGB."""
+    animation: Animated = "first"
+    """Of a source with several frames: keep them all, in a format that can hold them, or take the first. The vendors'
+    APIs take the first."""
+    model: str = "auto"
+    denoise: float | None = None
+    """0 (keep grain) … 1 (smooth), for the model that has such a control; None for its own default."""
+    creativity: float | None = None
+    """−2 (strict) … 2 (reimagine): see server/job/creativity.py. None is 0, but for clean screens and prints, which are
+    then left to the network that keeps their letters."""
+    content: ContentWanted = "auto"
+    """What the picture shows; auto looks whether it is a clean screen or print. Only `auto` as the model asks."""
+    faces: Faces | None = None
+    """Restore faces; None for leaving them as the upscaler makes them."""
+    seed: int | None = None
+    """0 … 2⁶³−1, or None for one derived from the source."""
+    sweep: bool = False
+    """Instead of the result a sheet that shows a crop of it at each whole creativity; see
+    server/pipeline/preview.py."""
+
+    def __post_init__(self) -> None:
+        wanted = [name for name in ("scale", "target", "size") if getattr(self, name) is not None]
+        if len(wanted) != 1:
+            raise InvalidField("give exactly one of scale, target and size", field=wanted[-1] if wanted else "scale")
+        if self.scale is not None and not (math.isfinite(self.scale) and 0 < self.scale <= MAX_SCALE):
+            raise InvalidField(f"scale must be more than 0 and at most {MAX_SCALE:g}", field="scale")
+        if self.target is not None and self.target not in TARGET_LONG_EDGE:
+            raise InvalidField(f"target must be one of {', '.join(TARGET_LONG_EDGE)}", field="target")
+        if self.size is not None and not (len(self.size) == 2 and min(self.size) >= 1):
+            raise InvalidField("size must be two whole numbers of at least 1", field="size")
+        if self.format not in get_args(FormatName):
+            raise InvalidField(f"format must be one of {', '.join(FORMATS)}", field="format")
+        if self.quality is not None and not QUALITIES[0] <= self.quality <= QUALITIES[1]:
+            raise InvalidField("quality must be between {} and {}".format(*QUALITIES), field="quality")
+        form = FORMATS[self.format]
+        if self.lossless and not form.lossless:
+            raise InvalidField(
+                f"{form.name} always loses something; for lossless use png, webp, avif or tiff", field="lossless"
+            )
+        if self.progressive and not form.progressive:
+            raise InvalidField(f"{form.name} can't be progressive; jpeg can", field="progressive")
+        if self.depth not in (None, 8, 16):
+            raise InvalidField("depth must be 8 or 16", field="depth")
+        if self.depth is not None and self.depth > form.depth:
+            raise InvalidField(
+                f"{form.name} holds at most {form.depth} bits per sample; use png or tiff", field="depth"
+            )
+        if self.metadata not in get_args(Metadata):
+            raise InvalidField(f"metadata must be one of {', '.join(get_args(Metadata))}", field="metadata")
+        if self.colour not in get_args(Colour):
+            raise InvalidField(f"colour must be one of {', '.join(get_args(Colour))}", field="colour")
+        if self.animation not in get_args(Animated):
+            raise InvalidField(f"animation must be one of {', '.join(get_args(Animated))}", field="animation")
+        if not (len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)):
+            raise InvalidField("background must be three numbers between 0 and 255", field="background")
+        if self.denoise is not None and not 0 <= self.denoise <= 1:
+            raise InvalidField("denoise must be between 0 and 1", field="denoise")
+        if self.creativity is not None and not abs(self.creativity) <= MAX_CREATIVITY:  # NaN is not either
+            raise InvalidField("creativity must be between -2 and 2", field="creativity")
+        if self.content not in get_args(ContentWanted):
+            raise InvalidField(f"content must be one of {', '.join(get_args(ContentWanted))}", field="content")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise InvalidField(f"seed must be between 0 and {MAX_SEED}", field="seed")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Params":
+        """Also of rows that an earlier version has written."""
+        size, faces = values.get("size"), values.get("faces")
+        read = {"size": tuple(size) if size else None, "background": tuple(values.get("background", WHITE))}
+        return cls(**{**values, **read, "faces": Faces.from_dict(faces) if isinstance(faces, dict) else None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came out."""
+
+    key: str
+    """The blob's name."""
+    width: int
+    height: int
+    size_bytes: int
+    format: FormatName
+    model: str
+    """Names of the networks that ran, with their shares; "none" when the picture was only reduced."""
+    model_sha256: str | None
+    """Of the one network's file; of several, of the recipe, see weights/README.md."""
+    model_form: str | None = None
+    """Where the one network's numbers come from: "bundled", "release", "package, fp16" or "own"."""
+    notes: tuple[str, ...] = ()
+    """What the caller may not expect, in sentences: why another network ran, what of the source could not be kept."""
+    refinement: dict[str, Any] | None = None
+    """What creativity meant for this job, or None when no pass ran for it: the recipe of server/job/creativity.py, the
+    network's name and hash, and the seed."""
+    frames: int = 1
+    """More than one of an animation."""
+    duration_s: float | None = None
+    """Of an animation, played once; else None."""
+    network_pixels: int = 0
+    """What the network was fed, over all passes, and of all frames that were not the same as the one before."""
+    faces: tuple[dict[str, Any], ...] | None = None
+    """What was done to each face found, or None when nobody asked; see server/faces."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall seconds by pipeline step."""
+    cost: float = 0.0
+    """What the operator charges for it, by the price list of that time; see price.py."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Result":
+        faces = values.get("faces")
+        notes = tuple(values.get("notes", ()))
+        return cls(**{**values, "faces": None if faces is None else tuple(faces), "notes": notes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One request for work, from submit to result. A snapshot of its row: it never changes by itself."""
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """32 lower-case hex digits, a UUID: fits every vendor's id."""
+    dialect: str
+    """Whose API it came through: "native", "wavespeed", …"""
+    owner: str
+    """Whose key it came with: Caller.id."""
+    params: Params
+    request: dict[str, Any] = field(default_factory=dict)
+    """What only the dialect needs to know again: the vendor's model name, the echo of its input, flags."""
+    external_id: str | None = None
+    """The caller's own name for it, where the vendor lets callers choose one: unique per owner and dialect."""
+    source_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Under which the source, and `result_id` under which the result, can be named as a later job's source. Unlike a
+    blob's key it is known from the start, and is no capability: only the owner may use it."""
+    result_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    keep_s: float | None = None
+    """How long after its end the job and its pictures are kept, if the caller asked for less than `Config.keep_s`."""
+    source_url: str | None = None
+    """Where the picture still has to be fetched from, or None when it came with the request."""
+    source_key: str | None = None
+    """The source's blob, once we have it. A job without it is not ready to run."""
+    state: State = State.QUEUED
+    priority: int = 0
+    """Higher runs sooner."""
+    progress: float = 0.0
+    """0 … 1; what the networks have done of their work."""
+    stage: str | None = None
+    """While it runs: loading, upscaling, refining or encoding."""
+    created_at: float = field(default_factory=time.time)
+    """Unix seconds, as are all times here."""
+    started_at: float | None = None
+    finished_at: float | None = None
+    attempt: int = 0
+    """How often a worker has leased it. Fences every write of a worker: see jobs.py."""
+    worker: str | None = None
+    cancel_requested: bool = False
+    result: Result | None = None
+    error_code: str | None = None
+    error_message: str | None = None

@@ -1,0 +1,183 @@
+"""Where a source picture comes from: an address, one of our own files, or the bytes themselves."""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+import httpx
+from ssrfguard import Resolver
+
+from server.config import Config
+from server.errors import InvalidField, SourceNotAllowed, SourceTooLarge, SourceUnreachable
+from server.images.read.sniff import sniff
+from server.outbound.ssrf import NotAllowed, Unreachable, is_web_url, request, run
+
+MAX_REDIRECTS = 5
+_HEADERS = {
+    "Accept": "image/*, */*;q=0.5",
+    "Accept-Encoding": "identity",  # so that the bytes counted are the bytes kept
+}
+_DATA_URI = re.compile(
+    # Bounded: unbounded repeats remember every place they could go back to, gigabytes for a hostile text.
+    r"data:(image/[\w.+-]{1,100}|application/octet-stream|)((?:;[^;,]{0,100}){0,8}),",
+    re.IGNORECASE,
+)
+
+_PIECE = 1 << 20
+"""Characters of base64."""
+_OWN_FILE = re.compile(r"/(?:files|uploads)/([0-9a-f]{32}(?:\.[a-z0-9]{1,8})?)/*\Z")
+_OWN_JOB = re.compile(r"/jobs/([0-9a-f]{32})/(result|source)/*\Z")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture to be worked on; exactly one of the three is given."""
+
+    data: bytes | None = None
+    url: str | None = None
+    """Still to be downloaded."""
+    key: str | None = None
+    """One of our own files."""
+
+    def __post_init__(self) -> None:
+        assert [self.data, self.url, self.key].count(None) == 2
+
+
+def parse_source(text: str, own_bases: Sequence[str]) -> Source:
+    """What a caller wrote as its picture: a URL, a data URI or bare base64. Raises InvalidField.
+
+    `own_bases` are the starts of our own links: a file of ours is read directly, not over the network. Those that lead
+    to us under any other name are still a URL here: `Service` knows them by `own_file` and `own_job`.
+    """
+    text = text.strip()
+    if text[:8].lower().startswith(("http://", "https://")):
+        if not is_web_url(text):
+            raise _not_a_source()
+        key = own_file(text)
+        if key is not None and any(text.startswith(f"{base}/") for base in own_bases):
+            return Source(key=key)
+        return Source(url=text)
+    head = _DATA_URI.match(text)
+    if head is None:
+        return Source(data=_from_base64(text))
+    if head[2].lower().endswith(";base64"):
+        return Source(data=_from_base64(text[head.end() :]))
+    try:
+        return Source(data=unquote_to_bytes(text[head.end() :]))
+    except ValueError as error:
+        raise _not_a_source() from error
+
+
+def own_file(url: str) -> str | None:
+    """The key of the file that a link of ours leads to, or None if it is no such link.
+
+    Links are known by their path and the name in it, whatever stands before and behind: the same server is asked under
+    several names, through proxies with prefixes, and some clients append a query. Names are too long to be met by
+    chance; whether there is such a file is for the caller of this to find out.
+    """
+    found = _OWN_FILE.search(_path_of(url))
+    return found[1] if found else None
+
+
+def own_job(url: str) -> tuple[str, str] | None:
+    """The job, and which of its pictures (`result` or `source`), that such a link leads to; or None."""
+    found = _OWN_JOB.search(_path_of(url))
+    return (found[1], found[2]) if found else None
+
+
+def _path_of(url: str) -> str:
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError:  # brackets around what is no address
+        return ""
+
+
+def _from_base64(text: str) -> bytes:
+    """Standard or URL-safe alphabet, padded or not, in lines or not, with blanks or without. It is read in pieces,
+    between which other threads have their turn."""
+    text = text.rstrip("= \t\r\n")
+    pieces, rest, has_blanks = list[bytes](), "", False
+    try:
+        for start in range(0, len(text), _PIECE):
+            lines = text[start : start + _PIECE].replace("\r", "").replace("\n", "")
+            digits = lines.replace(" ", "").replace("\t", "").replace("-", "+").replace("_", "/")
+            if "=" in digits:
+                raise _not_a_source()
+            has_blanks = has_blanks or len(digits) < len(lines)
+            digits = rest + digits
+            whole = len(digits) // 4 * 4
+            pieces.append(base64.b64decode(digits[:whole], validate=True))
+            rest = digits[whole:]
+        pieces.append(base64.b64decode(rest + "=" * (-len(rest) % 4), validate=True))
+    except ValueError as error:
+        raise _not_a_source() from error
+    data = b"".join(pieces)
+    # Words with blanks between them are base64 as well, of nothing that anybody meant.
+    if not data or (has_blanks and sniff(data[:32]) is None):
+        raise _not_a_source()
+    return data
+
+
+def _not_a_source() -> InvalidField:
+    return InvalidField("image must be an http(s) URL, a data URI of a picture, or base64", field="image")
+
+
+def download(url: str, config: Config, resolver: Resolver | None = None) -> bytes:
+    """The file at that address. Raises SourceUnreachable, SourceNotAllowed or SourceTooLarge.
+
+    Ends within `config.fetch_timeout_s`, however slowly the other side drips. `resolver`: see guard.request.
+    """
+    file = io.BytesIO()
+    download_to(file, url, config, resolver)
+    return file.getvalue()
+
+
+def download_to(file: "Writable", url: str, config: Config, resolver: Resolver | None = None) -> None:
+    """The same into a file, so that many downloads at a time take little memory."""
+    try:
+        run(lambda: _download(file, url, config, resolver), config.fetch_timeout_s)
+    except NotAllowed as error:
+        raise SourceNotAllowed("the picture's address is not one that this server may fetch from") from error
+    except Unreachable as error:
+        raise SourceUnreachable(f"the picture could not be downloaded: {error}") from error
+
+
+class Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+async def _download(file: Writable, url: str, config: Config, resolver: Resolver | None) -> None:
+    for _ in range(MAX_REDIRECTS + 1):
+        target = await _ask(file, url, config, resolver)
+        if target is None:
+            return
+        url = target
+    raise SourceUnreachable(f"the picture's address redirects more than {MAX_REDIRECTS} times")
+
+
+async def _ask(file: Writable, url: str, config: Config, resolver: Resolver | None) -> str | None:
+    """One request: the address that it redirects to, or None when its body is in the file."""
+    async with request("GET", url, config, config.fetch_timeout_s, _HEADERS, resolver=resolver) as response:
+        if response.next_request is not None:
+            return str(response.next_request.url)
+        if response.status_code != 200:
+            raise Unreachable(f"its server answered {response.status_code}")
+        await _read(file, response, config.max_source_bytes)
+        return None
+
+
+async def _read(file: Writable, response: httpx.Response, limit: int) -> None:
+    too_large = SourceTooLarge(f"the picture's file is over this server's limit of {limit} bytes")
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and len(length) < 20 and int(length) > limit:
+        raise too_large
+    size = 0
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size > limit:
+            raise too_large
+        file.write(chunk)

@@ -1,0 +1,136 @@
+"""All creativities side by side on one telling crop, so that a caller can choose before the whole picture is made."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from server.images.metadata.metadata import dress
+from server.images.read.open import Samples
+from server.images.write.save import save
+from server.job.creativity import ANCHORS, NAMES
+from server.job.plan import Size, result_size
+from server.pipeline import Context, decode, expect, faces, plan, resize, upscale
+from server.pipeline.refine import step as refine
+from server.rows.resample import gather, resample
+from server.rows.stream import Stream
+
+CROP = 512
+"""Side of what is shown, in pixels of the result."""
+_MARGIN = 40
+"""Source pixels around the crop that the networks see and the sheet does not show."""
+_CAPTION = 32
+_LOOKED_AT = 4_000_000
+_COLUMNS = 3
+_INK, _PAPER = (235, 235, 235), (24, 24, 24)
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels."""
+
+
+def run(ctx: Context) -> None:
+    """Make the file `ctx.target`: a sheet of what each whole creativity makes of the crop, the source first. Raises
+    what the pipeline raises."""
+    with ctx.clock("decode"):
+        decode.run(ctx)
+    ctx.animation = None  # the sheet is a still, of the first frame
+    whole, (h, w) = ctx.samples, ctx.samples.shape[:2]
+    result = result_size((w, h), ctx.params)
+    ratio = result[0] / w, result[1] / h
+    shown = telling(whole, (min(w, _source(ratio[0])), min(h, _source(ratio[1]))))
+    margin = min(_MARGIN, math.ceil(_MARGIN * 4 / max(ratio)))  # no wider in the result than at ×4
+    seen = max(0, shown[0] - margin), max(0, shown[1] - margin), min(w, shown[2] + margin), min(h, shown[3] + margin)
+    ctx.samples = np.ascontiguousarray(whole[seen[1] : seen[3], seen[0] : seen[2]])  # type: ignore[assignment]
+    ctx.whole = result
+    size = round((seen[2] - seen[0]) * ratio[0]), round((seen[3] - seen[1]) * ratio[1])
+    left, top = round((shown[0] - seen[0]) * ratio[0]), round((shown[1] - seen[1]) * ratio[1])
+    window = left, top, min(size[0], left + CROP), min(size[1], top + CROP)
+
+    panels = [("source", _cut(_to_8_bits(resample(ctx.samples, size, ctx.kernel)), window))]
+    ctx.expect("upscale", len(ANCHORS))
+    for creativity in sorted(ANCHORS):
+        part = _one(ctx, size, creativity)
+        panels.append((f"{creativity:+g}  {NAMES[creativity]}", _cut(part, window)))
+        ctx.advance("upscale", 1)
+        ctx.frames_made += 1  # so that `network_pixels` counts all panels
+    with ctx.clock("encode"):
+        sheet = _sheet(panels)
+        assert ctx.plan is not None
+        ctx.plan = replace(ctx.plan, result=(sheet.width, sheet.height))
+        known = ctx.metadata if whole.shape[2] >= 3 else replace(ctx.metadata, icc=None)  # the sheet has colours
+        image = dress(pyvips.Image.new_from_array(np.asarray(sheet)), known, "strip")
+        save(image, ctx.target, replace(ctx.params, depth=None))
+
+
+def _one(ctx: Context, size: Size, creativity: float) -> Samples:
+    """The crop and its margin, as this creativity makes it: size × channels, 8 bits."""
+    each = copy.copy(ctx)  # clocks and what must stop it are shared, results are not
+    each.work, each.notes = {}, []
+    each.params = replace(ctx.params, scale=None, target=None, size=size, creativity=creativity, depth=None)
+    for name, step in (("plan", plan), ("upscale", upscale), ("faces", faces), ("refine", refine), ("resize", resize)):
+        each.check()
+        if name == "upscale":
+            expect(each)
+        with each.clock(name):
+            step.run(each)
+    ctx.plan, ctx.loaded = each.plan, each.loaded
+    assert isinstance(each.stream, Stream)
+    return _to_8_bits(gather(each.stream))
+
+
+def telling(samples: Samples, size: Size) -> Box:
+    """The window of `size` (width, height) with the most detail: the largest sum of differences between neighbours,
+    each held to a tenth of the range so that one hard edge does not win."""
+    # Of large pictures every second, third, … pixel: forty bytes go for each that is looked at.
+    step = max(1, math.isqrt(samples.shape[0] * samples.shape[1] // _LOOKED_AT))
+    colours = samples[::step, ::step, : 3 if samples.shape[2] >= 3 else 1]
+    grey = colours.mean(axis=2, dtype=np.float32) / np.iinfo(samples.dtype).max
+    energy = np.zeros_like(grey)
+    energy[:, 1:] += np.minimum(np.abs(np.diff(grey, axis=1)), 0.1)
+    energy[1:] += np.minimum(np.abs(np.diff(grey, axis=0)), 0.1)
+    left, top = fullest(energy, (max(1, size[0] // step), max(1, size[1] // step)))
+    left, top = min(left * step, samples.shape[1] - size[0]), min(top * step, samples.shape[0] - size[1])
+    return left, top, left + size[0], top + size[1]
+
+
+def fullest(energy: NDArray[np.float32], size: Size) -> tuple[int, int]:
+    """(left, top) of the window of `size` (width, height) in H × W with the largest sum."""
+    summed = np.pad(energy, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    w, h = size
+    inside = summed[h:, w:] - summed[:-h, w:] - summed[h:, :-w] + summed[:-h, :-w]
+    top, left = divmod(int(inside.argmax()), inside.shape[1])
+    return left, top
+
+
+def _source(ratio: float) -> int:
+    return max(1, round(CROP / ratio))
+
+
+def _cut(samples: Samples, box: Box) -> Samples:
+    return samples[box[1] : box[3], box[0] : box[2]]
+
+
+def _to_8_bits(samples: Samples) -> Samples:
+    if samples.dtype == np.uint8:
+        return samples
+    return np.rint(samples / np.float32(257)).astype(np.uint8)
+
+
+def _sheet(panels: list[tuple[str, Samples]]) -> Image.Image:
+    """Rows of three, each with its name above it; transparent parts on the sheet's dark."""
+    h, w = panels[0][1].shape[:2]
+    rows = -(-len(panels) // _COLUMNS)
+    sheet = Image.new("RGB", (_COLUMNS * w, rows * (h + _CAPTION)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(18)
+    for number, (name, samples) in enumerate(panels):
+        x, y = number % _COLUMNS * w, number // _COLUMNS * (h + _CAPTION)
+        draw.text((x + 8, y + _CAPTION // 2), name, fill=_INK, font=font, anchor="lm")
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[samples.shape[2]]
+        picture = Image.fromarray(samples.squeeze() if mode == "L" else samples, mode).convert("RGBA")
+        sheet.paste(picture, (x, y + _CAPTION), picture)
+    return sheet

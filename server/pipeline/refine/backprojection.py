@@ -1,0 +1,69 @@
+"""A result that reduces to its source: what it loses is enlarged and given back (Irani and Peleg 1991).
+
+Works on any rectangle of the result, so that a large one never has to exist as a whole.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from server.job.plan import Size
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class BackProjection:
+    source: Tensor
+    """1 × 3 × h × w in 0…1: what the result shall reduce to."""
+    result: Size
+    """(width, height) of the whole result; neither side smaller than the source's."""
+
+    def __call__(self, region: Tensor, top: int, left: int, share: float) -> Tensor:
+        """The rectangle of the result whose corner is (`top`, `left`), 1 × 3 × H × W, corrected. `share` is how much of
+        the error is given back, 0…1. Within two source pixels of the rectangle's inner borders it is less exact."""
+        h, w = region.shape[2:]
+        rows = _Axis.of(self.source.shape[2], self.result[1], (top, top + h), region.device)
+        columns = _Axis.of(self.source.shape[3], self.result[0], (left, left + w), region.device)
+        wanted = self.source[..., rows.first : rows.last, columns.first : columns.last].to(region.device)
+        for _ in range(_ROUNDS):
+            error = wanted - rows.reduce @ region @ columns.reduce.T
+            region = torch.add(region, rows.enlarge @ error @ columns.enlarge.T, alpha=share)
+        return region
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Source pixels `first` … `last` are those of which the rectangle has the larger part along this side."""
+
+    first: int
+    last: int
+    reduce: Tensor
+    """(source pixels) × (result pixels): antialiased bicubic reduction."""
+    enlarge: Tensor
+    """(result pixels) × (source pixels): bicubic enlargement."""
+
+    @classmethod
+    def of(cls, source: int, result: int, part: tuple[int, int], device: torch.device) -> "_Axis":
+        scale = result / source
+        first = min(max(0, math.ceil(part[0] / scale - 0.5)), source - 1)
+        last = max(first + 1, min(source, math.floor(part[1] / scale + 0.5)))
+        small = (torch.arange(first, last, device=device) + 0.5) * scale
+        large = torch.arange(part[0], part[1], device=device) + 0.5
+        weights = _cubic((large - small[:, None]) / scale)
+        return cls(first, last, _normalised(weights), _normalised(weights.T))
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' kernel with a = −1/2, as Pillow and torch use it for antialiased reduction."""
+    x = distance.abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    total: Tensor = weights.sum(dim=1, keepdim=True)
+    return weights / total

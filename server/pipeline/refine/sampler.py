@@ -1,0 +1,199 @@
+"""The diffusion pass over one region of a picture, in tiles that are joined at every step.
+
+All tiles see the same noise in the same place and are mixed smoothly before the scheduler takes its step, so that they
+agree on what they draw (MultiDiffusion, arXiv:2302.08113; mixture of diffusers, arXiv:2302.02412). Where they are cut
+changes from step to step: no line is a border twice.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from server.job.creativity import Recipe
+from server.refiners.base import Grid, Refiner
+
+_NOISE_ROWS = 16
+_JITTER = 64
+"""Pixels by which tiles can be moved from step to step."""
+_CELL = 8
+"""Side of the cells in which a picture's coarse properties are looked at, pixels."""
+_REACH = 3
+_FLAT = 1.3 / 255
+"""Standard deviation of the ground that half of the detail is kept on."""
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+Spans = list[tuple[int, int]]
+"""(start, stop) of tiles along a side."""
+
+
+class Run(Protocol):
+    """Runs a function of tensors on the device, in smaller batches if it must be: `Engine.run`."""
+
+    def __call__(self, function: Callable[..., Tensor], /, *tensors: Tensor) -> Tensor: ...
+
+
+def sample(
+    refiner: Refiner,
+    picture: Tensor,
+    noise: Tensor,
+    recipe: Recipe,
+    run: Run,
+    grid: Grid,
+    batch: int = 1,
+    on_tiles: Callable[[int], None] = lambda count: None,
+) -> Tensor:
+    """The refined region, 1 × 3 × H × W in about 0…1.
+
+    `picture`: 1 × 3 × H × W in 0…1, sides multiples of `grid.multiple`; `noise`: a latent of it, see `noise_at`.
+    `grid` is the refiner's own or a smaller one, `batch` how many tiles go to `run` together. `on_tiles` is told how
+    many tiles were denoised; it may raise, which ends the run.
+    """
+    scheduler, steps = refiner.scheduler(recipe)
+    latent = scheduler.add_noise(run(refiner.encode, picture), noise, steps[:1])
+    for number, step in enumerate(steps):
+        cuts = tiles(picture.shape[2], grid, number), tiles(picture.shape[3], grid, number)
+        noisy = scheduler.scale_model_input(latent, step)
+        denoise = partial(run, partial(refiner.denoise, step=step, recipe=recipe))
+        fused = _fused(refiner, noisy, picture, denoise, grid, batch, cuts, on_tiles)
+        latent = scheduler.step(fused, step, latent, return_dict=False)[0]
+    return run(refiner.decode, latent, picture)
+
+
+def tile_count(size: tuple[int, int], grid: Grid) -> int:
+    """How many tiles one step of a region of (width, height) takes."""
+    return len(tiles(size[0], grid, 0)) * len(tiles(size[1], grid, 0))
+
+
+def tiles(length: int, grid: Grid, step: int) -> Spans:
+    """Where the tiles of a step lie along a side of `length` pixels: all of the same length, neighbours sharing at
+    least two halos."""
+    if length <= grid.tile:
+        return [(0, length)]
+    shared = 2 * grid.halo
+    count = math.ceil((length - shared) / (grid.tile - shared - _JITTER))
+    room = (length - grid.tile) / (count - 1)
+    slack = min(grid.tile - shared - room - grid.multiple, room - grid.multiple)
+    # The golden ratio's multiples never come near each other.
+    shift = ((step * _GOLDEN) % 1 - 0.5) * slack
+    starts = [0, *(round(number * room + shift) for number in range(1, count - 1)), length - grid.tile]
+    starts = [start // grid.multiple * grid.multiple for start in starts]
+    return [(start, start + grid.tile) for start in starts]
+
+
+def _fused(
+    refiner: Refiner,
+    noisy: Tensor,
+    picture: Tensor,
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    grid: Grid,
+    batch: int,
+    cuts: tuple[Spans, Spans],
+    on_tiles: Callable[[int], None],
+) -> Tensor:
+    """What the refiner says of each tile, as one."""
+    total = torch.zeros_like(noisy)
+    weight = torch.zeros_like(noisy[:, :1])
+    down = refiner.downscale
+    places = list(product(*cuts))
+    for first in range(0, len(places), batch):
+        some = places[first : first + batch]
+        within = [(..., slice(y[0] // down, y[1] // down), slice(x[0] // down, x[1] // down)) for y, x in some]
+        of_picture = [picture[..., slice(*y), slice(*x)] for y, x in some]
+        answers = denoise(torch.cat([noisy[each] for each in within]), torch.cat(of_picture))
+        for number, (y, x) in enumerate(some):
+            vertical = _window(y, picture.shape[2], grid.halo, down, noisy.device)
+            window = vertical[:, None] * _window(x, picture.shape[3], grid.halo, down, noisy.device)
+            total[within[number]] += answers[number] * window
+            weight[within[number]] += window
+        on_tiles(len(some))
+    return total.div_(weight)
+
+
+def _window(span: tuple[int, int], length: int, halo: int, down: int, device: torch.device) -> Tensor:
+    """How much each sample of a tile counts, along one side. At a border inside the region the outermost part, where
+    the network misses what lies beyond, counts for almost nothing; from there it rises over one halo."""
+    size = (span[1] - span[0]) // down
+    place = torch.arange(size, device=device) + 0.5
+    weight = torch.ones(size, device=device)
+    for inner, distance in ((span[0] > 0, place), (span[1] < length, size - place)):
+        if inner:
+            rise = ((distance * down - halo / 2) / halo).clamp(0, 1)
+            weight = weight * (0.5 - 0.5 * torch.cos(math.pi * rise)).clamp(min=1e-4)
+    return weight
+
+
+def noise_at(seed: int, rows: tuple[int, int], columns: tuple[int, int], width: int, channels: int) -> Tensor:
+    """Standard normal noise, 1 × channels × rows × columns, of a part of an endless canvas `width` samples wide. The
+    same place of the same canvas always has the same noise, however the canvas is cut."""
+    first, last = rows[0] // _NOISE_ROWS, -(-rows[1] // _NOISE_ROWS)
+    blocks = []
+    for block in range(first, last):
+        # A counter-based generator (Salmon et al. 2011) jumps to any place; the second word of the counter is ours.
+        rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, block, 0, 0]))
+        drawn = rng.standard_normal((_NOISE_ROWS, width, channels), np.float32)
+        blocks.append(drawn[:, columns[0] : columns[1]])
+    start = rows[0] - first * _NOISE_ROWS
+    drawn = np.concatenate(blocks)[start : start + rows[1] - rows[0]]
+    return torch.from_numpy(drawn).permute(2, 0, 1)[None].contiguous()
+
+
+def locked(refined: Tensor, picture: Tensor, radius: float, gain: float) -> Tensor:
+    """The detail of `refined` over `picture`, times `gain`, without what is wider than `radius` pixels (standard
+    deviation of a Gaussian): colours and large shapes stay the picture's. Its own colour goes too, which is mostly
+    noise, and all that lies on flat ground: skies have no detail to find. Both 1 × 3 × H × W."""
+    detail = refined - picture
+    detail -= _lowpass(detail, radius)
+    detail = detail.mean(dim=1, keepdim=True)
+    return torch.addcmul(picture, detail, _activity(picture), value=gain)
+
+
+def _activity(picture: Tensor) -> Tensor:
+    """1 × 1 × H × W: 0 where a picture is flat, towards 1 where its neighbourhood bends by more than _FLAT."""
+    grey = picture.mean(dim=1, keepdim=True)
+    # What a line through both neighbours misses: a gradient is flat ground too.
+    rough = _reduced(_bend(grey, 2) + _bend(grey, 3))
+    rough = functional.avg_pool2d(rough, 3, stride=1, padding=1, count_include_pad=False)
+    square = rough.square_()  # steep: a sky in 8 bits has steps of one level
+    return _grown(square / (square + _FLAT**4), grey)
+
+
+def _lowpass(image: Tensor, radius: float) -> Tensor:
+    """Gaussian blur, on a picture reduced to cells: what is kept is far coarser than that."""
+    h, w = image.shape[2:]
+    small = _reduced(image)
+    sigma = max(radius / _CELL, 0.5)
+    reach = math.ceil(3 * sigma)
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / sigma) ** 2)
+    taps = (taps / taps.sum()).expand(image.shape[1], 1, 1, -1)
+    small = functional.pad(small, (reach, reach, reach, reach), mode="replicate")
+    small = functional.conv2d(small, taps, groups=image.shape[1])
+    small = functional.conv2d(small, taps.transpose(2, 3), groups=image.shape[1])
+    return _grown(small, image)
+
+
+def _bend(image: Tensor, dim: int) -> Tensor:
+    """Squared second difference along a dimension, of neighbours _REACH away."""
+    length = image.shape[dim]
+    reach = min(_REACH, (length - 1) // 2)
+    inner = image.narrow(dim, reach, length - 2 * reach)
+    around = image.narrow(dim, 0, length - 2 * reach) + image.narrow(dim, 2 * reach, length - 2 * reach)
+    sides = (0, 0, reach, reach) if dim == 2 else (reach, reach, 0, 0)
+    return functional.pad((around / 2 - inner).square(), sides, mode="replicate")
+
+
+def _reduced(image: Tensor) -> Tensor:
+    """The mean of each cell."""
+    return functional.avg_pool2d(image, _CELL, ceil_mode=True, count_include_pad=False)
+
+
+def _grown(small: Tensor, like: Tensor) -> Tensor:
+    """Back to the size of `like`."""
+    grown = functional.interpolate(small, scale_factor=_CELL, mode="bilinear", align_corners=False)
+    return grown[..., : like.shape[2], : like.shape[3]]

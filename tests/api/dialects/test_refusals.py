@@ -1,0 +1,178 @@
+"""A key at its limits is told so in every dialect's own words, and when to come back."""
+
+import base64
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from websockets.sync.client import connect
+
+from server.db.database import open_database
+from server.db.keys import Keys
+from server.db.limits import Limits
+from tests.conftest import Live, LiveServer, draw
+
+PICTURE = base64.b64encode(draw()).decode()
+MESSAGE = "this key may start 1 jobs a minute; wait a little"
+Body = Callable[[], Any]
+
+
+def vendor_task() -> dict[str, Any]:
+    asked = {"taskType": "imageUpscale", "taskUUID": str(uuid.uuid4()), "inputImage": PICTURE, "upscaleFactor": 2}
+    return asked | {"deliveryMethod": "async"}
+
+
+def runware_error(task: dict[str, Any]) -> dict[str, Any]:
+    named = {"taskType": "imageUpscale", "taskUUID": task["taskUUID"]}
+    return {"errors": [{"code": "rateLimitExceeded", "message": MESSAGE, **named}]}
+
+
+SUBMITS: dict[str, tuple[str, Body, Callable[[Any], dict[str, Any]]]] = {
+    "wavespeed": (
+        "/api/v3/wavespeed-ai/real-esrgan",
+        lambda: {"image": PICTURE, "scale": 2},
+        lambda _: {"code": 429, "message": MESSAGE, "error": MESSAGE},
+    ),
+    "vibedream": (
+        "/api/v1/models/image-upscaler/generate",
+        lambda: {"image": PICTURE, "target_resolution": "2k", "output_format": "png"},
+        lambda _: {"error": MESSAGE, "message": MESSAGE},
+    ),
+    "novita": (
+        "/v3/async/image-upscaler",
+        lambda: {"image": PICTURE, "resolution": "2k"},
+        lambda _: {"code": 429, "reason": "RATE_LIMIT_EXCEEDED", "message": MESSAGE, "metadata": {}},
+    ),
+    "runware": ("/v1", lambda: [vendor_task()], lambda body: runware_error(body[0])),
+    "native": (
+        "/jobs",
+        lambda: {"image": PICTURE, "scale": 2},
+        lambda _: {"error": {"code": "too_many_requests", "message": MESSAGE, "field": None}},
+    ),
+}
+
+
+@pytest.fixture
+def keys(live: Live) -> Keys:
+    return Keys(open_database(live.config.database))
+
+
+@pytest.mark.parametrize("dialect", SUBMITS)
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(live: Live, keys: Keys, dialect: str) -> None:
+    path, make_body, error = SUBMITS[dialect]
+    _, secret = keys.create("ann", Limits(rate=1))
+    headers = {"Authorization": f"Bearer {secret}"}
+    assert live.client.post(path, json=make_body(), headers=headers).is_success
+    body = make_body()
+    refused = live.client.post(path, json=body, headers=headers)
+    assert (refused.status_code, refused.json()) == (429, error(body))
+    assert 50 <= int(refused.headers["retry-after"]) <= 60
+    assert live.worker.jobs.counts() == {"queued": 1}
+    _, other = keys.create("bob", Limits(rate=1))
+    assert live.client.post(path, json=make_body(), headers={"Authorization": other}).is_success
+
+
+@pytest.mark.parametrize("dialect", SUBMITS)
+def test_a_full_queue_is_said_in_the_dialects_words(live_server: LiveServer, dialect: str) -> None:
+    path, make_body, error = SUBMITS[dialect]
+    live = live_server(max_queue=1)
+    assert live.client.post(path, json=make_body()).is_success
+    body = make_body()
+    refused = live.client.post(path, json=body)
+    said = json.loads(json.dumps(error(body)).replace(MESSAGE, "the queue is full; try again later"))
+    assert (refused.status_code, refused.json(), refused.headers["retry-after"]) == (429, said, "5")
+    live.worker.finish()
+    assert live.client.post(path, json=make_body()).is_success
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/", "http://xn--/a.png"])
+@pytest.mark.parametrize("dialect", SUBMITS)
+def test_a_picture_at_something_that_is_no_address_is_refused_at_once(live: Live, dialect: str, url: str) -> None:
+    path, make_body, _ = SUBMITS[dialect]
+    refused = live.client.post(path, content=json.dumps(make_body()).replace(PICTURE, url))
+    assert (refused.status_code, "an http" in refused.text.lower()) == (400, True), refused.text
+    assert live.worker.jobs.counts() == {}
+
+
+@pytest.mark.parametrize(("kind", "parameter"), [("imageUpload", "image"), ("mediaStorage", "media")])
+def test_so_is_an_upload_to_runware(live: Live, kind: str, parameter: str) -> None:
+    task = {
+        "taskType": kind,
+        "taskUUID": str(uuid.uuid4()),
+        "operation": "upload",
+        parameter: "http://127.0.0.1:99999/",
+    }
+    (error,) = live.client.post("/v1", json=[task]).json()["errors"]
+    assert (error["code"], error["parameter"]) == (f"invalid{parameter.capitalize()}", parameter)
+
+
+def test_of_several_runware_tasks_some_may_be_refused(live: Live, keys: Keys) -> None:
+    _, secret = keys.create("ann", Limits(concurrent=2))
+    answer = live.client.post("/v1", json=[vendor_task() for _ in range(5)], headers={"Authorization": secret})
+    assert (answer.status_code, len(answer.json()["data"]), len(answer.json()["errors"])) == (200, 2, 3)
+    assert "retry-after" not in answer.headers
+    again = live.client.post("/v1", json=[vendor_task()], headers={"Authorization": secret})
+    assert (again.status_code, again.headers["retry-after"]) == (429, "5")
+
+
+def test_over_a_socket_it_is_a_frame_of_its_own(live: Live, keys: Keys) -> None:
+    _, secret = keys.create("ann", Limits(rate=1))
+    with connect(live.url.replace("http", "ws") + "/v1", proxy=None) as line:
+
+        def ask(task: dict[str, Any]) -> Any:
+            line.send(json.dumps([task]))
+            return json.loads(line.recv(timeout=10))
+
+        assert "data" in ask({"taskType": "authentication", "apiKey": secret})
+        assert "data" in ask(vendor_task())
+        task = vendor_task()
+        assert ask(task) == runware_error(task)
+
+
+def test_a_session_ends_with_its_key(live: Live, keys: Keys) -> None:
+    _, secret = keys.create("ann", Limits())
+    with connect(live.url.replace("http", "ws") + "/v1", proxy=None) as line:
+
+        def ask(task: dict[str, Any]) -> Any:
+            line.send(json.dumps([task]))
+            return json.loads(line.recv(timeout=10))
+
+        assert "data" in ask({"taskType": "authentication", "apiKey": secret})
+        first = vendor_task()
+        assert "data" in ask(first)
+        keys.revoke("ann")
+        poll = {"taskType": "getResponse", "taskUUID": first["taskUUID"]}
+        upload = {"taskType": "imageUpload", "taskUUID": str(uuid.uuid4()), "image": PICTURE}
+        for task in (vendor_task(), poll, upload):
+            assert ask(task)["errors"][0]["code"] == "invalidApiKey"
+    assert live.worker.jobs.counts() == {"queued": 1}
+
+
+HOOKS: dict[str, Callable[[Any, str], Any]] = {
+    "wavespeed": lambda body, url: body | {"webhook_url": url},
+    "novita": lambda body, url: body | {"extra": {"webhook": {"url": url}}},
+    "runware": lambda body, url: [body[0] | {"webhookURL": url}],
+    "runware upload": lambda body, url: [body[0] | {"uploadEndpoint": url}],
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://example.com:25/", "port is not one that this server may call"),
+        ("https://example.com:6/x", "port is not one that this server may call"),
+        ("http://127.0.0.1:9000/", "address is not one that this server may call"),
+        ("http://localhost:9000/", "address is not one that this server may call"),
+        ("http://[fd00::1]/", "address is not one that this server may call"),
+    ],
+)
+def test_a_webhook_to_where_this_server_never_calls_is_refused_at_once(
+    live: Live, hook: str, url: str, reason: str
+) -> None:
+    path, make_body, _ = SUBMITS[hook.split()[0]]
+    answer = live.client.post(path, json=HOOKS[hook](make_body(), url))
+    assert answer.status_code == 400 and reason in answer.text
+    assert live.worker.jobs.counts() == {}

@@ -1,0 +1,235 @@
+"""What Prometheus gets: its own parser reads it."""
+
+import base64
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine
+
+from server.api.metrics import Metrics
+from server.config import MIB
+from server.db.database import open_database
+from server.db.deliveries import WEBHOOK, Deliveries, Delivery
+from server.db.jobs import Jobs, WorkerInfo
+from server.db.keys import Keys
+from server.db.limits import Limits
+from server.errors import SourceUnreadable
+from server.job.job import Job, Params, Result, State
+from tests.conftest import Live, LiveServer, MakeConfig, draw
+from tests.paths import ROOT
+
+Samples = dict[tuple[str, frozenset[str]], float]
+
+
+def samples(text: str) -> Samples:
+    """By name and the values of the labels."""
+    families = text_string_to_metric_families(text)
+    return {(each.name, frozenset(each.labels.values())): each.value for family in families for each in family.samples}
+
+
+def value(text: str, name: str, *labels: str) -> float | None:
+    return samples(text).get((name, frozenset(labels)))
+
+
+@pytest.fixture
+def database(config: MakeConfig) -> Engine:
+    return open_database(config().database)
+
+
+@pytest.fixture
+def table(database: Engine) -> Jobs:
+    return Jobs(database, lease_s=60)
+
+
+@pytest.fixture
+def owed(database: Engine) -> Deliveries:
+    return Deliveries(database)
+
+
+def add(table: Jobs, **values: Any) -> Job:
+    common: dict[str, Any] = {"dialect": "native", "owner": "local", "source_key": "0" * 32}
+    job = Job(params=Params(scale=2), **common | values)
+    table.enqueue(job)
+    return job
+
+
+def end(table: Jobs, **values: Any) -> None:
+    job = table.claim("worker")
+    assert job is not None
+    result = Result(
+        key="0" * 32, width=8, height=8, size_bytes=1, format="png", model_sha256=None, **{"model": "one"} | values
+    )
+    assert table.finish(job, result)
+
+
+def test_a_server_that_has_done_nothing_says_so(table: Jobs, owed: Deliveries) -> None:
+    text = Metrics(table, owed).text().decode()
+    assert value(text, "upscale_queue_age_seconds") == 0
+    assert not [name for name, _ in samples(text) if name.startswith(("upscale_jobs_ended", "upscale_stage"))]
+
+
+def test_the_backlog_is_told_by_dialect_and_state(table: Jobs, owed: Deliveries) -> None:
+    add(table, created_at=time.time() - 100)
+    add(table, dialect="novita", created_at=time.time() - 50)
+    add(table, created_at=time.time() - 10)
+    assert table.claim("worker") is not None
+    text = Metrics(table, owed).text().decode()
+    assert value(text, "upscale_jobs", "native", "running") == 1
+    assert value(text, "upscale_jobs", "native", "queued") == value(text, "upscale_jobs", "novita", "queued") == 1
+    age = value(text, "upscale_queue_age_seconds")
+    assert age is not None and 50 <= age < 60
+
+
+def test_every_end_is_counted_once(table: Jobs, owed: Deliveries) -> None:
+    add(table)
+    end(table)  # before the process began
+    time.sleep(0.01)
+    metrics = Metrics(table, owed)
+    for _ in range(3):
+        add(table)
+        end(table, network_pixels=1000, seconds={"decode": 0.02, "upscale": 2.0}, model="one 0.25 + two 0.75")
+        metrics.count()
+    add(table)
+    job = table.claim("worker")
+    assert job is not None and table.fail(job, SourceUnreadable("it is broken"))
+    add(table, dialect="novita", state=State.CANCELLED, finished_at=time.time())
+    for text in (metrics.text().decode(), metrics.text().decode()):
+        assert value(text, "upscale_jobs_ended_total", "native", "succeeded", "") == 3
+        assert value(text, "upscale_jobs_ended_total", "native", "failed", "source_unreadable") == 1
+        assert value(text, "upscale_jobs_ended_total", "novita", "cancelled", "") == 1
+        assert value(text, "upscale_stage_seconds_sum", "upscale") == 6
+        assert value(text, "upscale_stage_seconds_count", "decode") == 3
+        assert value(text, "upscale_job_seconds_count", "native") == 3
+        assert value(text, "upscale_network_pixels_total", "one") == 3000
+
+
+def test_an_end_that_is_written_late_is_counted(table: Jobs, owed: Deliveries) -> None:
+    metrics = Metrics(table, owed)
+    add(table)
+    end(table)
+    metrics.count()
+    now = time.time()
+    add(table, state=State.FAILED, finished_at=now)
+    metrics.count()
+    add(table, state=State.FAILED, finished_at=now - 0.001)
+    assert value(metrics.text().decode(), "upscale_jobs_ended_total", "native", "failed", "") == 2
+
+
+def test_attempts_that_workers_died_in_are_counted(table: Jobs, config: MakeConfig, owed: Deliveries) -> None:
+    metrics = Metrics(table, owed)
+    add(table)
+    assert table.claim("dies") is not None
+    table.release("dies")
+    end(table)
+    assert value(metrics.text().decode(), "upscale_jobs_repeated_total") == 1
+
+
+def test_workers_are_told_by_kind_as_long_as_they_are_heard_of(table: Jobs, owed: Deliveries) -> None:
+    for name, kind, beat_at in (("a", "cpu", 0.0), ("b", "cuda", 0.0), ("c", "cuda", -3600.0)):
+        table.worker_beat(WorkerInfo(name, "device", True, time.time() + beat_at, kind))  # type: ignore[arg-type]
+    text = Metrics(table, owed).text().decode()
+    assert value(text, "upscale_workers", "cpu", "true") == value(text, "upscale_workers", "cuda", "true") == 1
+
+
+def beat(table: Jobs, name: str, **counters: float) -> None:
+    table.worker_beat(WorkerInfo(name, "device", True, time.time(), counters=counters))
+
+
+def test_what_workers_count_is_added_up_over_their_lives(table: Jobs, owed: Deliveries) -> None:
+    beat(table, "old", tiles=1000)
+    metrics = Metrics(table, owed)
+    metrics.count()  # what was before is none of this process's own
+    beat(table, "old", tiles=1010, oom_retries=1)
+    beat(table, "new", tiles=5)
+    metrics.count()
+    beat(table, "new", tiles=7)
+    table.release("old")
+    beat(table, "newest", tiles=1)
+    for text in (metrics.text().decode(), metrics.text().decode()):
+        assert value(text, "upscale_worker_events_total", "tiles") == 10 + 7 + 1
+        assert value(text, "upscale_worker_events_total", "oom_retries") == 1
+
+
+def test_what_workers_measure_is_told_of_each(table: Jobs, owed: Deliveries) -> None:
+    beat(table, "a", device_bytes=100, tiles=3, graphs=2)
+    beat(table, "b", device_bytes=200)
+    text = Metrics(table, owed).text().decode()
+    assert value(text, "upscale_worker_bytes", "a", "device") == 100
+    assert value(text, "upscale_worker_bytes", "b", "device") == 200
+    assert value(text, "upscale_worker_items", "a", "graphs") == 2
+    for name in ("device_bytes", "graphs"):
+        assert value(text, "upscale_worker_events_total", name) is None
+
+
+def test_results_are_counted_by_network_and_format(table: Jobs, owed: Deliveries) -> None:
+    metrics = Metrics(table, owed)
+    for model in ("one", "one 0.25 + two 0.75"):
+        add(table)
+        end(table, model=model)
+    assert value(metrics.text().decode(), "upscale_results_total", "one", "png") == 2
+
+
+def test_what_is_owed_to_callers_is_told(table: Jobs, owed: Deliveries) -> None:
+    job = Job(dialect="native", owner="local", params=Params(scale=2), state=State.FAILED, finished_at=time.time())
+    waiting, dead = (Delivery(job_id=job.id, kind=WEBHOOK, url="http://x", base_url="") for _ in range(2))
+    table.enqueue(job, [waiting, dead])
+    metrics = Metrics(table, owed)
+    assert value(metrics.text().decode(), "upscale_deliveries", "pending") == 2
+    owed.give_up(dead, "nobody is there")
+    text = metrics.text().decode()
+    assert (value(text, "upscale_deliveries", "pending"), value(text, "upscale_deliveries", "dead")) == (1, 1)
+
+
+def test_requests_are_counted_by_dialect_and_status(live_server: LiveServer) -> None:
+    live = live_server(max_source_bytes=1000)
+    picture = base64.b64encode(draw()).decode()
+    for _ in range(2):
+        live.client.post("/api/v3/wavespeed-ai/real-esrgan", json={"image": picture, "scale": 2})
+    live.client.post("/v3/async/image-upscaler", json={})
+    live.client.get("/jobs/none", headers={"Host": "evil.example"})
+    live.client.post("/jobs", content=bytes(2 * MIB))
+    answer = live.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    count = "upscale_requests_total"
+    assert value(answer.text, count, "wavespeed", "POST", "200") == 2
+    assert value(answer.text, count, "novita", "POST", "400") == 1
+    assert value(answer.text, count, "native", "GET", "403") == 1
+    assert value(answer.text, count, "native", "POST", "413") == 1
+    assert value(answer.text, "upscale_jobs", "wavespeed", "queued") == 2
+
+
+def test_where_there_are_keys_metrics_ask_for_one(live_server: LiveServer) -> None:
+    live = live_server()
+    _, secret = Keys(open_database(live.config.database)).create("prometheus", Limits(daily=0))
+    assert live.client.get("/metrics").status_code == 401
+    assert live.client.get("/metrics", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
+
+
+def test_strangers_pages_get_no_metrics(live: Live) -> None:
+    assert live.client.get("/metrics", headers={"Origin": "https://evil.example"}).status_code == 403
+
+
+def test_the_dashboard_and_its_page_ask_for_what_there_is(table: Jobs, owed: Deliveries) -> None:
+    root = ROOT
+    metrics = Metrics(table, owed)
+    metrics.answered("native", "GET", 200)
+    add(table)
+    end(table, network_pixels=1, seconds={"upscale": 1.0})
+    add(table)
+    metrics.count()
+    beat(table, "a", tiles=1, device_bytes=1, graphs=1)
+    metrics.removed("expired", [1])
+    there = {name for name, _ in samples(metrics.text().decode())}
+    board = json.loads((root / "deploy" / "grafana.json").read_text("utf-8"))
+    asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    names = set(re.findall(r"\b(?:upscale|process)_\w+", asked))
+    assert len(names) > 8 and names <= there
+    page = (root / "docs" / "operations.md").read_text("utf-8")
+    described = set(re.findall(r"^\| `(upscale_\w+)`", page, re.MULTILINE))
+    assert described == {re.sub("_(bucket|sum|count|created)$", "", name) for name in there if "upscale" in name} - {
+        re.sub("_total$", "", name) for name in described if name.endswith("_total")
+    }

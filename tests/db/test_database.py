@@ -1,0 +1,160 @@
+"""The schema, and what SQLite is told so that processes do not stand in each other's way."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect, select
+from sqlalchemy.exc import IntegrityError
+
+from server.db.database import Changes, metadata, migrate, open_database, reading, workers
+from server.db.jobs import Jobs
+from server.job.job import Job, Params
+
+ROW = {"id": "a", "device": "cpu", "ready": True, "beat_at": 1.5}
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path / 'folder' / 'jobs.sqlite3'}"
+    migrate(url)
+    return url
+
+
+def ids(engine: Engine) -> list[str]:
+    with reading(engine) as db:
+        return list(db.execute(select(workers.c.id).order_by(workers.c.id)).scalars())
+
+
+def test_the_migrations_build_the_tables_that_the_code_uses(engine: Engine) -> None:
+    with engine.begin() as db:
+        context = MigrationContext.configure(db, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_comparison_would_notice_a_difference(engine: Engine) -> None:
+    with engine.begin() as db:
+        db.exec_driver_sql("ALTER TABLE workers ADD COLUMN forgotten TEXT")
+        context = MigrationContext.configure(db, opts={"compare_type": True})
+        found = compare_metadata(context, metadata)
+        db.exec_driver_sql("ALTER TABLE workers DROP COLUMN forgotten")
+    assert [change[0] for change in found] == ["remove_column"]
+
+
+def test_both_schemas_have_the_same_keys(engine: Engine) -> None:
+    """compare_metadata does not look at primary keys."""
+    for table in metadata.sorted_tables:
+        key = inspect(engine).get_pk_constraint(table.name)["constrained_columns"]
+        assert key == [column.name for column in table.primary_key]
+
+
+def test_migrating_again_changes_nothing(sqlite: str) -> None:
+    engine = open_database(sqlite)
+    with engine.begin() as db:
+        db.execute(workers.insert().values(**ROW))
+    migrate(sqlite)
+    migrate(sqlite)
+    assert ids(engine) == ["a"]
+    engine.dispose()
+
+
+def test_sqlite_is_told_to_keep_what_it_has_committed(sqlite: str) -> None:
+    engine = open_database(sqlite)
+    with reading(engine) as db:
+        pragmas = {name: db.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")}
+        assert pragmas == {"journal_mode": "wal", "synchronous": 2}
+        assert db.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
+    engine.dispose()
+
+
+def test_a_reader_does_not_wait_for_a_writer(sqlite: str) -> None:
+    engine, other = open_database(sqlite), open_database(sqlite)
+    with engine.begin() as writer:
+        writer.execute(workers.insert().values(**ROW))
+        started = time.monotonic()
+        assert ids(other) == []
+        assert time.monotonic() - started < 5
+    assert ids(other) == ["a"]
+    engine.dispose()
+    other.dispose()
+
+
+def test_a_second_writer_waits_for_the_first(sqlite: str) -> None:
+    engine, other = open_database(sqlite), open_database(sqlite)
+    written = threading.Event()
+
+    def write() -> None:
+        with other.begin() as db:
+            db.execute(workers.insert().values(**ROW | {"id": "b"}))
+        written.set()
+
+    with engine.begin() as db:
+        # Reading first is what would end in "database is locked" if the transaction began as a reader.
+        db.execute(select(workers)).all()
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert not written.wait(0.2)
+        db.execute(workers.insert().values(**ROW))
+    thread.join()
+    assert ids(engine) == ["a", "b"]
+    engine.dispose()
+    other.dispose()
+
+
+def test_what_breaks_leaves_nothing_behind(engine: Engine) -> None:
+    with pytest.raises(IntegrityError), engine.begin() as db:
+        db.execute(workers.insert().values(**ROW))
+        db.execute(workers.insert().values(**ROW))
+    assert ids(engine) == []
+
+
+def test_what_is_committed_is_there_for_the_next_process(sqlite: str) -> None:
+    engine = open_database(sqlite)
+    job = Job(dialect="native", owner="local", params=Params(scale=2))
+    Jobs(engine, lease_s=60).enqueue(job)
+    engine.dispose()
+    engine = open_database(sqlite)
+    assert Jobs(engine, lease_s=60).get(job.id) == job
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["postgresql://host/jobs", "postgres://host/jobs", "postgresql+psycopg://host/jobs"])
+def test_postgresql_is_spoken_to_through_psycopg(url: str) -> None:
+    pytest.importorskip("psycopg", reason="the postgres extra is not installed")
+    engine = open_database(url)
+    assert (engine.dialect.driver, engine.url.host, engine.url.database) == ("psycopg", "host", "jobs")
+    engine.dispose()
+
+
+def test_a_change_by_another_connection_is_noticed_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    migrate(url)
+    changes = Changes(open_database(url))
+    jobs = Jobs(open_database(url), lease_s=5)
+
+    def write_soon() -> None:
+        time.sleep(0.2)
+        jobs.enqueue(Job(dialect="native", owner="", params=Params(scale=2)))
+
+    writer = threading.Thread(target=write_soon)
+    started = time.monotonic()
+    writer.start()
+    changes.wait(threading.Event(), 10)
+    assert 0.15 < time.monotonic() - started < 2
+    writer.join()
+    started = time.monotonic()
+    changes.wait(threading.Event(), 0.1)  # nothing new
+    assert time.monotonic() - started >= 0.1
+
+
+def test_waiting_for_changes_ends_when_asked_to_stop(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    migrate(url)
+    stop = threading.Event()
+    stop.set()
+    started = time.monotonic()
+    Changes(open_database(url)).wait(stop, 10)
+    assert time.monotonic() - started < 1

@@ -1,0 +1,83 @@
+"""Upload tickets: good for one file, for an hour, by whoever knows them."""
+
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, update
+
+from server.blobs.local import KEY, Blobs
+from server.db import database
+from server.db.uploads import TICKET_S, Uploads
+from server.errors import NotFound
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs(tmp_path / "blobs")
+
+
+@pytest.fixture
+def uploads(engine: Engine, blobs: Blobs) -> Uploads:
+    return Uploads(engine, blobs, keep_s=1000)
+
+
+def expire(engine: Engine, key: str) -> None:
+    with engine.begin() as db:
+        db.execute(update(database.uploads).where(database.uploads.c.key == key).values(expires_at=time.time() - 1))
+
+
+def test_a_ticket_waits_for_its_bytes(uploads: Uploads, blobs: Blobs) -> None:
+    ticket = uploads.issue("local", "päge 1.png", ".png")
+    assert KEY.fullmatch(ticket.key) and ticket.key.endswith(".png")
+    assert ticket.expires_at == ticket.created_at + TICKET_S
+    assert not ticket.ready
+    assert uploads.ticket(ticket.key) == ticket
+    with pytest.raises(NotFound):
+        blobs.get(ticket.key)
+
+
+def test_a_filled_ticket_is_a_file_that_is_kept(uploads: Uploads, blobs: Blobs) -> None:
+    ticket = uploads.issue("local", "a.png", ".png")
+    filled = uploads.fill(ticket.key, b"bytes")
+    assert blobs.get(ticket.key) == b"bytes"
+    assert filled.ready and (filled.key, filled.owner, filled.filename) == (ticket.key, "local", "a.png")
+    assert abs(filled.expires_at - (time.time() + 1000)) < 10
+
+
+def test_a_ticket_is_good_for_one_file(uploads: Uploads, blobs: Blobs) -> None:
+    ticket = uploads.issue("local", "a.png", ".png")
+    uploads.fill(ticket.key, b"first")
+    with pytest.raises(NotFound):
+        uploads.fill(ticket.key, b"second")
+    assert blobs.get(ticket.key) == b"first"
+
+
+@pytest.mark.parametrize("key", ["0" * 32, "", "../x", "nul \0", "ä"])
+def test_an_unknown_ticket_is_not_found(uploads: Uploads, key: str) -> None:
+    with pytest.raises(NotFound):
+        uploads.ticket(key)
+    with pytest.raises(NotFound):
+        uploads.fill(key, b"bytes")
+
+
+def test_a_ticket_expires(engine: Engine, uploads: Uploads, blobs: Blobs) -> None:
+    ticket = uploads.issue("local", "a.png", ".png")
+    expire(engine, ticket.key)
+    with pytest.raises(NotFound):
+        uploads.fill(ticket.key, b"late")
+    with pytest.raises(NotFound):
+        blobs.get(ticket.key)
+
+
+def test_what_has_expired_is_removed_with_its_bytes(engine: Engine, uploads: Uploads, blobs: Blobs) -> None:
+    used, unused, living = (uploads.issue("local", "a.png", ".png").key for _ in range(3))
+    uploads.fill(used, b"old")
+    expire(engine, used)
+    expire(engine, unused)
+    uploads.fill(living, b"new")
+    assert set(uploads.remove_expired()) == {used, unused}
+    assert uploads.remove_expired() == []
+    with pytest.raises(NotFound):
+        blobs.get(used)
+    assert blobs.get(living) == b"new"

@@ -1,0 +1,173 @@
+"""Whatever a key makes, another key finds nothing there: every route of every API is asked for it."""
+
+import base64
+import json
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from server.api.openapi.document import document
+from tests.conftest import Live, LiveServer, draw
+
+PICTURE = base64.b64encode(draw(16, 8)).decode()
+ANN, BOB = {"Authorization": "Bearer ann"}, {"Authorization": "Bearer bob"}
+
+CAPABILITIES = {"GET /files/{key}", "HEAD /files/{key}", "PUT /uploads/{key}"}
+"""Their addresses are the permission, and are told to nobody but the owner: the other key never learns them."""
+WITHOUT_NAMES: dict[str, Any] = {
+    "GET /jobs": None,
+    "GET /models": None,
+    "POST /jobs": {"image": PICTURE, "scale": 2},
+    "POST /plan": {"width": 8, "height": 8},
+    "POST /v3/async/image-upscaler": {"image": PICTURE, "resolution": "2k"},
+    "POST /v3/async/upscale": {
+        "request": {"model_name": "RealESRNet_x4plus", "image_base64": PICTURE, "scale_factor": 2}
+    },
+    "POST /api/v1/models/{model}/generate": {"image": PICTURE, "target_resolution": "2k", "output_format": "png"},
+}
+for _version in ("v2", "v3"):
+    WITHOUT_NAMES |= {
+        f"GET /api/{_version}/predictions": None,
+        f"POST /api/{_version}/predictions": {"include_inputs": True},
+        f"POST /api/{_version}/media/uploads": {"filename": "a.png"},
+        f"POST /api/{_version}/media/upload/binary": {},
+        f"POST /api/{_version}/upload": {},
+        f"GET /api/{_version}/webhook/secret": None,
+        f"GET /api/{_version}/balance": None,
+        f"GET /api/{_version}/account/balance": None,
+        f"GET /api/{_version}/account/usage": None,
+        f"GET /api/{_version}/models": None,
+        f"POST /api/{_version}/model/price": {"model_id": "wavespeed-ai/real-esrgan"},
+        f"POST /api/{_version}/model/pricing": {"model_id": "wavespeed-ai/real-esrgan"},
+        f"POST /api/{_version}/{{owner}}/{{name}}": {"image": PICTURE, "scale": 2},
+    }
+"""Routes that name nothing of anybody's, with a body for them: their answers must hold nothing of the other key's."""
+
+PATHS = {"owner": "wavespeed-ai", "name": "real-esrgan", "model": "image-upscaler"}
+
+
+class Anns:
+    """One of everything that a key can have: jobs through every API, queued and done, and an upload."""
+
+    def __init__(self, live: Live) -> None:
+        self.client = live.client
+        self.tasks = [str(uuid.uuid4()) for _ in range(2)]
+        task = {"taskType": "imageUpscale", "inputImage": PICTURE, "upscaleFactor": 2, "deliveryMethod": "async"}
+        for number in range(2):
+            self.ask("POST", "/jobs", {"image": PICTURE, "scale": 2})
+            self.ask("POST", "/api/v3/wavespeed-ai/real-esrgan", {"image": PICTURE, "scale": 2})
+            body = {"image": PICTURE, "target_resolution": "2k", "output_format": "png"}
+            self.ask("POST", "/api/v1/models/image-upscaler/generate", body)
+            self.ask("POST", "/v3/async/image-upscaler", {"image": PICTURE, "resolution": "2k"})
+            self.ask("POST", "/v1", [task | {"taskUUID": self.tasks[number]}])
+            if number == 0:
+                for _ in range(5):
+                    live.worker.finish()
+        upload = {"taskType": "imageUpload", "taskUUID": str(uuid.uuid4()), "image": PICTURE}
+        self.upload = self.ask("POST", "/v1", [upload]).json()["data"][0]["imageUUID"]
+        self.jobs = live.worker.jobs.list()[0]
+        assert len(self.jobs) == 10
+
+    def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        answer = self.client.request(method, path, json=body, headers=ANN)
+        assert answer.is_success, answer.text
+        return answer
+
+    def names(self) -> list[str]:
+        """Everything by which one of her things could be asked for, in every spelling."""
+        found = [self.upload]
+        for job in self.jobs:
+            found += [job.id, str(uuid.UUID(job.id)), job.source_id, str(uuid.UUID(job.source_id)), job.result_id]
+        return [*found, *(job.result.key for job in self.jobs if job.result), *self.tasks]
+
+
+def operations() -> list[str]:
+    paths = document()["paths"]
+    return sorted(f"{method.upper()} {path}" for path, methods in paths.items() for method in methods)
+
+
+@pytest.fixture
+def live_with_keys(live_server: LiveServer) -> Live:
+    return live_server(api_keys=("ann", "bob"), sync_wait_s=0.05)
+
+
+def test_no_route_gives_another_keys_things_away(live_with_keys: Live) -> None:
+    live = live_with_keys
+    anns = Anns(live)
+    walked = set()
+    for operation in operations():
+        method, path = operation.split(" ")
+        if operation in CAPABILITIES:
+            continue
+        walked.add(operation)
+        if operation in WITHOUT_NAMES:
+            answer = live.client.request(method, path.format(**PATHS), json=WITHOUT_NAMES[operation], headers=BOB)
+            assert answer.status_code not in (401, 403, 404, 405), operation
+            assert_silent(answer, anns, operation)
+        elif operation == "POST /v1":
+            for name in (*anns.tasks, *(str(uuid.UUID(job.id)) for job in anns.jobs)):
+                answer = live.client.post("/v1", json=[{"taskType": "getResponse", "taskUUID": name}], headers=BOB)
+                assert answer.status_code == 404
+            for name in (anns.upload, *(str(uuid.UUID(each)) for job in anns.jobs for each in (job.source_id,))):
+                task = {"taskType": "imageUpscale", "taskUUID": str(uuid.uuid4()), "upscaleFactor": 2}
+                answer = live.client.post("/v1", json=[task | {"inputImage": name}], headers=BOB)
+                assert answer.status_code == 400 and "There is no picture" in answer.text
+        elif path.endswith("/predictions/delete"):
+            answer = live.client.post(path, json={"ids": anns.names()}, headers=BOB)
+            assert answer.json()["data"] == {"deleted_count": 0}
+        elif path.endswith("/task-result"):
+            for name in anns.names():
+                answer = live.client.get(path, params={"task_id": name}, headers=BOB)
+                assert (answer.status_code, answer.json()["reason"]) == (404, "TASK_NOT_FOUND")
+        else:
+            (parameter,) = [name for name in ("job_id", "prediction_id") if f"{{{name}}}" in path]
+            for name in anns.names():
+                answer = live.client.request(method, path.format(**{parameter: name}), headers=BOB)
+                assert answer.status_code == 404, f"{operation} of {name}"
+                assert "outputs" not in answer.text
+    assert walked == set(operations()) - CAPABILITIES
+    assert [live.worker.jobs.get(job.id) for job in anns.jobs] == list(anns.jobs), "nor changes them"
+
+
+def assert_silent(answer: httpx.Response, anns: Anns, operation: str) -> None:
+    for name in anns.names():
+        assert name not in answer.text, f"{operation} tells of {name}"
+
+
+def test_what_belongs_to_a_key_is_there_for_that_key(live_with_keys: Live) -> None:
+    """Else the test above would pass on a server that has nothing."""
+    anns = Anns(live_with_keys)
+    for job in anns.jobs:
+        assert anns.ask("GET", f"/jobs/{job.id}").json()["id"] == job.id
+        path = {
+            "wavespeed": "/api/v3/predictions/{}",
+            "vibedream": "/api/v1/predictions/{}",
+            "novita": "/v3/async/task-result?task_id={}",
+        }
+        if job.dialect in path:
+            anns.ask("GET", path[job.dialect].format(job.id))
+    assert json.loads(anns.ask("GET", "/jobs").text)["total"] == 10
+    assert anns.ask("GET", "/api/v3/account/usage").json()["data"] == {"total_requests": 2}
+
+
+def test_webhook_secrets_are_each_keys_own(live_with_keys: Live) -> None:
+    secrets = [
+        live_with_keys.client.get("/api/v3/webhook/secret", headers=each).json()["secret"] for each in (ANN, BOB)
+    ]
+    assert len(set(secrets)) == 2
+
+
+def test_over_a_socket_nothing_of_another_keys_is_found_either(live_with_keys: Live) -> None:
+    anns = Anns(live_with_keys)
+    with connect(live_with_keys.url.replace("http", "ws") + "/v1", proxy=None) as line:
+
+        def ask(task: dict[str, Any]) -> Any:
+            line.send(json.dumps([task]))
+            return json.loads(line.recv(timeout=10))
+
+        assert "data" in ask({"taskType": "authentication", "apiKey": "bob"})
+        for name in (*anns.tasks, *(str(uuid.UUID(job.id)) for job in anns.jobs)):
+            assert ask({"taskType": "getResponse", "taskUUID": name})["errors"][0]["message"] == "Task not found"

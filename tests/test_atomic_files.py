@@ -1,0 +1,92 @@
+"""What is half written does not stay, however the process ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from server.atomic_files import removed_when_ended, written
+from tests.paths import ROOT
+
+_BUSY = """
+import hashlib, sys, time
+from pathlib import Path
+from server.written import removed_when_ended, written
+with removed_when_ended(), written(Path(sys.argv[1])) as partial:
+    partial.write_bytes(b"half")
+    print("begun", flush=True)
+    if sys.argv[2] == "library":
+        hashlib.pbkdf2_hmac("sha256", b"a", b"b", 10**9)  # as long as this runs, no handler of Python does
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def begun(path: Path, how: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-c", _BUSY, str(path), how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "begun\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("how", ["python", "library"])
+def test_nothing_half_written_is_left_by_a_signal(tmp_path: Path, number: signal.Signals, how: str) -> None:
+    with begun(tmp_path / "new" / "folder" / "a.png", how) as process:
+        assert list((tmp_path / "new" / "folder").iterdir())
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with begun(tmp_path / "a.png", "python") as process:
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.5)
+            assert process.poll() is None
+            process.terminate()
+            assert process.wait(30) == 128 + signal.SIGTERM and not list(tmp_path.iterdir())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_failure_leaves_neither_file_nor_folder_but_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "there" / "new" / "a.png"
+    target.parent.parent.mkdir()
+    with pytest.raises(ZeroDivisionError), written(target) as partial:
+        partial.write_bytes(b"half")
+        _ = 1 / 0
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    with written(target) as partial:
+        partial.write_bytes(b"whole")
+    assert target.read_bytes() == b"whole" and len(list(target.parent.iterdir())) == 1
+
+
+def test_the_temporary_name_is_short_and_no_other_run_has_it(tmp_path: Path) -> None:
+    target = tmp_path / ("n" * 255)
+    with written(target) as one, written(target) as other:
+        assert one != other and len(os.fsencode(one.name)) < 40 and one.parent == tmp_path
+        one.touch()
+        other.touch()
+    with pytest.raises(OSError, match="too long"), written(tmp_path / ("n" * 256)):
+        raise AssertionError
+    with pytest.raises(IsADirectoryError), written(tmp_path):
+        raise AssertionError
+
+
+def test_handlers_are_as_they_were_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with removed_when_ended():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before

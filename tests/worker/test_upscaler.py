@@ -1,0 +1,154 @@
+"""What the process keeps loaded, and networks between two others."""
+
+import hashlib
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+
+from server.config import Config
+from server.engine.model_cache import Residents
+from server.errors import InvalidField, ModelNotFound
+from server.job.job import Params
+from server.models import Model, load_state, mix
+from server.weights.catalog import Catalog
+from server.weights.choice import REAL_ESRGAN
+from server.weights.manifest import read_manifest
+from server.weights.store import sha256_of
+from server.worker.upscaler import Upscaler
+from tests import networks
+from tests.networks import rrdbnet, save, srvgg
+
+ENTRY = """
+[models.{name}]
+kind = "upscaler"
+bundled = {bundled}
+file = "{name}.pth"
+arch = "srvgg"
+scale = 4
+tile = 64
+halo = 8
+licence = "Apache-2.0"
+commercial = true
+note = ""
+"""
+NAMES = {
+    "fidelity-x4": True,
+    "RealESRGAN_x4plus": True,
+    "realesr-general-x4v3": False,
+    "realesr-general-wdn-x4v3": False,
+}
+
+
+@pytest.fixture
+def upscaler(tmp_path: Path) -> Upscaler:
+    """On a manifest whose networks are small, with the seeds 0, 1, 2, 3 in their order."""
+    (tmp_path / "bundled").mkdir()
+    entries = [ENTRY.format(name=name, bundled=str(bundled).lower()) for name, bundled in NAMES.items()]
+    (tmp_path / "manifest.toml").write_text("".join(entries), "utf-8")
+    config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32", kernels="off", real_esrgan="always")
+    config.weights_path.mkdir()
+    for seed, (name, bundled) in enumerate(NAMES.items()):
+        folder = tmp_path / "bundled" if bundled else config.weights_path
+        save(networks.seeded(srvgg(), seed), folder / f"{name}.pth")
+    return Upscaler(config, Catalog(config.weights_path, manifest=read_manifest(tmp_path)), allow_paths=True)
+
+
+def state_of(model: Model) -> dict[str, torch.Tensor]:
+    return model._net.state_dict()
+
+
+def seeded_state(seed: int) -> dict[str, torch.Tensor]:
+    return networks.seeded(srvgg(), seed).state_dict()
+
+
+def assert_between(model: Model, first: int, second: int, share: float) -> None:
+    one, other = seeded_state(first), seeded_state(second)
+    for key, value in state_of(model).items():
+        torch.testing.assert_close(value, share * one[key] + (1 - share) * other[key], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("creativity", "seed", "share"), [(-2.0, 0, 0.0), (-0.8, 1, 0.4), (None, 1, 0.0), (0.0, 1, 0.0), (1.0, 1, 0.0)]
+)
+def test_creativity_goes_from_one_networks_result_to_the_others(
+    upscaler: Upscaler, creativity: float | None, seed: int, share: float
+) -> None:
+    loaded = upscaler.load(Params(scale=4, creativity=creativity, model=REAL_ESRGAN))
+    assert_between(loaded.model, seed, seed, 1)
+    assert (loaded.fidelity is not None) == bool(share)
+    if loaded.fidelity is not None:
+        assert_between(loaded.fidelity, 0, 0, 1)
+        assert loaded.choice.fidelity == share
+
+
+@pytest.mark.parametrize("denoise", [0.0, 0.3, 1.0])
+def test_denoise_goes_from_the_grainy_network_to_the_smooth_one(upscaler: Upscaler, denoise: float) -> None:
+    loaded = upscaler.load(Params(scale=4, model="realesr-general-x4v3", denoise=denoise))
+    assert_between(loaded.model, 2, 3, denoise)
+
+
+def test_the_result_names_the_mix_and_the_hash_of_its_recipe(upscaler: Upscaler, tmp_path: Path) -> None:
+    loaded = upscaler.load(Params(scale=4, creativity=-0.8, model=REAL_ESRGAN))
+    assert (loaded.name, loaded.form) == ("fidelity-x4 0.4 + RealESRGAN_x4plus 0.6", None)
+    one, other = (sha256_of(tmp_path / "bundled" / f"{name}.pth") for name in ("fidelity-x4", "RealESRGAN_x4plus"))
+    recipe = f"0.4  {one}  fidelity-x4\n0.6  {other}  RealESRGAN_x4plus\n"
+    assert loaded.sha256 == hashlib.sha256(recipe.encode()).hexdigest()
+    alone = upscaler.load(Params(scale=4, creativity=-2))
+    assert (alone.name, alone.sha256, alone.form) == ("fidelity-x4", one, "bundled")
+
+
+def test_a_mix_of_weights_is_made_once_and_the_oldest_gives_way(upscaler: Upscaler, tmp_path: Path) -> None:
+    upscaler._residents = Residents(4 * (tmp_path / "bundled" / "fidelity-x4.pth").stat().st_size)
+
+    def load(denoise: float) -> Model:
+        return upscaler.load(Params(scale=4, denoise=denoise)).model
+
+    first = load(0.5)
+    assert load(0.501) is first, "a two-hundredth is the same"
+    oldest = weakref.ref(load(0.4))
+    kept = [load(0.3), load(0.2)]
+    assert load(0.5) is first
+    load(0.1)
+    assert load(0.5) is first, "used last"
+    assert oldest() is None
+    assert load(0.3) is kept[0], "it has left too, but a job still holds it: it is not loaded beside itself"
+
+
+def test_two_networks_of_different_shapes_are_not_mixed() -> None:
+    small, large = srvgg(num_conv=4).state_dict(), srvgg(num_conv=6).state_dict()
+    with pytest.raises(ModelNotFound, match="^a 0.5 . b 0.5 can't be mixed: its networks are not of the same shape$"):
+        mix([(small, 0.5), (large, 0.5)], "a 0.5 + b 0.5")
+    with pytest.raises(ModelNotFound):
+        mix([(small, 0.5), (rrdbnet().state_dict(), 0.5)], "a 0.5 + b 0.5")
+
+
+def test_a_damaged_half_is_refused(tmp_path: Path) -> None:
+    """By the shared manifest, whose hashes are known."""
+    config = Config(weights_dir=tmp_path, device="cpu", dtype="fp32", kernels="off")
+    upscaler = Upscaler(config, Catalog.of(config))
+    for name in ("realesr-general-x4v3", "realesr-general-wdn-x4v3"):
+        save(srvgg(), tmp_path / f"{name}.pth")
+    with pytest.raises(ModelNotFound, match="the weights of 'realesr-general-x4v3' are damaged"):
+        upscaler.load(Params(scale=4, denoise=0.5))
+
+
+def test_a_path_is_a_network_too_but_has_no_denoise(upscaler: Upscaler, tmp_path: Path) -> None:
+    path = save(srvgg(upscale=2), tmp_path / "mine.pth")
+    loaded = upscaler.load(Params(scale=4, model=str(path)))
+    assert (loaded.name, loaded.sha256, loaded.form, loaded.model.facts.scale) == ("mine", sha256_of(path), "own", 2)
+    strict = upscaler.load(Params(scale=4, model=str(path), creativity=-2))
+    assert (strict.name, strict.choice.creativity) == ("fidelity-x4", -2)
+    half = upscaler.load(Params(scale=4, model=str(path), creativity=-1))
+    assert half.name == "fidelity-x4 0.5 + mine 0.5" and half.fidelity is strict.model
+    with pytest.raises(InvalidField, match="mine.pth has no denoise strength"):
+        upscaler.load(Params(scale=4, model=str(path), denoise=0.5))
+
+
+def test_the_official_pair_mixes_as_the_original_command_does() -> None:
+    """realesrgan's dni: `state[k] = d * general[k] + (1 - d) * wdn[k]`."""
+    general, grainy = (load_state(networks.official(f"realesr-general-{name}x4v3.pth")) for name in ("", "wdn-"))
+    mixed = mix([(general, 0.7), (grainy, 0.3)], "both")
+    for key, value in mixed.items():
+        torch.testing.assert_close(value, 0.7 * general[key] + 0.3 * grainy[key])
