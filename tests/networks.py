@@ -9,7 +9,7 @@ from torch import nn
 
 from server.job.creativity import recipe
 from server.job.job import Params
-from server.job.plan import Size
+from server.job.plan import Sizes
 from server.models import Model, load_model
 from server.models.shim import RRDBNet, SRVGGNetCompact
 from server.pipeline.base import Load, Loaded
@@ -73,7 +73,7 @@ def load(path: Path, **kwargs: Any) -> Model:
 def loader(model: Model, fidelity: Model | None = None) -> Load:
     """`Context.load` that always gives this network and, where creativity mixes its result in, that fidelity."""
 
-    def load(params: Params, size: Size | None = None, **_: Any) -> Loaded:
+    def load(params: Params, sizes: Sizes | None = None, **_: Any) -> Loaded:
         creativity = params.creativity or 0.0
         share = recipe(creativity).fidelity if fidelity is not None else 0.0
         choice = Choice(((model.name, 1.0),), share, creativity)

@@ -50,6 +50,21 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What goes in and what shall come out."""
+
+    source: Size
+    result: Size
+    frames: int = 1
+    """Of which each has these sizes."""
+
+    @property
+    def enlargement(self) -> float:
+        """How much larger the result is, along the side that grows more."""
+        return max(self.result[0] / self.source[0], self.result[1] / self.source[1])
+
+
+@dataclass(frozen=True)
 class Pass:
     source: Size
     """What the network is fed; the picture is resampled to it first where it differs from what came before."""
@@ -126,55 +141,55 @@ def result_size(source: Size, params: Params) -> Size:
     return max(1, round(w * params.scale)), max(1, round(h * params.scale))
 
 
-def check_result(size: Size, params: Params, max_pixels: int) -> None:
-    """Raises ResultImpossible, in words that say what would work."""
-    w, h = size
-    check_fits(size, FORMATS[params.format], lossless=params.lossless, progressive=params.progressive)
-    if w * h > max_pixels:
-        raise ResultImpossible(f"a result of {w}×{h} pixels is over this server's limit of {max_pixels} pixels")
+def checked_sizes(
+    source: Size, params: Params, frames: int, *, max_source_pixels: int, max_result_pixels: int
+) -> Sizes:
+    """The sizes of a job; `frames`: of the source. Raises ResultImpossible and, of animations, SourceTooLarge, in words
+    that say what would work."""
+    sizes = Sizes(source, result_size(source, params), frames if params.animation == "keep" else 1)
+    w, h = sizes.result
+    check_fits(sizes.result, FORMATS[params.format], lossless=params.lossless, progressive=params.progressive)
+    if w * h > max_result_pixels:
+        raise ResultImpossible(f"a result of {w}×{h} pixels is over this server's limit of {max_result_pixels} pixels")
+    if sizes.frames > 1:
+        _check_animation(sizes, params, max_source_pixels, max_result_pixels)
+    return sizes
 
 
-def check_animation(
-    frames: int, source: Size, result: Size, params: Params, max_source_pixels: int, max_result_pixels: int
-) -> None:
-    """The limits are for all frames together. Raises SourceTooLarge and ResultImpossible, in words that say what would
-    work."""
-    if frames == 1:
-        return
-    check_frames(frames, result, FORMATS[params.format])
+def _check_animation(sizes: Sizes, params: Params, max_source_pixels: int, max_result_pixels: int) -> None:
+    """The limits are for all frames together."""
+    frames = sizes.frames
+    check_frames(frames, sizes.result, FORMATS[params.format])
     otherwise = "or ask for the first frame alone: animation first"
     if params.faces is not None:
         raise ResultImpossible(f"faces are restored in still pictures only; {otherwise}", field="faces")
     for (w, h), limit, what, error in (
-        (source, max_source_pixels, "this server takes at most {}", SourceTooLarge),
-        (result, max_result_pixels, "enlarged, it may have at most {} here", ResultImpossible),
+        (sizes.source, max_source_pixels, "this server takes at most {}", SourceTooLarge),
+        (sizes.result, max_result_pixels, "enlarged, it may have at most {} here", ResultImpossible),
     ):
         if frames * w * h > limit:
             raise error(f"an animation of {frames} frames of {w}×{h} pixels: {what.format(limit)} in all; {otherwise}")
 
 
-def enlargement(source: Size, result: Size) -> float:
-    """How much larger the result is, along the side that grows more."""
-    return max(result[0] / source[0], result[1] / source[1])
-
-
-def make_plan(
-    source: Size, params: Params, shape: Shape, frames: int = 1, *, beside: Shape | None = None, name: str = ""
-) -> Plan:
-    """Decide how to get from `source` to the size that `params` asks for. `beside`: a network whose result is mixed in,
-    at each pass; `name`: of the two, where it is not `shape`'s."""
-    result = result_size(source, params)
-    ratio = enlargement(source, result)
-    if ratio <= 1:
-        return Plan(source, result, "none", (), frames)
-    sizes = [source]
-    if ratio > shape.scale * ONE_PASS_STRETCH:
-        sizes.append((_between(source[0], result[0], shape.scale), _between(source[1], result[1], shape.scale)))
+def make_plan(sizes: Sizes, shape: Shape, *, beside: Shape | None = None, name: str = "") -> Plan:
+    """Decide how to get from the source's size to the result's. `beside`: a network whose result is mixed in, at each
+    pass; `name`: of the two, where it is not `shape`'s."""
+    source, result = sizes.source, sizes.result
+    if sizes.enlargement <= 1:
+        return resampling_only(sizes)
+    inputs = [source]
+    if sizes.enlargement > shape.scale * ONE_PASS_STRETCH:
+        inputs.append((_between(source[0], result[0], shape.scale), _between(source[1], result[1], shape.scale)))
     networks = [shape] if beside is None else [shape, beside]
     passes = tuple(
-        Pass(each, _times(each, shape.scale), sum(tile_count(each, one) for one in networks)) for each in sizes
+        Pass(each, _times(each, shape.scale), sum(tile_count(each, one) for one in networks)) for each in inputs
     )
-    return Plan(source, result, name or shape.name, passes, frames, tuple(one.name for one in networks))
+    return Plan(source, result, name or shape.name, passes, sizes.frames, tuple(one.name for one in networks))
+
+
+def resampling_only(sizes: Sizes) -> Plan:
+    """No network runs."""
+    return Plan(sizes.source, sizes.result, "none", (), sizes.frames)
 
 
 def _between(source: int, result: int, scale: int) -> int:

@@ -20,7 +20,7 @@ from server.images.write.save import converts
 from server.job.creativity import Recipe, recipe
 from server.job.formats import FORMATS
 from server.job.job import Params
-from server.job.plan import Plan, Size
+from server.job.plan import Plan, Size, Sizes
 from server.kernels import Kernel
 from server.models.base import Model
 from server.refiners import Refiner
@@ -68,9 +68,8 @@ class Load(Protocol):
     def __call__(
         self,
         params: Params,
-        size: Size | None = None,
+        sizes: Sizes | None = None,
         *,
-        frames: int = 1,
         planes: int = 1,
         content: Content = "photo",
     ) -> Loaded: ...

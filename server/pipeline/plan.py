@@ -1,7 +1,7 @@
 """Sizes → what will be done, and with which networks."""
 
-from server.job.plan import Plan, check_animation, check_result, enlargement, make_plan, result_size
-from server.pipeline.base import Context, Loaded
+from server.job.plan import checked_sizes, make_plan, resampling_only
+from server.pipeline.base import Context
 from server.pipeline.content import kind
 from server.weights.catalog import AUTO, Content
 
@@ -9,14 +9,15 @@ from server.weights.catalog import AUTO, Content
 def run(ctx: Context) -> None:
     h, w = ctx.samples.shape[:2]
     frames = ctx.animation.timing.frames if ctx.animation else 1
-    result = result_size((w, h), ctx.params)
-    check_result(result, ctx.params, ctx.max_result_pixels)
-    check_animation(frames, (w, h), result, ctx.params, ctx.max_source_pixels, ctx.max_result_pixels)
-    if enlargement((w, h), result) <= 1:
-        ctx.plan = Plan((w, h), result, "none", (), frames)
+    limits = ctx.max_source_pixels, ctx.max_result_pixels
+    sizes = checked_sizes((w, h), ctx.params, frames, max_source_pixels=limits[0], max_result_pixels=limits[1])
+    if sizes.enlargement <= 1:
+        ctx.plan = resampling_only(sizes)
         return
-    ctx.loaded = loaded = ctx.load(ctx.params, (w, h), frames=frames, planes=ctx.planes, content=_content(ctx))
-    ctx.plan = _plan(ctx, loaded, (w, h), frames)
+    ctx.loaded = loaded = ctx.load(ctx.params, sizes, planes=ctx.planes, content=_content(ctx))
+    shape = ctx.engine.shape(loaded.model, ctx.tile)
+    beside = None if loaded.fidelity is None else ctx.engine.shape(loaded.fidelity, ctx.tile)
+    ctx.plan = make_plan(sizes, shape, beside=beside, name=loaded.name)
     ctx.creativity = loaded.choice.creativity
     if loaded.choice.note is not None:
         ctx.notes.append(loaded.choice.note)
@@ -29,9 +30,3 @@ def _content(ctx: Context) -> Content:
     if ctx.params.model != AUTO or ctx.params.creativity is not None:
         return "photo"
     return kind(ctx.samples)
-
-
-def _plan(ctx: Context, loaded: Loaded, size: tuple[int, int], frames: int) -> Plan:
-    shape = ctx.engine.shape(loaded.model, ctx.tile)
-    beside = None if loaded.fidelity is None else ctx.engine.shape(loaded.fidelity, ctx.tile)
-    return make_plan(size, ctx.params, shape, frames, beside=beside, name=loaded.name)

@@ -38,7 +38,7 @@ from server.errors import (
 from server.images.read.open import Header, read_header
 from server.job.creativity import recipe
 from server.job.job import Job, Params, State
-from server.job.plan import Estimate, Plan, check_animation, check_result, estimate, make_plan
+from server.job.plan import Estimate, Plan, checked_sizes, estimate, make_plan
 from server.outbound.source import Source, download, download_to, own_file, own_job
 from server.service.cached import Remembered
 from server.service.waiting import Waiting
@@ -271,18 +271,15 @@ class Service:
         if params.faces is not None:
             face_weights(self.catalog)
         size, frames = (source.size, source.frames) if isinstance(source, Header) else (source, 1)
-        if params.animation != "keep":
-            frames = 1
+        limits = self.config.max_source_pixels, self.config.max_result_pixels
+        sizes = checked_sizes(size, params, frames, max_source_pixels=limits[0], max_result_pixels=limits[1])
         content: Content = "photo" if params.content == "auto" else params.content
         rates = read_rates(self.config.cache_dir)
-        networks = self.catalog.choose(params, size, frames=frames, device=self._device(), content=content, rates=rates)
+        networks = self.catalog.choose(params, sizes, device=self._device(), content=content, rates=rates)
         beside = None if networks.fidelity is None else networks.fidelity.shape
-        plan = make_plan(size, params, networks.main.shape, frames, beside=beside, name=networks.name)
+        plan = make_plan(sizes, networks.main.shape, beside=beside, name=networks.name)
         if plan.passes and networks.choice.note is not None:
             plan = replace(plan, notes=(networks.choice.note,))
-        check_result(plan.result, params, self.config.max_result_pixels)
-        limits = self.config.max_source_pixels, self.config.max_result_pixels
-        check_animation(frames, size, plan.result, params, *limits)
         return plan
 
     def estimate(self, plan: Plan, params: Params) -> Estimate:

@@ -13,7 +13,7 @@ from server.config import Config, LicencePolicy
 from server.errors import ModelNotFound, cut
 from server.job.creativity import recipe
 from server.job.job import Params
-from server.job.plan import Shape, Size, enlargement, make_plan, result_size
+from server.job.plan import Shape, Sizes, make_plan
 from server.weights import choice, package
 from server.weights.choice import AUTO, Choice, Content, DeviceKind, Limits
 from server.weights.manifest import FOLDER, Entry, Kind, Manifest, read_manifest
@@ -176,9 +176,8 @@ class Catalog:
     def choose(
         self,
         params: Params,
-        size: Size | None = None,
+        sizes: Sizes | None = None,
         *,
-        frames: int = 1,
         planes: int = 1,
         device: DeviceKind = "cpu",
         content: Content = "photo",
@@ -186,41 +185,38 @@ class Catalog:
     ) -> Networks:
         """What a job with these parameters runs; see choice.py.
 
-        `size`: of the source (width, height), None while it is unknown; `planes`: 2 with alpha that goes through the
+        `sizes`: None while the source's is unknown; `planes`: 2 with alpha that goes through the
         network too. `rates`: pixels a second by network on this machine, as in rates.py; None while they are unknown.
         Raises ModelNotFound and InvalidField.
         """
-        ratio = enlargement(size, result_size(size, params)) if size else 4.0
 
         def seconds(wanted: Choice) -> float | None:
-            return self._seconds(wanted, params, size, frames * planes, rates) if size and rates else None
+            return self._seconds(wanted, sizes, planes, rates) if sizes and rates else None
 
         found = choice.choose(
             params,
-            ratio=ratio,
+            ratio=sizes.enlargement if sizes else 4.0,
             device=device,
             present=self.names(),
             content=content,
-            frames=frames,
+            frames=sizes.frames if sizes else 1,
             seconds=seconds,
             limits=self._limits,
         )
         main = Blend(tuple((self.get(name), share) for name, share in found.weights))
         return Networks(main, None if found.alone else self.get(choice.FIDELITY), found)
 
-    def _seconds(
-        self, wanted: Choice, params: Params, size: Size, pictures: int, rates: Mapping[str, float]
-    ) -> float | None:
-        """The estimated time of `pictures` planes and frames, or None where a network's rate is unknown."""
+    def _seconds(self, wanted: Choice, sizes: Sizes, planes: int, rates: Mapping[str, float]) -> float | None:
+        """The estimated time of all frames, or None where a network's rate is unknown."""
         names = [name for name, _ in wanted.weights] + ([] if wanted.alone else [choice.FIDELITY])
         total = 0.0
         for name in names:
             if name not in rates:
                 return None
-            total += make_plan(size, params, self.get(name).shape).network_pixels / rates[name]
-        w, h = result_size(size, params)
+            total += make_plan(sizes, self.get(name).shape).network_pixels / rates[name]
+        w, h = sizes.result
         refining = w * h * recipe(wanted.creativity).steps / rates[REFINER] if REFINER in rates else 0.0
-        return pictures * total + refining
+        return planes * total + sizes.frames * refining
 
     def get(self, name: str) -> Checkpoint:
         """The upscaling network of that name. Raises ModelNotFound."""

@@ -17,7 +17,7 @@ from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job.creativity import recipe
 from server.job.job import Params
-from server.job.plan import Size
+from server.job.plan import Sizes
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
 from server.models import Model, load_blend, load_model
@@ -73,9 +73,8 @@ class Upscaler:
     def load(
         self,
         params: Params,
-        size: Size | None = None,
+        sizes: Sizes | None = None,
         *,
-        frames: int = 1,
         planes: int = 1,
         content: Content = "photo",
     ) -> Loaded:
@@ -86,12 +85,11 @@ class Upscaler:
             return self._load_path(params, path)
         networks = self._catalog.choose(
             params,
-            size,
-            frames=frames,
+            sizes,
             planes=planes,
             device=self.kind,
             content=content,
-            rates=self.rates() if self.kind == "cpu" and size is not None and self._config.auto_limit_s else None,
+            rates=self.rates() if self.kind == "cpu" and sizes is not None and self._config.auto_limit_s else None,
         )
         main, beside = networks.main, networks.fidelity
         model = self._load([(each.path, share) for each, share in main.parts], main.name, main.verify())

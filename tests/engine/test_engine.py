@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from server.engine import engine as engine_module
 from server.engine.engine import Engine
 from server.errors import OutOfMemory
-from server.job.job import Params
-from server.job.plan import make_plan, tile_size
+from server.job.plan import Sizes, make_plan, tile_size
 from server.kernels import Kernel
 from server.kernels import load as find_kernel
 from server.kernels.cpu.network import Sweep
@@ -297,7 +296,7 @@ def test_a_swept_picture_is_the_same_as_without(
     error = np.abs(result.astype(np.float64) - np.clip(expected, 0, 1) * top if top > 1 else result - expected)
     assert error.max() <= (1e-4 if top == 1 else 0.51 if top == 255 else 7)
     shape = Engine(networks.CPU).shape(own)
-    plan = make_plan((size[1], size[0]), Params(scale=4), shape)
+    plan = make_plan(Sizes((size[1], size[0]), (4 * size[1], 4 * size[0])), shape)
     assert shape.widest > 700 and len(calls) == plan.passes[0].tiles
 
 
