@@ -9,7 +9,7 @@ from torch import nn
 
 from server.job.creativity import recipe
 from server.job.job import Params
-from server.job.plan import Size
+from server.job.tiling import Size
 from server.models import Model, load_model
 from server.models.shim import RRDBNet, SRVGGNetCompact
 from server.pipeline.base import Load, Loaded

@@ -39,7 +39,7 @@ from server.engine.scheduler import Scheduler
 from server.engine.tile import Span, cut, weights
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
-from server.job.plan import Shape, Size, sweep_step, tile_count, tile_size
+from server.job.tiling import Shape, Size, step_rows, tile_count, tile_size
 from server.kernels.cpu.network import Network, Sweep
 from server.models.base import Model
 
@@ -248,7 +248,7 @@ class Engine:
         assert model.own is not None
         try:
             h, w, _ = samples.shape
-            return Sweep(model.own, samples, sweep_step((w, h)))
+            return Sweep(model.own, samples, step_rows((w, h)))
         except torch.OutOfMemoryError:
             self._sweep_bytes = 0
             log.warning("out of memory: cutting pictures into tiles", model=model.name)
@@ -263,7 +263,7 @@ class Engine:
         on_tile: Callable[[], None] | None,
     ) -> Iterator[NDArray[Any]]:
         h, w, channels = shape
-        step = sweep_step((w, h))
+        step = step_rows((w, h))
 
         def rows(top: int) -> NDArray[Any]:
             bottom = min(top + step, h)

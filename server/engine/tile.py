@@ -6,12 +6,13 @@ of the overlap. A tile at the border of the picture starts exactly there: the ne
 where it would without tiles, which is what makes a halo of the receptive radius exact.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from server.job.tiling import tiles_along
 
 Floats = NDArray[np.float32]
 
@@ -38,7 +39,7 @@ def cut(length: int, tile: int, halo: int, blend: int = 0, multiple: int = 1) ->
         return [Span(0, length, 0, length)]
     # Narrower, and the ramps of a tile's two sides could meet.
     assert tile >= 2 * halo + 4 * blend + 2 * multiple
-    count = math.ceil((length - 2 * halo) / (tile - 2 * halo))
+    count = tiles_along(length, tile, halo)
     starts = [(length - tile) * i // (count - 1) // multiple * multiple for i in range(count)]
     starts[-1] = length - tile
     seams = [(starts[i] + tile + starts[i + 1]) // 2 for i in range(count - 1)]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from server.faces.base import SIDE, Floats, Matrix, Points, RestoredFace, after, after_cut, inverse, square, transform
 from server.images.read.open import Samples
-from server.job.plan import Size
+from server.job.tiling import Size
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """ITU-R BT.601: how JPEG, OpenCV and libvips make grey."""

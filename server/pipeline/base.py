@@ -20,7 +20,8 @@ from server.images.write.save import converts
 from server.job.creativity import Recipe, recipe
 from server.job.formats import FORMATS
 from server.job.job import Params
-from server.job.plan import Plan, Size
+from server.job.plan import Plan
+from server.job.tiling import Size
 from server.kernels import Kernel
 from server.models.base import Model
 from server.refiners import Refiner

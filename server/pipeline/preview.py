@@ -13,7 +13,8 @@ from server.images.metadata.metadata import dress
 from server.images.read.open import Samples
 from server.images.write.save import save
 from server.job.creativity import ANCHORS, NAMES
-from server.job.plan import Size, result_size
+from server.job.plan import result_size
+from server.job.tiling import Size
 from server.pipeline import Context, decode, expect, faces, plan, resize, upscale
 from server.pipeline.refine import step as refine
 from server.rows.resample import gather, resample

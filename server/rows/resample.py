@@ -18,7 +18,7 @@ from torch import Tensor
 from server.engine.device import is_out_of_memory
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
-from server.job.plan import Size
+from server.job.tiling import Size
 from server.kernels import Kernel
 from server.kernels.cpu.lanczos import Filter, Taps
 from server.rows.stream import Stream

@@ -17,7 +17,7 @@ from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job.creativity import recipe
 from server.job.job import Params
-from server.job.plan import Size
+from server.job.tiling import Size
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
 from server.models import Model, load_blend, load_model

@@ -20,7 +20,8 @@ from server.engine import engine as engine_module
 from server.engine.engine import Engine
 from server.errors import OutOfMemory
 from server.job.job import Params
-from server.job.plan import make_plan, tile_size
+from server.job.plan import make_plan
+from server.job.tiling import tile_size, tiles_along
 from server.kernels import Kernel
 from server.kernels import load as find_kernel
 from server.kernels.cpu.network import Sweep
@@ -131,8 +132,6 @@ def test_16_bit_samples_keep_their_levels(tmp_path: Path) -> None:
 
 
 def test_on_tile_is_called_once_per_planned_tile_and_may_stop_the_run(compact: Model) -> None:
-    from server.job.plan import spans
-
     samples = photo_like(120, 150)
     calls = 0
 
@@ -141,7 +140,7 @@ def test_on_tile_is_called_once_per_planned_tile_and_may_stop_the_run(compact: M
         calls += 1
 
     list(Engine(networks.CPU).upscale(compact, samples, tile=64, on_tile=count))
-    assert calls == spans(120, 64, 8) * spans(150, 64, 8) > 4
+    assert calls == tiles_along(120, 64, 8) * tiles_along(150, 64, 8) > 4
 
     def stop() -> None:
         raise KeyboardInterrupt

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from server.job.plan import Size
+from server.job.tiling import Size
 
 _ROUNDS = 3
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from server.job.creativity import Recipe
+from server.job.tiling import tiles_along
 from server.refiners.base import Grid, Refiner
 
 _NOISE_ROWS = 16
@@ -77,7 +78,7 @@ def tiles(length: int, grid: Grid, step: int) -> Spans:
     if length <= grid.tile:
         return [(0, length)]
     shared = 2 * grid.halo
-    count = math.ceil((length - shared) / (grid.tile - shared - _JITTER))
+    count = tiles_along(length, grid.tile - _JITTER, grid.halo)
     room = (length - grid.tile) / (count - 1)
     slack = min(grid.tile - shared - room - grid.multiple, room - grid.multiple)
     # The golden ratio's multiples never come near each other.

@@ -5,7 +5,6 @@ mixed as those of tiles are; so memory does not grow with the picture. Within a 
 """
 
 import hashlib
-import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 from server.engine.tile import Floats, Span, blended, cut, weights
 from server.images.read.open import Samples
 from server.job.creativity import ANCHORS, Recipe, recipe
+from server.job.tiling import round_up, shortest_tile, tiles_along
 from server.pipeline.base import Context, Refinement
 from server.pipeline.refine.backprojection import BackProjection
 from server.pipeline.refine.sampler import locked, noise_at, sample, tile_count, tiles
@@ -120,7 +120,7 @@ class _Work:
         """1 × 3 × H × W in 0…1, refined."""
         result = picture
         if self.refiner is not None:
-            down, width = self.refiner.downscale, _up(self.size[0])
+            down, width = self.refiner.downscale, round_up(self.size[0], _MULTIPLE)
             noise = noise_at(
                 self.seed,
                 (row.start // down, row.stop // down),
@@ -176,7 +176,7 @@ def _row(work: _Work, source: Samples, row: Span) -> Floats:
 
 def _regions(w: int, h: int) -> tuple[list[Span], list[Span]]:
     """Rows and columns of regions for a result of w × h, both grown to multiples. As few as may be, all alike."""
-    width, height = _up(w), _up(h)
+    width, height = round_up(w, _MULTIPLE), round_up(h, _MULTIPLE)
     rows = max(_SMALLEST, min(height, _BAND_PIXELS // width))
     columns = max(_SMALLEST, min(width, _REGION_PIXELS // rows))
     rows = max(_SMALLEST, min(rows, _REGION_PIXELS // columns))
@@ -188,14 +188,8 @@ def _regions(w: int, h: int) -> tuple[list[Span], list[Span]]:
 
 def _even(length: int, most: int) -> int:
     """The length of as many regions as are needed when none is longer than `most`."""
-    if length <= most:
-        return max(_up(length), _SMALLEST)
-    count = math.ceil((length - 2 * _HALO) / (most - 2 * _HALO))
-    return max(_up(math.ceil((length + (count - 1) * 2 * _HALO) / count)), _SMALLEST)
-
-
-def _up(length: int) -> int:
-    return -(-length // _MULTIPLE) * _MULTIPLE
+    side = shortest_tile(length, tiles_along(length, most, _HALO), _HALO)
+    return max(round_up(side, _MULTIPLE), _SMALLEST)
 
 
 def _colours(channels: int) -> int:
