@@ -16,13 +16,13 @@ _T = TypeVar("_T")
 
 
 @dataclass
-class _Resident:
+class _Entry:
     thing: Any
     size: int
     wanted_at: float
 
 
-class Residents:
+class ModelCache:
     """For any thread. Who holds a network may use it on after it was let go of; its memory is free when that ends."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Residents:
         self._budget = budget_bytes
         self._keep_s = keep_s
         self._let_go = let_go
-        self._kept: OrderedDict[Hashable, _Resident] = OrderedDict()
+        self._kept: OrderedDict[Hashable, _Entry] = OrderedDict()
         """The one that was asked for last is the last."""
         self._left: dict[Hashable, weakref.ref[Any]] = {}
         """Those that a job may still hold: it need not be loaded a second time beside that."""
@@ -41,17 +41,17 @@ class Residents:
     def get(self, key: Hashable, load: Callable[[], _T], size: Callable[[_T], int]) -> _T:
         """What is kept under this key, or else loaded: once, however many ask. `size` tells its bytes on the device."""
         with self._lock:
-            resident = self._kept.get(key)
-            if resident is None:
+            entry = self._kept.get(key)
+            if entry is None:
                 left = self._left.pop(key, None)
                 thing = left() if left is not None else None
                 if thing is None:
                     thing = load()
-                resident = self._kept[key] = _Resident(thing, size(thing), 0.0)
-            resident.wanted_at = time.monotonic()
+                entry = self._kept[key] = _Entry(thing, size(thing), 0.0)
+            entry.wanted_at = time.monotonic()
             self._kept.move_to_end(key)
             self._tidy(key)
-            wanted: _T = resident.thing
+            wanted: _T = entry.thing
             return wanted
 
     def tidy(self) -> int:
@@ -67,12 +67,12 @@ class Residents:
 
     def _tidy(self, asked: Hashable | None) -> int:
         before = len(self._kept)
-        for key, resident in list(self._kept.items()):
-            old = time.monotonic() - resident.wanted_at > self._keep_s
+        for key, entry in list(self._kept.items()):
+            old = time.monotonic() - entry.wanted_at > self._keep_s
             if key != asked and (old or (self.size > self._budget and len(self._kept) > 1)):
                 del self._kept[key]
-                self._remember(key, resident.thing)
-                self._let_go(resident.thing)
+                self._remember(key, entry.thing)
+                self._let_go(entry.thing)
         return before - len(self._kept)
 
     def _remember(self, key: Hashable, thing: Any) -> None:

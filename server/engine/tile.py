@@ -54,7 +54,7 @@ def cut(length: int, tile: int, halo: int, blend: int = 0, multiple: int = 1) ->
     ]
 
 
-def weights(spans: list[Span], index: int, scale: int, blend: int) -> Floats:
+def blend_weights(spans: list[Span], index: int, scale: int, blend: int) -> Floats:
     """How much each result pixel of a tile's kept part counts, along one side. Neighbours' weights add up to one.
 
     The ramps are raised cosines over the 2·blend·scale pixels that two kept parts share.
@@ -79,7 +79,7 @@ def blended(bands: Iterable[Floats], spans: list[Span], scale: int, blend: int) 
     for index in range(len(spans)):
         band = next(parts)  # no loop over them: `enumerate` and `zip` hold the last one while the next is made
         if shared:
-            band *= weights(spans, index, scale, blend).reshape(-1, *[1] * (band.ndim - 1))
+            band *= blend_weights(spans, index, scale, blend).reshape(-1, *[1] * (band.ndim - 1))
             if carry is not None:
                 band[:shared] += carry
             if index < len(spans) - 1:

@@ -35,7 +35,7 @@ class Shape:
     """Pictures are padded until their sides are multiples of this."""
     fitted: bool = False
     """Tiles need not be squares: within the same area, the sides are those with the least overlap in total."""
-    widest: int = 0
+    row_pass_width: int = 0
     """Pictures of at most this width are not cut into tiles, but computed from top to bottom in one row pass, without
     overlap."""
 
@@ -56,7 +56,7 @@ def round_up(length: int, multiple: int) -> int:
 
 def tile_count(size: Size, shape: Shape) -> int:
     """Tiles that a picture of this size is cut into; steps, where it is computed in a row pass."""
-    if size[0] <= shape.widest:
+    if size[0] <= shape.row_pass_width:
         return math.ceil(size[1] / step_rows(size))
     size = round_up(size[0], shape.multiple), round_up(size[1], shape.multiple)
     return _tiles(size, tile_size(size, shape), shape.halo)

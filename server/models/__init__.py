@@ -44,7 +44,10 @@ def load_blend(
     dtype: torch.dtype = torch.float32,
     kernel: Kernel | None = None,
 ) -> Model:
-    """As `load_model`, from several files with the share of each, mixed weight by weight."""
+    """As `load_model`, from several files with the share of each, mixed weight by weight; from a single file as it
+    is."""
+    if len(parts) == 1:
+        return load_model(parts[0][0], name=name, sha256=sha256, device=device, dtype=dtype, kernel=kernel)
     state = mix([(load_state(path), share) for path, share in parts], name)
     return _build(state, name, name, sha256, device, dtype, kernel)
 
@@ -79,7 +82,7 @@ def _build(
     # Pixels that were unshuffled make one position of the network.
     work = sum(each.numel() for each in state.values()) / facts.multiple**2
     if kernel is not None and device.type == "cpu" and dtype is torch.float32:
-        return Model(name, sha256, arch.NAME, facts, device, dtype, arch.fast(net, facts, kernel), _run, work)
+        return Model(name, sha256, arch.NAME, facts, device, dtype, arch.native(net, facts, kernel), _run, work)
     net = net.to(device, dtype).to(memory_format=torch.channels_last)
     return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward, work)
 

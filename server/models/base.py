@@ -49,7 +49,7 @@ class Arch(Protocol):
     def forward(self, net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
         """Run `net`, whose weights are of `dtype`, on fp32 `image`; the result is fp32."""
 
-    def fast(self, net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+    def native(self, net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
         """The same network, with the weights of `net`, on our own convolutions."""
 
 
@@ -70,7 +70,7 @@ class Model:
     _exact: nn.Module | None = field(default=None, repr=False)
 
     @property
-    def own(self) -> Network | None:
+    def native(self) -> Network | None:
         """The network, where it runs on our own convolutions: these take samples as they are."""
         return self._net if isinstance(self._net, Network) else None
 

@@ -62,7 +62,7 @@ def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
     return result.float()
 
 
-def fast(net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+def native(net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
     assert isinstance(net, RRDBNet)
     layers: list[Layer] = []
 

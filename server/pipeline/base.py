@@ -22,7 +22,6 @@ from server.job.formats import FORMATS
 from server.job.job import Params
 from server.job.plan import Plan
 from server.job.tiling import Size
-from server.kernels import Kernel
 from server.models.base import Model
 from server.refiners import Refiner
 from server.rows.stream import Stream
@@ -125,8 +124,6 @@ class Context:
     """The networks for faces, likewise. Raises ModelNotFound where there are none."""
     load_refiner: Callable[[], Refiner] = _no_refiner
     """The diffusion network, likewise."""
-    kernel: Kernel | None = None
-    """Our own code, for what is not the engine's: resizing. None: torch resizes."""
     check: Callable[[], None] = _nothing
     """Called between steps and after every tile. Raises when the job must stop: cancelled, or no longer ours."""
 

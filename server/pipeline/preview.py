@@ -51,7 +51,7 @@ def run(ctx: Context) -> None:
     left, top = round((shown[0] - seen[0]) * ratio[0]), round((shown[1] - seen[1]) * ratio[1])
     window = left, top, min(size[0], left + CROP), min(size[1], top + CROP)
 
-    panels = [("source", _cut(_to_8_bits(resample(ctx.samples, size, ctx.kernel)), window))]
+    panels = [("source", _cut(_to_8_bits(resample(ctx.samples, size, ctx.engine.kernel)), window))]
     ctx.expect("upscale", len(ANCHORS))
     for creativity in sorted(ANCHORS):
         part = _one(ctx, size, creativity)

@@ -39,7 +39,7 @@ def run(ctx: Context) -> None:
     for number, each in enumerate(passes):
         samples = ctx.samples  # the first pass is fed the picture as it is
         if number:
-            samples = gather(resized(stream, each.source, np.uint16, ctx.kernel))
+            samples = gather(resized(stream, each.source, np.uint16, ctx.engine.kernel))
         last = number == len(passes) - 1
         # 8 bits are enough only where they are the final rounding.
         deep = ctx.rows_are_deep or not last or each.result != ctx.plan.result or ctx.more_follows
@@ -79,7 +79,7 @@ def _colours(ctx: Context, samples: Samples, depth: Depth) -> Iterator[Samples]:
     if fidelity.facts.scale != model.facts.scale:
         stream = Stream(w * fidelity.facts.scale, h * fidelity.facts.scale, channels, np.uint16, theirs)
         size = w * model.facts.scale, h * model.facts.scale
-        theirs = resized(stream, size, np.uint16, ctx.kernel).bands
+        theirs = resized(stream, size, np.uint16, ctx.engine.kernel).bands
     return mixed(theirs, ours, ctx.loaded.choice.fidelity, depth)
 
 
@@ -88,7 +88,7 @@ def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Ite
     if model.name == FIDELITY:  # it keeps them by itself
         return _network(ctx, model, samples, depth)
     bands = _network(ctx, model, samples, np.uint16)
-    return locked(bands, samples, model.facts.scale, depth, ctx.kernel)
+    return locked(bands, samples, model.facts.scale, depth, ctx.engine.kernel)
 
 
 def _network(ctx: Context, model: Model, samples: Samples, dtype: Depth) -> Iterator[NDArray[Any]]:
@@ -99,10 +99,10 @@ def _network(ctx: Context, model: Model, samples: Samples, dtype: Depth) -> Iter
     def on_tile() -> None:
         ctx.advance("upscale", each)
 
-    def on_turn(share: float) -> None:
+    def on_slice(share: float) -> None:
         ctx.advance("upscale", 0.0, share * each)
 
-    return ctx.engine.upscale(model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile, on_turn=on_turn)
+    return ctx.engine.upscale(model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile, on_slice=on_slice)
 
 
 def _with_alpha(colours: Iterator[NDArray[Any]], alpha: Iterator[NDArray[Any]] | None) -> Iterator[NDArray[Any]]:

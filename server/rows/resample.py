@@ -8,6 +8,7 @@ rounding.
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from server.engine.device import is_out_of_memory
+from server.engine.device import unless_out_of_memory
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
 from server.job.tiling import Size
@@ -98,20 +99,16 @@ def _bands(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None) -> I
             first, come = come, come + len(part)
             ready = int(np.searchsorted(down.starts + down.count, come, side="right"))
             for row in range(done, ready, most):
-                yield _made(make, kept, part, first, range(row, min(row + most, ready)))
+                rows = range(row, min(row + most, ready))
+                made = unless_out_of_memory(partial(make, kept, part, first, rows))
+                if made is None:
+                    raise OutOfMemory("not even a few rows of the resized picture fit into memory")
+                yield made
+                del made
             done = ready
             needed = down.starts[done] if done < size[1] else come
             kept = np.concatenate((kept[max(0, needed - first + len(kept)) :], part[max(0, needed - first) :]))
         del band, part  # or the next band would come beside it
-
-
-def _made(make: "_Torch | Filter", kept: NDArray[Any], part: NDArray[Any], first: int, rows: range) -> NDArray[Any]:
-    try:
-        return make(kept, part, first, rows)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory("not even a few rows of the resized picture fit into memory") from error
 
 
 class _Torch:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
 
 import structlog
 import torch
@@ -12,7 +11,7 @@ import torch
 from server.config import Config
 from server.engine import device as devices
 from server.engine.engine import Engine
-from server.engine.model_cache import Residents, budget_of
+from server.engine.model_cache import ModelCache, budget_of
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job.creativity import recipe
@@ -20,7 +19,7 @@ from server.job.job import Params
 from server.job.tiling import Size
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
-from server.models import Model, load_blend, load_model
+from server.models import Model
 from server.pipeline import Context, Loaded, run
 from server.pipeline import preview as sweep
 from server.refiners import Refiner
@@ -42,14 +41,6 @@ _RATED = 256
 """Side of the picture that the diffusion pass's speed is measured with."""
 
 
-class _How(TypedDict):
-    """How networks are loaded here."""
-
-    device: torch.device
-    dtype: torch.dtype
-    kernel: Kernel | None
-
-
 class Upscaler:
     def __init__(self, config: Config, catalog: Catalog, *, allow_paths: bool = False) -> None:
         """`allow_paths`: a model may also be named by a path, for the operator's own command line. Raises Unavailable
@@ -57,13 +48,13 @@ class Upscaler:
         self.device = devices.pick_device(config.device)
         self.dtype = devices.pick_dtype(config.dtype, self.device)
         """Of the networks for faces and of the refiner."""
-        self._kernel = self._find_kernel(config)
-        self.model_dtype = devices.pick_dtype(config.dtype, self.device, kernel=self._kernel is not None)
+        kernel = self._find_kernel(config)
+        self.model_dtype = devices.pick_dtype(config.dtype, self.device, native=kernel is not None)
         self._config = config
         self._catalog = catalog
         self._allow_paths = allow_paths
-        self._engine = Engine(self.device)
-        self._residents = Residents(budget_of(self.device), let_go=self._let_go)
+        self._engine = Engine(self.device, dtype=self.model_dtype, kernel=kernel)
+        self._cache = ModelCache(budget_of(self.device), let_go=self._let_go)
         self._rates: dict[str, float] | None = None
 
     @property
@@ -172,7 +163,7 @@ class Upscaler:
             log.info("face models loaded", restorer=weights.restorer.name, detector=weights.detector.name)
             return load_faces(weights, self.device, self.dtype)
 
-        return self._residents.get(
+        return self._cache.get(
             ("faces", *(each.path for each in parts)), load, lambda _: _size([each.path for each in parts])
         )
 
@@ -186,21 +177,15 @@ class Upscaler:
             log.info("refiner loaded", refiner=refiner.name, device=str(self.device), dtype=str(self.dtype))
             return refiner
 
-        return self._residents.get(("refiner", *parts), load, lambda _: _size(parts))
+        return self._cache.get(("refiner", *parts), load, lambda _: _size(parts))
 
     def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str) -> Model:
         def load() -> Model:
-            how: _How = {"device": self.device, "dtype": self.model_dtype, "kernel": self._kernel}
-            if len(parts) == 1:
-                model = load_model(parts[0][0], name=name, sha256=sha256, **how)
-            else:
-                model = load_blend(parts, name=name, sha256=sha256, **how)
-            if model.own is not None:
-                devices.release_memory(self.device)  # the weights as they came, and what lay between
+            model = self._engine.load(parts, name=name, sha256=sha256)
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
             return model
 
-        return self._residents.get((name, sha256), load, lambda model: model.weight_bytes)
+        return self._cache.get((name, sha256), load, lambda model: model.weight_bytes)
 
     def _let_go(self, thing: Model | FaceRestorer | Refiner) -> None:
         if isinstance(thing, Model):
@@ -209,17 +194,15 @@ class Upscaler:
 
     def tidy(self) -> None:
         """Let go of networks that nobody has asked for in a while, and give their memory back to the system."""
-        if self._residents.tidy():
-            if self._kernel is not None:
-                self._kernel.release()
-            devices.release_memory(self.device)
+        if self._cache.tidy():
+            self._engine.tidy()
 
     def counters(self) -> Mapping[str, float]:
         """Those of the engine, and `models` kept with their `model_bytes`."""
         return {
             **self._engine.counters(),
-            "models": len(self._residents),
-            "model_bytes": self._residents.size,
+            "models": len(self._cache),
+            "model_bytes": self._cache.size,
         }
 
     def prepare(self, params: Params, data: bytes, target: Path) -> Context:
@@ -232,7 +215,6 @@ class Upscaler:
             load=self.load,
             load_faces=self.load_faces,
             load_refiner=self.load_refiner,
-            kernel=self._kernel,
             max_source_pixels=self._config.max_source_pixels,
             max_result_pixels=self._config.max_result_pixels,
             tile=self._config.tile,

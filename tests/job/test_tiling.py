@@ -78,7 +78,7 @@ def test_how_much_is_computed_twice(size: Size, tile: int, wasted: float) -> Non
     ("size", "steps"), [((1920, 1080), 45), ((1, 1), 1), ((256, 256), 1), ((256, 257), 2), ((50_000, 25), 3)]
 )
 def test_a_row_pass_is_planned_in_steps_of_some_rows(size: Size, steps: int) -> None:
-    shape = replace(FIDELITY, widest=50_000)
+    shape = replace(FIDELITY, row_pass_width=50_000)
     assert make_plan(size, Params(scale=4), shape).passes[0].tiles == steps
     wider = make_plan((50_001, size[1]), Params(scale=4), shape)
     assert wider == make_plan((50_001, size[1]), Params(scale=4), FIDELITY)

@@ -4,11 +4,7 @@ On CUDA both ways have a stream of their own, so that the next tiles come and th
 runs; the host's side is pinned memory, which torch keeps and uses again. On the CPU nothing moves.
 """
 
-import threading
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-_UNDER_WAY = 2
-"""Batches that a GPU has before it at most: one to run, one to follow without a gap. More would only be in the way of
-the next job."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +34,6 @@ class Transfer:
         self._cuda = device.type == "cuda"
         self._up = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
         self._down = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
-        self._under_way: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
-        self._busy_s = 0.0
-        self._since: float | None = None
-        self._lock = threading.Lock()
 
     # --- for jobs, in their own threads -----------------------------------------------------------------------------
 
@@ -56,39 +44,7 @@ class Transfer:
         tensor = torch.from_numpy(np.array(bits, order="C"))
         return tensor.pin_memory() if self._cuda else tensor
 
-    @property
-    def busy_s(self) -> float:
-        """Seconds in which the device had work. On CUDA as its own clock counts them, a batch or two late."""
-        with self._lock:
-            return self._busy_s + (time.perf_counter() - self._since if self._since is not None else 0.0)
-
     # --- for the device's thread ------------------------------------------------------------------------------------
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Around all that is done for a batch: counts the time, and lets no more than _UNDER_WAY of them pile up."""
-        if not self._cuda:
-            started = time.perf_counter()
-            with self._lock:
-                self._since = started
-            try:
-                yield
-            finally:
-                with self._lock:
-                    self._busy_s += time.perf_counter() - started
-                    self._since = None
-            return
-        with torch.cuda.device(self._device):  # a thread begins on cuda:0
-            while len(self._under_way) >= _UNDER_WAY:
-                begun, ended = self._under_way.popleft()
-                ended.synchronize()
-                with self._lock:
-                    self._busy_s += begun.elapsed_time(ended) / 1000
-            begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            begun.record()
-            yield
-            ended.record()
-            self._under_way.append((begun, ended))
 
     def up(self, staged: Sequence[Tensor], batch: int) -> Tensor:
         """Equal tensors → one of `batch` of them on the device, the last one repeated where there are fewer."""

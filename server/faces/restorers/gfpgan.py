@@ -12,8 +12,8 @@ import structlog
 import torch
 from torch import Tensor, nn
 
-from server.engine.device import is_out_of_memory, release_memory
-from server.errors import ModelNotFound, OutOfMemory
+from server.engine.device import Halving
+from server.errors import ModelNotFound
 from server.faces.base import SIDE, Floats
 from server.images.read.open import Samples
 from server.models import shim
@@ -39,41 +39,33 @@ class Restorer:
         self._net.eval().requires_grad_(False).to(device)
         self._device = device
         self._dtype = dtype
-        self._batch = _CUDA_BATCH if device.type == "cuda" else 1
+        faces = _CUDA_BATCH if device.type == "cuda" else 1
+        self._batch = Halving("the batch of faces", "one face", device, faces)
 
     @torch.inference_mode()
     def __call__(self, crops: list[Samples]) -> list[Floats]:
         """Aligned faces, SIDE × SIDE × 3 of 8 or 16 bits, → the same faces restored, RGB in [0, 1]. At most `batch`
         of them at once. Raises OutOfMemory."""
         image = torch.stack([_to_tensor(crop) for crop in crops]).to(self._device)
-        result = self._run(image).clamp_(-1, 1).add_(1).div_(2)
+        result = self._batch.run(lambda size: self._in_batches(image, size), len(image)).clamp_(-1, 1).add_(1).div_(2)
         return list(result.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
     @property
     def batch(self) -> int:
         """How many faces to hand over at once: as many as have fitted so far."""
-        return self._batch
+        return self._batch.size
 
-    def _run(self, image: Tensor, *, exact: bool = False) -> Tensor:
-        """(N, 3, SIDE, SIDE) in [-1, 1] → the same, in smaller pieces if it must be, in fp32 if it must be."""
-        exact = exact or self._dtype is torch.float32
-        try:
-            result = self._forward(image, exact)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        else:
-            if exact or bool(torch.isfinite(result).all()):
-                return result
-            log.warning("a face overflowed: computing it again in fp32", dtype=str(self._dtype))
-            return self._run(image, exact=True)
-        # Out of the except block: the exception holds the frames, and the frames hold the memory.
-        release_memory(self._device)
-        if len(image) == 1:
-            raise OutOfMemory(f"not even one face fits on {self._device}")
-        self._batch = len(image) // 2
-        log.warning("out of memory: halving the batch of faces", batch=self._batch)
-        return torch.cat([self._run(part, exact=exact) for part in torch.split(image, self._batch)])
+    def _in_batches(self, image: Tensor, size: int) -> Tensor:
+        """(N, 3, SIDE, SIDE) in [-1, 1] → the same."""
+        return torch.cat([self._finite(batch) for batch in torch.split(image, size)])
+
+    def _finite(self, image: Tensor) -> Tensor:
+        exact = self._dtype is torch.float32
+        result = self._forward(image, exact)
+        if exact or bool(torch.isfinite(result).all()):
+            return result
+        log.warning("a face overflowed: computing it again in fp32", dtype=str(self._dtype))
+        return self._forward(image, exact=True)
 
     def _forward(self, image: Tensor, exact: bool) -> Tensor:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=not exact):

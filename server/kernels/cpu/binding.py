@@ -62,8 +62,8 @@ def open_library(path: Path) -> ctypes.CDLL:
     found.winograd_begin.restype = pointer
     found.winograd_strip.argtypes = [pointer]
     found.winograd_rows.argtypes = [pointer, number, picture, *[number] * 5]
-    found.winograd_turn.argtypes = [pointer, ctypes.c_double, picture, *[number] * 5]
-    found.winograd_turn.restype = ctypes.c_double
+    found.winograd_slice.argtypes = [pointer, ctypes.c_double, picture, *[number] * 5]
+    found.winograd_slice.restype = ctypes.c_double
     found.winograd_end.argtypes = [pointer]
     found.winograd_end.restype = None
     found.winograd_bytes.argtypes = [pointer, number, number, number]

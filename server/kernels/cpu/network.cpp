@@ -211,15 +211,15 @@ struct Held : Block {
 };
 
 // A picture on its way through a network: a chain from top to bottom, several of them one after the other.
-struct Sweep {
+struct RowPass {
   Program p;
   int threads, height, strip;  // rows of the source: all of them, and those after which it can stop
   Held block;
   size_t chain = 0;    // before which all have ended
   int done = INT_MIN;  // strips of its blocks
-  double ended = 0;    // multiplications of turns
+  double ended = 0;    // multiplications of time slices
 
-  Sweep(const Net& net, const View& source, int H, int W, int step, int most)
+  RowPass(const Net& net, const View& source, int H, int W, int step, int most)
       : p(net.program(H / net.unshuffle, W / net.unshuffle, step, std::max(1, most))), height(H) {
     threads = std::clamp(most, 1, p.useful());
     p.picture.source = source;
@@ -247,7 +247,7 @@ struct Sweep {
 
   // As many chains as take about `work` multiplications, one at least; of the last one, strips. The share of all work that
   // has ended, which is 1 only at the end.
-  double turn(double work, int most) {
+  double slice(double work, int most) {
     std::vector<Strips> parts;
     while (chain < p.chains.size()) {
       const Chain& c = p.chains[chain];
@@ -349,20 +349,20 @@ size_t winograd_weights(const void* net) {
 void* winograd_begin(const void* net, const View* source, int H, int W, int step, int threads) try {
   const Net& n = *static_cast<const Net*>(net);
   if (H < 1 || W < 1 || H % n.unshuffle || W % n.unshuffle) return nullptr;
-  std::unique_ptr<Sweep> sweep(new Sweep(n, *source, H, W, step, threads));
-  return sweep->block.data ? sweep.release() : nullptr;
+  std::unique_ptr<RowPass> pass(new RowPass(n, *source, H, W, step, threads));
+  return pass->block.data ? pass.release() : nullptr;
 } catch (...) {
   return nullptr;
 }
 
 // Source rows after multiples of which winograd_rows can stop: a part of the step, if there is one.
-int winograd_strip(const void* sweep) { return static_cast<const Sweep*>(sweep)->strip; }
+int winograd_strip(const void* pass) { return static_cast<const RowPass*>(pass)->strip; }
 
 // Goes on until `bottom`, in source rows. Of what comes out, the result's `rows` x `columns` from `top` and `left` on are
-// written. 0, or 1 without memory. Several sweeps may run at once.
-int winograd_rows(void* sweep, int bottom, const View* result, int top, int left, int rows, int columns,
+// written. 0, or 1 without memory. Several row passes may run at once.
+int winograd_rows(void* pass, int bottom, const View* result, int top, int left, int rows, int columns,
                   int threads) try {
-  Sweep& s = *static_cast<Sweep*>(sweep);
+  RowPass& s = *static_cast<RowPass*>(pass);
   s.to(*result, top, left, rows, columns);
   s.advance(bottom, threads);
   return 0;
@@ -371,16 +371,16 @@ int winograd_rows(void* sweep, int bottom, const View* result, int top, int left
 }
 
 // Goes on for about `work` multiplications. The share of all work that has ended, 1 at the end; -1 without memory.
-double winograd_turn(void* sweep, double work, const View* result, int top, int left, int rows, int columns,
+double winograd_slice(void* pass, double work, const View* result, int top, int left, int rows, int columns,
                   int threads) try {
-  Sweep& s = *static_cast<Sweep*>(sweep);
+  RowPass& s = *static_cast<RowPass*>(pass);
   s.to(*result, top, left, rows, columns);
-  return s.turn(work, threads);
+  return s.slice(work, threads);
 } catch (...) {
   return -1;
 }
 
-void winograd_end(void* sweep) { delete static_cast<Sweep*>(sweep); }
+void winograd_end(void* pass) { delete static_cast<RowPass*>(pass); }
 
 // Gives back the memory that is kept for the next run.
 void winograd_release() {

@@ -5,7 +5,7 @@ of its own, and may be called by several threads at once. The same machine gives
 there are. winograd.cpp says how.
 
 Samples come and go as they lie in memory, 8 or 16 bits or floats, without tensors of floats on the way. A chain of
-convolutions needs but a few rows of each of its layers at a time, so that a `Sweep` can take a picture of any height
+convolutions needs but a few rows of each of its layers at a time, so that a `RowPass` can take a picture of any height
 through it, in steps, without cutting it into tiles.
 """
 
@@ -69,10 +69,10 @@ class Network:
         return result
 
     def into(self, samples: Samples, result: Samples, top: int = 0, left: int = 0) -> None:
-        """All of a picture at once, and of its result what `result` has room for from there on; both as `Sweep` takes
+        """All of a picture at once, and of its result what `result` has room for from there on; both as `RowPass` takes
         them. Raises torch.OutOfMemoryError."""
-        with Sweep(self, samples, samples.shape[0]) as sweep:
-            sweep.rows(samples.shape[0], result, top, left)
+        with RowPass(self, samples, samples.shape[0]) as row_pass:
+            row_pass.rows(samples.shape[0], result, top, left)
 
     def bytes_for(self, h: int, w: int) -> int:
         """Memory that a picture of this size takes while it is computed, beside source and result."""
@@ -100,7 +100,7 @@ class Network:
         return max(0, 512 * 1024 + (limit - small) * 512 * 1024 // (large - small))
 
 
-class Sweep:
+class RowPass:
     """One picture on its way through a network, from top to bottom. To be closed; may be used by one thread at a
     time."""
 
@@ -123,12 +123,12 @@ class Sweep:
         self._close = _when_gone(self, self._library.winograd_end, self._handle)
         self._strip = int(self._library.winograd_strip(self._handle))
 
-    def turn(self, work: float, result: Samples, top: int = 0, left: int = 0) -> float:
+    def time_slice(self, work: float, result: Samples, top: int = 0, left: int = 0) -> float:
         """Instead of `rows`, for a picture that comes out at the end: go on for about `work` multiplications of a plain
         convolution, or more where it can't stop sooner. `result`, the same at every turn, is what `rows` fills, from
         `top` and `left` of the whole on. The share of all work that has ended: 1 when it is filled. Raises
         torch.OutOfMemoryError."""
-        share = float(self._library.winograd_turn(self._handle, work, *self._into(result, top, left)))
+        share = float(self._library.winograd_slice(self._handle, work, *self._into(result, top, left)))
         if share < 0:
             raise torch.OutOfMemoryError("no memory to plan the network's run")
         return share
@@ -153,7 +153,7 @@ class Sweep:
     def close(self) -> None:
         self._close()
 
-    def __enter__(self) -> "Sweep":
+    def __enter__(self) -> "RowPass":
         return self
 
     def __exit__(self, *_: object) -> None:

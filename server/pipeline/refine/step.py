@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from server.engine.tile import Floats, Span, blended, cut, weights
+from server.engine.tile import Floats, Span, blend_weights, blended, cut
 from server.images.read.open import Samples
 from server.job.creativity import ANCHORS, Recipe, recipe
 from server.job.tiling import round_up, shortest_tile, tiles_along
@@ -60,7 +60,7 @@ def run(ctx: Context) -> None:
     ctx.refinement = Refinement(wanted, refiner.name if refiner else None, refiner.sha256 if refiner else None, seed)
     size, stream = ctx.plan.result, ctx.stream
     work = _Work.of(ctx, refiner, wanted, seed, stream.channels)
-    spool = Spool(resized(stream, size, np.uint16, ctx.kernel), ctx.target.parent)
+    spool = Spool(resized(stream, size, np.uint16, ctx.engine.kernel), ctx.target.parent)
     depth = np.uint16 if ctx.rows_are_deep else np.uint8
     ctx.stream = Stream(*size, stream.channels, depth, ctx.timed("refine", _bands(work, spool, depth)))
 
@@ -169,7 +169,7 @@ def _row(work: _Work, source: Samples, row: Span) -> Floats:
         refined = work.region(picture, row, column)[0].permute(1, 2, 0).cpu().numpy()
         kept = refined[row.keep_start - row.start :, column.keep_start - column.start :]
         kept = kept[: len(band), : min(column.keep_stop, width) - column.keep_start]
-        weight = weights(work.columns, index, 1, _BLEND)[: kept.shape[1], None]
+        weight = blend_weights(work.columns, index, 1, _BLEND)[: kept.shape[1], None]
         band[:, column.keep_start : column.keep_start + kept.shape[1]] += kept * weight
     return band
 

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
 
-import structlog
 import torch
 from torch import Tensor, nn
 
-from server.engine.device import is_out_of_memory, release_memory
+from server.engine.device import Halving, unless_out_of_memory
 from server.errors import OutOfMemory
-
-log = structlog.get_logger()
 
 _TILE = 1024
 _SMALLEST_TILE, _LARGEST_TILE = 512, 2560
@@ -45,7 +42,13 @@ class Autoencoder:
         self.channels: int = net.config["latent_channels"]
         self._scale: float = net.config["scaling_factor"]
         self._dtype = net.dtype
-        self._tile = tile or _tile_for(net.device)
+        self._tile = Halving(
+            "the autoencoder's tile",
+            f"a part of {_SMALLEST_TILE} pixels of the diffusion pass",
+            net.device,
+            tile or _tile_for(net.device),
+            _SMALLEST_TILE,
+        )
         self._lock = threading.Lock()
         identity = nn.Identity()
         self._enter = _Fine(nn.Sequential(encoder.conv_in, *encoder.down_blocks[:-1]), _reach_of_encoder(net))
@@ -84,30 +87,19 @@ class Autoencoder:
             return self._in_parts(self._leave, features, grow, 1).float() / 2 + 0.5
 
     def _whole(self, net: nn.Module, features: Tensor) -> Tensor:
-        try:
-            result: Tensor = net(features)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemory(f"not enough memory on {features.device} for a region of the diffusion pass") from error
+        result: Tensor | None = unless_out_of_memory(lambda: net(features))
+        if result is None:
+            raise OutOfMemory(f"not enough memory on {features.device} for a region of the diffusion pass")
         return result
 
     def _in_parts(self, fine: "_Fine", image: Tensor, grow: int, shrink: int) -> Tensor:
         """`fine(image)`, whose sides are `grow` / `shrink` times those of `image`, in parts that fit into memory."""
-        while True:
-            # A part counts as what it is in pixels of the picture.
-            side = max(self._tile // grow, 2 * fine.reach + shrink)
-            try:
-                return fine.run(image, side, grow, shrink)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Out of the except block: the exception holds the frames, and the frames hold the memory.
-            release_memory(image.device)
-            if self._tile <= _SMALLEST_TILE:
-                raise OutOfMemory(f"not even {self._tile} pixels of the diffusion pass fit on {image.device}")
-            self._tile //= 2
-            log.warning("out of memory: halving the autoencoder's tile", tile=self._tile)
+
+        def run(tile: int) -> Tensor:
+            # `tile` is in pixels of the picture, a part in samples of `image`.
+            return fine.run(image, max(tile // grow, 2 * fine.reach + shrink), grow, shrink)
+
+        return self._tile.run(run)
 
 
 def _tile_for(device: torch.device) -> int:

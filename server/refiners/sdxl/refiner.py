@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from server.engine.device import is_out_of_memory, release_memory
-from server.errors import ModelNotFound, OutOfMemory
+from server.engine.device import Halving
+from server.errors import ModelNotFound
 from server.job.creativity import Recipe
 from server.refiners.base import Grid
 from server.refiners.sdxl.autoencoder import Autoencoder
@@ -24,6 +24,7 @@ from server.refiners.sdxl.prompt import Prompt, embedded
 log = structlog.get_logger()
 
 _TILE, _HALO = 1024, 96
+_BATCH = 16
 _WORK = 6e6
 """Multiplications of UNet and ControlNet for a pixel of the result in a step, for both texts, about."""
 """SDXL was trained on pictures of about 1024 × 1024; at smaller ones its answers are worse."""
@@ -48,8 +49,8 @@ class SdxlRefiner:
     _autoencoder: Autoencoder = field(repr=False)
     _prompt: Prompt = field(repr=False)
     _schedule: dict[str, Any] = field(repr=False)
-    _batch: int = field(default=16, repr=False)
-    """How many tiles, counted once for each text, to hand over at once: as many as have fitted so far."""
+    _batch: Halving = field(repr=False)
+    """How many tiles, counted once for each text, go through the network at a time."""
 
     def scheduler(self, recipe: Recipe) -> tuple[Any, Tensor]:
         """DPM-Solver++ (2M, arXiv:2211.01095), which adds no noise on the way. The steps are spread evenly over our
@@ -88,21 +89,13 @@ class SdxlRefiner:
         return self._autoencoder.decode(latent)
 
     def _predict(self, noisy: Tensor, picture: Tensor, texts: list[int], step: Tensor, control: float) -> Tensor:
-        """Row by row what the network says of tiles, `texts[row]` being the text it is told; in smaller pieces if it
-        must be. Raises OutOfMemory."""
-        while True:
-            pieces = [slice(start, start + self._batch) for start in range(0, len(texts), self._batch)]
-            try:
-                return torch.cat([self._finite(noisy[at], picture[at], texts[at], step, control) for at in pieces])
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Out of the except block: the exception holds the frames, and the frames hold the memory.
-            release_memory(self.device)
-            if min(self._batch, len(texts)) == 1:
-                raise OutOfMemory(f"not even one tile of SDXL fits on {self.device}")
-            self._batch = min(self._batch, len(texts)) // 2
-            log.warning("out of memory: halving SDXL's batch", batch=self._batch)
+        """What the network predicts for each row, given the text `texts[row]`. Raises OutOfMemory."""
+
+        def in_batches(size: int) -> Tensor:
+            batches = [slice(start, start + size) for start in range(0, len(texts), size)]
+            return torch.cat([self._finite(noisy[at], picture[at], texts[at], step, control) for at in batches])
+
+        return self._batch.run(in_batches, len(texts))
 
     def _finite(self, noisy: Tensor, picture: Tensor, texts: list[int], step: Tensor, control: float) -> Tensor:
         result = self._forward(noisy, picture, texts, step, control, self.dtype)
@@ -179,6 +172,7 @@ def load(
         _autoencoder=autoencoder,
         _prompt=Prompt(prompt.tokens.to(device, dtype), prompt.pooled.to(device, dtype)),
         _schedule=schedule,
+        _batch=Halving("SDXL's batch", "one tile of SDXL", device, _BATCH),
     )
 
 
