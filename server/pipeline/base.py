@@ -17,7 +17,7 @@ from server.images.read.animation import Animation
 from server.images.read.open import Samples
 from server.images.write.animation import Film
 from server.images.write.save import converts
-from server.job.creativity import Recipe, recipe
+from server.job.creativity import recipe
 from server.job.formats import FORMATS
 from server.job.job import Params
 from server.job.plan import Plan
@@ -90,7 +90,8 @@ class Part:
 class Refinement:
     """How the diffusion pass was run."""
 
-    recipe: Recipe
+    recipe: dict[str, Any]
+    """What the creativity meant, for all refiners."""
     refiner: str | None
     """The network's name, or None where the recipe needs none."""
     sha256: str | None
@@ -218,7 +219,7 @@ class Context:
     def more_follows(self) -> bool:
         """Steps after the network change the colours, so that nothing may be rounded to 8 bits before them."""
         wanted = recipe(self.creativity)
-        return self.params.faces is not None or bool(wanted.strength or wanted.back_projection)
+        return self.params.faces is not None or bool(wanted.diffuses or wanted.back_projection)
 
     @property
     def planes(self) -> int:

@@ -14,7 +14,6 @@ from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
-from server.job.creativity import recipe
 from server.job.job import Params
 from server.job.tiling import Size
 from server.kernels import Kernel
@@ -145,7 +144,7 @@ class Upscaler:
         """Pixels of a result times steps, a second."""
         refiner = self.load_refiner()
         image = torch.full((1, 3, _RATED, _RATED), 0.5)
-        wanted = recipe(1.0)
+        wanted = refiner.settings(1.0)
         step = refiner.scheduler(wanted)[1][0]
         seconds = []
         for _ in range(2):

@@ -9,14 +9,13 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from server.job.creativity import Recipe
 from server.job.tiling import tiles_along
 from server.refiners.base import Grid, Refiner
 
@@ -44,24 +43,25 @@ def sample(
     refiner: Refiner,
     picture: Tensor,
     noise: Tensor,
-    recipe: Recipe,
+    settings: Any,
     run: Run,
     grid: Grid,
     batch: int = 1,
     on_tiles: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """The refined region, 1 × 3 × H × W in about 0…1.
+    """The refined region, 1 × 3 × H × W in about [0, 1].
 
-    `picture`: 1 × 3 × H × W in 0…1, sides multiples of `grid.multiple`; `noise`: a latent of it, see `noise_at`.
-    `grid` is the refiner's own or a smaller one, `batch` how many tiles go to `run` together. `on_tiles` is told how
-    many tiles were denoised; it may raise, which ends the run.
+    `picture`: 1 × 3 × H × W in [0, 1], sides multiples of `grid.multiple`; `noise`: a latent of that size, see
+    `noise_at`. `settings` are the refiner's for a creativity. `grid` is the refiner's own or a smaller one. `batch`
+    tiles go to `run` together. `on_tiles` is called with the number of tiles that were denoised; it may raise, which
+    ends the run.
     """
-    scheduler, steps = refiner.scheduler(recipe)
+    scheduler, steps = refiner.scheduler(settings)
     latent = scheduler.add_noise(run(refiner.encode, picture), noise, steps[:1])
     for number, step in enumerate(steps):
         cuts = tiles(picture.shape[2], grid, number), tiles(picture.shape[3], grid, number)
         noisy = scheduler.scale_model_input(latent, step)
-        denoise = partial(run, partial(refiner.denoise, step=step, recipe=recipe))
+        denoise = partial(run, partial(refiner.denoise, step=step, settings=settings))
         fused = _fused(refiner, noisy, picture, denoise, grid, batch, cuts, on_tiles)
         latent = scheduler.step(fused, step, latent, return_dict=False)[0]
     return run(refiner.decode, latent, picture)

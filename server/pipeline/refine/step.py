@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from server.job.tiling import round_up, shortest_tile, tiles_along
 from server.pipeline.base import Context, Refinement
 from server.pipeline.refine.backprojection import BackProjection
 from server.pipeline.refine.sampler import locked, noise_at, sample, tile_count, tiles
-from server.refiners import Grid, Refiner
+from server.refiners import Grid, Refiner, whole_recipe
 from server.rows.resample import resized
 from server.rows.spool import Spool
 from server.rows.stream import Stream
@@ -42,22 +43,24 @@ _SEED_BITS = 63
 def expect(ctx: Context) -> None:
     """Load the network, if one is wanted, and announce its work."""
     wanted = _recipe(ctx)
-    if wanted is None or not wanted.strength:
+    if wanted is None or not wanted.diffuses:
         ctx.expect("refine", 0.0)
         return
     assert ctx.plan is not None
     w, h = ctx.plan.result
-    ctx.expect("refine", w * h * wanted.steps * ctx.load_refiner().work)
+    refiner = ctx.load_refiner()
+    ctx.expect("refine", w * h * refiner.settings(ctx.creativity).steps * refiner.work)
 
 
 def run(ctx: Context) -> None:
     wanted = _recipe(ctx)
     if wanted is None:
         return
-    refiner = ctx.load_refiner() if wanted.strength else None
+    refiner = ctx.load_refiner() if wanted.diffuses else None
     seed = ctx.params.seed if ctx.params.seed is not None else _seed_of(ctx.data)
     assert ctx.stream is not None and ctx.plan is not None  # those steps came before
-    ctx.refinement = Refinement(wanted, refiner.name if refiner else None, refiner.sha256 if refiner else None, seed)
+    name, sha256 = (refiner.name, refiner.sha256) if refiner else (None, None)
+    ctx.refinement = Refinement(whole_recipe(ctx.creativity), name, sha256, seed)
     size, stream = ctx.plan.result, ctx.stream
     work = _Work.of(ctx, refiner, wanted, seed, stream.channels)
     spool = Spool(resized(stream, size, np.uint16, ctx.engine.kernel), ctx.target.parent)
@@ -70,7 +73,7 @@ def _recipe(ctx: Context) -> Recipe | None:
     if ctx.plan is None or not ctx.plan.passes:
         return None
     wanted = recipe(ctx.creativity)
-    return wanted if wanted.strength or wanted.back_projection else None
+    return wanted if wanted.diffuses or wanted.back_projection else None
 
 
 def _seed_of(data: bytes) -> int:
@@ -85,6 +88,8 @@ class _Work:
     ctx: Context
     refiner: Refiner | None
     recipe: Recipe
+    settings: Any
+    """Of the refiner, for the creativity; None without a refiner."""
     seed: int
     colours: int
     rows: list[Span]
@@ -105,7 +110,8 @@ class _Work:
         if wanted.back_projection and w >= source_w and h >= source_h:
             projection = BackProjection(_to_tensor(ctx.samples, _colours(channels)), (w, h))
         lock = wanted.lock * max(ctx.whole or (w, h)) / 1024
-        return cls(ctx, refiner, wanted, seed, _colours(channels), rows, columns, (w, h), lock, projection)
+        settings = None if refiner is None else refiner.settings(ctx.creativity)
+        return cls(ctx, refiner, wanted, settings, seed, _colours(channels), rows, columns, (w, h), lock, projection)
 
     @property
     def tiles(self) -> int:
@@ -113,7 +119,7 @@ class _Work:
         if self.refiner is None:
             return 0
         sizes = [(c.stop - c.start, r.stop - r.start) for r in self.rows for c in self.columns]
-        steps = len(self.refiner.scheduler(self.recipe)[1])
+        steps = len(self.refiner.scheduler(self.settings)[1])
         return steps * sum(tile_count(size, self.refiner.grid) for size in sizes)
 
     def region(self, picture: Tensor, row: Span, column: Span) -> Tensor:
@@ -130,7 +136,7 @@ class _Work:
             ).to(picture.device)
             batch = _CUDA_BATCH if picture.is_cuda else 1  # on the CPU a single tile fills it
             run = self.ctx.engine.run
-            refined = sample(self.refiner, picture, noise, self.recipe, run, self.refiner.grid, batch, self._count)
+            refined = sample(self.refiner, picture, noise, self.settings, run, self.refiner.grid, batch, self._count)
             result = locked(refined, picture, self.lock, self.recipe.gain)
         if self.projection is not None:
             inside = result[..., : self.size[1] - row.start, : self.size[0] - column.start]

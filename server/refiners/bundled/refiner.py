@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from server.errors import ModelNotFound
-from server.job.creativity import Recipe
 from server.refiners.base import Grid
 from server.refiners.bundled.network import RESIDUAL_SCALE, STRIDE, TRAIN_STEPS, DetailNet, signal_and_noise
+from server.refiners.bundled.settings import Settings, settings
 
 
 @dataclass
@@ -28,16 +28,19 @@ class BundledRefiner:
     downscale: int = 1
     work: float = 0.4e6
 
-    def scheduler(self, recipe: Recipe) -> tuple[Any, Tensor]:
-        # As image-to-image does it: as many steps for the whole way as make `recipe.steps` for our part of it.
-        scheduler = Ddim(min(TRAIN_STEPS, max(recipe.steps, round(recipe.steps / recipe.strength))))
-        return scheduler, scheduler.timesteps[-recipe.steps :]
+    def settings(self, creativity: float) -> Settings:
+        return settings(creativity)
+
+    def scheduler(self, settings: Settings) -> tuple[Any, Tensor]:
+        # As image-to-image does it: the last `steps` of as many steps as the whole way from noise alone then has.
+        scheduler = Ddim(min(TRAIN_STEPS, max(settings.steps, round(settings.steps / settings.strength))))
+        return scheduler, scheduler.timesteps[-settings.steps :]
 
     def encode(self, picture: Tensor) -> Tensor:
         return torch.zeros_like(picture)
 
     @torch.inference_mode()
-    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, recipe: Recipe) -> Tensor:
+    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, settings: Settings) -> Tensor:
         picture = picture.to(self.dtype, memory_format=torch.channels_last)
         noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
         detail: Tensor = self._net(noisy, picture, step.reshape(1).expand(len(noisy)).to(self.device))

@@ -16,10 +16,10 @@ from torch.func import functional_call
 
 from server.engine.device import Halving
 from server.errors import ModelNotFound
-from server.job.creativity import Recipe
 from server.refiners.base import Grid
 from server.refiners.sdxl.autoencoder import Autoencoder
 from server.refiners.sdxl.prompt import Prompt, embedded
+from server.refiners.sdxl.settings import Settings, settings
 
 log = structlog.get_logger()
 
@@ -52,7 +52,10 @@ class SdxlRefiner:
     _batch: Halving = field(repr=False)
     """How many tiles, counted once for each text, go through the network at a time."""
 
-    def scheduler(self, recipe: Recipe) -> tuple[Any, Tensor]:
+    def settings(self, creativity: float) -> Settings:
+        return settings(creativity)
+
+    def scheduler(self, settings: Settings) -> tuple[Any, Tensor]:
         """DPM-Solver++ (2M, arXiv:2211.01095), which adds no noise on the way. The steps are spread evenly over our
         part of the way alone, so that a little more strength is a little more noise."""
         from diffusers import DPMSolverMultistepScheduler
@@ -66,10 +69,8 @@ class SdxlRefiner:
             use_karras_sigmas=False,
             lower_order_final=True,
         )
-        first = recipe.sdxl_strength * scheduler.config.num_train_timesteps
-        steps = [
-            round(first * (recipe.sdxl_steps - number) / recipe.sdxl_steps) - 1 for number in range(recipe.sdxl_steps)
-        ]
+        first = settings.strength * scheduler.config.num_train_timesteps
+        steps = [round(first * (settings.steps - number) / settings.steps) - 1 for number in range(settings.steps)]
         scheduler.set_timesteps(timesteps=[max(step, 0) for step in steps])
         return scheduler, scheduler.timesteps
 
@@ -77,13 +78,13 @@ class SdxlRefiner:
         return self._autoencoder.encode(picture)
 
     @torch.inference_mode()
-    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, recipe: Recipe) -> Tensor:
-        if recipe.sdxl_guidance <= 1:
-            return self._predict(noisy, picture, [1] * len(noisy), step, recipe.sdxl_control)
+    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, settings: Settings) -> Tensor:
+        if settings.guidance <= 1:
+            return self._predict(noisy, picture, [1] * len(noisy), step, settings.control)
         texts = [0] * len(noisy) + [1] * len(noisy)
-        both = self._predict(noisy.repeat(2, 1, 1, 1), picture.repeat(2, 1, 1, 1), texts, step, recipe.sdxl_control)
+        both = self._predict(noisy.repeat(2, 1, 1, 1), picture.repeat(2, 1, 1, 1), texts, step, settings.control)
         without, with_text = both.chunk(2)
-        return torch.lerp(without, with_text, recipe.sdxl_guidance)
+        return torch.lerp(without, with_text, settings.guidance)
 
     def decode(self, latent: Tensor, picture: Tensor) -> Tensor:
         return self._autoencoder.decode(latent)
