@@ -10,11 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from server.images.samples import Floats
 from server.job.tiling import tiles_along
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

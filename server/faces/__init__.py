@@ -4,27 +4,30 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from server.errors import InvalidField
 from server.faces.align import align, unfit
-from server.faces.base import Face, Guard, Outcome, RestoredFace, to_8_bits
+from server.faces.base import Check, Face, Outcome, RestoredFace
 from server.faces.detector import Detector
-from server.faces.likeness import LikenessGuard
+from server.faces.likeness import LikenessCheck
 from server.faces.parser import Parser
 from server.faces.paste import Paste
-from server.faces.restorers.gfpgan import Restorer
+from server.faces.restorers import Restorer
+from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
+from server.images.samples import from_floats
 from server.job.job import Faces
 from server.models import load_state
 from server.weights.catalog import verify
 from server.weights.faces import FaceWeights
 
 __all__ = [
+    "Check",
     "Detector",
     "Face",
     "FaceRestorer",
-    "Guard",
     "Outcome",
     "Parser",
     "Paste",
@@ -52,14 +55,14 @@ def _here(function: Callable[[], _T]) -> _T:
 
 class FaceRestorer:
     def __init__(
-        self, detector: Detector, restorer: Restorer, parser: Parser | None, guards: Sequence[Guard] | None = None
+        self, detector: Detector, restorer: Restorer, parser: Parser | None, checks: Sequence[Check] | None = None
     ) -> None:
-        """Without `parser`, faces are pasted through a soft square. `guards`: each may refuse a restoration; None for
-        the likeness guard alone."""
+        """Without `parser`, faces are pasted through a soft square. `checks`: each may refuse a restoration; None for
+        the likeness check alone."""
         self._detector = detector
         self._restorer = restorer
         self._parser = parser
-        self._guards = (LikenessGuard(detector),) if guards is None else tuple(guards)
+        self._checks = (LikenessCheck(detector),) if checks is None else tuple(checks)
 
     def __call__(
         self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None, door: Door = _here
@@ -86,14 +89,14 @@ class FaceRestorer:
         for face, (crop, matrix), image in zip(
             faces, aligned, self._restorer([crop for crop, _ in aligned]), strict=True
         ):
-            reason = self._refusal(crop, to_8_bits(image))
+            reason = self._refusal(crop, from_floats(image.copy(), np.uint8))
             mask = self._parser(image) if self._parser and not reason else None
             outcomes.append(Outcome(face, None if reason else RestoredFace(matrix, image, mask), reason))
         return outcomes
 
     def _refusal(self, crop: Samples, restored: Samples) -> str | None:
         before = crop if crop.dtype == "uint8" else (crop >> 8).astype("uint8")
-        return next((reason for guard in self._guards if (reason := guard(before, restored))), None)
+        return next((reason for check in self._checks if (reason := check(before, restored))), None)
 
 
 def load(weights: FaceWeights, device: torch.device, dtype: torch.dtype) -> FaceRestorer:
@@ -105,7 +108,7 @@ def load(weights: FaceWeights, device: torch.device, dtype: torch.dtype) -> Face
     parser = weights.parser
     return FaceRestorer(
         Detector(load_state(weights.detector.path), weights.detector.name, device),
-        Restorer(
+        load_restorer(
             load_state(weights.restorer.path),
             weights.restorer.name,
             device,

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.images.read.open import Samples
+from server.images.samples import Floats
 
-Floats = NDArray[np.float32]
 Points = NDArray[np.float64]
 """N × 2: x, y. Whole numbers are the centres of pixels, as everywhere in OpenCV."""
 Matrix = NDArray[np.float64]
@@ -88,8 +88,8 @@ class Outcome:
         }
 
 
-Guard = Callable[[Samples, Samples], str | None]
-"""`guard(before, after)`: two aligned faces, SIDE × SIDE × 3, 8 bits. Why the second may not stand for the first, in
+Check = Callable[[Samples, Samples], str | None]
+"""`check(before, after)`: two aligned faces, SIDE × SIDE × 3, 8 bits. Why the second may not stand for the first, in
 words for the caller, or None if it may."""
 
 
@@ -97,10 +97,6 @@ def colours(samples: Samples) -> Samples:
     """Three planes without alpha; grey three times. A view where it can be."""
     planes = samples[..., :3] if samples.shape[2] >= 3 else samples[..., :1]
     return np.broadcast_to(planes, (*planes.shape[:2], 3))  # type: ignore[return-value]
-
-
-def to_8_bits(image: Floats) -> NDArray[np.uint8]:
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def transform(matrix: Matrix, points: Points) -> Points:

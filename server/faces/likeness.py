@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from server.faces.base import EYE_DISTANCE, SIDE, TEMPLATE, Face, Floats
+from server.faces.base import EYE_DISTANCE, SIDE, TEMPLATE, Face
 from server.images.read.open import Samples
+from server.images.samples import Floats
 
 _AFAR = 32
 
@@ -34,7 +35,7 @@ _MOST_MOVED = 0.25
 than 0.21."""
 
 
-class LikenessGuard:
+class LikenessCheck:
     def __init__(self, find: Callable[[Samples, float], list[Face]]) -> None:
         """`find(picture, floor)`: the faces in a picture."""
         self._find = find

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from server.errors import ModelNotFound
-from server.faces.base import SIDE, Floats
+from server.faces.base import SIDE
+from server.images.samples import Floats
 from server.models import shim
 from server.models.base import StateDict
 

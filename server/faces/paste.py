@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from server.faces.base import SIDE, Floats, Matrix, Points, RestoredFace, after, after_cut, inverse, square, transform
+from server.faces.base import SIDE, Matrix, Points, RestoredFace, after, after_cut, inverse, square, transform
 from server.images.read.open import Samples
+from server.images.samples import Floats, full_scale
 from server.job.tiling import Size
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -147,7 +148,7 @@ def _blend(band: Samples, patch: _Patch, left: int, top: int) -> None:
     layer = cv2.warpAffine(
         patch.texture, after_cut(patch.matrix, left, top), (w, h), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
-    face, share = layer[..., :-1] * np.float32(np.iinfo(band.dtype).max), layer[..., -1:]
+    face, share = layer[..., :-1] * np.float32(full_scale(band.dtype)), layer[..., -1:]
     mixed = band.astype(np.float32)
     mixed += share * (face - mixed)
     band[:] = np.rint(mixed, out=mixed)  # of two values that fit, so it fits

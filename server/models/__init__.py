@@ -92,11 +92,16 @@ def _run(net: Network, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def recognise(state: StateDict, name: str) -> tuple[Arch, Facts]:
-    """The architecture whose keys and shapes these are. Raises ModelNotFound."""
+    """The architecture with these keys and shapes. `name`: of the checkpoint, for errors. Raises ModelNotFound, also
+    for a network that does not take colour pictures."""
     for arch in ARCHS:
         facts = arch.detect(state)
-        if facts is not None:
-            return arch, facts
+        if facts is None:
+            continue
+        channels = facts.arguments["num_in_ch"]
+        if channels != 3:
+            raise ModelNotFound(f"{name} is a network for {channels} channels, not for the 3 of a colour picture")
+        return arch, facts
     known = ", ".join(arch.NAME for arch in ARCHS)
     raise ModelNotFound(f"{name} holds no network this server knows; it knows {known}")
 

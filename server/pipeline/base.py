@@ -15,6 +15,7 @@ from server.faces import FaceRestorer, Outcome
 from server.images.metadata.metadata import Metadata
 from server.images.read.animation import Animation
 from server.images.read.open import Samples
+from server.images.samples import full_scale
 from server.images.write.animation import Film
 from server.images.write.save import converts
 from server.job.creativity import recipe
@@ -270,4 +271,4 @@ def has_alpha(samples: Samples) -> bool:
 
 def has_real_alpha(samples: Samples) -> bool:
     """Most files with alpha are opaque everywhere; those need no second plane."""
-    return has_alpha(samples) and bool((samples[..., -1] != np.iinfo(samples.dtype).max).any())
+    return has_alpha(samples) and bool((samples[..., -1] != full_scale(samples.dtype)).any())

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.images.read.open import Samples
+from server.images.samples import Depth, full_scale
 from server.models.base import Model
 from server.pipeline.base import Context, has_alpha, has_real_alpha
 from server.rows.colour_lock import aligned, locked, mixed
 from server.rows.resample import gather, resized
 from server.rows.stream import Stream
 from server.weights.choice import FIDELITY
-
-Depth = type[np.uint8] | type[np.uint16]
 
 
 def expect(ctx: Context) -> None:
@@ -109,7 +108,7 @@ def _with_alpha(colours: Iterator[NDArray[Any]], alpha: Iterator[NDArray[Any]] |
     """Band by band; without `alpha`, opaque."""
     if alpha is None:
         for band in colours:
-            yield np.concatenate((band, np.full_like(band[..., :1], np.iinfo(band.dtype).max)), axis=2)
+            yield np.concatenate((band, np.full_like(band[..., :1], full_scale(band.dtype))), axis=2)
             del band  # or the next one would come beside it
         return
     for ours, theirs in aligned(colours, alpha):

@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.images.read.open import Samples
+from server.images.samples import Depth, Floats, full_scale, to_floats
 from server.kernels import Kernel
 from server.kernels.cpu import colour
-
-Floats = NDArray[np.float32]
-Depth = type[np.uint8] | type[np.uint16]
 
 _SIGMA = 2.0
 """Of the lowpass, a Gaussian, in source pixels: 8 pixels of a result of four times the size."""
@@ -61,7 +59,7 @@ class _Lock:
         rows = len(part) // self._scale
         source = self._source[self._come : self._come + rows]
         part = np.ascontiguousarray(part)  # type: ignore[assignment]
-        lost = _floats(source) - self._reduced(part)
+        lost = to_floats(source) - self._reduced(part)
         self._lost = np.concatenate((self._lost, _along_rows(lost, self._taps)))
         self._come += rows
         self._waiting.append(part)
@@ -113,9 +111,9 @@ class _Lock:
 def mixed(first: Iterator[Samples], second: Iterator[Samples], share: float, depth: Depth) -> Iterator[Samples]:
     """`share` of the first and the rest of the second, sample by sample, in `depth`; in bands of any heights."""
     for ours, theirs in aligned(first, second):
-        rows = _floats(ours)
+        rows = to_floats(ours)
         rows *= share
-        rows += _floats(theirs) * np.float32(1 - share)
+        rows += to_floats(theirs) * np.float32(1 - share)
         yield to_depth(rows, depth)
 
 
@@ -135,23 +133,12 @@ def aligned(first: Iterator[Samples], second: Iterator[Samples]) -> Iterator[tup
 
 def to_depth(values: Floats, depth: Depth) -> Samples:
     """0…1, about → samples of that depth, rounded; `values` is not needed after it."""
-    top = np.iinfo(depth).max
+    top = full_scale(depth)
     values *= top
     values += 0.5
     np.clip(values, 0, top, out=values)
     rounded: Samples = values.astype(depth)  # type: ignore[assignment]
     return rounded
-
-
-def _floats(samples: Samples) -> Floats:
-    """0…1."""
-    values = samples.astype(np.float32)
-    values /= _top(samples)
-    return values
-
-
-def _top(samples: NDArray[Any]) -> int:
-    return int(np.iinfo(samples.dtype).max)
 
 
 def _reduced(part: Samples, scale: int) -> Floats:
@@ -161,7 +148,7 @@ def _reduced(part: Samples, scale: int) -> Floats:
     total: Floats = summed[:, :, 0].astype(np.float32)
     for column in range(1, scale):
         total += summed[:, :, column]
-    total /= scale * scale * _top(part)
+    total /= scale * scale * full_scale(part.dtype)
     return total
 
 
@@ -170,7 +157,7 @@ def _corrected(samples: Samples, scale: int, wide: Floats, depth: Depth) -> Samp
     rows = len(samples) // scale
     came = samples.reshape(rows, scale, -1)
     result = np.empty(came.shape, depth)
-    unit = np.float32(1 / _top(samples))
+    unit = np.float32(1 / full_scale(samples.dtype))
     for phase in range(scale):
         offset = (phase + 0.5) / scale - 0.5
         share = np.float32(abs(offset))

@@ -19,12 +19,11 @@ from torch import Tensor
 from server.engine.device import unless_out_of_memory
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
+from server.images.samples import Depth, full_scale, to_floats
 from server.job.tiling import Size
 from server.kernels import Kernel
 from server.kernels.cpu.lanczos import Filter, Taps
 from server.rows.stream import Stream
-
-Depth = type[np.uint8] | type[np.uint16]
 
 _LOBES = 3
 _PART_BYTES = 8 * 1024 * 1024
@@ -125,15 +124,14 @@ class _Torch:
         begin, matrix = _matrix(self._down, rows)
         end = begin + len(matrix)
         source = np.concatenate((kept, band[: end - first]))[begin - first + len(kept) :]
-        image = torch.from_numpy(source.astype(np.float32)).permute(0, 2, 1)  # rows, channels, columns
-        image = image / float(np.iinfo(source.dtype).max)
+        image = torch.from_numpy(to_floats(source)).permute(0, 2, 1)  # rows, channels, columns
         if self._alpha:
             image[:, :-1] *= image[:, -1:]
         image = torch.cat([image[..., start : start + len(part)] @ part for start, part in self._columns], dim=2)
         image = torch.tensordot(matrix.T, image, 1).permute(0, 2, 1)
         if self._alpha:
             image[..., :-1] *= torch.where(image[..., -1:] > 0, 1 / image[..., -1:], 0)
-        top = np.iinfo(self._depth).max
+        top = full_scale(self._depth)
         result: NDArray[Any] = image.mul_(top).round_().clamp_(0, top).numpy().astype(self._depth)
         return result
 

@@ -61,7 +61,4 @@ def _recognise(path: Path, size: int, manifest: Manifest, taken: set[str]) -> Ne
         raise
     except Exception as error:  # NOTE: anybody's file, of any content; it must not keep a worker from starting
         raise ModelNotFound(f"{path.name} is not a checkpoint this server can read") from error
-    channels = model.facts.arguments["num_in_ch"]
-    if channels != 3:
-        raise ModelNotFound(f"{path.name} is a network for {channels} channels, not for the 3 of a colour picture")
     return Network(sha256_of(path), model.arch, model.facts.scale, model.facts.tile, model.facts.halo)

@@ -19,8 +19,7 @@ from server.job.tiling import Size
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
 from server.models import Model
-from server.pipeline import Context, Loaded, run
-from server.pipeline import preview as sweep
+from server.pipeline import Context, Loaded, preview, run
 from server.refiners import Refiner
 from server.refiners import load as load_refiner
 from server.weights.catalog import Catalog, Content, DeviceKind, mix_of, verify
@@ -224,7 +223,7 @@ class Upscaler:
         if check is not None:
             ctx.check = check
         if ctx.params.sweep:
-            sweep.run(ctx)
+            preview.run(ctx)
         else:
             run(ctx)
         return ctx

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from server.engine.device import Halving
 from server.errors import ModelNotFound
-from server.faces.base import SIDE, Floats
+from server.faces.base import SIDE
 from server.images.read.open import Samples
+from server.images.samples import Floats, to_floats
 from server.models import shim
 from server.models.base import StateDict
 
@@ -24,10 +25,23 @@ log = structlog.get_logger()
 _CUDA_BATCH = 8
 """Faces at once: about 1 GB each. On the CPU two take twice the time of one."""
 
-_PULL = "`python -m server weights pull gfpgan` installs v1.4"
+PULL = "`python -m server weights pull gfpgan` installs v1.4"
 
 
-class Restorer:
+NAME = "GFPGAN"
+_NEEDED = ("conv_body_first.weight", "final_conv.weight", "stylegan_decoder.constant_input.weight")
+_FIRST_LAYOUT = "conv_body_first.0.weight"
+
+
+def detect(state: StateDict) -> bool:
+    return _FIRST_LAYOUT in state or all(key in state for key in _NEEDED)
+
+
+def load(state: StateDict, name: str, device: torch.device, dtype: torch.dtype) -> "Gfpgan":
+    return Gfpgan(state, name, device, dtype)
+
+
+class Gfpgan:
     def __init__(self, state: StateDict, name: str, device: torch.device, dtype: torch.dtype) -> None:
         """`name`: of the checkpoint, for errors. `dtype`: to multiply in. Raises ModelNotFound, also for the older
         layouts."""
@@ -35,7 +49,7 @@ class Restorer:
         try:
             self._net.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
-            raise ModelNotFound(f"{name} looks like GFPGAN but its weights don't fit it; {_PULL}") from error
+            raise ModelNotFound(f"{name} looks like GFPGAN but its weights don't fit it; {PULL}") from error
         self._net.eval().requires_grad_(False).to(device)
         self._device = device
         self._dtype = dtype
@@ -75,14 +89,11 @@ class Restorer:
 
 def _arguments(state: StateDict, name: str) -> dict[str, float]:
     """The two hyper-parameters that checkpoints have differed in, from shapes. Raises ModelNotFound."""
-    if "conv_body_first.0.weight" in state:
+    if _FIRST_LAYOUT in state:
         raise ModelNotFound(
             f"{name} is a GFPGAN of the first layout (v1.0, or its bilinear form), which needs CUDA code compiled for "
-            f"one machine; this server runs the clean layout of v1.2 and later: {_PULL}"
+            f"one machine; this server runs the clean layout of v1.2 and later: {PULL}"
         )
-    needed = ("conv_body_first.weight", "final_conv.weight", "stylegan_decoder.constant_input.weight")
-    if any(key not in state for key in needed):
-        raise ModelNotFound(f"{name} is no GFPGAN; {_PULL}")
     narrow = state["stylegan_decoder.constant_input.weight"].shape[1] / 512
     return {"narrow": narrow, "channel_multiplier": state["conv_body_first.weight"].shape[0] / (16 * narrow)}
 
@@ -105,5 +116,4 @@ def _build(arguments: dict[str, float]) -> nn.Module:
 
 
 def _to_tensor(crop: Samples) -> Tensor:
-    top = 255 if crop.dtype == "uint8" else 65535
-    return torch.from_numpy(crop.astype("float32")).permute(2, 0, 1).div_(top).sub_(0.5).div_(0.5)
+    return torch.from_numpy(to_floats(crop)).permute(2, 0, 1).sub_(0.5).div_(0.5)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from server.engine.tile import Floats, Span, blend_weights, blended, cut
+from server.engine.tile import Span, blend_weights, blended, cut
 from server.images.read.open import Samples
+from server.images.samples import Floats, from_floats, to_8_bits, to_floats
 from server.job.creativity import ANCHORS, Recipe, recipe
 from server.job.tiling import round_up, shortest_tile, tiles_along
 from server.pipeline.base import Context, Refinement
@@ -204,8 +205,8 @@ def _colours(channels: int) -> int:
 
 def _to_tensor(samples: Samples, colours: int) -> Tensor:
     """H × W × channels → 1 × 3 × H × W float32 in 0…1, without alpha; grey three times."""
-    image = torch.from_numpy(samples[..., :colours].astype(np.float32)).permute(2, 0, 1)[None]
-    return image.div_(np.iinfo(samples.dtype).max).expand(-1, 3, -1, -1).contiguous()
+    image = torch.from_numpy(to_floats(samples[..., :colours])).permute(2, 0, 1)[None]
+    return image.expand(-1, 3, -1, -1).contiguous()
 
 
 def _grown(picture: Tensor, height: int, width: int) -> Tensor:
@@ -218,13 +219,12 @@ def _grown(picture: Tensor, height: int, width: int) -> Tensor:
 
 def _rounded(band: Floats, alpha: Samples | None, colours: int, depth: type[np.uint8] | type[np.uint16]) -> Samples:
     """Rows of 0…1 and their alpha (16 bits) in the result's depth; grey as the mean of the three."""
-    top = np.iinfo(depth).max
     if colours == 1:
         band = band.mean(axis=2, keepdims=True)
-    rounded: Samples = np.clip(np.rint(band * top), 0, top).astype(depth)  # type: ignore[assignment]
+    rounded: Samples = from_floats(band, depth)  # type: ignore[assignment]
     if alpha is None:
         return rounded
-    share = alpha if depth is np.uint16 else np.rint(alpha / np.float32(257)).astype(np.uint8)
+    share = alpha if depth is np.uint16 else to_8_bits(alpha)
     joined: Samples = np.concatenate((rounded, share), axis=2)  # type: ignore[assignment]
     return joined
 
