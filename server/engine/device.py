@@ -1,4 +1,4 @@
-"""Which device, which precision, how much memory; and what out-of-memory looks like there."""
+"""Which device and precision to use, and how to recognise and handle that memory ran out."""
 
 import ctypes
 import functools
@@ -21,7 +21,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(wanted: str) -> torch.device:
-    """ "auto", "cpu", "cuda" or "cuda:N" → a device that is there. Raises Unavailable."""
+    """ "auto", "cpu", "cuda" or "cuda:N" → an available device. Raises Unavailable."""
     if wanted == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
@@ -51,15 +51,15 @@ def pick_dtype(wanted: str, device: torch.device, native: bool = False) -> torch
 @functools.cache
 def _has_fast_bf16() -> bool:
     """NOTE: AVX512-BF16 is not enough. Measured with the networks' 3×3 convolutions: an AMD Zen 5 is 2.3 times as fast
-    in bf16 as in fp32, an Intel Emerald Rapids without its AMX half as fast. And not by a race at the start: the same
-    machine must give the same bytes on a busy day."""
+    in bf16 as in fp32, an Intel Emerald Rapids without its AMX half as fast. This is not measured at the start: the
+    same machine must give the same bytes also when it is busy."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     return "amx_bf16" in text or ("avx512_bf16" in text and "AuthenticAMD" in text)
 
 
 def describe(device: torch.device) -> str:
-    """For people: "NVIDIA H200 (cuda:0)" or "AMD EPYC, 2 threads (cpu)"."""
+    """A text such as "NVIDIA H200 (cuda:0)" or "AMD EPYC, 2 threads (cpu)"."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     cpuinfo = Path("/proc/cpuinfo")
@@ -69,7 +69,7 @@ def describe(device: torch.device) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it; the CPU's allocator only a sentence."""
+    """CUDA has an exception class for it, the CPU's allocator only a message."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
@@ -109,8 +109,8 @@ class Halving:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give cached blocks back, so that a smaller try does not fail on the fragments of the larger one. For those on the
-    host, to the system: workers' malloc keeps all that is freed, see launch.py."""
+    """Free cached blocks, so that a smaller attempt does not fail because of fragments of the larger one. Host memory
+    is given back to the system, because the workers' malloc keeps freed memory: see launch.py."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:

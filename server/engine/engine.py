@@ -260,7 +260,7 @@ def _tiles(
     *,
     exact: bool = False,
 ) -> Iterator[Tile]:
-    """From top to bottom, each row from left to right."""
+    """From top to bottom, and from left to right within a row."""
     for row in rows:
         for column in columns:
             part = samples[row.start : row.stop, column.start : column.stop]
@@ -296,16 +296,16 @@ def _blended(
     dtype: np.dtype[Any],
     on_tile: OnTile,
 ) -> Iterator[NDArray[Any]]:
-    """Rows that are final, of tiles in floats whose borders are mixed with those of their neighbours. Floats are kept
-    of these borders alone: the rest of a band has its own type from the start. `shape`: width and channels."""
+    """Final rows from tiles in floats whose borders are blended with those of their neighbours. Only the borders are
+    kept in floats; the rest of a band is converted at once. `shape`: width and channels."""
     shared = 2 * blend * scale
-    carry: NDArray[Any] | None = None  # the lowest rows of the last band, which the next one adds to
+    carry: NDArray[Any] | None = None  # the lowest rows of the last band, to which the next band adds
     for index, row in enumerate(rows):
         height, down = _height(row, scale), blend_weights(rows, index, scale, blend)[:, None, None]
         top, bottom = (shared if index else 0), height - (shared if index < len(rows) - 1 else 0)
         band = np.empty((bottom, *shape), dtype)
         upper, lower = (np.zeros((count, *shape), np.float32) for count in (top, height - bottom))
-        seam = np.empty(0, np.float32)  # the last columns of the tile before
+        seam = np.empty(0, np.float32)  # the last columns of the previous tile
         for number, column in enumerate(columns):
             left, right = column.keep_start * scale, column.keep_stop * scale
             across = blend_weights(columns, number, scale, blend)[None, :, None]
@@ -317,12 +317,12 @@ def _blended(
             if number:
                 seam += middle[:, :begin] * across[:, :begin]
                 target[:, :begin] = from_floats(seam, dtype)
-            for part in range(0, bottom - top, shared):  # a few rows at a time: there is a copy of them
+            for part in range(0, bottom - top, shared):  # a few rows at a time, because they are copied
                 target[part : part + shared, begin:end] = from_floats(
                     middle[part : part + shared, begin:end].copy(), dtype
                 )
             seam = middle[:, end:] * across[:, end:]
-            del pixels, middle  # or the next one would come beside it
+            del pixels, middle  # or the next tile would be in memory beside it
             if on_tile is not None:
                 on_tile()
         if carry is not None:
@@ -348,6 +348,6 @@ def _pad(samples: Samples, multiple: int) -> Samples:
     bottom, right = -samples.shape[0] % multiple, -samples.shape[1] % multiple
     if not bottom and not right:
         return samples
-    mirrored = min(samples.shape[:2]) > max(bottom, right)  # there is enough to mirror
+    mirrored = min(samples.shape[:2]) > max(bottom, right)  # there are enough pixels to mirror
     padded: Samples = np.pad(samples, ((0, bottom), (0, right), (0, 0)), "reflect" if mirrored else "edge")  # type: ignore[assignment]
     return padded

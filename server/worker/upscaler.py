@@ -52,7 +52,7 @@ class Upscaler:
         self._catalog = catalog
         self._allow_paths = allow_paths
         self._engine = Engine(self.device, dtype=self.model_dtype, kernel=kernel)
-        self._cache = ModelCache(budget_of(self.device), let_go=self._let_go)
+        self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._rates: dict[str, float] | None = None
 
     @property
@@ -185,7 +185,7 @@ class Upscaler:
 
         return self._cache.get((name, sha256), load, lambda model: model.weight_bytes)
 
-    def _let_go(self, thing: Model | FaceRestorer | Refiner) -> None:
+    def _on_drop(self, thing: Model | FaceRestorer | Refiner) -> None:
         if isinstance(thing, Model):
             self._engine.forget(thing)
             log.info("model let go", model=thing.name)

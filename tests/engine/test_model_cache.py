@@ -8,7 +8,7 @@ from server.engine.model_cache import ModelCache
 
 def test_the_one_that_nobody_has_asked_for_longest_makes_room() -> None:
     left: list[str] = []
-    cache = ModelCache(100, let_go=left.append)
+    cache = ModelCache(100, on_drop=left.append)
     for name in ("a", "b", "a", "c"):
         assert cache.get(name, lambda name=name: name, lambda _: 40) == name  # type: ignore[misc]
     assert left == ["b"] and cache.size == 80
@@ -18,7 +18,7 @@ def test_the_one_that_nobody_has_asked_for_longest_makes_room() -> None:
 
 def test_what_nobody_has_asked_for_in_a_while_leaves_the_last_one_too() -> None:
     left: list[str] = []
-    cache = ModelCache(100, keep_s=0.0, let_go=left.append)
+    cache = ModelCache(100, keep_s=0.0, on_drop=left.append)
     cache.get("a", lambda: "a", lambda _: 1)
     assert left == [], "it has just been asked for"
     cache.get("b", lambda: "b", lambda _: 1)

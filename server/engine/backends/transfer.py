@@ -1,7 +1,7 @@
-"""Tiles on their way between host and device.
+"""Copies tiles between host and device.
 
-On CUDA both ways have a stream of their own, so that the next tiles come and the last results go while the network
-runs; the host's side is pinned memory, which torch keeps and uses again. On the CPU nothing moves.
+On CUDA each direction has its own stream, so that the next tiles and the last results are copied while the network
+runs. The host's memory is pinned; torch keeps it and uses it again. On the CPU nothing is copied.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Landing:
-    """A tensor that is coming to the host."""
+    """A tensor that is being copied to the host."""
 
     _tensor: Tensor
     _arrived: torch.cuda.Event | None = None
 
     def take(self) -> NDArray[Any]:
-        """Wait until it is there. On the CPU it may be a view of what the device gave."""
+        """Wait until it has arrived. On the CPU it may be a view of the given tensor."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return np.asarray(self._tensor)
@@ -38,7 +38,7 @@ class Transfer:
     # --- for jobs, in their own threads -----------------------------------------------------------------------------
 
     def stage(self, samples: NDArray[Any]) -> Tensor:
-        """A copy of uint8 or uint16 samples from where the device can take them; uint16 as int16 of the same bits,
+        """A copy of uint8 or uint16 samples in memory that the device can read; uint16 as int16 of the same bits,
         because torch has no arithmetic on uint16."""
         bits = samples if samples.dtype == np.uint8 else samples.view(np.int16)
         tensor = torch.from_numpy(np.array(bits, order="C"))
@@ -47,7 +47,8 @@ class Transfer:
     # --- for the device's thread ------------------------------------------------------------------------------------
 
     def up(self, staged: Sequence[Tensor], batch: int) -> Tensor:
-        """Equal tensors → one of `batch` of them on the device, the last one repeated where there are fewer."""
+        """Tensors of equal shape → one batch of `batch` on the device; the last one is repeated where there are
+        fewer."""
         if self._up is None:
             return staged[0][None] if batch == 1 else torch.stack([*staged, *[staged[-1]] * (batch - len(staged))])
         with torch.cuda.stream(self._up):
