@@ -26,7 +26,7 @@ from server.rows.stream import Stream
 CROP = 512
 """Side of what is shown, in pixels of the result."""
 _MARGIN = 40
-"""Source pixels around the crop that the networks see and the sheet does not show."""
+"""Source pixels around the crop that the networks process but the sheet does not show."""
 _CAPTION = 32
 _LOOKED_AT = 4_000_000
 _COLUMNS = 3
@@ -37,8 +37,8 @@ Box = tuple[int, int, int, int]
 
 
 def run(ctx: Context) -> None:
-    """Make the file `ctx.target`: a sheet of what each whole creativity makes of the crop, the source first. Raises
-    what the pipeline raises."""
+    """Make the file `ctx.target`: a sheet with the crop at each whole creativity, the source first. Raises what the
+    pipeline raises."""
     with ctx.clock("decode"):
         decode.run(ctx)
     ctx.animation = None  # the sheet is a still, of the first frame
@@ -46,7 +46,7 @@ def run(ctx: Context) -> None:
     result = result_size((w, h), ctx.params)
     ratio = result[0] / w, result[1] / h
     shown = most_detailed(whole, (min(w, _source(ratio[0])), min(h, _source(ratio[1]))))
-    margin = min(_MARGIN, math.ceil(_MARGIN * 4 / max(ratio)))  # no wider in the result than at ×4
+    margin = min(_MARGIN, math.ceil(_MARGIN * 4 / max(ratio)))  # in the result no wider than at ×4
     seen = max(0, shown[0] - margin), max(0, shown[1] - margin), min(w, shown[2] + margin), min(h, shown[3] + margin)
     ctx.samples = np.ascontiguousarray(whole[seen[1] : seen[3], seen[0] : seen[2]])  # type: ignore[assignment]
     ctx.whole = result
@@ -71,8 +71,8 @@ def run(ctx: Context) -> None:
 
 
 def _one(ctx: Context, size: Size, creativity: float) -> Samples:
-    """The crop and its margin, as this creativity makes it: size × channels, 8 bits."""
-    each = copy.copy(ctx)  # clocks and what must stop it are shared, results are not
+    """The crop with its margin at this creativity: size × channels, 8 bits."""
+    each = copy.copy(ctx)  # clocks and `check` are shared, results are not
     each.work, each.notes = {}, []
     each.params = replace(ctx.params, scale=None, target=None, size=size, creativity=creativity, depth=None)
     take(each, [("plan", cast(Step, plan))])
@@ -85,8 +85,8 @@ def _one(ctx: Context, size: Size, creativity: float) -> Samples:
 
 def most_detailed(samples: Samples, size: Size) -> Box:
     """The window of `size` (width, height) with the most detail: the largest sum of differences between neighbours,
-    each held to a tenth of the range so that one hard edge does not win."""
-    # Of large pictures every second, third, … pixel: forty bytes go for each that is looked at.
+    each limited to a tenth of the range, so that a single sharp edge does not decide."""
+    # Of large pictures every second, third, … pixel: each takes forty bytes.
     step = max(1, math.isqrt(samples.shape[0] * samples.shape[1] // _LOOKED_AT))
     colours = samples[::step, ::step, : 3 if samples.shape[2] >= 3 else 1]
     grey = colours.mean(axis=2, dtype=np.float32) / full_scale(samples.dtype)
@@ -116,7 +116,7 @@ def _cut(samples: Samples, box: Box) -> Samples:
 
 
 def _sheet(panels: list[tuple[str, Samples]]) -> Image.Image:
-    """Rows of three, each with its name above it; transparent parts on the sheet's dark."""
+    """Rows of three, each with its name above it; transparent parts show the sheet's dark background."""
     h, w = panels[0][1].shape[:2]
     rows = -(-len(panels) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * w, rows * (h + _CAPTION)), _PAPER)

@@ -1,4 +1,4 @@
-"""To exactly the size asked for and the depth that the encoder wants, while the rows are on their way to it."""
+"""Resizes the rows to exactly the requested size and to the depth that the encoder needs."""
 
 from dataclasses import replace
 

@@ -1,7 +1,7 @@
-"""The super-resolution network over the picture, once or twice; alpha goes through the same network.
+"""Runs the super-resolution network over the picture, once or twice; alpha goes through the same network.
 
-What comes out is held to the source's colours (server/rows/colour_lock.py). Where creativity asks for it,
-fidelity-x4 runs beside the network, and what leaves is a mean of both, band by band.
+The result gets the source's colours (server/rows/colour_lock.py). Below a creativity of 0 fidelity-x4 runs beside the
+network, and the bands of both are mixed.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def expect(ctx: Context) -> None:
     """Announce the work of all passes, planes and networks."""
     pixels = 0 if ctx.plan is None else sum(w * h for w, h in (each.source for each in ctx.plan.passes))
     models = _models(ctx)
-    # Alpha goes through the first of them alone.
+    # Alpha goes through the first network only.
     each = sum(model.work for model in models) + (ctx.planes - 1) * sum(model.work for model in models[:1])
     ctx.expect("upscale", pixels * each)
 
@@ -36,7 +36,7 @@ def run(ctx: Context) -> None:
     passes = ctx.plan.passes
     stream = Stream.of(ctx.samples)
     for number, each in enumerate(passes):
-        samples = ctx.samples  # the first pass is fed the picture as it is
+        samples = ctx.samples  # the first pass gets the picture as it is
         if number:
             samples = gather(resized(stream, each.source, np.uint16, ctx.engine.kernel))
         last = number == len(passes) - 1
@@ -83,8 +83,8 @@ def _colours(ctx: Context, samples: Samples, depth: Depth) -> Iterator[Samples]:
 
 
 def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Iterator[Samples]:
-    """One network's result, in colours that are the source's."""
-    if model.name == FIDELITY:  # it keeps them by itself
+    """One network's result, in the source's colours."""
+    if model.name == FIDELITY:  # it keeps colours by itself
         return _network(ctx, model, samples, depth)
     bands = _network(ctx, model, samples, np.uint16)
     return locked(bands, samples, model.facts.scale, depth, ctx.engine.kernel)
@@ -109,7 +109,7 @@ def _with_alpha(colours: Iterator[NDArray[Any]], alpha: Iterator[NDArray[Any]] |
     if alpha is None:
         for band in colours:
             yield np.concatenate((band, np.full_like(band[..., :1], full_scale(band.dtype))), axis=2)
-            del band  # or the next one would come beside it
+            del band  # or the next one would be in memory beside it
         return
     for ours, theirs in aligned(colours, alpha):
         yield np.concatenate((ours, theirs), axis=2)

@@ -1,9 +1,9 @@
 """Resizing and rounding to an exact size and depth: Lanczos-3, antialiased in both directions, edges aligned.
 
 A result sample is a weighted mean of the source samples under a window, whose weights are the same for a whole column
-or row: `taps` has them. Sums are in floats and rounded once. Pictures come and go in bands, of which only the rows are
-kept that later ones need. Our own kernels do it where they were built, torch elsewhere; both give the same but for
-rounding.
+or row: `taps` returns them. Sums are in floats and rounded once. Pictures are read and made in bands; only the rows
+that later ones need are kept. Our own kernels do it where they are available, torch elsewhere; both give the same
+except for rounding.
 """
 
 import math
@@ -27,13 +27,13 @@ from server.rows.stream import Stream
 
 _LOBES = 3
 _PART_BYTES = 8 * 1024 * 1024
-"""Of the result that is made at a time, about."""
+"""Of the part of the result that is made at a time, about."""
 _MOST_ROWS = 512
-"""Of a narrow picture's."""
+"""Of that part, in a narrow picture."""
 _MOST_STRETCH = 16
-"""Source rows to one of the result."""
+"""Source rows for one row of the result."""
 _BLOCK = 32
-"""Columns that torch makes by one matrix product."""
+"""Columns that torch computes with one matrix product."""
 
 
 def resample(samples: Samples, size: Size, kernel: Kernel | None = None) -> Samples:
@@ -68,8 +68,8 @@ def resized(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None = No
 
 
 def taps(source: int, result: int) -> Taps:
-    """Lanczos-3 for a side of `source` samples that shall have `result`. The window is stretched where the picture
-    shrinks; at the borders what lies beyond them is left out of it, as Pillow does."""
+    """Lanczos-3 from `source` samples along a side to `result`. The window is stretched where the picture shrinks; at
+    the borders it is cut off, as in Pillow."""
     if source == result:
         return Taps(np.arange(source, dtype=np.int32), np.ones((source, 1), np.float32))
     stretch = max(1.0, source / result)
@@ -83,12 +83,12 @@ def taps(source: int, result: int) -> Taps:
 
 def _bands(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None) -> Iterator[Samples]:
     across, down = taps(stream.width, size[0]), taps(stream.height, size[1])
-    # Of a picture that only becomes deeper or shallower, colours stay as they are also where they are transparent.
+    # When only the depth changes, colours stay as they are also where they are transparent.
     alpha = stream.channels in (2, 4) and (stream.width, stream.height) != size
     make = _Torch(across, down, alpha, depth) if kernel is None else Filter(kernel, across, down, alpha, depth)
     result_row = size[0] * stream.channels * np.dtype(depth).itemsize
     most = min(max(_PART_BYTES // result_row, 16), _MOST_ROWS)
-    # Rows that several parts need are resized along their length for each.
+    # Rows that several parts need are resized horizontally for each of them.
     step = max(most * stream.height // size[1], 4 * down.count)
     kept: NDArray[Any] = np.empty((0, stream.width, stream.channels), stream.dtype)
     come = done = 0  # rows of the source, of the result
@@ -107,11 +107,11 @@ def _bands(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None) -> I
             done = ready
             needed = down.starts[done] if done < size[1] else come
             kept = np.concatenate((kept[max(0, needed - first + len(kept)) :], part[max(0, needed - first) :]))
-        del band, part  # or the next band would come beside it
+        del band, part  # or the next band would be in memory beside it
 
 
 class _Torch:
-    """What `Filter` is, in torch, by products with matrices that are nearly all zero."""
+    """The same as `Filter`, in torch, by products with matrices that are nearly all zero."""
 
     def __init__(self, across: Taps, down: Taps, alpha: bool, depth: Depth) -> None:
         width = len(across.starts)
@@ -137,7 +137,7 @@ class _Torch:
 
 
 def _matrix(axis: Taps, results: range) -> tuple[int, Tensor]:
-    """The first source sample that these results are made of, and source × result samples from there on."""
+    """The first source sample of these results, and the weights of source × result samples from there on."""
     starts = axis.starts[results.start : results.stop]
     first = int(starts[0])
     matrix = np.zeros((int(starts[-1]) + axis.count - first, len(results)), np.float32)

@@ -1,7 +1,7 @@
-"""The diffusion pass, at the size of the result, and what keeps a strict result true to its source.
+"""The diffusion pass, at the size of the result, and the correction of a strict result by its source.
 
-The enlarged picture goes to disk first. It is then refined in regions, each as wide as it may be, whose borders are
-mixed as those of tiles are; so memory does not grow with the picture. Within a region the sampler cuts tiles.
+The enlarged picture is first written to disk. It is then refined in large regions, whose borders are blended like those
+of tiles, so that memory does not grow with the picture. Within a region the sampler cuts tiles.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ from server.rows.stream import Stream
 _CUDA_BATCH = 4
 _REGION_PIXELS = 6 * 1024 * 1024
 _BAND_PIXELS = 10 * 1024 * 1024
-"""Of a row of regions, which exists in floats: 120 MB."""
+"""Of a row of regions, which is in memory as floats: 120 MB."""
 _BLEND = 32
 _HALO = 64
-"""Pixels of the result that are mixed at either side of a seam between regions, and that regions see beyond it."""
+"""Pixels of the result at each side of a seam between regions: `_BLEND` are blended, `_HALO` are computed."""
 _SMALLEST = 512
 """Side of a region that is one of several."""
 _MULTIPLE = 64
-"""Any refiner's regions may have sides that are multiples of it."""
+"""Regions may have sides that are multiples of this with every refiner."""
 _SEED_BITS = 63
 
 
@@ -70,7 +70,7 @@ def run(ctx: Context) -> None:
 
 
 def _recipe(ctx: Context) -> Recipe | None:
-    """What is wanted of this step, or None."""
+    """What this step has to do, or None for nothing."""
     if ctx.plan is None or not ctx.plan.passes:
         return None
     wanted = recipe(ctx.creativity)
@@ -78,13 +78,13 @@ def _recipe(ctx: Context) -> Recipe | None:
 
 
 def _seed_of(data: bytes) -> int:
-    """The same picture, the same result: without a seed it comes from the source's bytes."""
+    """A seed from the source's bytes, so that the same picture gives the same result."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> (64 - _SEED_BITS)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One picture's pass: what regions it is cut into, and what happens to each."""
+    """The pass over one picture: its regions, and what is done to each."""
 
     ctx: Context
     refiner: Refiner | None
@@ -116,7 +116,7 @@ class _Work:
 
     @property
     def tiles(self) -> int:
-        """Denoisings of one tile, over all steps; 0 where there are none."""
+        """Number of tiles to denoise, over all steps; 0 without a refiner."""
         if self.refiner is None:
             return 0
         sizes = [(c.stop - c.start, r.stop - r.start) for r in self.rows for c in self.columns]
@@ -152,7 +152,7 @@ class _Work:
 
 
 def _bands(work: _Work, spool: Spool, depth: type[np.uint8] | type[np.uint16]) -> Iterator[Samples]:
-    """Finished rows from top to bottom; the seams between rows of regions are mixed on the way."""
+    """Finished rows from top to bottom; the seams between rows of regions are blended."""
     with closing(spool):
         parts = (_row(work, spool.rows(row.start, min(row.stop, spool.height)), row) for row in work.rows)
         finished = blended(parts, work.rows, 1, _BLEND)
@@ -161,7 +161,7 @@ def _bands(work: _Work, spool: Spool, depth: type[np.uint8] | type[np.uint16]) -
             band = next(finished)[: spool.height - top]
             alpha = spool.rows(top, top + len(band))[..., work.colours :] if spool.channels > work.colours else None
             yield _rounded(band, alpha, work.colours, depth)
-            del band  # or the next one would come beside it
+            del band  # or the next one would be in memory beside it
 
 
 def _row(work: _Work, source: Samples, row: Span) -> Floats:
@@ -172,7 +172,7 @@ def _row(work: _Work, source: Samples, row: Span) -> Floats:
     for index, column in enumerate(work.columns):
         part = source[:, column.start : column.stop]
         picture = _to_tensor(part, work.colours).to(work.ctx.engine.device)
-        picture = _grown(picture, height, column.stop - column.start)
+        picture = _padded(picture, height, column.stop - column.start)
         refined = work.region(picture, row, column)[0].permute(1, 2, 0).cpu().numpy()
         kept = refined[row.keep_start - row.start :, column.keep_start - column.start :]
         kept = kept[: len(band), : min(column.keep_stop, width) - column.keep_start]
@@ -182,7 +182,8 @@ def _row(work: _Work, source: Samples, row: Span) -> Floats:
 
 
 def _regions(w: int, h: int) -> tuple[list[Span], list[Span]]:
-    """Rows and columns of regions for a result of w × h, both grown to multiples. As few as may be, all alike."""
+    """Rows and columns of regions for a result of w × h, both padded to multiples. As few as possible, all of the same
+    size."""
     width, height = round_up(w, _MULTIPLE), round_up(h, _MULTIPLE)
     rows = max(_SMALLEST, min(height, _BAND_PIXELS // width))
     columns = max(_SMALLEST, min(width, _REGION_PIXELS // rows))
@@ -194,7 +195,7 @@ def _regions(w: int, h: int) -> tuple[list[Span], list[Span]]:
 
 
 def _even(length: int, most: int) -> int:
-    """The length of as many regions as are needed when none is longer than `most`."""
+    """The length of the regions when they are as few as possible and none is longer than `most`."""
     side = shortest_tile(length, tiles_along(length, most, _HALO), _HALO)
     return max(round_up(side, _MULTIPLE), _SMALLEST)
 
@@ -209,8 +210,8 @@ def _to_tensor(samples: Samples, colours: int) -> Tensor:
     return image.expand(-1, 3, -1, -1).contiguous()
 
 
-def _grown(picture: Tensor, height: int, width: int) -> Tensor:
-    """With its last rows and columns repeated up to a size that a refiner takes."""
+def _padded(picture: Tensor, height: int, width: int) -> Tensor:
+    """Padded to this size by repeating the last rows and columns."""
     bottom, right = height - picture.shape[2], width - picture.shape[3]
     if not bottom and not right:
         return picture
@@ -230,7 +231,7 @@ def _rounded(band: Floats, alpha: Samples | None, colours: int, depth: type[np.u
 
 
 def borders(w: int, h: int, grid: Grid) -> tuple[list[int], list[int]]:
-    """Rows and columns of a result of w × h at which a tile or a region of any step ends, for those who measure."""
+    """Rows and columns of a result of w × h at which a tile or a region of any step ends, for benchmarks."""
     found = []
     for regions in _regions(w, h):
         lines = {line for region in regions for line in (region.keep_start, region.keep_stop)}
