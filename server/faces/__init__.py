@@ -1,4 +1,4 @@
-"""Faces: found in the source, drawn anew by GFPGAN, and pasted into the finished rows of the result."""
+"""Faces are found in the source, restored by a network, and pasted into the finished rows of the result."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,14 +37,14 @@ __all__ = [
 ]
 
 MOST = 64
-"""Faces that are restored in one picture, the largest ones. On a CPU each takes seconds."""
+"""Most faces that are restored in one picture: the largest ones. On a CPU each takes seconds."""
 
 
 _T = TypeVar("_T")
 
 
-class Door(Protocol):
-    """To the device: runs a function there, when it is this job's turn."""
+class Call(Protocol):
+    """Runs a function in the device's thread: `Engine.call`."""
 
     def __call__(self, function: Callable[[], _T], /) -> _T: ...
 
@@ -65,13 +65,13 @@ class FaceRestorer:
         self._checks = (LikenessCheck(detector),) if checks is None else tuple(checks)
 
     def __call__(
-        self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None, door: Door = _here
+        self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None, call: Call = _here
     ) -> list[Outcome]:
-        """What became of every face in a picture of any kind, the largest first: the order in which `wanted.only`
-        counts. `check` is called before each run of the network, and may raise to stop; `door` runs it. Raises
-        InvalidField for the number of a face that is not there, and OutOfMemory.
+        """What was done to every face of a picture of any kind, the largest first: the order in which `wanted.only`
+        counts. `check` is called before each run of the network, and may raise to stop. `call` runs the networks.
+        Raises InvalidField for the number of a face that does not exist, and OutOfMemory.
         """
-        faces = door(lambda: self._detector(samples))
+        faces = call(lambda: self._detector(samples))
         _check_numbers(wanted, len(faces))
         outcomes = [Outcome(face, None, _left_out(number, face, wanted)) for number, face in enumerate(faces)]
         waiting = [number for number, outcome in enumerate(outcomes) if outcome.reason is None]
@@ -79,7 +79,7 @@ class FaceRestorer:
             check()
             batch, waiting = waiting[: self._restorer.batch], waiting[self._restorer.batch :]
             chosen = [faces[number] for number in batch]
-            for number, outcome in zip(batch, door(partial(self._restore, samples, chosen)), strict=True):
+            for number, outcome in zip(batch, call(partial(self._restore, samples, chosen)), strict=True):
                 outcomes[number] = outcome
         return outcomes
 
@@ -100,8 +100,9 @@ class FaceRestorer:
 
 
 def load(weights: FaceWeights, device: torch.device, dtype: torch.dtype) -> FaceRestorer:
-    """The networks for faces on a device. `dtype`: what GFPGAN multiplies in on CUDA. On the CPU it is as fast in fp32,
-    and the other networks are small. Raises ModelNotFound when a file is damaged or of another kind."""
+    """The networks for faces on a device. `dtype`: the precision in which the restorer multiplies on CUDA. On the CPU
+    it is as fast in fp32, and the other networks are small. Raises ModelNotFound when a file is damaged or of another
+    kind."""
     for each in (weights.restorer, weights.detector, weights.parser):
         if each is not None:
             verify(each)
@@ -125,7 +126,7 @@ def _check_numbers(wanted: Faces, found: int) -> None:
 
 
 def _left_out(number: int, face: Face, wanted: Faces) -> str | None:
-    """Why the network shall not see this face, in words for the caller, or None."""
+    """Why this face is not restored, in words for the caller, or None."""
     asked = (
         {"all": True, "largest": number == 0}[wanted.only] if isinstance(wanted.only, str) else number in wanted.only
     )

@@ -1,11 +1,10 @@
-"""Draws aligned faces anew: GFPGAN (Wang et al., arXiv:2101.04061), the "clean" network of v1.2, v1.3 and v1.4.
+"""Restores aligned faces: GFPGAN (Wang et al., arXiv:2101.04061), the "clean" network of v1.2, v1.3 and v1.4.
 
-The package's network as it is. Two things about running it: without `randomize_noise=False` it adds noise from the
-global generator, and every run gives another face; and its `weight` argument does nothing, so that strength is a matter
-of pasting.
+This is the package's unchanged network. Without `randomize_noise=False` it adds noise from the global generator, and
+every run gives another face. Its `weight` argument has no effect, so the strength is applied in pasting.
 
-Half precision goes through autocast. Plain `.half()` squares modulated weights in fp16; where that overflows the
-demodulation makes zeros of them, and the face comes out wrong with nothing in it that is not finite.
+Half precision uses autocast. Plain `.half()` squares modulated weights in fp16; where that overflows, the demodulation
+makes them zero, and the face is wrong although all its values are finite.
 """
 
 import structlog
@@ -23,7 +22,7 @@ from server.models.base import StateDict
 log = structlog.get_logger()
 
 _CUDA_BATCH = 8
-"""Faces at once: about 1 GB each. On the CPU two take twice the time of one."""
+"""Faces at a time, about 1 GB each. On a CPU batches are not faster."""
 
 PULL = "`python -m server weights pull gfpgan` installs v1.4"
 
@@ -88,7 +87,7 @@ class Gfpgan:
 
 
 def _arguments(state: StateDict, name: str) -> dict[str, float]:
-    """The two hyper-parameters that checkpoints have differed in, from shapes. Raises ModelNotFound."""
+    """The two hyper-parameters that differ between checkpoints, from shapes. Raises ModelNotFound."""
     if _FIRST_LAYOUT in state:
         raise ModelNotFound(
             f"{name} is a GFPGAN of the first layout (v1.0, or its bilinear form), which needs CUDA code compiled for "
@@ -99,7 +98,7 @@ def _arguments(state: StateDict, name: str) -> dict[str, float]:
 
 
 def _build(arguments: dict[str, float]) -> nn.Module:
-    """Without weights: on no device, so that 87 million numbers are not drawn at random only to be thrown away."""
+    """Without weights and on no device, which skips the random initialisation of 87 million numbers."""
     with torch.device("meta"):
         net: nn.Module = shim.gfpgan_v1_clean()(
             out_size=SIDE,

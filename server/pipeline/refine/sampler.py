@@ -136,7 +136,7 @@ def noise_at(seed: int, rows: tuple[int, int], columns: tuple[int, int], width: 
     first, last = rows[0] // _NOISE_ROWS, -(-rows[1] // _NOISE_ROWS)
     blocks = []
     for block in range(first, last):
-        # A counter-based generator (Salmon et al. 2011) starts at any place; the second word of the counter is the block.
+        # A counter-based generator (Salmon et al. 2011) can start anywhere; the second word of its counter is a block.
         rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, block, 0, 0]))
         drawn = rng.standard_normal((_NOISE_ROWS, width, channels), np.float32)
         blocks.append(drawn[:, columns[0] : columns[1]])

@@ -1,4 +1,4 @@
-"""The refiner that comes with the server (`server/refiners/bundled/network.py`), in the hands of the sampler."""
+"""The refiner that comes with the server (`server/refiners/bundled/network.py`), for the sampler."""
 
 import json
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from server.refiners.bundled.settings import Settings, settings
 
 @dataclass
 class BundledRefiner:
-    """DetailNet in the hands of the sampler. Its latent is the residual itself, scaled, at full resolution."""
+    """DetailNet for the sampler. Its latent is the residual itself, scaled, at full resolution."""
 
     name: str
     sha256: str | None
@@ -51,14 +51,15 @@ class BundledRefiner:
 
 
 class Ddim:
-    """Deterministic DDIM steps (arXiv:2010.02502) over the cosine schedule, for a network that says what is clean.
+    """Deterministic DDIM steps (arXiv:2010.02502) over the cosine schedule, for a network that predicts the clean
+    latent.
 
-    The same numbers as `diffusers.DDIMScheduler` with "squaredcos_cap_v2", "sample" and "trailing", and the part of its
-    interface that the sampler uses. It is here because importing `diffusers` takes seconds of the first job.
+    The same numbers as `diffusers.DDIMScheduler` with "squaredcos_cap_v2", "sample" and "trailing", with the part of
+    its interface that the sampler uses. Importing `diffusers` instead would take seconds of the first job.
     """
 
     def __init__(self, count: int) -> None:
-        """`count`: steps for the whole way from noise alone, 1 … TRAIN_STEPS."""
+        """`count`: steps from noise alone to the clean latent, 1 … TRAIN_STEPS."""
         self._stride = TRAIN_STEPS // count
         places = torch.arange(count, dtype=torch.float64)
         self.timesteps = (TRAIN_STEPS - places * (TRAIN_STEPS / count)).round().long() - 1
@@ -72,7 +73,7 @@ class Ddim:
         return latent
 
     def step(self, clean: Tensor, step: Tensor, latent: Tensor, *, return_dict: bool = False) -> tuple[Tensor]:
-        """`latent` with the noise of the next step, given what is `clean` in it; in a tuple, as `diffusers` has it."""
+        """`latent` with the noise of the next step, given its `clean` part; in a tuple, as in `diffusers`."""
         signal, noise = (each.to(latent.device) for each in signal_and_noise(step))
         estimated = (latent - signal * clean) / noise
         following = step - self._stride
@@ -83,7 +84,7 @@ class Ddim:
 
 
 def load(path: Path, *, name: str, sha256: str | None, device: torch.device, dtype: torch.dtype) -> BundledRefiner:
-    """From a safetensors file that says in its metadata how its network is built. Raises ModelNotFound."""
+    """From a safetensors file whose metadata says how its network is built. Raises ModelNotFound."""
     import safetensors
     from safetensors.torch import load_file
 

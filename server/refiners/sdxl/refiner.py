@@ -1,7 +1,8 @@
-"""Stable Diffusion XL (Podell et al., arXiv:2307.01952), held to the picture by a tile ControlNet (arXiv:2302.05543).
+"""Stable Diffusion XL (Podell et al., arXiv:2307.01952), guided by the picture with a tile ControlNet
+(arXiv:2302.05543).
 
-The networks are those of `diffusers`; everything around them is ours, and nothing here knows how to reach a hub: the
-weights are what `weights pull sdxl` has laid down, or not there.
+The networks are those of `diffusers`; the rest is our own. Nothing here downloads: `weights pull sdxl` installs the
+weights.
 """
 
 import json
@@ -24,17 +25,17 @@ from server.refiners.sdxl.settings import Settings, settings
 log = structlog.get_logger()
 
 _TILE, _HALO = 1024, 96
+"""SDXL was trained on pictures of about 1024 × 1024; with smaller ones its results are worse."""
 _BATCH = 16
 _WORK = 6e6
-"""Multiplications of UNet and ControlNet for a pixel of the result in a step, for both texts, about."""
-"""SDXL was trained on pictures of about 1024 × 1024; at smaller ones its answers are worse."""
+"""Multiplications of UNet and ControlNet for a pixel of the result in one step, for both texts, about."""
 _PULL = "`python -m server weights pull sdxl` gets it"
 _WEIGHTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors")
 
 
 @dataclass
 class SdxlRefiner:
-    """SDXL in the hands of the sampler. Its latent is the autoencoder's."""
+    """SDXL for the sampler. Its latent is the autoencoder's."""
 
     name: str
     sha256: str | None
@@ -56,8 +57,8 @@ class SdxlRefiner:
         return settings(creativity)
 
     def scheduler(self, settings: Settings) -> tuple[Any, Tensor]:
-        """DPM-Solver++ (2M, arXiv:2211.01095), which adds no noise on the way. The steps are spread evenly over our
-        part of the way alone, so that a little more strength is a little more noise."""
+        """DPM-Solver++ (2M, arXiv:2211.01095), which adds no noise between steps. The steps are spread evenly from
+        the start to the end, so that a little more strength is a little more noise."""
         from diffusers import DPMSolverMultistepScheduler
 
         kind: Any = DPMSolverMultistepScheduler
@@ -102,7 +103,7 @@ class SdxlRefiner:
         result = self._forward(noisy, picture, texts, step, control, self.dtype)
         if self.dtype is not torch.float16 or bool(torch.isfinite(result).all()):
             return result
-        # bf16 has the range of fp32; as rare as this is, its copy of the weights need not stay.
+        # bf16 has the range of fp32. This is rare, so the copy of the weights is not kept.
         log.warning("a tile overflowed: computing it again in bf16")
         return self._forward(noisy, picture, texts, step, control, torch.bfloat16)
 
@@ -112,7 +113,7 @@ class SdxlRefiner:
         noisy = noisy.to(self.device, dtype)
         picture = picture.clamp(0, 1).to(self.device, dtype)
         tokens, pooled = self._prompt.tokens[texts].to(dtype), self._prompt.pooled[texts].to(dtype)
-        # The size of a picture before and after cropping, and where it was cropped. A small one would ask for blur.
+        # The sizes of a picture before and after cropping, and its position. A small size would ask for blur.
         height, width = (max(side, _TILE) for side in picture.shape[2:])
         sizes = noisy.new_tensor([[height, width, 0, 0, height, width]] * len(texts))
         added = {"text_embeds": pooled, "time_ids": sizes}
@@ -142,8 +143,8 @@ class SdxlRefiner:
 def load(
     base: Path, control: Path, *, name: str, sha256: str | None, device: torch.device, dtype: torch.dtype, cache: Path
 ) -> SdxlRefiner:
-    """From the folders of SDXL and of its ControlNet, as `diffusers` lays them out. `cache`: a folder that may be
-    written to. Raises ModelNotFound, and what `embedded` raises."""
+    """From the folders of SDXL and of its ControlNet, as `diffusers` stores them. `cache`: a writable folder. Raises
+    ModelNotFound, and what `embedded` raises."""
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
     schedule = _config(base / "scheduler", "scheduler_config.json")
@@ -153,7 +154,7 @@ def load(
     if unet.config.cross_attention_dim != controlnet.config.cross_attention_dim:
         raise ModelNotFound(f"{control.name} is a ControlNet of another diffusion model than {base.name}; {_PULL}")
     vae_config = _config(base / "vae", "config.json")
-    # Its activations leave the range of fp16, and bf16 would show as bands in flat places.
+    # Its activations exceed the range of fp16, and bf16 would give visible bands in flat places.
     vae = _network(AutoencoderKL, base / "vae", torch.float32 if vae_config.get("force_upcast", True) else dtype)
     for net in (unet, controlnet, vae):
         net.to(device, memory_format=torch.channels_last)
@@ -194,8 +195,8 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """One network with its weights. It is built on no device, so that billions of numbers are not drawn at random only
-    to be thrown away."""
+    """One network with its weights. It is built on no device, which skips the random initialisation of billions of
+    numbers."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
