@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.images.samples import Floats
 from server.job.tiling import tiles_along
@@ -61,12 +62,17 @@ def blend_weights(spans: list[Span], index: int, scale: int, blend: int) -> Floa
     weight = np.ones((span.keep_stop - span.keep_start) * scale, np.float32)
     ramp_length = 2 * blend * scale
     if ramp_length:
-        ramp = (0.5 - 0.5 * np.cos(np.pi * (np.arange(ramp_length) + 0.5) / ramp_length)).astype(np.float32)
+        ramp = raised_cosine((np.arange(ramp_length) + 0.5) / ramp_length)
         if index > 0:
             weight[:ramp_length] *= ramp
         if index < len(spans) - 1:
             weight[-ramp_length:] *= ramp[::-1]
     return weight
+
+
+def raised_cosine(place: NDArray[np.float64]) -> Floats:
+    """From 0 to 1 while `place` goes from 0 to 1."""
+    return (0.5 - 0.5 * np.cos(np.pi * place)).astype(np.float32)
 
 
 def blended(bands: Iterable[Floats], spans: list[Span], scale: int, blend: int) -> Iterator[Floats]:

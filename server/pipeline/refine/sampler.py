@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from server.engine.tile import raised_cosine
 from server.job.tiling import tiles_along
 from server.refiners.base import Grid, Refiner
 
@@ -121,13 +122,13 @@ def _window(span: tuple[int, int], length: int, halo: int, down: int, device: to
     """The weight of each sample of a tile, along one side. At a border inside the region the outermost half halo, where
     the network lacks context, has almost no weight; from there the weight rises over one halo."""
     size = (span[1] - span[0]) // down
-    place = torch.arange(size, device=device) + 0.5
-    weight = torch.ones(size, device=device)
+    place = np.arange(size) + 0.5
+    weight = np.ones(size, np.float32)
     for inner, distance in ((span[0] > 0, place), (span[1] < length, size - place)):
         if inner:
-            rise = ((distance * down - halo / 2) / halo).clamp(0, 1)
-            weight = weight * (0.5 - 0.5 * torch.cos(math.pi * rise)).clamp(min=1e-4)
-    return weight
+            rise = np.clip((distance * down - halo / 2) / halo, 0, 1)
+            weight *= np.maximum(raised_cosine(rise), np.float32(1e-4))
+    return torch.from_numpy(weight).to(device)
 
 
 def noise_at(seed: int, rows: tuple[int, int], columns: tuple[int, int], width: int, channels: int) -> Tensor:
