@@ -66,4 +66,6 @@ def interpolated(anchors: Mapping[float, _Anchor], creativity: float) -> _Anchor
     low, high = vars(anchors[lower]), vars(anchors[upper])
     values = {name: low[name] + (high[name] - low[name]) * share for name in low}
     whole = {name: math.ceil(values[name]) for name in low if isinstance(low[name], int)}
-    return type(anchors[lower])(**(values | whole))
+    kind: Any = type(anchors[lower])
+    between: _Anchor = kind(**(values | whole))
+    return between

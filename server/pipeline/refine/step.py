@@ -222,7 +222,7 @@ def _rounded(band: Floats, alpha: Samples | None, colours: int, depth: type[np.u
     """Rows of 0…1 and their alpha (16 bits) in the result's depth; grey as the mean of the three."""
     if colours == 1:
         band = band.mean(axis=2, keepdims=True)
-    rounded: Samples = from_floats(band, depth)  # type: ignore[assignment]
+    rounded: Samples = from_floats(band, depth)
     if alpha is None:
         return rounded
     share = alpha if depth is np.uint16 else to_8_bits(alpha)
