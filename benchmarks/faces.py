@@ -27,10 +27,11 @@ import torch
 from PIL import Image, ImageOps
 
 from server.engine.device import describe, pick_device
-from server.faces import Detector, FaceRestorer, Parser, Paste, RestoredFace, Restorer
+from server.faces import Detector, FaceRestorer, Parser, Paste, RestoredFace
 from server.faces.align import align, unfit
 from server.faces.base import SIDE, TEMPLATE, Face
-from server.faces.likeness import LikenessGuard
+from server.faces.likeness import LikenessCheck
+from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
 from server.job.job import Faces
 from server.models import (
@@ -97,9 +98,9 @@ def enhance_figures(samples: Samples, detector: Path, device: torch.device) -> d
         theirs.face_helper.face_det.load_state_dict(load_state(detector))
         restore = FaceRestorer(
             Detector(load_state(detector), "detector", device),
-            Restorer(net.state_dict(), "seeded", device, torch.float32),
+            load_restorer(net.state_dict(), "seeded", device, torch.float32),
             Parser(parser.state_dict(), "seeded", device),
-            guards=(),  # it would refuse them all, and spare the parser
+            checks=(),  # it would refuse them all, and spare the parser
         )
         height, width = samples.shape[:2]
         size = width * 2, height * 2
@@ -139,7 +140,7 @@ def gfpganer(restorer: dict[str, Any], parser: dict[str, Any], device: torch.dev
 
 def guard_figures(pictures: Path, detector: Path, device: torch.device) -> dict[str, Any]:
     find = Detector(load_state(detector), "detector", device)
-    guard = LikenessGuard(find)
+    guard = LikenessCheck(find)
     crops: list[tuple[Path, Samples]] = []
     for path in sorted(each for each in pictures.rglob("*") if each.suffix in (".png", ".jpg", ".avif")):
         with Image.open(path) as image:

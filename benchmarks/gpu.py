@@ -30,7 +30,6 @@ from server import refiners
 from server.engine import device as devices
 from server.engine.backends.graphs import Graphs
 from server.engine.engine import Engine
-from server.job.creativity import recipe
 from server.models import Model, load_model, load_state
 from server.models.shim import RRDBNet, SRVGGNetCompact
 from server.weights.catalog import FOLDER, Catalog
@@ -158,7 +157,7 @@ def refiner(device: torch.device, small: bool) -> dict[str, Any]:
             taken = []
             for _ in range(3):
                 started = time.perf_counter()
-                answer = net.denoise(noisy, picture_, step, recipe(0.0))
+                answer = net.denoise(noisy, picture_, step, net.settings(0.0))
                 synchronize(device)
                 taken.append(time.perf_counter() - started)
             reference = answer if reference is None else reference

@@ -13,7 +13,7 @@ from PIL import Image
 
 import server.models.shim  # noqa: F401 - before basicsr
 from benchmarks import pages
-from server.pipeline.preview import telling
+from server.pipeline.preview import most_detailed
 from training.degrade import second_order
 from training.pair import SCALE, Pixels
 
@@ -190,7 +190,7 @@ def _trained_on(
 
 def _busiest(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     w, h = (min(wanted, side - side % SCALE) for wanted, side in zip(size, pixels.shape[1::-1], strict=True))
-    left, top, right, bottom = telling(pixels, (w, h))
+    left, top, right, bottom = most_detailed(pixels, (w, h))
     return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 

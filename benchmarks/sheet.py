@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.quality import Upscale, network
 from benchmarks.sets import bicubic
-from server.pipeline.preview import telling
+from server.pipeline.preview import most_detailed
 from server.weights.catalog import Catalog
 from training.pair import SCALE, Pixels
 
@@ -23,9 +23,9 @@ MARGIN, TITLE = 6, 18
 
 
 def busiest(pixels: Pixels, side: int) -> Pixels:
-    """The most telling square of that side, or less where the picture is smaller."""
+    """The most detailed square of that side, or less where the picture is smaller."""
     h, w = pixels.shape[:2]
-    left, top, right, bottom = telling(pixels, (min(side, w), min(side, h)))
+    left, top, right, bottom = most_detailed(pixels, (min(side, w), min(side, h)))
     return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 

@@ -413,7 +413,7 @@ def tiling(
     """What tiles cost (halo, copies, blending) over the network on the whole picture, in this process."""
     kernel = load_kernel() if device.type == "cpu" else None
     kernel = kernel if isinstance(kernel, Kernel) else None
-    dtype = devices.pick_dtype("auto", device, kernel=kernel is not None)
+    dtype = devices.pick_dtype("auto", device, native=kernel is not None)
     model = load_model(path, name=name, sha256=None, device=device, dtype=dtype, kernel=kernel)
     samples = picture(*size)
     runs = {

@@ -24,8 +24,9 @@ from server.api.webhooks import UPLOAD_PAUSES_S, UPLOAD_TIMEOUT_S
 from server.cli import app
 from server.config import PREFIX, Config
 from server.errors import BY_CODE
-from server.job.creativity import ANCHORS, Recipe
+from server.job.creativity import ANCHORS
 from server.job.formats import FORMATS
+from server.refiners import whole_recipe
 from server.weights.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -261,10 +262,16 @@ def _tick(value: bool) -> str:
 
 
 def creativity() -> str:
-    meanings = _field_docs(ROOT / "server" / "creativity.py", Recipe.__name__)
+    folder = ROOT / "server"
+    common = _field_docs(folder / "job" / "creativity.py", "Recipe")
+    bundled = _field_docs(folder / "refiners" / "bundled" / "settings.py", "Settings")
+    sdxl = _field_docs(folder / "refiners" / "sdxl" / "settings.py", "Settings")
+    meanings = {"fidelity": common.pop("fidelity")} | bundled
+    meanings |= {name: meaning for name, meaning in common.items() if name not in bundled}
+    meanings |= {f"sdxl_{name}": meaning for name, meaning in sdxl.items()}
     head = ("", *(f"{anchor:+g}".replace("+0", "0").replace("-", "−") for anchor in ANCHORS), "what it is")
     rows = (
-        (f"`{name}`", *(f"{getattr(each, name):g}" for each in ANCHORS.values()), meaning)
+        (f"`{name}`", *(f"{whole_recipe(anchor)[name]:g}" for anchor in ANCHORS), meaning)
         for name, meaning in meanings.items()
     )
     return table(head, rows, numbers=range(1, len(ANCHORS) + 1))

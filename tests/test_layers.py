@@ -32,7 +32,7 @@ WORKER_HALF = {"worker", "pipeline", "rows", "engine", "faces", "refiners", "mod
 BOTH_START = {"launch", "cli", "__main__"}
 """They start either half, each in a process of its own. Whatever is named nowhere here is used by both halves."""
 
-PLUGINS = ("api/dialects", "models", "refiners")
+PLUGINS = ("api/dialects", "models", "refiners", "faces/restorers")
 """Folders of things of one kind. `__init__.py` has the list of them, `base.py` what each must offer."""
 
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}

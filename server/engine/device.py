@@ -1,20 +1,27 @@
-"""Which device, which precision, how much memory; and what out-of-memory looks like there."""
+"""Which device and precision to use, and how to recognise and handle that memory ran out."""
 
 import ctypes
 import functools
-import os
 import platform
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import structlog
 import torch
 
-from server.errors import Unavailable
+from server.errors import OutOfMemory, Unavailable
+
+log = structlog.get_logger()
+
+_T = TypeVar("_T")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(wanted: str) -> torch.device:
-    """ "auto", "cpu", "cuda" or "cuda:N" → a device that is there. Raises Unavailable."""
+    """ "auto", "cpu", "cuda" or "cuda:N" → an available device. Raises Unavailable."""
     if wanted == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
@@ -28,31 +35,31 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-def pick_dtype(wanted: str, device: torch.device, kernel: bool = False) -> torch.dtype:
+def pick_dtype(wanted: str, device: torch.device, native: bool = False) -> torch.dtype:
     """ "auto" is fp16 on CUDA, where it is as fast as bf16 and 20 dB nearer to fp32, and on the CPU bf16 where the
-    processor multiplies it natively, else fp32. `kernel`: for networks that run on our own convolutions, which on the
-    CPU are faster in fp32 than torch's in bf16. Raises Unavailable for fp16 on the CPU."""
+    processor multiplies it natively, else fp32. `native`: for networks that run on our own CPU kernels, which are
+    faster in fp32 than torch is in bf16. Raises Unavailable for fp16 on the CPU."""
     if wanted == "fp16" and device.type == "cpu":
         raise Unavailable("fp16 needs a GPU; use bf16 or fp32 on the CPU")
     if wanted != "auto":
         return DTYPES[wanted]
     if device.type == "cuda":
         return torch.float16
-    return torch.bfloat16 if _has_fast_bf16() and not kernel else torch.float32
+    return torch.bfloat16 if _has_fast_bf16() and not native else torch.float32
 
 
 @functools.cache
 def _has_fast_bf16() -> bool:
     """NOTE: AVX512-BF16 is not enough. Measured with the networks' 3×3 convolutions: an AMD Zen 5 is 2.3 times as fast
-    in bf16 as in fp32, an Intel Emerald Rapids without its AMX half as fast. And not by a race at the start: the same
-    machine must give the same bytes on a busy day."""
+    in bf16 as in fp32, an Intel Emerald Rapids without its AMX half as fast. This is not measured at the start: the
+    same machine must give the same bytes also when it is busy."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     return "amx_bf16" in text or ("avx512_bf16" in text and "AuthenticAMD" in text)
 
 
 def describe(device: torch.device) -> str:
-    """For people: "NVIDIA H200 (cuda:0)" or "AMD EPYC, 2 threads (cpu)"."""
+    """A text such as "NVIDIA H200 (cuda:0)" or "AMD EPYC, 2 threads (cpu)"."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     cpuinfo = Path("/proc/cpuinfo")
@@ -61,22 +68,49 @@ def describe(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads (cpu)"
 
 
-def free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it; the CPU's allocator only a sentence."""
+    """CUDA has an exception class for it, the CPU's allocator only a message."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
+def unless_out_of_memory(function: Callable[[], _T]) -> _T | None:
+    """The result of `function`; None when memory ran out. By then the exception is gone, whose frames hold memory."""
+    try:
+        return function()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
+
+
+class Halving:
+    """The size of a batch or of a tile, which is halved when memory runs out and stays so."""
+
+    def __init__(self, what: str, least: str, device: torch.device, size: int, smallest: int = 1) -> None:
+        """`what`: for the log, such as "the batch of faces". `least`: for the error, such as "one face"."""
+        self.size = size
+        self._what, self._least, self._device, self._smallest = what, least, device, smallest
+
+    def run(self, function: Callable[[int], _T], most: int | None = None) -> _T:
+        """`function(size)`, again with half the size until it fits. `most`: the largest size that makes a difference.
+        Raises OutOfMemory when the smallest size does not fit."""
+        while True:
+            size = self.size if most is None else min(self.size, most)
+            result = unless_out_of_memory(partial(function, size))
+            if result is not None:
+                return result
+            release_memory(self._device)
+            if size <= self._smallest:
+                raise OutOfMemory(f"not even {self._least} fits on {self._device}")
+            self.size = size // 2
+            log.warning(f"out of memory: halving {self._what}", size=self.size)
+
+
 def release_memory(device: torch.device) -> None:
-    """Give cached blocks back, so that a smaller try does not fail on the fragments of the larger one. For those on the
-    host, to the system: workers' malloc keeps all that is freed, see launch.py."""
+    """Free cached blocks, so that a smaller attempt does not fail because of fragments of the larger one. Host memory
+    is given back to the system, because the workers' malloc keeps freed memory: see launch.py."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:

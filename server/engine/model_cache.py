@@ -1,4 +1,4 @@
-"""Loaded networks, kept while they are wanted: until nobody has asked for a while, or others need the room."""
+"""Loaded networks, kept until they are unused for a while or others need the memory."""
 
 import contextlib
 import os
@@ -16,50 +16,53 @@ _T = TypeVar("_T")
 
 
 @dataclass
-class _Resident:
+class _Entry:
     thing: Any
     size: int
     wanted_at: float
 
 
-class Residents:
-    """For any thread. Who holds a network may use it on after it was let go of; its memory is free when that ends."""
+class ModelCache:
+    """For any thread. A job may still use a network after it was dropped here; its memory is freed when the job
+    ends."""
 
     def __init__(
-        self, budget_bytes: int, *, keep_s: float = 900.0, let_go: Callable[[Any], None] = lambda _: None
+        self, budget_bytes: int, *, keep_s: float = 900.0, on_drop: Callable[[Any], None] = lambda _: None
     ) -> None:
-        """`budget_bytes`: of all kept networks together; one alone may be larger. `let_go` is told which leave."""
+        """`budget_bytes`: of all kept networks together; a single one may be larger. `on_drop` is called with each that
+        is dropped."""
         self._budget = budget_bytes
         self._keep_s = keep_s
-        self._let_go = let_go
-        self._kept: OrderedDict[Hashable, _Resident] = OrderedDict()
-        """The one that was asked for last is the last."""
-        self._left: dict[Hashable, weakref.ref[Any]] = {}
-        """Those that a job may still hold: it need not be loaded a second time beside that."""
+        self._on_drop = on_drop
+        self._kept: OrderedDict[Hashable, _Entry] = OrderedDict()
+        """The most recently used entry is the last."""
+        self._dropped: dict[Hashable, weakref.ref[Any]] = {}
+        """Dropped networks that a job may still hold: then they need not be loaded again."""
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, load: Callable[[], _T], size: Callable[[_T], int]) -> _T:
-        """What is kept under this key, or else loaded: once, however many ask. `size` tells its bytes on the device."""
+        """What is kept under this key, or what `load` returns; it is loaded once, also when several threads ask.
+        `size`: its bytes on the device."""
         with self._lock:
-            resident = self._kept.get(key)
-            if resident is None:
-                left = self._left.pop(key, None)
+            entry = self._kept.get(key)
+            if entry is None:
+                left = self._dropped.pop(key, None)
                 thing = left() if left is not None else None
                 if thing is None:
                     thing = load()
-                resident = self._kept[key] = _Resident(thing, size(thing), 0.0)
-            resident.wanted_at = time.monotonic()
+                entry = self._kept[key] = _Entry(thing, size(thing), 0.0)
+            entry.wanted_at = time.monotonic()
             self._kept.move_to_end(key)
             self._tidy(key)
-            wanted: _T = resident.thing
+            wanted: _T = entry.thing
             return wanted
 
     def tidy(self) -> int:
-        """Let go of what nobody has asked for in `keep_s`, and of the oldest while all are over the budget, but not of
-        the last one for that. How many they were. Waits for nobody: heartbeats call it, and somebody's load may take
+        """Drop what was not used for `keep_s`, and the least recently used while all are over the budget, except the
+        last one. Returns how many. It does not wait for a lock, because heartbeats call it, and a load may take
         minutes."""
         if not self._lock.acquire(blocking=False):
-            return 0  # who loads tidies afterwards
+            return 0  # the thread that loads tidies afterwards
         try:
             return self._tidy(None)
         finally:
@@ -67,22 +70,22 @@ class Residents:
 
     def _tidy(self, asked: Hashable | None) -> int:
         before = len(self._kept)
-        for key, resident in list(self._kept.items()):
-            old = time.monotonic() - resident.wanted_at > self._keep_s
+        for key, entry in list(self._kept.items()):
+            old = time.monotonic() - entry.wanted_at > self._keep_s
             if key != asked and (old or (self.size > self._budget and len(self._kept) > 1)):
                 del self._kept[key]
-                self._remember(key, resident.thing)
-                self._let_go(resident.thing)
+                self._remember(key, entry.thing)
+                self._on_drop(entry.thing)
         return before - len(self._kept)
 
     def _remember(self, key: Hashable, thing: Any) -> None:
-        self._left = {other: left for other, left in self._left.items() if left() is not None}
-        with contextlib.suppress(TypeError):  # what can't be referred to so is loaded again
-            self._left[key] = weakref.ref(thing)
+        self._dropped = {other: left for other, left in self._dropped.items() if left() is not None}
+        with contextlib.suppress(TypeError):  # without a weak reference it will be loaded again
+            self._dropped[key] = weakref.ref(thing)
 
     @property
     def size(self) -> int:
-        """Bytes of all."""
+        """Bytes of all entries."""
         return sum(each.size for each in list(self._kept.values()))
 
     def __len__(self) -> int:
@@ -90,7 +93,7 @@ class Residents:
 
 
 def budget_of(device: torch.device) -> int:
-    """A quarter of the device's memory: tiles want the rest. Not of what is free, which on a host changes and means
+    """A quarter of the device's memory: tiles need the rest. Not of the free memory, which changes on a host and means
     little."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 4

@@ -1,11 +1,10 @@
-"""Whose tile is next: all that waits for a device, and the one thread that runs it.
+"""Decides which tile is next: the queues of a device, and the one thread that runs them.
 
-Each job has a queue of its own, and the jobs take turns, one batch each. Into a batch go, beside the item whose turn it
-is, equal ones of whoever has some. So a picture of a thousand tiles makes a thumbnail wait for the batch that runs, and
-for one of every other job that waits already, and no job can starve another. How much a job queues up is its own
-business: see `engine.py`, which lets each have a few.
+Each job has its own queue, and the jobs take turns with one batch each. A batch holds the item whose turn it is and
+equal items of other jobs. So a thumbnail waits for the batch that runs and for one batch of every other job, also when
+one of them is a picture of a thousand tiles; no job can starve another. Backends limit how much a job queues.
 
-A job is a thread: what one thread submits is run in the order in which it came.
+A job is a thread: the items of one thread run in the order in which they were submitted.
 """
 
 import atexit
@@ -21,7 +20,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _IDLE_S = 10.0
-"""A thread without work ends after it, and another begins with the next item: nobody has to close a scheduler."""
+"""A thread without work ends after this time, and the next item starts another. So a scheduler need not be closed."""
 _CLOSE_S = 5.0
 
 _SCHEDULERS: "weakref.WeakSet[Scheduler[Any, Any]]" = weakref.WeakSet()
@@ -29,7 +28,7 @@ _SCHEDULERS: "weakref.WeakSet[Scheduler[Any, Any]]" = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """A daemon thread that the end of Python meets within torch's code takes the process down with SIGABRT."""
+    """Python kills the process with SIGABRT when it exits while a daemon thread is inside torch."""
     for scheduler in list(_SCHEDULERS):
         scheduler.close()
 
@@ -50,7 +49,7 @@ class Scheduler(Generic[_Item, _Result]):
         self._run = run
         self._changed = threading.Condition()
         self._queues: OrderedDict[int, deque[_Waiting[_Item, _Result]]] = OrderedDict()
-        """By job; first the one whose turn is next. None is empty."""
+        """By job, the next one first. None is empty."""
         self._running: int | None = None
         """The job whose turn it is."""
         self._thread: threading.Thread | None = None
@@ -58,14 +57,14 @@ class Scheduler(Generic[_Item, _Result]):
         _SCHEDULERS.add(self)
 
     def submit(self, item: _Item, *, key: Hashable = None, most: int = 1) -> "Future[_Result]":
-        """Queue it for the calling thread's job. Items of equal `key` may go into one batch of at most `most`; of the
-        key None each runs alone. What `run` raises for an item is raised by its future, and by no other: a batch that
-        fails is run again item by item. A future that is cancelled before its turn costs nothing."""
+        """Queue an item for the calling thread's job. Items with the same `key` may share a batch of at most `most`;
+        items with the key None run alone. Only an item's own future raises what `run` raises for it: a batch that fails
+        is run again item by item. A future that is cancelled before its turn costs nothing."""
         waiting = _Waiting[_Item, _Result](item, key, most)
         with self._changed:
             self._queues.setdefault(threading.get_ident(), deque()).append(waiting)
             if self._running is not None and self._running in self._queues:
-                self._queues.move_to_end(self._running)  # whoever comes during its turn comes before its next one
+                self._queues.move_to_end(self._running)  # a job that is new during its turn comes before its next one
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="device", daemon=True)
                 self._thread.start()
@@ -73,11 +72,11 @@ class Scheduler(Generic[_Item, _Result]):
         return waiting.future
 
     def is_mine(self) -> bool:
-        """The calling thread is the one that runs: whoever waited here would wait for ever."""
+        """Whether the calling thread is the device's own, which must not wait for itself."""
         return threading.current_thread() is self._thread
 
     def close(self) -> None:
-        """Run no more. What still waits is never answered; what runs has a moment to end."""
+        """Run nothing more. Pending futures never end; the running batch gets some seconds to end."""
         with self._changed:
             self._closed, thread = True, self._thread
             self._changed.notify()
@@ -94,10 +93,10 @@ class Scheduler(Generic[_Item, _Result]):
                 batch = self._take()
             self._step([each for each in batch if each.future.set_running_or_notify_cancel()])
             self._running = None
-            del batch  # its results would live as long as the next batch takes to come
+            del batch  # otherwise its results would stay in memory until the next batch
 
     def _take(self) -> list[_Waiting[_Item, _Result]]:
-        """The next batch; whose turn it is is the last from now on."""
+        """The next batch. Its job becomes the last in the order."""
         job, queue = next(iter(self._queues.items()))
         self._queues.move_to_end(job)
         self._running = job
@@ -120,7 +119,7 @@ class Scheduler(Generic[_Item, _Result]):
         except BaseException as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
-                del batch  # error → its frames → this one → future → error: their tensors would wait for the collector
+                del batch  # otherwise a reference cycle (error, frame, future) would keep its tensors in memory
                 return
         else:
             for each, result in zip(batch, results, strict=True):

@@ -1,30 +1,33 @@
-"""Faces: found in the source, drawn anew by GFPGAN, and pasted into the finished rows of the result."""
+"""Faces are found in the source, restored by a network, and pasted into the finished rows of the result."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from server.errors import InvalidField
 from server.faces.align import align, unfit
-from server.faces.base import Face, Guard, Outcome, RestoredFace, to_8_bits
+from server.faces.base import Check, Face, Outcome, RestoredFace
 from server.faces.detector import Detector
-from server.faces.likeness import LikenessGuard
+from server.faces.likeness import LikenessCheck
 from server.faces.parser import Parser
 from server.faces.paste import Paste
-from server.faces.restorers.gfpgan import Restorer
+from server.faces.restorers import Restorer
+from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
+from server.images.samples import from_floats
 from server.job.job import Faces
 from server.models import load_state
 from server.weights.catalog import verify
 from server.weights.faces import FaceWeights
 
 __all__ = [
+    "Check",
     "Detector",
     "Face",
     "FaceRestorer",
-    "Guard",
     "Outcome",
     "Parser",
     "Paste",
@@ -34,14 +37,14 @@ __all__ = [
 ]
 
 MOST = 64
-"""Faces that are restored in one picture, the largest ones. On a CPU each takes seconds."""
+"""Most faces that are restored in one picture: the largest ones. On a CPU each takes seconds."""
 
 
 _T = TypeVar("_T")
 
 
-class Door(Protocol):
-    """To the device: runs a function there, when it is this job's turn."""
+class Call(Protocol):
+    """Runs a function in the device's thread: `Engine.call`."""
 
     def __call__(self, function: Callable[[], _T], /) -> _T: ...
 
@@ -52,23 +55,23 @@ def _here(function: Callable[[], _T]) -> _T:
 
 class FaceRestorer:
     def __init__(
-        self, detector: Detector, restorer: Restorer, parser: Parser | None, guards: Sequence[Guard] | None = None
+        self, detector: Detector, restorer: Restorer, parser: Parser | None, checks: Sequence[Check] | None = None
     ) -> None:
-        """Without `parser`, faces are pasted through a soft square. `guards`: each may refuse a restoration; None for
-        the likeness guard alone."""
+        """Without `parser`, faces are pasted through a soft square. `checks`: each may refuse a restoration; None for
+        the likeness check alone."""
         self._detector = detector
         self._restorer = restorer
         self._parser = parser
-        self._guards = (LikenessGuard(detector),) if guards is None else tuple(guards)
+        self._checks = (LikenessCheck(detector),) if checks is None else tuple(checks)
 
     def __call__(
-        self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None, door: Door = _here
+        self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None, call: Call = _here
     ) -> list[Outcome]:
-        """What became of every face in a picture of any kind, the largest first: the order in which `wanted.only`
-        counts. `check` is called before each run of the network, and may raise to stop; `door` runs it. Raises
-        InvalidField for the number of a face that is not there, and OutOfMemory.
+        """What was done to every face of a picture of any kind, the largest first: the order in which `wanted.only`
+        counts. `check` is called before each run of the network, and may raise to stop. `call` runs the networks.
+        Raises InvalidField for the number of a face that does not exist, and OutOfMemory.
         """
-        faces = door(lambda: self._detector(samples))
+        faces = call(lambda: self._detector(samples))
         _check_numbers(wanted, len(faces))
         outcomes = [Outcome(face, None, _left_out(number, face, wanted)) for number, face in enumerate(faces)]
         waiting = [number for number, outcome in enumerate(outcomes) if outcome.reason is None]
@@ -76,7 +79,7 @@ class FaceRestorer:
             check()
             batch, waiting = waiting[: self._restorer.batch], waiting[self._restorer.batch :]
             chosen = [faces[number] for number in batch]
-            for number, outcome in zip(batch, door(partial(self._restore, samples, chosen)), strict=True):
+            for number, outcome in zip(batch, call(partial(self._restore, samples, chosen)), strict=True):
                 outcomes[number] = outcome
         return outcomes
 
@@ -86,26 +89,27 @@ class FaceRestorer:
         for face, (crop, matrix), image in zip(
             faces, aligned, self._restorer([crop for crop, _ in aligned]), strict=True
         ):
-            reason = self._refusal(crop, to_8_bits(image))
+            reason = self._refusal(crop, from_floats(image.copy(), np.uint8))
             mask = self._parser(image) if self._parser and not reason else None
             outcomes.append(Outcome(face, None if reason else RestoredFace(matrix, image, mask), reason))
         return outcomes
 
     def _refusal(self, crop: Samples, restored: Samples) -> str | None:
         before = crop if crop.dtype == "uint8" else (crop >> 8).astype("uint8")
-        return next((reason for guard in self._guards if (reason := guard(before, restored))), None)
+        return next((reason for check in self._checks if (reason := check(before, restored))), None)
 
 
 def load(weights: FaceWeights, device: torch.device, dtype: torch.dtype) -> FaceRestorer:
-    """The networks for faces on a device. `dtype`: what GFPGAN multiplies in on CUDA. On the CPU it is as fast in fp32,
-    and the other networks are small. Raises ModelNotFound when a file is damaged or of another kind."""
+    """The networks for faces on a device. `dtype`: the precision in which the restorer multiplies on CUDA. On the CPU
+    it is as fast in fp32, and the other networks are small. Raises ModelNotFound when a file is damaged or of another
+    kind."""
     for each in (weights.restorer, weights.detector, weights.parser):
         if each is not None:
             verify(each)
     parser = weights.parser
     return FaceRestorer(
         Detector(load_state(weights.detector.path), weights.detector.name, device),
-        Restorer(
+        load_restorer(
             load_state(weights.restorer.path),
             weights.restorer.name,
             device,
@@ -122,7 +126,7 @@ def _check_numbers(wanted: Faces, found: int) -> None:
 
 
 def _left_out(number: int, face: Face, wanted: Faces) -> str | None:
-    """Why the network shall not see this face, in words for the caller, or None."""
+    """Why this face is not restored, in words for the caller, or None."""
     asked = (
         {"all": True, "largest": number == 0}[wanted.only] if isinstance(wanted.only, str) else number in wanted.only
     )

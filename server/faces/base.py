@@ -1,4 +1,4 @@
-"""What the steps of restoring a face pass to each other."""
+"""The types that the steps of restoring a face share, and geometry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.images.read.open import Samples
+from server.images.samples import Floats
 
-Floats = NDArray[np.float32]
 Points = NDArray[np.float64]
 """N × 2: x, y. Whole numbers are the centres of pixels, as everywhere in OpenCV."""
 Matrix = NDArray[np.float64]
@@ -36,10 +36,10 @@ EYE_DISTANCE = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))
 
 @dataclass(frozen=True)
 class Face:
-    """A face as it was found. Everything is in pixels of the picture."""
+    """A detected face. Everything is in pixels of the picture."""
 
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom; may reach beyond the picture."""
+    """Left, top, right, bottom; may extend beyond the picture."""
     score: float
     """0 … 1, how sure the detector is. Not comparable between detectors."""
     landmarks: Points
@@ -57,25 +57,25 @@ class Face:
 
 @dataclass(frozen=True)
 class RestoredFace:
-    """A face that the network has drawn anew, ready to be pasted."""
+    """A face that the network has restored, ready to be pasted."""
 
     matrix: Matrix
     """From the picture to the aligned face."""
     image: Floats
     """SIDE × SIDE × 3, RGB in [0, 1]."""
     mask: Floats | None
-    """SIDE × SIDE, how much of each pixel counts; None for a soft square, whose edge depends on the result's size."""
+    """SIDE × SIDE, the opacity of each pixel; None for a soft square, whose edge depends on the result's size."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one face of the picture."""
+    """What was done to one face of the picture."""
 
     face: Face
     restored: RestoredFace | None
-    """None when it was left as it is."""
+    """None when it was not restored."""
     reason: str | None
-    """Why it was, for the caller; None when it was restored."""
+    """Why it was not restored, for the caller; None when it was."""
 
     def to_dict(self) -> dict[str, Any]:
         """For the job's result."""
@@ -88,8 +88,8 @@ class Outcome:
         }
 
 
-Guard = Callable[[Samples, Samples], str | None]
-"""`guard(before, after)`: two aligned faces, SIDE × SIDE × 3, 8 bits. Why the second may not stand for the first, in
+Check = Callable[[Samples, Samples], str | None]
+"""`check(before, after)`: two aligned faces, SIDE × SIDE × 3, 8 bits. Why the second must not replace the first, in
 words for the caller, or None if it may."""
 
 
@@ -97,10 +97,6 @@ def colours(samples: Samples) -> Samples:
     """Three planes without alpha; grey three times. A view where it can be."""
     planes = samples[..., :3] if samples.shape[2] >= 3 else samples[..., :1]
     return np.broadcast_to(planes, (*planes.shape[:2], 3))  # type: ignore[return-value]
-
-
-def to_8_bits(image: Floats) -> NDArray[np.uint8]:
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def transform(matrix: Matrix, points: Points) -> Points:
@@ -113,7 +109,7 @@ def inverse(matrix: Matrix) -> Matrix:
 
 
 def after(second: Matrix, first: Matrix) -> Matrix:
-    """Both in one: `first`, then `second`."""
+    """One matrix for both: `first`, then `second`."""
     return np.column_stack((second[:, :2] @ first[:, :2], transform(second, first[:, 2])))
 
 
@@ -123,12 +119,13 @@ def after_cut(matrix: Matrix, left: int, top: int) -> Matrix:
 
 
 def square(grown: float = 0.0) -> Points:
-    """Corners of the aligned face, borders of pixels and not their centres, moved outwards by so many pixels."""
+    """Corners of the aligned face, at the borders of its pixels and not at their centres, moved outwards by `grown`
+    pixels."""
     low, high = -0.5 - grown, SIDE - 0.5 + grown
     return np.array([[low, low], [high, low], [high, high], [low, high]])
 
 
 def shrink(samples: Samples, width: int, height: int) -> Samples:
-    """To a smaller size, every pixel the mean of those it covers."""
+    """To a smaller size: every pixel is the mean of the pixels it covers."""
     small = cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
     return small.reshape(height, width, -1)  # type: ignore[return-value]  # OpenCV drops the axis of a single channel

@@ -1,7 +1,7 @@
-"""Where the faces are: RetinaFace (Deng et al., arXiv:1905.00641), network of facexlib, decoding of our own.
+"""Finds faces: RetinaFace (Deng et al., arXiv:1905.00641), with facexlib's network and our own decoding.
 
-facexlib's class keeps the sizes of the picture on itself, so that two threads mix them up; here nothing is kept. Boxes
-and landmarks are those of its `detect_faces`, but faces inside faces are dropped.
+facexlib's class keeps the size of the picture in itself, so it is not thread-safe; this one keeps nothing. Boxes and
+landmarks are those of its `detect_faces`, but faces inside faces are dropped.
 """
 
 import functools
@@ -20,18 +20,16 @@ from server.models import shim
 from server.models.base import StateDict
 
 LONG_EDGE = 1600
-"""The picture is looked at in at most this size, about facexlib's own 1600 … 2150. The smallest anchors are 16 pixels,
-so that in a picture of 8000 pixels faces below about 80 are not found; they have eyes 30 apart at most, and what the
-network draws from so little is mostly invented."""
+"""Larger pictures are reduced to this size, which is about facexlib's own 1600 … 2150. The smallest anchors are 16
+pixels, so in a picture of 8000 pixels faces below about 80 are not found. Their eyes are at most 30 pixels apart, and
+what the network makes of so few pixels is mostly invented."""
 
 _OVERLAP = 4 / 7
-"""Of two boxes that share more than this part of the smaller one, the less certain is dropped. Equal boxes with an
-intersection over union of 0.4, facexlib's limit, share just this part, so that whatever is dropped there is dropped
-here; and so is a face inside a face, which an intersection over union can't see."""
+"""If two boxes share more than this part of the smaller one, the one with the lower score is dropped. Boxes of equal
+size with an intersection over union of 0.4, facexlib's limit, share exactly this part, so everything that facexlib
+drops is dropped here too; and also a face inside a face, which an intersection over union does not detect."""
 
-_MEAN = np.array(
-    (104, 117, 123), np.float32
-)  # of ImageNet's pixels, blue first: the order in which these networks were trained
+_MEAN = np.array((104, 117, 123), np.float32)  # of ImageNet, blue first, as these networks were trained
 _STEPS = (8, 16, 32)
 _ANCHORS = ((16, 32), (64, 128), (256, 512))
 _CENTRE_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
@@ -42,16 +40,16 @@ class _Kind:
     name: str
     """As facexlib calls it."""
     key: str
-    """Only its state dicts have it."""
+    """A key that only its state dicts have."""
     floor: float
     """Least score of a face."""
 
 
 _KINDS = (
-    # facexlib's own floor for it. No such checkpoint was here to measure another one.
+    # facexlib's own value; without such a checkpoint we could not measure another.
     _Kind("resnet50", "body.layer4.2.conv3.weight", 0.97),
-    # On 380 pictures the human faces that one would want restored have 0.86 and more, what else it takes for a face
-    # (cats and dogs apart) mostly less than 0.8.
+    # On 380 pictures the human faces to restore have 0.86 and more; false detections, except cats and dogs, mostly have
+    # less than 0.8.
     _Kind("mobile0.25", "body.stage3.1.4.weight", 0.8),
 )
 
@@ -106,7 +104,7 @@ class Detector:
 
 
 def _build(kind: str) -> nn.Module:
-    """Without weights: on no device, so that nothing is drawn at random only to be thrown away."""
+    """Without weights and on no device, which skips random initialisation."""
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package uses an old argument of torchvision
         net: nn.Module = shim.retina_face()(kind, device=torch.device("meta"))

@@ -1,10 +1,10 @@
-"""Is it still the same face? What can be asked without a network that recognises people.
+"""Checks whether a restored face is still the same face, without a network that recognises people.
 
-Restoring adds detail; whose face it is, how it is lit and where its eyes are must be as before. So two measures: the
-face seen from afar, 32 pixels wide, must be nearly the same picture; and the landmarks, found again in the restored
-face, must be where they were put. `benchmarks/faces.py` tries it: 36 faces, made up to 12 times smaller and damaged by
-noise and JPEG, all may be replaced by themselves unharmed, which is what a perfect restoration would be; of 1248 pairs
-of different pictures two may, and they show the same man. Small changes of expression or age are beyond it.
+Restoring must add only detail, and keep identity, light and the position of the eyes. There are two measures: reduced
+to 32 pixels, both faces must be nearly the same picture; and the landmarks, detected again in the restored face, must
+be where they were. `benchmarks/faces.py` measures the check. 36 faces were made up to 12 times smaller and damaged by
+noise and JPEG; the check accepts the undamaged original for each, which would be a perfect restoration. Of 1248 pairs
+of different pictures it accepts two, which show the same man. It does not detect small changes of expression or age.
 """
 
 import math
@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from server.faces.base import EYE_DISTANCE, SIDE, TEMPLATE, Face, Floats
+from server.faces.base import EYE_DISTANCE, SIDE, TEMPLATE, Face
 from server.images.read.open import Samples
+from server.images.samples import Floats
 
 _AFAR = 32
 
@@ -23,18 +24,18 @@ _LEAST_LIKENESS = 0.85
 """Correlation of grey values. The same face: 0.954 and more; another's: 95 % have less than 0.57."""
 
 _MOST_TONE = 0.1
-"""Mean difference of colours, of 1. The same face: up to 0.046; another's: 95 % have more than 0.148. GFPGAN shifts the
-tone a little, hence the distance to the first."""
+"""Mean difference of colours, of 1. The same face: up to 0.046; another's: 95 % have more than 0.148. The limit is
+above the first, because GFPGAN changes the tone a little."""
 
 _FLOOR = 0.3
-"""Score from which something counts as a face where there must be one."""
+"""Least score of a detection in the restored face."""
 
 _MOST_MOVED = 0.25
-"""Mean distance of the landmarks from where they were put, in distances between the eyes. The same face: 95 % have less
+"""Mean distance of the landmarks from the template, in distances between the eyes. The same face: 95 % have less
 than 0.21."""
 
 
-class LikenessGuard:
+class LikenessCheck:
     def __init__(self, find: Callable[[Samples, float], list[Face]]) -> None:
         """`find(picture, floor)`: the faces in a picture."""
         self._find = find
@@ -49,14 +50,14 @@ class LikenessGuard:
             return f"the restored face looks different (likeness {likeness:.2f}, at least {_LEAST_LIKENESS:g})"
         moved = min((_moved(face) for face in self._find(after, _FLOOR)), default=None)
         if moved is None:
-            return "the restored face is none to the face detector"
+            return "the face detector finds no face in the restored one"
         if moved > _MOST_MOVED:
             return f"eyes, nose or mouth have moved (by {moved:.2f} of the eyes' distance, at most {_MOST_MOVED:g})"
         return None
 
 
 def _from_afar(face: Samples) -> Floats:
-    """N × 3 in [0, 1]: the pixels within the oval that faces fill when they are aligned."""
+    """N × 3 in [0, 1]: the pixels within the oval that an aligned face fills."""
     small = cv2.resize(face, (_AFAR, _AFAR), interpolation=cv2.INTER_AREA)
     return np.asarray(small[_OVAL] / np.float32(255), np.float32)
 

@@ -1,6 +1,7 @@
-"""Which pixels of an aligned face are face: ParseNet of PSFRGAN (Chen et al., arXiv:2009.08709), as in facexlib.
+"""Finds which pixels of an aligned face belong to the face: ParseNet of PSFRGAN (Chen et al., arXiv:2009.08709), as in
+facexlib.
 
-The mask is blurred as FaceRestoreHelper does it, so that hair, hat and background stay the upscaler's.
+The mask is blurred as in FaceRestoreHelper, so that hair, hat and background stay as the upscaler made them.
 """
 
 import cv2
@@ -10,17 +11,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from server.errors import ModelNotFound
-from server.faces.base import SIDE, Floats
+from server.faces.base import SIDE
+from server.images.samples import Floats
 from server.models import shim
 from server.models.base import StateDict
 
 _CLASSES = 19
 _NOT_FACE = (0, 14, 16, 17, 18)
-"""Background, neck, cloth, hair and hat, in the order of CelebAMask-HQ that the network has learnt."""
+"""Background, neck, cloth, hair and hat, in the order of CelebAMask-HQ, with which the network was trained."""
 
 _BLUR, _BLUR_SIGMA, _BLURS = 101, 11, 2
 _BORDER = 10
-"""Pixels at each side that never count."""
+"""Pixels at each side where the mask is 0."""
 
 
 class Parser:
@@ -37,14 +39,14 @@ class Parser:
 
     @torch.inference_mode()
     def __call__(self, face: Floats) -> Floats:
-        """SIDE × SIDE × 3 RGB in [0, 1] → SIDE × SIDE, how much of each pixel is face."""
+        """SIDE × SIDE × 3 RGB in [0, 1] → SIDE × SIDE, the share of face in each pixel."""
         image = torch.from_numpy(face).permute(2, 0, 1)[None].to(self._device).sub(0.5).div_(0.5)
         classes = self._net(image)[0].argmax(1)[0].cpu().numpy()
         return soft_mask(classes)
 
 
 def soft_mask(classes: NDArray[np.int64]) -> Floats:
-    """Of each pixel's class, how much the pixel counts."""
+    """The opacity of each pixel by its class."""
     mask = (~np.isin(classes, _NOT_FACE)).astype(np.float32)
     for _ in range(_BLURS):
         mask = np.asarray(cv2.GaussianBlur(mask, (_BLUR, _BLUR), _BLUR_SIGMA), np.float32)

@@ -1,15 +1,15 @@
-"""Restored faces into the finished rows of a result, whatever its size, depth and channels.
+"""Pastes restored faces into the finished rows of a result of any size, depth and number of channels.
 
-Both the face and its mask are small pictures of the aligned face, and every band of the result takes from them what it
-shows: no mask or warped face of the size of the picture ever exists, and the work is that of the faces' own pixels.
+The face and its mask are small pictures of the aligned face, from which every band of the result samples what it shows.
+So no mask or warped face of the size of the picture ever exists, and only the faces' own pixels are computed.
 
-The soft square mask is FaceRestoreHelper's in closed form. There a square is warped onto the whole canvas, eroded by a
-box and blurred by a Gaussian. A turned square eroded by an upright box is a smaller turned square, and blurred it is
-the product of two error functions in the square's own directions: a picture that can be drawn in the aligned face.
+The soft square mask is FaceRestoreHelper's in closed form. There a square is warped onto the whole picture, eroded by a
+box and blurred by a Gaussian. A rotated square eroded by an upright box is a smaller rotated square; blurred, it is the
+product of two error functions in the square's own directions, which can be computed in the aligned face.
 
-Where facexlib 0.3.0 and this differ, it is wrong, and tests/faces/test_paste.py shows it: there faces lie half a pixel
-of the result too far to the right and down, and masks up to one, because its boxes have even sides; fractions are cut
-off instead of rounded; shrunk faces are sampled without a filter; 16-bit faces become black; grey pictures crash.
+This differs from facexlib 0.3.0 where that has errors, which tests/faces/test_paste.py shows: its faces are half a
+pixel of the result too far right and down, and its masks up to one pixel, because its boxes have even sides; it
+truncates instead of rounding; it samples reduced faces without a filter; 16-bit faces become black; grey pictures fail.
 """
 
 import math
@@ -20,20 +20,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from server.faces.base import SIDE, Floats, Matrix, Points, RestoredFace, after, after_cut, inverse, square, transform
+from server.faces.base import SIDE, Matrix, Points, RestoredFace, after, after_cut, inverse, square, transform
 from server.images.read.open import Samples
-from server.job.plan import Size
+from server.images.samples import Floats, full_scale
+from server.job.tiling import Size
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """ITU-R BT.601: how JPEG, OpenCV and libvips make grey."""
 
 _EDGES_PER_SIDE = 20
-"""The mask's soft edge is this part of the face's side; facexlib's."""
+"""The face's side divided by the width of the mask's soft edge, as in facexlib."""
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """One face where the result will show it."""
+    """One face at its place in the result."""
 
     texture: Floats
     """H × W × channels: the face's colours or grey, then its mask."""
@@ -43,13 +44,13 @@ class _Patch:
     top: int
     right: int
     bottom: int
-    """What it can touch of the result."""
+    """The part of the result that it can change."""
 
 
 class Paste:
     def __init__(self, faces: Iterable[RestoredFace], source: Size, result: Size, strength: float) -> None:
-        """`faces`: found in a picture of size `source`, to go into one of size `result`. `strength`: 0, nothing
-        happens, … 1, restored faces hide what is below them."""
+        """`faces`: found in a picture of size `source`, to go into one of size `result`. `strength`: from 0 for no
+        effect to 1 for opaque faces."""
         self._faces = list(faces)
         self._strength = strength
         scale_x, scale_y = result[0] / source[0], result[1] / source[1]
@@ -85,7 +86,7 @@ class Paste:
         mask = face.mask if face.mask is not None else soft_square(matrix, self._result, self._upscale)
         image = face.image if planes == 3 else (face.image @ _LUMA)[..., None]
         texture = np.dstack((image, mask * np.float32(self._strength)))
-        # Sampled less often than every second pixel, a texture flickers: then it is taken smaller.
+        # To avoid aliasing, a texture is first reduced where fewer than every second pixel would be sampled.
         halvings = int(np.clip(math.log2(_scale(matrix)), 0, math.log2(SIDE)))
         for _ in range(halvings):
             texture = (texture[::2, ::2] + texture[1::2, ::2] + texture[::2, 1::2] + texture[1::2, 1::2]) / 4
@@ -104,7 +105,7 @@ def soft_square(matrix: Matrix, result: Size, upscale: float) -> Floats:
     first = _half(int(2 * upscale))
     corners = transform(inverse(matrix), square(-first * float(np.abs(matrix[0, :2]).sum())))
     edge = max(1, int(math.sqrt(_visible(corners, result))) // _EDGES_PER_SIDE)
-    reach = first + _half(2 * edge)
+    radius = first + _half(2 * edge)
 
     # An upright grid, half as fine as the aligned face, over what the face can touch.
     step = max(1.0, 2 / _scale(matrix))
@@ -112,7 +113,7 @@ def soft_square(matrix: Matrix, result: Size, upscale: float) -> Floats:
     start = np.clip(np.floor(outline.min(0) - edge), -0.5, np.array(result) - 0.5)
     stop = np.clip(np.ceil(outline.max(0) + edge), -0.5, np.array(result) - 0.5)
     columns, rows = (np.arange(low + step / 2, high, step) for low, high in zip(start, stop, strict=True))
-    eroded = _eroded(matrix, columns[None, :], rows[:, None], reach, step, result)
+    eroded = _eroded(matrix, columns[None, :], rows[:, None], radius, step, result)
     blur = 2 * max(1, round(edge / step)) + 1
     sigma = (0.3 * (edge - 1) + 0.8) / step  # OpenCV's for the kernel of 2 · edge + 1 pixels
     mask = cv2.GaussianBlur(eroded, (blur, blur), sigma, borderType=cv2.BORDER_REFLECT)
@@ -122,22 +123,22 @@ def soft_square(matrix: Matrix, result: Size, upscale: float) -> Floats:
 
 
 def _eroded(
-    matrix: Matrix, x: NDArray[np.float64], y: NDArray[np.float64], reach: float, step: float, result: Size
+    matrix: Matrix, x: NDArray[np.float64], y: NDArray[np.float64], radius: float, step: float, result: Size
 ) -> Floats:
     """The aligned square after erosion by an upright box, at these points of the result: 1 inside, 0 outside, and in
-    between where the border goes through a cell of the grid. What lies beyond the result erodes nothing.
+    between where the border goes through a cell of the grid. Beyond the result nothing is eroded.
     """
     w, h = result
     mask = np.ones((y.size, x.size), np.float32)
     for axis in (0, 1):
         across, down, shift = matrix[axis]
         for sign in (1, -1):
-            # How far inside of this side of the square, and how far the box reaches towards it.
+            # The distance inside this side of the square, and how far the box extends towards it.
             inside = sign * (across * x + down * y + shift) + (0.5 if sign == 1 else SIDE - 0.5)
-            left_or_right = np.clip(x if sign * across > 0 else w - 1 - x, 0, reach)
-            up_or_down = np.clip(y if sign * down > 0 else h - 1 - y, 0, reach)
+            left_or_right = np.clip(x if sign * across > 0 else w - 1 - x, 0, radius)
+            up_or_down = np.clip(y if sign * down > 0 else h - 1 - y, 0, radius)
             inside = inside - abs(across) * left_or_right - abs(down) * up_or_down
-            slope = np.hypot(across * (left_or_right == reach), down * (up_or_down == reach)) * step
+            slope = np.hypot(across * (left_or_right == radius), down * (up_or_down == radius)) * step
             mask *= np.clip(inside / np.maximum(slope, 1e-6) + 0.5, 0, 1)
     return mask
 
@@ -147,14 +148,14 @@ def _blend(band: Samples, patch: _Patch, left: int, top: int) -> None:
     layer = cv2.warpAffine(
         patch.texture, after_cut(patch.matrix, left, top), (w, h), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
-    face, share = layer[..., :-1] * np.float32(np.iinfo(band.dtype).max), layer[..., -1:]
+    face, share = layer[..., :-1] * np.float32(full_scale(band.dtype)), layer[..., -1:]
     mixed = band.astype(np.float32)
     mixed += share * (face - mixed)
-    band[:] = np.rint(mixed, out=mixed)  # of two values that fit, so it fits
+    band[:] = np.rint(mixed, out=mixed)  # a mean of two values in range is in range
 
 
 def _half(kernel: int) -> float:
-    """How far a kernel of so many pixels reaches, on the mean of its two sides."""
+    """The radius of a kernel of so many pixels, as the mean of its two sides."""
     return max(0, kernel - 1) / 2
 
 

@@ -1,4 +1,4 @@
-"""What will be done to a picture: sizes, passes and tiles. A pure function of sizes; no picture is touched.
+"""What will be done to a picture: sizes and passes. A pure function of sizes; no picture is touched.
 
 A pass runs the network once. One pass serves up to `scale · ONE_PASS_STRETCH`, the rest being resampling: a second
 pass costs (outscale / scale)² times the first and can't add what a stretch of a quarter would miss. Beyond that a
@@ -13,40 +13,11 @@ from typing import Any
 from server.errors import ResultImpossible, SourceTooLarge
 from server.job.formats import FORMATS, check_fits, check_frames
 from server.job.job import TARGET_LONG_EDGE, Params
+from server.job.tiling import BAND_SAMPLES, Shape, Size, tile_count
 
 ONE_PASS_STRETCH = 1.25
-_BAND_SAMPLES = 64 * 1024 * 1024
-"""Samples in a band of the result's rows, about: what a host holds of a result, see engine/engine.py and stream.py."""
-
-_STEP_PIXELS = 1 << 16
-"""Source pixels in a step of a sweep, about: half a second of two cores, so that others need not wait for long."""
-
-_TILE_STEP = 16
-"""Any network's tiles may have sides that are multiples of it."""
-
 _BYTES_PER_PIXEL = {"jpeg": 0.6, "png": 1.7, "webp": 0.25, "avif": 0.2, "tiff": 2.0, "gif": 0.6}
 """Of enlarged photographs in RGB at default quality, measured on a few; others take half or twice as much."""
-
-Size = tuple[int, int]
-"""(width, height) in pixels."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The facts about a model that a plan needs."""
-
-    name: str
-    scale: int
-    tile: int
-    """Side of a tile in source pixels, halo included; of as large a square, where tiles are fitted."""
-    halo: int
-    """Pixels at each inner side of a tile that are computed and thrown away, or blended."""
-    multiple: int = 1
-    """Pictures are padded until their sides are multiples of it."""
-    fitted: bool = False
-    """Tiles are not squares: as large, but so shaped that least is computed twice."""
-    widest: int = 0
-    """Pictures of at most this width are not cut, but swept from top to bottom: nothing is computed twice."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +87,7 @@ def estimate(plan: Plan, params: Params, seconds: float | None) -> Estimate:
     """`seconds`: in the networks."""
     sources = [3 * w * h * (1 if number == 0 else 2) for number, (w, h) in enumerate(p.source for p in plan.passes)]
     w, h = plan.result
-    bands = 2 * min(3 * w * h, _BAND_SAMPLES)  # one being made, one being read
+    bands = 2 * min(3 * w * h, BAND_SAMPLES)  # one being made, one being read
     # Their encoders want the whole picture; of animations it is compared with the one before.
     held = 4 * w * h if params.format in ("webp", "avif", "gif") or plan.frames > 1 else 0
     memory = (sum(sources) or 3 * plan.source[0] * plan.source[1]) + bands + held
@@ -196,71 +167,6 @@ def _between(source: int, result: int, scale: int) -> int:
     """A side of what the second pass is fed: just what it needs, but neither enlarged, which would only blur before it,
     nor less than the source had, of a side that hardly grows beside one that does."""
     return min(source * scale, max(math.ceil(result / scale), min(source, result)))
-
-
-def spans(length: int, tile: int, halo: int) -> int:
-    """How many tiles cover `length` pixels along one side."""
-    return 1 if length <= tile else math.ceil((length - 2 * halo) / (tile - 2 * halo))
-
-
-def tile_size(size: Size, shape: Shape) -> Size:
-    """(width, height) of the tiles that a picture of that size, padded, is cut into: squares of `shape.tile`, or as
-    large. A row of tiles is a band of the result, so those of very wide pictures are flatter, and wider for it."""
-    rows = _BAND_SAMPLES // (3 * size[0] * shape.scale**2)
-    height = max(rows + 2 * shape.halo, 6 * shape.halo) // _TILE_STEP * _TILE_STEP
-    plain = (shape.tile, shape.tile)
-    if height < shape.tile:
-        plain = (shape.tile**2 // height // _TILE_STEP * _TILE_STEP, height)
-    return _fitted(size, shape, plain, height) if shape.fitted else plain
-
-
-def _fitted(size: Size, shape: Shape, plain: Size, most_rows: int) -> Size:
-    """The sides, within that area and height, with which the tiles of all columns and rows have the fewest pixels."""
-    area, best = shape.tile**2, plain
-    fewest = _computed(size, shape, plain)
-    for columns in range(1, 1 + spans(size[0], 6 * shape.halo, shape.halo)):
-        width = _side(size[0], columns, shape.halo)
-        most = max(min(most_rows, area // min(width, size[0])), 6 * shape.halo)
-        if most < size[1]:
-            most = most // _TILE_STEP * _TILE_STEP  # the sides of what is cut are rounded up to these
-        height = _side(size[1], spans(size[1], most, shape.halo), shape.halo)
-        pixels = _computed(size, shape, (width, height))
-        if min(width, size[0]) * min(height, size[1]) <= area and pixels < fewest:
-            fewest, best = pixels, (width, height)
-    return best
-
-
-def _computed(size: Size, shape: Shape, tile: Size) -> int:
-    """Pixels of all tiles together."""
-    count = spans(size[0], tile[0], shape.halo) * spans(size[1], tile[1], shape.halo)
-    return count * min(tile[0], size[0]) * min(tile[1], size[1])
-
-
-def _side(length: int, count: int, halo: int) -> int:
-    """Of as few pixels as may be when `count` tiles cover the length."""
-    side = max(math.ceil((length + (count - 1) * 2 * halo) / count), 6 * halo if count > 1 else 1)
-    return _up(side, _TILE_STEP)
-
-
-def _up(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
-
-
-def sweep_step(size: Size) -> int:
-    """Source rows: all at once, as high as some of the kernels' blocks or, in wide pictures, as a part of one."""
-    rows = _STEP_PIXELS // size[0]
-    if rows >= size[1]:
-        return size[1]
-    return rows // 48 * 48 if rows >= 48 else max(12, rows // 12 * 12)
-
-
-def tile_count(size: Size, shape: Shape) -> int:
-    """Tiles that a picture of that size is cut into; steps, where it is swept."""
-    if size[0] <= shape.widest:
-        return -(-size[1] // sweep_step(size))
-    size = _up(size[0], shape.multiple), _up(size[1], shape.multiple)
-    width, height = tile_size(size, shape)
-    return spans(size[0], width, shape.halo) * spans(size[1], height, shape.halo)
 
 
 def _times(size: Size, scale: int) -> Size:

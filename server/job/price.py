@@ -1,7 +1,7 @@
 """What a job costs its caller, for operators who charge back. Prices are settings, and zero unless they are set."""
 
 from server.config import Config
-from server.job.plan import Size
+from server.job.tiling import Size
 
 CURRENCY = "USD"
 """The currency that the vendors' fields are in; nothing is converted."""

@@ -1,6 +1,6 @@
-"""Our own code for the processor, several times as fast as what there was: networks of 3×3 convolutions, and resizing.
+"""Our own code for CPUs, several times as fast as torch: networks of 3×3 convolutions, resizing and colour correction.
 
-It is C++, compiled ahead or on first use (`build.py`); where it can't be had, torch does the work.
+It is C++, compiled ahead or at first use (`cpu/build.py`). Where it is not available, torch does the work.
 """
 
 import functools
@@ -20,8 +20,8 @@ _WRONG = 1e-4
 
 @functools.cache
 def load(folder: Path | None = None, wanted: Wanted = "auto") -> Kernel | Unusable:
-    """The library, or the reason why there is none; the same answer for as long as we run. `folder`: where it is kept,
-    instead of the user's cache. `wanted`: its instruction set."""
+    """The library, or the reason why there is none; the same object for the life of the process. `folder`: instead of
+    the user's cache. `wanted`: its instruction set."""
     try:
         found = library(folder, wanted)
         kernel = Kernel(found.target, found.origin, open_library(found.path))
@@ -35,7 +35,7 @@ def load(folder: Path | None = None, wanted: Wanted = "auto") -> Kernel | Unusab
 
 
 def _is_right(kernel: Kernel) -> bool:
-    """A small convolution, against torch: compilers have been wrong before."""
+    """Compares a small convolution with torch, because compilers have made errors before."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(20, 5, 3, 3, generator=generator) / 7
     bias, slope = torch.randn(2, 20, generator=generator)

@@ -1,7 +1,7 @@
 """`python -m server.kernels`: compile the library ahead, so that no job waits for a compiler.
 
-Without options it is the one for this processor, in the user's cache. `--all` makes those for every kind of processor,
-beside the code or in `--folder`: for images, which run elsewhere than they are built.
+Without options it is the library for this processor, in the user's cache. `--all` builds those for every kind of
+processor, beside the code or in `--folder`: for images, which run on other machines than they are built on.
 """
 
 import argparse

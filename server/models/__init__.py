@@ -16,7 +16,7 @@ from server.models import ncnn, rrdbnet, srvgg
 from server.models.base import Arch, Facts, Model, StateDict
 
 ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet))
-"""In the order in which they are asked."""
+"""In the order in which they are tried."""
 
 __all__ = ["ARCHS", "Arch", "Facts", "Model", "load_blend", "load_model", "load_state", "mix", "recognise"]
 
@@ -30,8 +30,8 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     kernel: Kernel | None = None,
 ) -> Model:
-    """Weights from a file, in the network they belong to, on a device. `kernel`: our own convolutions, which take the
-    place of torch's for fp32 on the CPU. Raises ModelNotFound when the weights fit no network."""
+    """Weights from a file, in the network they belong to, on a device. `kernel`: our own CPU kernels, which run the
+    network instead of torch in fp32 on the CPU. Raises ModelNotFound when the weights fit no network."""
     return _build(load_state(path), path.name, name, sha256, device, dtype, kernel)
 
 
@@ -44,14 +44,17 @@ def load_blend(
     dtype: torch.dtype = torch.float32,
     kernel: Kernel | None = None,
 ) -> Model:
-    """As `load_model`, from several files with the share of each, mixed weight by weight."""
+    """As `load_model`, from several files with the share of each, mixed weight by weight; from a single file as it
+    is."""
+    if len(parts) == 1:
+        return load_model(parts[0][0], name=name, sha256=sha256, device=device, dtype=dtype, kernel=kernel)
     state = mix([(load_state(path), share) for path, share in parts], name)
     return _build(state, name, name, sha256, device, dtype, kernel)
 
 
 def mix(parts: Sequence[tuple[StateDict, float]], name: str) -> dict[str, torch.Tensor]:
     """The weighted sum of state dicts of one network (arXiv:1811.10515), in fp32. Raises ModelNotFound when their keys
-    or shapes differ; `name` is what the words call the mix."""
+    or shapes differ; `name`: of the mix, for errors."""
     shapes = [{key: value.shape for key, value in state.items()} for state, _ in parts]
     if any(each != shapes[0] for each in shapes):
         raise ModelNotFound(f"{name} can't be mixed: its networks are not of the same shape")
@@ -67,19 +70,19 @@ def _build(
     dtype: torch.dtype,
     kernel: Kernel | None,
 ) -> Model:
-    """`source` is what the words of an error call the weights."""
+    """`source`: of the weights, for errors."""
     arch, facts = recognise(state, source)
-    with torch.device("meta"):  # without memory or first values, which the weights would replace
+    with torch.device("meta"):  # without memory and random values, which the weights would replace
         net = arch.build(facts)
     try:
         net.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise ModelNotFound(f"{source} looks like {arch.NAME} but its weights don't fit it") from error
     net = net.eval().requires_grad_(False)
-    # Pixels that were unshuffled make one position of the network.
+    # Unshuffled pixels are one position of the network.
     work = sum(each.numel() for each in state.values()) / facts.multiple**2
     if kernel is not None and device.type == "cpu" and dtype is torch.float32:
-        return Model(name, sha256, arch.NAME, facts, device, dtype, arch.fast(net, facts, kernel), _run, work)
+        return Model(name, sha256, arch.NAME, facts, device, dtype, arch.native(net, facts, kernel), _run, work)
     net = net.to(device, dtype).to(memory_format=torch.channels_last)
     return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward, work)
 
@@ -89,17 +92,22 @@ def _run(net: Network, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def recognise(state: StateDict, name: str) -> tuple[Arch, Facts]:
-    """The architecture whose keys and shapes these are. Raises ModelNotFound."""
+    """The architecture with these keys and shapes. `name`: of the checkpoint, for errors. Raises ModelNotFound, also
+    for a network that does not take colour pictures."""
     for arch in ARCHS:
         facts = arch.detect(state)
-        if facts is not None:
-            return arch, facts
+        if facts is None:
+            continue
+        channels = facts.arguments["num_in_ch"]
+        if channels != 3:
+            raise ModelNotFound(f"{name} is a network for {channels} channels, not for the 3 of a colour picture")
+        return arch, facts
     known = ", ".join(arch.NAME for arch in ARCHS)
     raise ModelNotFound(f"{name} holds no network this server knows; it knows {known}")
 
 
 def load_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a safetensors, .pth or ncnn .bin file, in fp32, unwrapped from what trainers put around it.
+    """The state dict of a safetensors, .pth or ncnn .bin file, in fp32, without the containers of training programs.
 
     A .pth is a pickle: it is read with `weights_only`, which builds tensors and plain containers and nothing else.
     Raises ModelNotFound.

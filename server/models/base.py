@@ -17,16 +17,16 @@ StateDict = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a state dict tells about its network."""
+    """The facts about a network that follow from its state dict."""
 
     scale: int
     tile: int
-    """Side of the smallest tile that is worth it, in source pixels, halo included; the engine takes larger ones where
-    there is memory."""
+    """Side of the smallest useful tile in source pixels, halo included; the engine cuts larger ones where there is
+    memory."""
     halo: int
-    """Source pixels computed and thrown away at each inner side of a tile."""
+    """Source pixels that are computed and thrown away at each inner side of a tile."""
     blend: int
-    """Half width, in source pixels, of the zone in which neighbouring tiles are mixed; 0 where the halo is exact."""
+    """Half width, in source pixels, of the zone in which neighbouring tiles are blended; 0 where the halo is exact."""
     pixel_bytes: int
     """Memory that a source pixel of a tile takes on the device while it is computed by torch in fp32, about."""
     multiple: int
@@ -41,16 +41,16 @@ class Arch(Protocol):
     NAME: str
 
     def detect(self, state: StateDict) -> Facts | None:
-        """The facts if this state dict is one of ours, else None. Never wrong, but it may be None for exotic ones."""
+        """The facts if this state dict is of this architecture, else None. It may be None for exotic variants."""
 
     def build(self, facts: Facts) -> nn.Module:
-        """The package's network, in fp32 on the CPU, with weights of no meaning."""
+        """The package's network, without meaningful weights."""
 
     def forward(self, net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
         """Run `net`, whose weights are of `dtype`, on fp32 `image`; the result is fp32."""
 
-    def fast(self, net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
-        """The same network, with the weights of `net`, on our own convolutions."""
+    def native(self, net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+        """The same network, with the weights of `net`, on our own CPU kernels."""
 
 
 @dataclass
@@ -70,13 +70,13 @@ class Model:
     _exact: nn.Module | None = field(default=None, repr=False)
 
     @property
-    def own(self) -> Network | None:
-        """The network, where it runs on our own convolutions: these take samples as they are."""
+    def native(self) -> Network | None:
+        """The network on our own CPU kernels, if it was loaded for them. It takes samples without conversion."""
         return self._net if isinstance(self._net, Network) else None
 
     @property
     def weight_bytes(self) -> int:
-        """Memory that the weights take, as they are kept."""
+        """Memory that the loaded weights take."""
         if isinstance(self._net, Network):
             return self._net.weight_bytes
         return sum(each.nbytes for each in self._net.state_dict().values())
@@ -91,7 +91,7 @@ class Model:
         if not exact or self.dtype is torch.float32:
             return self._forward(self._net, image, self.dtype)
         if self._exact is None:
-            # Rounded weights in fp32 arithmetic: what overflows is the activations, not the weights.
+            # fp32 arithmetic with rounded weights: only activations overflow, not weights.
             assert isinstance(self._net, nn.Module)
             self._exact = copy.deepcopy(self._net).float()
         return self._forward(self._exact, image, torch.float32)

@@ -39,7 +39,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """What a layer has in the `.bin`."""
+    """The numbers of one layer in the `.bin`."""
 
     weight: Tensor
     """Of a convolution (out, in, kernel, kernel); of a PReLU its slopes (channels)."""
@@ -48,7 +48,7 @@ class _Numbers:
 
 def load_ncnn(path: Path) -> dict[str, Tensor]:
     """The state dict of the `.bin` at `path`, in fp32, under the keys that basicsr's class gives it. Raises
-    ModelNotFound when it is not whole or holds no network that this server knows."""
+    ModelNotFound when it is damaged or of an unknown network."""
     try:
         layers = list(_layers(path.with_suffix(".param").read_text("utf-8")))
         content = path.read_bytes()

@@ -14,8 +14,8 @@ from server.models.shim import RRDBNet
 
 NAME = "rrdbnet"
 _TILE = 256
-# The receptive radius is about 350 pixels, so tiles are never exact; what lies further than this moves a pixel by less
-# than its neighbours differ. Blending hides the rest. tests/engine/test_engine.py measures it.
+# The receptive radius is about 350 pixels, so tiles are never exact. Pixels beyond this halo change a result by less
+# than neighbouring pixels differ, and blending hides it: see tests/engine/test_engine.py.
 _HALO = 32
 _BLEND = 8
 
@@ -40,7 +40,7 @@ def detect(state: StateDict) -> Facts | None:
         "num_grow_ch": state["body.0.rdb1.conv1.weight"].shape[0],
     }
     unshuffle = 4 // scale
-    # Unshuffling makes the network see 1/unshuffle of the pixels: the same work and the same reach in larger tiles.
+    # Unshuffled pixels are fewer positions for the network, so a larger tile with a larger halo takes the same work.
     return Facts(
         scale,
         tile=_TILE * unshuffle,
@@ -62,7 +62,7 @@ def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
     return result.float()
 
 
-def fast(net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+def native(net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
     assert isinstance(net, RRDBNet)
     layers: list[Layer] = []
 

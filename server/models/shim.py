@@ -1,14 +1,14 @@
-"""The one door to `basicsr`, whose networks we serve, and to the packages that are built on it.
+"""Imports `basicsr`, whose networks we serve, and the packages that are built on it. No other file imports them.
 
-Two things are wrong with the packages for a server, and both are put right here and nowhere else.
+This solves two problems.
 
 basicsr 1.4.2 (2022) imports `rgb_to_grayscale` from `torchvision.transforms.functional_tensor`, a module that
-torchvision removed in 0.17. Its function lives on in `torchvision.transforms.functional`, so a module of the old name
-that passes it on makes the package import again. Nothing else in this project imports basicsr, realesrgan or gfpgan by
-itself: whoever needs them imports this file first (see CONTRIBUTING.md).
+torchvision removed in 0.17. Its function is now in `torchvision.transforms.functional`, so a module of the old name
+with that function makes the import work. Other files that need basicsr, realesrgan or gfpgan import this file first
+(see CONTRIBUTING.md).
 
-And `import basicsr` runs the whole training framework (torchvision, SciPy, OpenCV: 280 MB of resident memory), of which
-a worker needs two classes. `network_file` runs just the file that defines a network.
+And `import basicsr` loads the whole training framework (torchvision, SciPy, OpenCV: 280 MB of resident memory), of
+which a worker needs two classes. `network_file` loads only the file that defines a network.
 """
 
 import contextlib
@@ -50,11 +50,11 @@ _PACKAGES = (
 
 
 def network_file(name: str, *, torchvision: bool = False) -> types.ModuleType:
-    """The module of that dotted name, run by itself: neither the `__init__` of its packages nor what the networks'
-    files import and never use. A private copy: a full import of the package later on is not touched by it.
-    `torchvision`: it is one of the few that do use torchvision."""
+    """The module of that dotted name, loaded without the `__init__` of its packages and without the unused imports of
+    the networks' files. It is a private copy: it does not affect a later import of the package. `torchvision`: whether
+    it needs torchvision."""
     with _bare_packages(torchvision), warnings.catch_warnings():
-        # Old syntax inside the packages, which nobody will change; it must not look like ours.
+        # Warnings about old syntax in the packages, which are not about our code.
         warnings.simplefilter("ignore")
         return importlib.import_module(name)
 
@@ -67,7 +67,7 @@ def _bare_packages(torchvision: bool) -> Iterator[None]:
         package = types.ModuleType(name)
         package.__path__ = [str(_folder(name))]
         sys.modules[name] = package
-    # basicsr/archs/arch_util.py wants these for deformable convolutions, which none of our networks have.
+    # basicsr/archs/arch_util.py imports these for deformable convolutions, which none of our networks have.
     sys.modules["basicsr.utils"].__dict__["get_root_logger"] = logging.getLogger
     unused = types.ModuleType("basicsr.ops.dcn")
     unused.__dict__.update(ModulatedDeformConvPack=nn.Module, modulated_deform_conv=None)
@@ -96,7 +96,7 @@ SRVGGNetCompact: type[Any] = network_file("basicsr.archs.srvgg_arch").SRVGGNetCo
 
 @functools.cache
 def gfpgan_v1_clean() -> type[Any]:
-    """The networks for faces are fetched when the first face is: most workers never see one."""
+    """The networks for faces are imported at the first use: most workers never need them."""
     return network_file("gfpgan.archs.gfpganv1_clean_arch").GFPGANv1Clean  # type: ignore[no-any-return]
 
 

@@ -58,7 +58,7 @@ def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
     return residual.add_(functional.interpolate(image, scale_factor=net.upscale, mode="nearest"))
 
 
-def fast(net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+def native(net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
     assert isinstance(net, SRVGGNetCompact)
     layers: list[Layer] = []
     for index in range(0, len(net.body), 2):

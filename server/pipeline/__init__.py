@@ -1,5 +1,6 @@
 """What happens to a picture, read top to bottom."""
 
+from collections.abc import Iterable
 from contextlib import closing
 from typing import cast
 
@@ -8,38 +9,43 @@ from server.pipeline.base import Context, Loaded, Step
 from server.pipeline.frames import frames
 from server.pipeline.refine import step as refine
 
-STEPS: tuple[tuple[str, Step], ...] = (
+Steps = Iterable[tuple[str, Step]]
+
+SOURCE_STEPS = (
     ("decode", cast(Step, decode)),
     ("plan", cast(Step, plan)),
+)
+"""These look at the source as a whole."""
+
+PICTURE_STEPS = (
     ("upscale", cast(Step, upscale)),
     ("faces", cast(Step, faces)),
     ("refine", cast(Step, refine)),
     ("resize", cast(Step, resize)),
-    ("encode", cast(Step, encode)),
 )
-_ONCE = 2
-"""Steps that look at the source as a whole. Those after them see each frame of an animation."""
+"""These make the result's rows, for each frame of an animation. Then `encode` takes the rows."""
 
-__all__ = ["STEPS", "Context", "Loaded", "expect", "run"]
+__all__ = ["PICTURE_STEPS", "SOURCE_STEPS", "Context", "Loaded", "expect", "run", "take"]
 
 
 def run(ctx: Context) -> None:
-    """Make the file `ctx.target` from `ctx.data`. Raises UpscaleError for what the caller did, and what `ctx.check`
+    """Make the file `ctx.target` from `ctx.data`. Raises UpscaleError for errors of the caller, and what `ctx.check`
     raises."""
-    _take(ctx, STEPS[:_ONCE])
+    take(ctx, SOURCE_STEPS)
     with closing(frames(ctx)) as pictures:
         for _ in pictures:
             expect(ctx)
-            _take(ctx, STEPS[_ONCE:])
+            take(ctx, (*PICTURE_STEPS, ("encode", cast(Step, encode))))
 
 
 def expect(ctx: Context) -> None:
-    """Load the networks of all steps and announce their work on the picture at hand, before the first step begins."""
+    """Load the networks of all steps and announce their work on this picture, before the first step begins."""
     upscale.expect(ctx)
     refine.expect(ctx)
 
 
-def _take(ctx: Context, steps: tuple[tuple[str, Step], ...]) -> None:
+def take(ctx: Context, steps: Steps) -> None:
+    """These steps, one after the other; each is timed, and may be stopped before it begins."""
     for name, step in steps:
         ctx.check()
         with ctx.clock(name):

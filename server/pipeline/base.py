@@ -1,4 +1,4 @@
-"""What a step reads and writes."""
+"""What the steps of the pipeline read and write."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +15,14 @@ from server.faces import FaceRestorer, Outcome
 from server.images.metadata.metadata import Metadata
 from server.images.read.animation import Animation
 from server.images.read.open import Samples
+from server.images.samples import full_scale
 from server.images.write.animation import Film
 from server.images.write.save import converts
-from server.job.creativity import Recipe, recipe
+from server.job.creativity import recipe
 from server.job.formats import FORMATS
 from server.job.job import Params
-from server.job.plan import Plan, Size, Sizes
-from server.kernels import Kernel
+from server.job.plan import Plan, Sizes
+from server.job.tiling import Size
 from server.models.base import Model
 from server.refiners import Refiner
 from server.rows.stream import Stream
@@ -30,7 +31,7 @@ from server.weights.catalog import Choice, Content
 _T = TypeVar("_T")
 
 _ROUNDING = 1e-6
-"""What a sum of a step's parts may lack of its whole."""
+"""Relative rounding error of a sum of a step's parts."""
 
 
 def _nothing() -> None:
@@ -77,21 +78,22 @@ class Load(Protocol):
 
 @dataclass
 class Part:
-    """A step's share of a picture's work, in multiplications, about. Shown as progress."""
+    """A step's work on one picture, in multiplications, about. Shown as progress."""
 
     work: float
     done: float = 0.0
     current: float = 0.0
-    """Of the tile in work, what has ended, where that is known."""
+    """The part of the current tile that is done, where that is known."""
 
 
 @dataclass(frozen=True)
 class Refinement:
     """How the diffusion pass was run."""
 
-    recipe: Recipe
+    recipe: dict[str, Any]
+    """What the creativity meant, for all refiners."""
     refiner: str | None
-    """The network's name, or None where the recipe needs none."""
+    """The network's name, or None where no diffusion ran."""
     sha256: str | None
     seed: int
 
@@ -101,77 +103,76 @@ class Refinement:
 
 @dataclass
 class Context:
-    """One run of the pipeline: what is wanted, what is at hand, and the picture on its way.
+    """One run of the pipeline: the parameters, the networks, and the picture that is processed.
 
-    From `upscale` on the picture is a stream: steps say what shall happen to its bands, and nothing happens until
-    `encode` takes them.
+    From `upscale` on the picture is a stream: steps define what happens to its bands, and nothing happens until
+    `encode` reads them.
     """
 
     params: Params
     data: bytes
     """The encoded source."""
     target: Path
-    """The file that the encoded result goes to. A run that failed may leave a part of it: its caller removes that."""
+    """The file for the encoded result. A run that failed may leave a part of it, which the caller must remove."""
     engine: Engine
     load: Load
-    """The networks of a job, from the process's cache."""
+    """Loads the networks of a job, or takes them from the process's cache."""
     max_source_pixels: int
     max_result_pixels: int
     tile: int = 0
-    """Tile side in source pixels; 0 is the model's own."""
+    """Side of the tiles in source pixels; 0: the engine decides."""
     load_faces: Callable[[], FaceRestorer] = _no_faces
-    """The networks for faces, likewise. Raises ModelNotFound where there are none."""
+    """Likewise the networks for faces. Raises ModelNotFound where there are none."""
     load_refiner: Callable[[], Refiner] = _no_refiner
-    """The diffusion network, likewise."""
-    kernel: Kernel | None = None
-    """Our own code, for what is not the engine's: resizing. None: torch resizes."""
+    """Likewise the diffusion network."""
     check: Callable[[], None] = _nothing
-    """Called between steps and after every tile. Raises when the job must stop: cancelled, or no longer ours."""
+    """Called between steps and after every tile. Raises when the job must stop: it was cancelled, or another worker has
+    its lease."""
 
     samples: Samples = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
-    """The source, orientation applied, alpha last; of an animation, the frame in work. Empty before decode."""
+    """The source, orientation applied, alpha last; of an animation, the current frame. Empty before decode."""
     deep: bool = False
     """The source has more than 8 bits per sample; filled by decode."""
     animation: Animation | None = None
-    """All frames, when they are wanted and there are several; filled by decode."""
+    """All frames, when they are asked for and there are several; filled by decode."""
     film: Film | None = None
-    """What they go into; filled when the first begins."""
+    """Encodes the frames; filled when the first begins."""
     frame: int = 0
-    """Frames that are done."""
+    """How many frames are done."""
     frames_made: int = 0
-    """Those of them, and the one in work, that were not the same as the one before; 0 for a still."""
+    """How many frames, with the current one, differ from the frame before; 0 for a still."""
     metadata: Metadata = field(default_factory=Metadata)
-    """What the source's file says beside its pixels, and the profile that the samples are in; filled by decode."""
+    """The metadata of the source's file, and the colour profile of the samples; filled by decode."""
     loaded: Loaded | None = None
     """Filled by plan when a network runs, else None."""
     plan: Plan | None = None
     """Filled by plan."""
     creativity: float = 0.0
-    """The caller's, or what follows from the picture; filled by plan."""
+    """The caller's, or the one chosen for the picture; filled by plan."""
     notes: list[str] = field(default_factory=list)
-    """What the caller may not expect, in sentences: see Result."""
+    """What a caller might not expect, in sentences: see Result."""
     work: dict[str, Part] = field(default_factory=dict)
-    """By step, all that takes long in the picture at hand; known before the first of it begins."""
+    """By step, the work on the current picture; known before the first step begins."""
     stream: Stream | None = None
-    """The enlarged picture, band by band; filled by upscale. It may be 16-bit although the result is not, so that
+    """The enlarged picture, band by band; filled by upscale. It may have 16 bits although the result has 8, so that
     nothing is rounded twice."""
     faces: Sequence[Outcome] | None = None
-    """What became of each face of the source, or None when they are nobody's concern; filled by faces."""
+    """What was done to each face of the source, or None when faces are not restored; filled by faces."""
     refinement: Refinement | None = None
     """Filled by refine when it has something to do."""
     whole: Size | None = None
-    """Of which size the result is a part, where it is one: the sweep's crop."""
+    """Size of the whole result, where only a crop of it is made: for the preview sheet."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time by step: of each the time in which it, and no other, kept this run's thread."""
+    """Wall time by step, without the time of other steps that ran inside it."""
     _clocks: list[tuple[str, float]] = field(default_factory=list)
     _progress: float = 0.0
 
     @property
     def progress(self) -> float:
-        """0 … 1: the share of all networks' work that is done. It never falls while a run goes on."""
+        """0 … 1: the share of all networks' work that is done. It never decreases during a run."""
         parts = list(self.work.values())
         total = sum(part.work for part in parts)
-        # Less memory than was planned with means more tiles.
+        # With less memory than planned there are more tiles.
         done = sum(min(part.work, part.done + part.current) for part in parts)
         of_frame = done / total if total else 0.0
         of_frame = 1.0 if of_frame > 1 - _ROUNDING else of_frame
@@ -181,7 +182,7 @@ class Context:
 
     @property
     def stage(self) -> str:
-        """What is being done, for those who watch: loading, upscaling, refining or encoding."""
+        """What is being done: loading, upscaling, refining or encoding."""
         if not self.work:
             return "loading"
         steps = {"upscale": "upscaling", "refine": "refining"}
@@ -189,18 +190,18 @@ class Context:
         return steps.get(next(unfinished, ""), "encoding")
 
     def expect(self, step: str, work: float) -> None:
-        """Announce a step's work on the picture at hand; 0 for none."""
+        """Announce a step's work on the current picture; 0 for none."""
         self.work[step] = Part(work)
 
     def advance(self, step: str, work: float, current: float = 0.0) -> None:
-        """So much more of it is done, and `current` of what follows. Raises when the job must stop."""
+        """More of a step's work is done, and `current` of the next tile. Raises when the job must stop."""
         part = self.work[step]
         part.done, part.current = part.done + work, current
         self.check()
 
     @property
     def network_pixels(self) -> int:
-        """What the network is fed for all that is made, when all is done; see Result."""
+        """Source pixels that went through the network, when the run has ended; see Result."""
         return self.plan.network_pixels // self.plan.frames * max(1, self.frames_made) if self.plan else 0
 
     @property
@@ -211,24 +212,24 @@ class Context:
 
     @property
     def rows_are_deep(self) -> bool:
-        """What comes to the encoder has 16 bits: for the result, or because colours are still to be converted."""
+        """The encoder gets 16 bits, for the result or because colours must still be converted."""
         grey = self.samples.shape[2] < 3
         return self.result_is_deep or converts(self.params, self.metadata.icc, grey=grey)
 
     @property
     def more_follows(self) -> bool:
-        """Steps after the network change the colours, so that nothing may be rounded to 8 bits before them."""
+        """Later steps change the colours, so nothing may be rounded to 8 bits before them."""
         wanted = recipe(self.creativity)
-        return self.params.faces is not None or bool(wanted.strength or wanted.back_projection)
+        return self.params.faces is not None or bool(wanted.diffuses or wanted.back_projection)
 
     @property
     def planes(self) -> int:
-        """How often the picture goes through the network: with alpha that is not opaque everywhere, twice."""
+        """How often the picture goes through the network: twice with alpha that is not opaque everywhere."""
         return 1 + has_real_alpha(self.samples)
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
-        """Count the time within for the step of that name, and not for the one that is running around it."""
+        """Count the time within for this step, and not for the step that runs around it."""
         now = time.perf_counter()
         if self._clocks:
             self._count(now)
@@ -243,7 +244,7 @@ class Context:
                 self._clocks[-1] = (self._clocks[-1][0], now)
 
     def timed(self, name: str, items: Iterator[_T]) -> Iterator[_T]:
-        """The same items, with the time that each takes to make counted for the step of that name."""
+        """The same items; the time to make each is counted for this step."""
         while True:
             with self.clock(name):
                 try:
@@ -251,7 +252,7 @@ class Context:
                 except StopIteration:
                     return
             yield item
-            del item  # or the next one would come beside it
+            del item  # or the next one would be in memory beside it
 
     def _count(self, now: float) -> None:
         name, since = self._clocks[-1]
@@ -269,5 +270,5 @@ def has_alpha(samples: Samples) -> bool:
 
 
 def has_real_alpha(samples: Samples) -> bool:
-    """Most files with alpha are opaque everywhere; those need no second plane."""
-    return has_alpha(samples) and bool((samples[..., -1] != np.iinfo(samples.dtype).max).any())
+    """Whether any pixel is transparent: most files with alpha are opaque and need no second plane."""
+    return has_alpha(samples) and bool((samples[..., -1] != full_scale(samples.dtype)).any())

@@ -1,12 +1,12 @@
 """What a picture shows, as far as it matters for enlarging it: a photograph, text, or a drawing.
 
-Networks that were trained to invent detail invent letters too, and small clean text comes out garbled. So screens,
-charts and clean prints are told from photographs by what is measured, without a network: letters are blocks with one
-even background and hard steps, they stand on few backgrounds in the whole picture, in rows with gaps between them, and
-programs draw neighbouring pixels exactly equal, which no camera does. The weights of the sum were fitted by
-`benchmarks.content` to few false alarms on photographs; a page with a photograph in it is text.
+Networks that invent detail also invent letters, and garble small clean text. So screens, charts and clean prints are
+distinguished from photographs by measurements, without a network. Letters are blocks with one even background and sharp
+steps; the whole picture has few such backgrounds; lines of text have gaps between them; and programs draw neighbouring
+pixels exactly equal, which no camera does. The weights of the sum were fitted by `benchmarks.content` for few false
+alarms on photographs. A page with a photograph in it is text.
 
-The same samples always give the same answer, and large pictures are looked at in places that are evenly spread.
+The same samples always give the same answer. Of large pictures, evenly spread places are measured.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ _TILE, _BLOCK = 64, 16
 _MOST_TILES = 192
 """Of any picture: 0.8 megapixels, about 20 ms."""
 _LEAST = 8
-"""Pixels: no line of text that can be read is lower."""
+"""Pixels: readable lines of text are at least this high."""
 _STEP, _NOISE = 40, 4
-"""Levels between neighbours: an edge of a letter has at least the first, and less than the second is nothing."""
+"""Levels between neighbours: the edge of a letter has at least the first; less than the second is noise."""
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,27 @@ class Measures:
     letters: float
     """Of all blocks, those that look like letters: one background, hard steps in several rows."""
     of_busy: float
-    """The same of all blocks that have anything in them."""
+    """The same share, of the blocks that are not flat."""
     papers: float
     """Of the blocks of letters, those on one of the three commonest backgrounds."""
     equal: float
     """Of all pixels, those that equal their neighbour."""
     rows: float
-    """How unevenly the hard steps are spread over rows of pixels (deviation by mean), where there are letters: lines
-    of text with gaps have more than 1, hatching and leaves less than a half."""
+    """How unevenly sharp steps are spread over rows of pixels (deviation divided by mean), where there are letters:
+    lines of text with gaps have more than 1, hatching and leaves less than a half."""
     straight: float
-    """Of the blocks of letters, those with an edge that runs all through them along the axes, as frames and bars do."""
+    """Of the blocks of letters, those with a straight edge from side to side, as frames and bars have."""
     calm: float
     """Of the pixels of busy blocks, those whose neighbour is nearly the same: drawings are flat on both sides of a
     line, photographs are not."""
     hard: float
-    """Of the steps in busy blocks that are more than noise, the hard ones."""
+    """Of the steps in busy blocks that are more than noise, the sharp ones."""
     even: float
     """Share of its commonest 16 levels in a busy block, the mean."""
 
     @property
     def score(self) -> float:
-        """Of letters; above `LETTERED` the picture has text in it, or lines as clean as text."""
+        """How much like text; above `LETTERED` the picture has text in it, or lines as clean as text."""
         spread = 2.0 * float(np.log(self.letters + 0.005)) + 2.0 * float(np.log(self.of_busy + 0.02))
         return spread + 2.6 * self.papers + 3.7 * self.equal + 5.2 * min(self.rows, 1.5)
 
@@ -132,7 +132,7 @@ def _tiles(samples: NDArray[Any]) -> NDArray[Any]:
 
 
 def _grey(tiles: NDArray[Any]) -> NDArray[np.uint8]:
-    """8 bits of luma; what is transparent is grey, on which both black and white letters are seen."""
+    """8 bits of luma. Transparent pixels become grey, on which both black and white letters are visible."""
     if tiles.dtype != np.uint8:
         tiles = (tiles >> 8).astype(np.uint8)
     channels = tiles.shape[-1]

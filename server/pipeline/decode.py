@@ -1,4 +1,4 @@
-"""Encoded bytes → samples: upright, grey or RGB, in the space of their own profile, with colours under what is
+"""Encoded bytes → samples: upright, grey or RGB, in the space of their own profile, with colours also where they are
 transparent."""
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def _ready(samples: Samples, orientation: int) -> Samples:
 
 
 def _upright(samples: Samples, orientation: int) -> Samples:
-    """As the orientation (1 … 8, EXIF 2.32, figure 6) wants it shown."""
+    """Turned and mirrored by the orientation (1 … 8, EXIF 2.32, figure 6)."""
     if orientation in (2, 4, 5, 7):  # mirrored: 5 and 7 along a diagonal, which is a mirror and a quarter turn
         samples = samples[:, ::-1]
     quarter_turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)

@@ -1,4 +1,4 @@
-"""The picture's rows, as they come, into a file of the asked format; the network goes on meanwhile."""
+"""Encodes the rows into a file of the requested format, while the network computes the next ones."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pyvips
 from server.images.metadata.metadata import dress
 from server.images.write.save import save
 from server.pipeline.base import Context
-from server.rows.stream import pour
+from server.rows.stream import encode_stream
 
 
 def run(ctx: Context) -> None:
@@ -19,6 +19,6 @@ def run(ctx: Context) -> None:
         return dress(image, ctx.metadata, params.metadata)
 
     if ctx.film is not None:
-        ctx.film.add(pour(ctx.stream, lambda image: dressed(image).copy_memory()))
+        ctx.film.add(encode_stream(ctx.stream, lambda image: dressed(image).copy_memory()))
     else:
-        pour(ctx.stream, lambda image: save(dressed(image), ctx.target, params))
+        encode_stream(ctx.stream, lambda image: save(dressed(image), ctx.target, params))

@@ -1,4 +1,4 @@
-"""Faces restored from the source, and pasted into the enlarged picture's rows as they come."""
+"""Restores faces of the source and pastes them into the rows of the enlarged picture."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

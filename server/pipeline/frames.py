@@ -1,4 +1,4 @@
-"""The pictures of a source, one after the other: of a still the one, of an animation those that have to be made."""
+"""The pictures of a source, one after the other: of a still the only one, of an animation the frames."""
 
 from collections.abc import Generator
 
@@ -10,8 +10,8 @@ from server.pipeline.base import Context
 
 
 def frames(ctx: Context) -> Generator[None, None, None]:
-    """Each time, the steps that follow have a picture in `ctx.samples` to work on. A frame that is the same as the one
-    before is not made again."""
+    """At each item, `ctx.samples` is the picture for the next steps. A frame equal to the one before is repeated
+    without processing."""
     if ctx.animation is None:
         yield
         return

@@ -1,8 +1,10 @@
-"""All creativities side by side on one telling crop, so that a caller can choose before the whole picture is made."""
+"""All creativities side by side on the most detailed crop, so that a caller can choose before the whole picture is
+made."""
 
 import copy
 import math
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pyvips
@@ -11,18 +13,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 from server.images.metadata.metadata import dress
 from server.images.read.open import Samples
+from server.images.samples import full_scale, to_8_bits
 from server.images.write.save import save
 from server.job.creativity import ANCHORS, NAMES
-from server.job.plan import Size, result_size
-from server.pipeline import Context, decode, expect, faces, plan, resize, upscale
-from server.pipeline.refine import step as refine
+from server.job.plan import result_size
+from server.job.tiling import Size
+from server.pipeline import PICTURE_STEPS, Context, decode, expect, plan, take
+from server.pipeline.base import Step
 from server.rows.resample import gather, resample
 from server.rows.stream import Stream
 
 CROP = 512
 """Side of what is shown, in pixels of the result."""
 _MARGIN = 40
-"""Source pixels around the crop that the networks see and the sheet does not show."""
+"""Source pixels around the crop that the networks process but the sheet does not show."""
 _CAPTION = 32
 _LOOKED_AT = 4_000_000
 _COLUMNS = 3
@@ -33,16 +37,16 @@ Box = tuple[int, int, int, int]
 
 
 def run(ctx: Context) -> None:
-    """Make the file `ctx.target`: a sheet of what each whole creativity makes of the crop, the source first. Raises
-    what the pipeline raises."""
+    """Make the file `ctx.target`: a sheet with the crop at each whole creativity, the source first. Raises what the
+    pipeline raises."""
     with ctx.clock("decode"):
         decode.run(ctx)
     ctx.animation = None  # the sheet is a still, of the first frame
     whole, (h, w) = ctx.samples, ctx.samples.shape[:2]
     result = result_size((w, h), ctx.params)
     ratio = result[0] / w, result[1] / h
-    shown = telling(whole, (min(w, _source(ratio[0])), min(h, _source(ratio[1]))))
-    margin = min(_MARGIN, math.ceil(_MARGIN * 4 / max(ratio)))  # no wider in the result than at ×4
+    shown = most_detailed(whole, (min(w, _source(ratio[0])), min(h, _source(ratio[1]))))
+    margin = min(_MARGIN, math.ceil(_MARGIN * 4 / max(ratio)))  # in the result no wider than at ×4
     seen = max(0, shown[0] - margin), max(0, shown[1] - margin), min(w, shown[2] + margin), min(h, shown[3] + margin)
     ctx.samples = np.ascontiguousarray(whole[seen[1] : seen[3], seen[0] : seen[2]])  # type: ignore[assignment]
     ctx.whole = result
@@ -50,7 +54,7 @@ def run(ctx: Context) -> None:
     left, top = round((shown[0] - seen[0]) * ratio[0]), round((shown[1] - seen[1]) * ratio[1])
     window = left, top, min(size[0], left + CROP), min(size[1], top + CROP)
 
-    panels = [("source", _cut(_to_8_bits(resample(ctx.samples, size, ctx.kernel)), window))]
+    panels = [("source", _cut(to_8_bits(resample(ctx.samples, size, ctx.engine.kernel)), window))]
     ctx.expect("upscale", len(ANCHORS))
     for creativity in sorted(ANCHORS):
         part = _one(ctx, size, creativity)
@@ -67,28 +71,25 @@ def run(ctx: Context) -> None:
 
 
 def _one(ctx: Context, size: Size, creativity: float) -> Samples:
-    """The crop and its margin, as this creativity makes it: size × channels, 8 bits."""
-    each = copy.copy(ctx)  # clocks and what must stop it are shared, results are not
+    """The crop with its margin at this creativity: size × channels, 8 bits."""
+    each = copy.copy(ctx)  # clocks and `check` are shared, results are not
     each.work, each.notes = {}, []
     each.params = replace(ctx.params, scale=None, target=None, size=size, creativity=creativity, depth=None)
-    for name, step in (("plan", plan), ("upscale", upscale), ("faces", faces), ("refine", refine), ("resize", resize)):
-        each.check()
-        if name == "upscale":
-            expect(each)
-        with each.clock(name):
-            step.run(each)
+    take(each, [("plan", cast(Step, plan))])
+    expect(each)
+    take(each, PICTURE_STEPS)
     ctx.plan, ctx.loaded = each.plan, each.loaded
     assert isinstance(each.stream, Stream)
-    return _to_8_bits(gather(each.stream))
+    return to_8_bits(gather(each.stream))
 
 
-def telling(samples: Samples, size: Size) -> Box:
+def most_detailed(samples: Samples, size: Size) -> Box:
     """The window of `size` (width, height) with the most detail: the largest sum of differences between neighbours,
-    each held to a tenth of the range so that one hard edge does not win."""
-    # Of large pictures every second, third, … pixel: forty bytes go for each that is looked at.
+    each limited to a tenth of the range, so that a single sharp edge does not decide."""
+    # Of large pictures every second, third, … pixel: each takes forty bytes.
     step = max(1, math.isqrt(samples.shape[0] * samples.shape[1] // _LOOKED_AT))
     colours = samples[::step, ::step, : 3 if samples.shape[2] >= 3 else 1]
-    grey = colours.mean(axis=2, dtype=np.float32) / np.iinfo(samples.dtype).max
+    grey = colours.mean(axis=2, dtype=np.float32) / full_scale(samples.dtype)
     energy = np.zeros_like(grey)
     energy[:, 1:] += np.minimum(np.abs(np.diff(grey, axis=1)), 0.1)
     energy[1:] += np.minimum(np.abs(np.diff(grey, axis=0)), 0.1)
@@ -114,14 +115,8 @@ def _cut(samples: Samples, box: Box) -> Samples:
     return samples[box[1] : box[3], box[0] : box[2]]
 
 
-def _to_8_bits(samples: Samples) -> Samples:
-    if samples.dtype == np.uint8:
-        return samples
-    return np.rint(samples / np.float32(257)).astype(np.uint8)
-
-
 def _sheet(panels: list[tuple[str, Samples]]) -> Image.Image:
-    """Rows of three, each with its name above it; transparent parts on the sheet's dark."""
+    """Rows of three, each with its name above it; transparent parts show the sheet's dark background."""
     h, w = panels[0][1].shape[:2]
     rows = -(-len(panels) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * w, rows * (h + _CAPTION)), _PAPER)

@@ -1,4 +1,4 @@
-"""To exactly the size asked for and the depth that the encoder wants, while the rows are on their way to it."""
+"""Resizes the rows to exactly the requested size and to the depth that the encoder needs."""
 
 from dataclasses import replace
 
@@ -10,6 +10,6 @@ from server.rows.resample import resized
 
 def run(ctx: Context) -> None:
     assert ctx.plan is not None and ctx.stream is not None  # those steps came before
-    stream = resized(ctx.stream, ctx.plan.result, np.uint16 if ctx.rows_are_deep else np.uint8, ctx.kernel)
+    stream = resized(ctx.stream, ctx.plan.result, np.uint16 if ctx.rows_are_deep else np.uint8, ctx.engine.kernel)
     if stream is not ctx.stream:
         ctx.stream = replace(stream, bands=ctx.timed("resize", stream.bands))

@@ -1,7 +1,7 @@
-"""The super-resolution network over the picture, once or twice; alpha goes through the same network.
+"""Runs the super-resolution network over the picture, once or twice; alpha goes through the same network.
 
-What comes out is held to the source's colours (server/rows/colour_lock.py). Where creativity asks for it,
-fidelity-x4 runs beside the network, and what leaves is a mean of both, band by band.
+The result gets the source's colours (server/rows/colour_lock.py). Below a creativity of 0 fidelity-x4 runs beside the
+network, and the bands of both are mixed.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.images.read.open import Samples
+from server.images.samples import Depth, full_scale
 from server.models.base import Model
 from server.pipeline.base import Context, has_alpha, has_real_alpha
 from server.rows.colour_lock import aligned, locked, mixed
@@ -18,14 +19,12 @@ from server.rows.resample import gather, resized
 from server.rows.stream import Stream
 from server.weights.choice import FIDELITY
 
-Depth = type[np.uint8] | type[np.uint16]
-
 
 def expect(ctx: Context) -> None:
     """Announce the work of all passes, planes and networks."""
     pixels = 0 if ctx.plan is None else sum(w * h for w, h in (each.source for each in ctx.plan.passes))
     models = _models(ctx)
-    # Alpha goes through the first of them alone.
+    # Alpha goes through the first network only.
     each = sum(model.work for model in models) + (ctx.planes - 1) * sum(model.work for model in models[:1])
     ctx.expect("upscale", pixels * each)
 
@@ -37,9 +36,9 @@ def run(ctx: Context) -> None:
     passes = ctx.plan.passes
     stream = Stream.of(ctx.samples)
     for number, each in enumerate(passes):
-        samples = ctx.samples  # the first pass is fed the picture as it is
+        samples = ctx.samples  # the first pass gets the picture as it is
         if number:
-            samples = gather(resized(stream, each.source, np.uint16, ctx.kernel))
+            samples = gather(resized(stream, each.source, np.uint16, ctx.engine.kernel))
         last = number == len(passes) - 1
         # 8 bits are enough only where they are the final rounding.
         deep = ctx.rows_are_deep or not last or each.result != ctx.plan.result or ctx.more_follows
@@ -79,16 +78,16 @@ def _colours(ctx: Context, samples: Samples, depth: Depth) -> Iterator[Samples]:
     if fidelity.facts.scale != model.facts.scale:
         stream = Stream(w * fidelity.facts.scale, h * fidelity.facts.scale, channels, np.uint16, theirs)
         size = w * model.facts.scale, h * model.facts.scale
-        theirs = resized(stream, size, np.uint16, ctx.kernel).bands
+        theirs = resized(stream, size, np.uint16, ctx.engine.kernel).bands
     return mixed(theirs, ours, ctx.loaded.choice.fidelity, depth)
 
 
 def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Iterator[Samples]:
-    """One network's result, in colours that are the source's."""
-    if model.name == FIDELITY:  # it keeps them by itself
+    """One network's result, in the source's colours."""
+    if model.name == FIDELITY:  # it keeps colours by itself
         return _network(ctx, model, samples, depth)
     bands = _network(ctx, model, samples, np.uint16)
-    return locked(bands, samples, model.facts.scale, depth, ctx.kernel)
+    return locked(bands, samples, model.facts.scale, depth, ctx.engine.kernel)
 
 
 def _network(ctx: Context, model: Model, samples: Samples, dtype: Depth) -> Iterator[NDArray[Any]]:
@@ -99,18 +98,18 @@ def _network(ctx: Context, model: Model, samples: Samples, dtype: Depth) -> Iter
     def on_tile() -> None:
         ctx.advance("upscale", each)
 
-    def on_turn(share: float) -> None:
+    def on_slice(share: float) -> None:
         ctx.advance("upscale", 0.0, share * each)
 
-    return ctx.engine.upscale(model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile, on_turn=on_turn)
+    return ctx.engine.upscale(model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile, on_slice=on_slice)
 
 
 def _with_alpha(colours: Iterator[NDArray[Any]], alpha: Iterator[NDArray[Any]] | None) -> Iterator[NDArray[Any]]:
     """Band by band; without `alpha`, opaque."""
     if alpha is None:
         for band in colours:
-            yield np.concatenate((band, np.full_like(band[..., :1], np.iinfo(band.dtype).max)), axis=2)
-            del band  # or the next one would come beside it
+            yield np.concatenate((band, np.full_like(band[..., :1], full_scale(band.dtype))), axis=2)
+            del band  # or the next one would be in memory beside it
         return
     for ours, theirs in aligned(colours, alpha):
         yield np.concatenate((ours, theirs), axis=2)

@@ -1,36 +1,34 @@
-"""The diffusion pass's networks: each adds detail to an upscaled picture, and is run by the same sampler."""
+"""The networks of the diffusion pass: each adds detail to an upscaled picture, and the same sampler runs them.
 
-import hashlib
-from importlib import import_module
+To add one: a package that has what `base.Package` describes, and its line in REFINERS.
+"""
+
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from server.refiners.base import Grid, Refiner
-from server.refiners.bundled import refiner as bundled
-from server.refiners.sdxl import refiner as sdxl
-from server.weights.catalog import verify
+from server.job.creativity import recipe
+from server.refiners import bundled, sdxl
+from server.refiners.base import Grid, Package, Refiner
 from server.weights.refiner import RefinerWeights
 
-__all__ = ["Grid", "Refiner", "load"]
+REFINERS: tuple[Package, ...] = (bundled, sdxl)
+
+__all__ = ["REFINERS", "Grid", "Package", "Refiner", "load", "whole_recipe"]
 
 
 def load(weights: RefinerWeights, device: torch.device, dtype: torch.dtype, cache: Path) -> Refiner:
-    """The backend of these weights, verified, on a device. `cache`: a folder for what is slow to compute again. Raises
+    """The refiner of these weights, verified, on a device. `cache`: a folder for what is slow to compute again. Raises
     ModelNotFound, and Unavailable when SDXL lacks a package."""
-    base, control = weights.base, weights.control
-    if control is None:
-        return bundled.load(base.path, name=base.name, sha256=verify(base), device=device, dtype=dtype)
-    # NOTE: here, where one thread loads and others wait for it. While it is imported `diffusers` puts another module in
-    # its own place; a thread that imports it meanwhile is left with the first, which is empty.
-    import_module("diffusers")
-    listing = "".join(f"{verify(each)}  {each.name}\n" for each in (base, control))
-    return sdxl.load(
-        base.path,
-        control.path,
-        name=f"{base.name} + {control.name}",
-        sha256=hashlib.sha256(listing.encode()).hexdigest(),
-        device=device,
-        dtype=dtype,
-        cache=cache,
-    )
+    package = next(each for each in REFINERS if each.takes(weights))
+    return package.load(weights, device, dtype, cache)
+
+
+def whole_recipe(creativity: float) -> dict[str, Any]:
+    """What a creativity means, for all refiners, as the results of jobs list it."""
+    values = recipe(creativity).to_dict()
+    for package in REFINERS:
+        values |= {f"{package.PREFIX}{name}": value for name, value in asdict(package.settings(creativity)).items()}
+    return values

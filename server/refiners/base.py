@@ -1,30 +1,32 @@
-"""What a refiner is: a diffusion model that the tiled sampler (`server/pipeline/refine/step.py`) can run."""
+"""What a refiner is: a diffusion model that the tiled sampler (`server/pipeline/refine/sampler.py`) can run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from server.job.creativity import Recipe
+from server.weights.refiner import RefinerWeights
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How a refiner wants its canvas cut. All in pixels of the result."""
+    """How a refiner wants a picture cut into tiles. All in pixels of the result."""
 
     tile: int
     """Side of a tile, halo included."""
     halo: int
-    """What neighbouring tiles share at least, on each side; they are mixed over it."""
+    """Neighbouring tiles share at least twice this; they are blended over it."""
     multiple: int
-    """Sides of tiles and their places must be multiples of it, and so must the canvas's."""
+    """The sides and positions of tiles must be multiples of this, and so must the picture's sides."""
 
 
 class Refiner(Protocol):
-    """One backend: a module of this folder has a class of this shape and a `load` that makes it.
+    """A loaded refiner.
 
-    The canvas it works on is its own: `latent` tensors are N × channels × H / downscale × W / downscale. All tensors
-    are float32 on `device` outside of a refiner, whatever it computes in.
+    `latent` tensors are N × channels × H / downscale × W / downscale. All tensors are float32 on the refiner's device,
+    whatever precision it computes in. `settings` are what its own `settings` returns.
     """
 
     name: str
@@ -33,20 +35,40 @@ class Refiner(Protocol):
     channels: int
     """Of a latent."""
     downscale: int
-    """Pixels along a side of what one sample of a latent stands for."""
+    """Pixels along the side of one sample of a latent."""
     work: float
-    """Multiplications for a pixel of the result in one step, about."""
+    """Multiplications for one pixel of the result in one step, about."""
 
-    def scheduler(self, recipe: Recipe) -> tuple[Any, Tensor]:
-        """A fresh scheduler of `diffusers`, and the steps to run of it, from the noisiest to the cleanest:
-        as many as the recipe says, the first at its strength of the noise. Each run has its own: they keep state."""
+    def settings(self, creativity: float) -> Any:
+        """What a creativity, more than 0 and at most 2, means for this refiner."""
+
+    def scheduler(self, settings: Any) -> tuple[Any, Tensor]:
+        """A new scheduler, as those of `diffusers`, and the steps of it to run, from the noisiest to the cleanest: as
+        many as the settings say, the first at their strength of noise. Each run needs its own, because they keep
+        state."""
 
     def encode(self, picture: Tensor) -> Tensor:
-        """1 × 3 × H × W in 0…1 → the clean latent that a run starts from."""
+        """1 × 3 × H × W in [0, 1] → the clean latent that a run starts from."""
 
-    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, recipe: Recipe) -> Tensor:
-        """What the scheduler's `step` wants, for a batch of tiles: `noisy` latents, scaled as the scheduler scales its
-        inputs, and what the upscaled picture has in the same place, N × 3 × H × W in 0…1. `step` is one number."""
+    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, settings: Any) -> Tensor:
+        """What the scheduler's `step` needs, for a batch of tiles: `noisy` latents, scaled as the scheduler scales its
+        inputs, and the upscaled picture in the same place, N × 3 × H × W in [0, 1]. `step` is one number."""
 
     def decode(self, latent: Tensor, picture: Tensor) -> Tensor:
-        """The refined picture, 1 × 3 × H × W in about 0…1. `picture` is what `encode` was given."""
+        """The refined picture, 1 × 3 × H × W in about [0, 1]. `picture` is what `encode` was given."""
+
+
+class Package(Protocol):
+    """A package of this folder: one kind of refiner."""
+
+    PREFIX: str
+    """Before the names of its settings, where those of all refiners are listed together."""
+
+    def settings(self, creativity: float) -> Any:
+        """Its table: a dataclass of numbers for a creativity in -2 … 2."""
+
+    def takes(self, weights: RefinerWeights) -> bool:
+        """Whether these are weights of this kind."""
+
+    def load(self, weights: RefinerWeights, device: torch.device, dtype: torch.dtype, cache: Path) -> Refiner:
+        """Raises ModelNotFound, and Unavailable where a package is missing."""

@@ -1,13 +1,14 @@
 """Resizing and rounding to an exact size and depth: Lanczos-3, antialiased in both directions, edges aligned.
 
 A result sample is a weighted mean of the source samples under a window, whose weights are the same for a whole column
-or row: `taps` has them. Sums are in floats and rounded once. Pictures come and go in bands, of which only the rows are
-kept that later ones need. Our own kernels do it where they were built, torch elsewhere; both give the same but for
-rounding.
+or row: `taps` returns them. Sums are in floats and rounded once. Pictures are read and made in bands; only the rows
+that later ones need are kept. Our own kernels do it where they are available, torch elsewhere; both give the same
+except for rounding.
 """
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,25 +16,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from server.engine.device import is_out_of_memory
+from server.engine.device import unless_out_of_memory
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
-from server.job.plan import Size
+from server.images.samples import Depth, full_scale, to_floats
+from server.job.tiling import Size
 from server.kernels import Kernel
 from server.kernels.cpu.lanczos import Filter, Taps
 from server.rows.stream import Stream
 
-Depth = type[np.uint8] | type[np.uint16]
-
 _LOBES = 3
 _PART_BYTES = 8 * 1024 * 1024
-"""Of the result that is made at a time, about."""
+"""Of the part of the result that is made at a time, about."""
 _MOST_ROWS = 512
-"""Of a narrow picture's."""
+"""Of that part, in a narrow picture."""
 _MOST_STRETCH = 16
-"""Source rows to one of the result."""
+"""Source rows for one row of the result."""
 _BLOCK = 32
-"""Columns that torch makes by one matrix product."""
+"""Columns that torch computes with one matrix product."""
 
 
 def resample(samples: Samples, size: Size, kernel: Kernel | None = None) -> Samples:
@@ -68,8 +68,8 @@ def resized(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None = No
 
 
 def taps(source: int, result: int) -> Taps:
-    """Lanczos-3 for a side of `source` samples that shall have `result`. The window is stretched where the picture
-    shrinks; at the borders what lies beyond them is left out of it, as Pillow does."""
+    """Lanczos-3 from `source` samples along a side to `result`. The window is stretched where the picture shrinks; at
+    the borders it is cut off, as in Pillow."""
     if source == result:
         return Taps(np.arange(source, dtype=np.int32), np.ones((source, 1), np.float32))
     stretch = max(1.0, source / result)
@@ -83,12 +83,12 @@ def taps(source: int, result: int) -> Taps:
 
 def _bands(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None) -> Iterator[Samples]:
     across, down = taps(stream.width, size[0]), taps(stream.height, size[1])
-    # Of a picture that only becomes deeper or shallower, colours stay as they are also where they are transparent.
+    # When only the depth changes, colours stay as they are also where they are transparent.
     alpha = stream.channels in (2, 4) and (stream.width, stream.height) != size
     make = _Torch(across, down, alpha, depth) if kernel is None else Filter(kernel, across, down, alpha, depth)
     result_row = size[0] * stream.channels * np.dtype(depth).itemsize
     most = min(max(_PART_BYTES // result_row, 16), _MOST_ROWS)
-    # Rows that several parts need are resized along their length for each.
+    # Rows that several parts need are resized horizontally for each of them.
     step = max(most * stream.height // size[1], 4 * down.count)
     kept: NDArray[Any] = np.empty((0, stream.width, stream.channels), stream.dtype)
     come = done = 0  # rows of the source, of the result
@@ -98,24 +98,20 @@ def _bands(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None) -> I
             first, come = come, come + len(part)
             ready = int(np.searchsorted(down.starts + down.count, come, side="right"))
             for row in range(done, ready, most):
-                yield _made(make, kept, part, first, range(row, min(row + most, ready)))
+                rows = range(row, min(row + most, ready))
+                made = unless_out_of_memory(partial(make, kept, part, first, rows))
+                if made is None:
+                    raise OutOfMemory("not even a few rows of the resized picture fit into memory")
+                yield made
+                del made
             done = ready
             needed = down.starts[done] if done < size[1] else come
             kept = np.concatenate((kept[max(0, needed - first + len(kept)) :], part[max(0, needed - first) :]))
-        del band, part  # or the next band would come beside it
-
-
-def _made(make: "_Torch | Filter", kept: NDArray[Any], part: NDArray[Any], first: int, rows: range) -> NDArray[Any]:
-    try:
-        return make(kept, part, first, rows)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory("not even a few rows of the resized picture fit into memory") from error
+        del band, part  # or the next band would be in memory beside it
 
 
 class _Torch:
-    """What `Filter` is, in torch, by products with matrices that are nearly all zero."""
+    """The same as `Filter`, in torch, by products with matrices that are nearly all zero."""
 
     def __init__(self, across: Taps, down: Taps, alpha: bool, depth: Depth) -> None:
         width = len(across.starts)
@@ -128,21 +124,20 @@ class _Torch:
         begin, matrix = _matrix(self._down, rows)
         end = begin + len(matrix)
         source = np.concatenate((kept, band[: end - first]))[begin - first + len(kept) :]
-        image = torch.from_numpy(source.astype(np.float32)).permute(0, 2, 1)  # rows, channels, columns
-        image = image / float(np.iinfo(source.dtype).max)
+        image = torch.from_numpy(to_floats(source)).permute(0, 2, 1)  # rows, channels, columns
         if self._alpha:
             image[:, :-1] *= image[:, -1:]
         image = torch.cat([image[..., start : start + len(part)] @ part for start, part in self._columns], dim=2)
         image = torch.tensordot(matrix.T, image, 1).permute(0, 2, 1)
         if self._alpha:
             image[..., :-1] *= torch.where(image[..., -1:] > 0, 1 / image[..., -1:], 0)
-        top = np.iinfo(self._depth).max
+        top = full_scale(self._depth)
         result: NDArray[Any] = image.mul_(top).round_().clamp_(0, top).numpy().astype(self._depth)
         return result
 
 
 def _matrix(axis: Taps, results: range) -> tuple[int, Tensor]:
-    """The first source sample that these results are made of, and source × result samples from there on."""
+    """The first source sample of these results, and the weights of source × result samples from there on."""
     starts = axis.starts[results.start : results.stop]
     first = int(starts[0])
     matrix = np.zeros((int(starts[-1]) + axis.count - first, len(results)), np.float32)

@@ -1,11 +1,11 @@
-"""Pictures on their way: bands of finished rows, poured into libvips while later ones are still being computed.
+"""Pictures as streams of finished rows, which libvips encodes while later rows are still being computed.
 
-A large result never exists as a whole in memory. The network yields bands from top to bottom, which are resized as they
-come; libvips encodes them in threads of its own, asking for rows when it wants them. Both sides wait for each other, so
-that at most two bands are alive: one being made, one being read.
+A large result never exists as a whole in memory. The network yields bands from top to bottom, which are resized one by
+one; libvips encodes them in its own threads and asks for rows when it needs them. Both sides wait for each other, so
+that at most two bands are in memory: one that is made and one that is read.
 
-libvips has no loader for "raw rows from a callback", but reads uncompressed TIFF from one without ever going back past
-the header. So the rows travel as such a file, which is their bytes behind a header of some hundred.
+libvips has no loader for raw rows from a callback, but it reads uncompressed TIFF from one, without seeking back past
+the header. So it gets the rows as such a file: a header of some hundred bytes, then the rows.
 """
 
 import struct
@@ -29,7 +29,7 @@ _SEEK_SET, _SEEK_CURRENT = 0, 1
 
 @dataclass(frozen=True)
 class Stream:
-    """A picture that comes in bands. They can be taken once."""
+    """A picture in bands of rows, which can be read once."""
 
     width: int
     height: int
@@ -41,16 +41,16 @@ class Stream:
 
     @classmethod
     def of(cls, samples: Samples) -> "Stream":
-        """A picture that is there already."""
+        """A picture that is in memory as a whole."""
         h, w, channels = samples.shape
         return cls(w, h, channels, samples.dtype.type, iter([samples]))
 
 
-def pour(stream: Stream, sink: Callable[[pyvips.Image], _T]) -> _T:
-    """`sink(image)`, where `image` is the stream as libvips sees it: to be read once, from top to bottom.
+def encode_stream(stream: Stream, sink: Callable[[pyvips.Image], _T]) -> _T:
+    """`sink(image)`, where `image` is the stream as a libvips image: to be read once, from top to bottom.
 
-    The bands are made in this thread, the sink runs in another. Raises what either of them does; where both do, what
-    the bands did, because the sink then only fails for want of rows.
+    The bands are made in this thread, and the sink runs in another. Raises what either of them raises; if both fail,
+    the error of the bands, because the sink then only fails for lack of rows.
     """
     pipe = _Pipe(stream)
     done: Future[_T] = Future()
@@ -63,7 +63,7 @@ def pour(stream: Stream, sink: Callable[[pyvips.Image], _T]) -> _T:
         finally:
             pipe.close()
 
-    thread = threading.Thread(target=work, name="pour", daemon=True)
+    thread = threading.Thread(target=work, name="encode", daemon=True)
     thread.start()
     rows = 0
     try:
@@ -73,8 +73,8 @@ def pour(stream: Stream, sink: Callable[[pyvips.Image], _T]) -> _T:
                     break
                 rows += len(band)
             else:
-                # NOTE: libtiff fills up with grey what it does not get.
-                assert rows == stream.height, f"{rows} rows of {stream.height} came"
+                # NOTE: libtiff fills missing rows with grey.
+                assert rows == stream.height, f"only {rows} of {stream.height} rows"
                 thread.join()
     finally:
         thread.join()
@@ -82,7 +82,7 @@ def pour(stream: Stream, sink: Callable[[pyvips.Image], _T]) -> _T:
 
 
 class _Pipe:
-    """Bands in at one end, the bytes of a TIFF file out at the other."""
+    """Turns bands into the bytes of a TIFF file."""
 
     def __init__(self, stream: Stream) -> None:
         self._header = _tiff_header(stream)
@@ -91,12 +91,12 @@ class _Pipe:
         self._position = 0
         self._changed = threading.Condition()
         self._band: memoryview | None = None
-        """The one that is being read; None when it has been, and the next one may come."""
+        """The band that is being read; None when it was read and the next may come."""
         self._band_start = len(self._header)
         self._closed = False
 
     def put(self, band: Samples) -> bool:
-        """Wait until the last one has been read, and give this one away. False when nobody reads any more."""
+        """Wait until the last band has been read, and pass this one on. False when reading has ended."""
         data = np.ascontiguousarray(band).reshape(-1).view(np.uint8).data
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._band is None)
@@ -107,7 +107,7 @@ class _Pipe:
         return True
 
     def close(self) -> None:
-        """No more bands will be put, or none will be read: the other end must not wait for them."""
+        """No more bands will be put or read: the other end must not wait for them."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -119,7 +119,7 @@ class _Pipe:
         return pyvips.Image.new_from_source(source, "", access="sequential", fail_on="truncated")
 
     def _read(self, size: int) -> bytes | memoryview:
-        """At most `size` bytes from where we are; none at the end, or when the bands have ended early."""
+        """At most `size` bytes from the current position; none at the end, or when the bands ended early."""
         if self._position < len(self._header):
             part: bytes | memoryview = self._header[self._position : self._position + size]
         elif self._position < self._length:
@@ -130,7 +130,7 @@ class _Pipe:
         return part
 
     def _read_rows(self, size: int) -> memoryview:
-        # NOTE: rows are there once. That libtiff asks for them in order is what tests/rows/test_stream.py looks at.
+        # NOTE: rows can be read once. tests/rows/test_stream.py checks that libtiff asks for them in order.
         assert self._position >= self._band_start
         with self._changed:
             while True:

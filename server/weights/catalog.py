@@ -13,7 +13,8 @@ from server.config import Config, LicencePolicy
 from server.errors import ModelNotFound, cut
 from server.job.creativity import recipe
 from server.job.job import Params
-from server.job.plan import Shape, Sizes, make_plan
+from server.job.plan import Sizes, make_plan
+from server.job.tiling import Shape
 from server.weights import choice, package
 from server.weights.choice import AUTO, Choice, Content, DeviceKind, Limits
 from server.weights.manifest import FOLDER, Entry, Kind, Manifest, read_manifest

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from server.errors import InvalidRequest
-from server.job.plan import Shape
+from server.job.tiling import Shape
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,4 +1,4 @@
-"""Recognises the operator's own checkpoints by their content and keeps what it found in the weights folder's index."""
+"""Recognises the operator's own checkpoints by their content, and writes the index of the weights folder."""
 
 from pathlib import Path
 
@@ -18,23 +18,23 @@ _LARGEST_BYTES = 1 << 30  # several times what the networks we know take; a diff
 
 
 def index(folder: Path, manifest: Manifest | None = None) -> list[Own]:
-    """Look at every checkpoint that is new or has changed, and return what is known of all. Files that can't be used
-    are in it too, with the reason."""
+    """Examine every checkpoint that is new or has changed, and return the facts about all. Files that cannot be used
+    are included, with the reason."""
     manifest = manifest or read_manifest()
     known = {own.file: own for own in read_index(folder)}
     found: list[Own] = []
     for path in candidates(folder, manifest):
         taken = {own.name for own in found if own.network}
         own = known.get(path.name)
-        # A problem may be solved by another file's going, a name be taken by its coming.
+        # Another file that was removed may have solved a problem; one that was added may have taken a name.
         if own is None or own.network is None or own.name in taken or own.name in manifest.entries:
             own = _look_at(path, manifest, taken)
         found.append(own)
     if found != list(known.values()):
         try:
             write_index(folder, found)
-        except OSError as error:  # a folder that may only be read still has weights to offer, just none of these
-            log.warning("the index can't be written", folder=str(folder), reason=str(error))
+        except OSError as error:  # a read-only folder still offers other weights, but none of these
+            log.warning("the index cannot be written", folder=str(folder), reason=str(error))
     return found
 
 
@@ -59,9 +59,6 @@ def _recognise(path: Path, size: int, manifest: Manifest, taken: set[str]) -> Ne
         model = load_model(path, name=path.stem, sha256=None, device=torch.device("cpu"))
     except ModelNotFound:
         raise
-    except Exception as error:  # NOTE: anybody's file, of any content; it must not keep a worker from starting
+    except Exception as error:  # NOTE: the file may have any content, and must not prevent a worker from starting
         raise ModelNotFound(f"{path.name} is not a checkpoint this server can read") from error
-    channels = model.facts.arguments["num_in_ch"]
-    if channels != 3:
-        raise ModelNotFound(f"{path.name} is a network for {channels} channels, not for the 3 of a colour picture")
     return Network(sha256_of(path), model.arch, model.facts.scale, model.facts.tile, model.facts.halo)

@@ -1,11 +1,12 @@
 """A worker process: lease a job, run the pipeline, store the result, finish. One per device.
 
-It has a few jobs in hand, each in a thread of its own, so that one is decoded or encoded while another's tiles are
-computed; the device's thread runs them in turn, see `engine/`. The main thread leases. A job whose last worker died
-runs alone: if it kills this one too, it takes no other job with it, and its attempts say what it did itself.
+It runs a few jobs at a time, each in its own thread, so that one is decoded or encoded while the tiles of another are
+computed; the device's thread runs their tiles in turn, see `engine/`. The main thread leases jobs. A job whose last
+worker died runs alone: if it ends this process too, no other job is affected, and its attempts count only its own
+failures.
 
-What a worker counts since it started (`WorkerInfo.counters`): that of `Upscaler.counters`, `jobs` ended, `jobs_in_hand`
-now and the process's `memory_bytes` now.
+A worker's counters since its start (`WorkerInfo.counters`): those of `Upscaler.counters` and `jobs` that ended; now:
+`jobs_in_hand` and the process's `memory_bytes`.
 """
 
 import os
@@ -40,25 +41,25 @@ from server.worker.upscaler import Upscaler
 log = structlog.get_logger()
 
 _IDLE_S = 0.5
-"""How long an idle worker waits for news before it looks for lapsed leases, of which there are none."""
+"""How long an idle worker waits for a notification of new jobs before it looks for jobs whose lease has expired."""
 _DATABASE_PAUSE_S = 1.0
-"""Before a database that failed is asked again."""
+"""Pause before the next attempt after the database failed."""
 _PROGRESS_S = 0.5
 """How often progress is written while a job runs."""
 _GRACE_S = 12.0
-"""How long a worker that was asked to end waits for jobs that are past their network part; less than the launcher
-waits for the worker."""
+"""How long a worker that was asked to end waits for jobs whose networks have finished; less than the launcher waits
+for the worker."""
 _RECYCLE_JOBS = 2000
 _RECYCLE_SHARE = 0.6
-"""A supervised worker makes room for a fresh process after so many jobs, or when it has come to hold so much of the
-machine's memory: neither happens to a sound one, but libraries leak."""
+"""A supervised worker is replaced by a new process after so many jobs, or when it uses this share of the machine's
+memory, because libraries may leak memory."""
 _TIDY_S = 30.0
 _LOOK_S = 0.1
-"""How often a main thread that waits for a job to end looks whether it shall stop."""
+"""How often the main thread, while it waits for a job to end, checks whether it must stop."""
 
 
 class JobLost(Exception):
-    """The lease went to another worker: this run's result is nobody's."""
+    """Another worker has the lease: the result of this run is not used."""
 
 
 class WorkerStopping(Exception):
@@ -67,7 +68,7 @@ class WorkerStopping(Exception):
 
 @dataclass(eq=False)
 class _Run:
-    """A job in work. Heartbeats note their news here, so that one that comes late can't be taken for the next job's."""
+    """A running job. Heartbeats store their answer here, so that a late one cannot be applied to the next job."""
 
     job: Job
     ctx: Context | None = None
@@ -96,8 +97,8 @@ class Worker:
         recycle_jobs: int = 0,
         recycle_bytes: int = 0,
     ) -> None:
-        """`recycle_jobs`, `recycle_bytes`: `loop` ends, with all jobs done, after so many or when the process holds
-        more than that; 0 is never."""
+        """`recycle_jobs`, `recycle_bytes`: `loop` ends, after its jobs have ended, when so many jobs were run or the
+        process uses more memory than that; 0: never."""
         self._config = config
         self._jobs = jobs
         self._blobs = blobs
@@ -113,37 +114,39 @@ class Worker:
         self._runs: set[_Run] = set()
         self._runs_changed = threading.Condition()
         self._jobs_done = 0
-        self._broken: Exception | None = None
+        self._failure: Exception | None = None
 
     def stop(self) -> None:
-        """End soon: running jobs go back to the queue at their next tile, unless they have none left."""
+        """End soon: running jobs go back to the queue after the current tile, unless it is their last."""
         self._stop.set()
 
     def loop(self) -> None:
-        """Work until `stop`, or until it is time for a fresh process. The bundled weights are verified and loaded
-        before the first lease. Raises what has broken the device for good."""
+        """Work until `stop`, or until the process must be replaced. The default networks are verified and loaded before
+        the first lease. Raises an error that made the device unusable."""
         self._upscaler.warm()
         beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beats.start()
         log.info("worker ready", worker=self._id, device=self._device, jobs=self._slots)
-        while self._wait(lambda: len(self._runs) < self._slots) and not self._stop.is_set() and not self._is_worn():
+        while (
+            self._wait(lambda: len(self._runs) < self._slots) and not self._stop.is_set() and not self._must_recycle()
+        ):
             try:
                 self._lease_once()
             except SQLAlchemyError:
-                # What was written is unknown. The lease decides: either the job is finished, or it is claimed again.
+                # It is unknown what was written. Either the job is finished, or it is claimed again after its lease.
                 log.exception("the database failed")
                 self._stop.wait(_DATABASE_PAUSE_S)
-        if self._broken is None:
+        if self._failure is None:
             self._drain()
-        if self._broken is not None:
-            raise self._broken  # the context is broken for good; the launcher starts a new process, which retries
+        if self._failure is not None:
+            raise self._failure  # the device is unusable in this process; the launcher starts a new one, which retries
         self._ended.set()
         beats.join()
         self._jobs.release(self._id)
 
     @property
     def is_busy(self) -> bool:
-        """Threads of jobs are alive, perhaps of some that were given up."""
+        """Whether threads of jobs are alive, also of jobs that were given back."""
         return bool(self._runs)
 
     def _lease_once(self) -> None:
@@ -165,29 +168,29 @@ class Worker:
             self._wait(lambda: not self._runs)
 
     def _wait(self, condition: Callable[[], bool], timeout_s: float = float("inf")) -> bool:
-        """Until the runs are so. False when time is over, or the worker is to end before it is so."""
+        """Wait for a condition on the runs. False when the time is over, or when the worker must end before."""
         deadline = time.monotonic() + timeout_s
         with self._runs_changed:
-            while self._broken is not None or not condition():
+            while self._failure is not None or not condition():
                 stopping = self._stop.is_set() and timeout_s == float("inf")
-                if stopping or self._broken is not None or time.monotonic() > deadline:
+                if stopping or self._failure is not None or time.monotonic() > deadline:
                     return False
-                self._runs_changed.wait(_LOOK_S)  # a signal's handler must not take locks, so `stop` wakes nobody
+                self._runs_changed.wait(_LOOK_S)  # a signal handler must not take locks, so `stop` does not notify
         return True
 
-    def _is_worn(self) -> bool:
-        worn = 0 < self._recycle_jobs <= self._jobs_done or 0 < self._recycle_bytes < memory_bytes()
-        if worn:
-            log.info("time for a fresh process", jobs=self._jobs_done, memory_bytes=memory_bytes())
-        return worn
+    def _must_recycle(self) -> bool:
+        replace = 0 < self._recycle_jobs <= self._jobs_done or 0 < self._recycle_bytes < memory_bytes()
+        if replace:
+            log.info("the process will be replaced", jobs=self._jobs_done, memory_bytes=memory_bytes())
+        return replace
 
     def _drain(self) -> None:
-        """Wait for the jobs in hand: for all that it takes if the process only wants to be replaced, else not long."""
+        """Wait for the running jobs: without limit if the process is only to be replaced, else for a short time."""
         self._wait(lambda: not self._runs)
         if self._wait(lambda: not self._runs, _GRACE_S):
             return
         for run in list(self._runs):
-            self._jobs.requeue(run.job)  # and what its thread still writes is fenced
+            self._jobs.requeue(run.job)  # the database refuses what its thread still writes
             log.warning("job given back in the middle of a step", job=run.job.id)
 
     def _end(self, run: _Run) -> None:
@@ -203,7 +206,7 @@ class Worker:
             except SQLAlchemyError:
                 log.exception("the database failed")  # as above
             except Exception as error:
-                self._broken = error
+                self._failure = error
             finally:
                 self._end(run)
 
@@ -237,14 +240,15 @@ class Worker:
                 log.error("the disk failed", reason=str(error))
                 self._jobs.fail(job, outage)
                 return
-            log.exception("job broke")
+            log.exception("job failed unexpectedly")
             self._jobs.fail(job, JobFailed("the picture could not be processed; the server's log says why"))
         finally:
             if staged is not None:
                 staged.unlink(missing_ok=True)
 
     def _publish(self, run: _Run) -> None:
-        """Store the result and finish the job. Done work survives a database that is away for less than a lease."""
+        """Store the result and finish the job. The result is not lost if the database is unavailable for less than a
+        lease."""
         assert run.ctx is not None  # it has run
         key = new_key(FORMATS[run.job.params.format].suffix)
         size_bytes = run.ctx.target.stat().st_size
@@ -253,11 +257,11 @@ class Worker:
         deadline = time.monotonic() + self._config.lease_s
         while True:
             try:
-                # A commit whose answer got lost makes the next try find the job finished, by us.
+                # If the answer to a commit was lost, the next attempt finds the job finished by this run.
                 published = self._jobs.finish(run.job, result) or self._is_published(run.job, key)
             except SQLAlchemyError:
                 if time.monotonic() > deadline:
-                    raise  # the blob stays: the row may name it
+                    raise  # the blob stays, because the row may name it
                 log.warning("finishing failed; trying again", exc_info=True)
                 time.sleep(_DATABASE_PAUSE_S)
             else:
@@ -274,7 +278,7 @@ class Worker:
         return False
 
     def _result(self, key: str, size_bytes: int, ctx: Context) -> Result:
-        assert ctx.plan is not None  # the run has ended well
+        assert ctx.plan is not None  # the run was successful
         w, h = ctx.plan.result
         return Result(
             key=key,
@@ -309,46 +313,48 @@ class Worker:
             raise WorkerStopping
 
     def _beat(self) -> None:
-        """Keep the process and its jobs alive in the table, and bring news back."""
-        told = tidied = 0.0
-        while not self._ended.wait(_PROGRESS_S if told else 0.0):
+        """Write heartbeats of the process and its jobs, and read whether jobs must stop."""
+        reported = tidied = 0.0
+        while not self._ended.wait(_PROGRESS_S if reported else 0.0):
             try:
                 for run in list(self._runs):
                     run.news = self._jobs.heartbeat(run.job, run.progress, run.stage)
-                if time.monotonic() - told > self._config.lease_s / 4:
+                if time.monotonic() - reported > self._config.lease_s / 4:
                     self._jobs.worker_beat(self._info())
-                    told = time.monotonic()
+                    reported = time.monotonic()
                 if time.monotonic() - tidied > _TIDY_S:
                     self._upscaler.tidy()
                     tidied = time.monotonic()
             except Exception:
-                # A locked or restarting database: the lease outlasts several tries.
+                # For example a locked database: a lease is long enough for several attempts.
                 log.exception("heartbeat failed")
 
 
 def memory_bytes() -> int:
-    """What this process has in memory."""
+    """Resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _memory_share(workers: int) -> int:
-    """_RECYCLE_SHARE of what the machine, or the container, has for each of so many workers."""
+    """_RECYCLE_SHARE of the memory of the machine or container, divided by the number of workers."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
-    with suppress(OSError, ValueError):  # "max" is none
+    with suppress(OSError, ValueError):  # "max": no limit
         total = min(total, int(limit.read_text()))
     return int(total * _RECYCLE_SHARE / workers)
 
 
 def run_worker(config: Config, worker_id: str | None = None, *, supervised: bool = False) -> None:
-    """The process's main function, until SIGTERM or SIGINT, or, where somebody starts the next, until it is worn.
-    Raises Unavailable or ModelNotFound at its start."""
+    """The main function of the process. Runs until SIGTERM or SIGINT; if it is `supervised`, at most until it must be
+    replaced. Raises Unavailable or ModelNotFound at its start."""
     engine = open_database(config.database)
     jobs = Jobs(engine, lease_s=config.lease_s)
     index(config.weights_path)
     upscaler = Upscaler(config, Catalog.of(config))
     name = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
-    worn = (_RECYCLE_JOBS, _memory_share(max(1, config.workers, torch.cuda.device_count()))) if supervised else (0, 0)
+    recycle = (
+        (_RECYCLE_JOBS, _memory_share(max(1, config.workers, torch.cuda.device_count()))) if supervised else (0, 0)
+    )
     worker = Worker(
         config,
         jobs,
@@ -356,8 +362,8 @@ def run_worker(config: Config, worker_id: str | None = None, *, supervised: bool
         upscaler,
         Changes(engine),
         name,
-        recycle_jobs=worn[0],
-        recycle_bytes=worn[1],
+        recycle_jobs=recycle[0],
+        recycle_bytes=recycle[1],
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
@@ -365,6 +371,6 @@ def run_worker(config: Config, worker_id: str | None = None, *, supervised: bool
         worker.loop()
     except RuntimeError:
         log.exception("the device is broken")
-        os._exit(1)  # at once: an interpreter that ends in order would wait for it, and run into it again
+        os._exit(1)  # at once: a regular exit would wait for the device and fail again
     if worker.is_busy:
-        os._exit(0)  # their threads are in libraries that do not take well to an interpreter that ends around them
+        os._exit(0)  # threads are inside libraries that may crash in a regular exit

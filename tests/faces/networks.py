@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from server.faces import Detector, Restorer
+from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
 from server.models import load_state, shim
 from tests.paths import SHARED
@@ -101,4 +102,4 @@ def parser() -> nn.Module:
 
 
 def restorer(net: nn.Module) -> Restorer:
-    return Restorer(net.state_dict(), "seeded", CPU, torch.float32)
+    return load_restorer(net.state_dict(), "seeded", CPU, torch.float32)

@@ -68,14 +68,14 @@ def test_a_restoration_that_is_not_the_face_is_refused(two_people: Samples) -> N
 
 
 def test_guards_can_be_others(two_people: Samples) -> None:
-    assert all(outcome.restored for outcome in faces_of(networks.gfpgan(), guards=())(two_people, Faces()))
+    assert all(outcome.restored for outcome in faces_of(networks.gfpgan(), checks=())(two_people, Faces()))
 
     def never(before: Samples, after: Samples) -> str:
         assert before.shape == after.shape == (512, 512, 3) and before.dtype == after.dtype == np.uint8
         return "never"
 
     deep = two_people.astype(np.uint16) * 257
-    assert [each.reason for each in faces_of(networks.gfpgan(), guards=(never,))(deep, Faces())] == ["never"] * 2
+    assert [each.reason for each in faces_of(networks.gfpgan(), checks=(never,))(deep, Faces())] == ["never"] * 2
 
 
 def test_it_can_be_stopped_between_faces(copying: FaceRestorer, two_people: Samples) -> None:
@@ -95,7 +95,7 @@ def test_the_same_bytes_twice(two_people: Samples) -> None:
     net = networks.gfpgan()
     for each in net.stylegan_decoder.style_convs:
         each.weight.fill_(0.5)
-    restore = faces_of(net, guards=())
+    restore = faces_of(net, checks=())
 
     def run() -> Samples:
         canvas = two_people.copy()

@@ -8,7 +8,7 @@ import pytest
 
 from server.faces.align import align
 from server.faces.base import SIDE, Face
-from server.faces.likeness import LikenessGuard
+from server.faces.likeness import LikenessCheck
 from server.images.read.open import Samples
 from tests.faces import networks
 
@@ -16,8 +16,8 @@ NAMES = ("astronaut_collins.png", "biden_portrait.jpg", "hopper_128.png", "parti
 
 
 @pytest.fixture(scope="module")
-def guard() -> LikenessGuard:
-    return LikenessGuard(networks.detector())
+def check() -> LikenessCheck:
+    return LikenessCheck(networks.detector())
 
 
 @pytest.fixture(scope="module")
@@ -36,34 +36,34 @@ def worse(crop: Samples, factor: int) -> Samples:
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_a_face_given_back_unharmed_passes(guard: LikenessGuard, crops: dict[str, Samples], factor: int) -> None:
+def test_a_face_given_back_unharmed_passes(check: LikenessCheck, crops: dict[str, Samples], factor: int) -> None:
     """What a perfect restoration of the harmed one is."""
     for name, crop in crops.items():
-        assert guard(worse(crop, factor), crop) is None, name
+        assert check(worse(crop, factor), crop) is None, name
 
 
-def test_somebody_else_is_refused(guard: LikenessGuard, crops: dict[str, Samples]) -> None:
+def test_somebody_else_is_refused(check: LikenessCheck, crops: dict[str, Samples]) -> None:
     for name, crop in crops.items():
         for other in crops:
             if other != name:
-                assert guard(crop, crops[other]) is not None, (name, other)
+                assert check(crop, crops[other]) is not None, (name, other)
 
 
-def test_other_light_is_refused(guard: LikenessGuard, crops: dict[str, Samples]) -> None:
+def test_other_light_is_refused(check: LikenessCheck, crops: dict[str, Samples]) -> None:
     crop = crops["astronaut_collins.png"]
-    assert "other colours" in (guard(crop, crop // 2) or "")
+    assert "other colours" in (check(crop, crop // 2) or "")
 
 
-def test_a_face_that_has_grown_is_refused(guard: LikenessGuard, crops: dict[str, Samples]) -> None:
+def test_a_face_that_has_grown_is_refused(check: LikenessCheck, crops: dict[str, Samples]) -> None:
     crop = crops["astronaut_collins.png"]
     grown = cv2.resize(crop, None, fx=1.1, fy=1.1)[25 : 25 + SIDE, 25 : 25 + SIDE]
-    assert "looks different" in (guard(crop, grown) or "")  # type: ignore[arg-type]
+    assert "looks different" in (check(crop, grown) or "")  # type: ignore[arg-type]
 
 
-def test_what_the_detector_takes_for_no_face_is_refused(guard: LikenessGuard, crops: dict[str, Samples]) -> None:
+def test_what_the_detector_takes_for_no_face_is_refused(check: LikenessCheck, crops: dict[str, Samples]) -> None:
     crop = crops["astronaut_collins.png"]
     blurred = cv2.GaussianBlur(crop, (0, 0), 20)
-    assert "none to the face detector" in (guard(crop, blurred) or "")  # type: ignore[arg-type]
+    assert "finds no face in the restored one" in (check(crop, blurred) or "")  # type: ignore[arg-type]
 
 
 def test_landmarks_that_have_moved_are_refused(crops: dict[str, Samples]) -> None:
@@ -73,9 +73,9 @@ def test_landmarks_that_have_moved_are_refused(crops: dict[str, Samples]) -> Non
     def find(samples: Samples, floor: float) -> list[Face]:
         return [replace(face, landmarks=face.landmarks + (0, 40)) for face in detector(samples, floor)]
 
-    assert "have moved" in (LikenessGuard(find)(crop, crop) or "")
+    assert "have moved" in (LikenessCheck(find)(crop, crop) or "")
 
 
-def test_nothing_to_see_is_refused(guard: LikenessGuard) -> None:
+def test_nothing_to_see_is_refused(check: LikenessCheck) -> None:
     flat = np.full((SIDE, SIDE, 3), 100, np.uint8)
-    assert "looks different" in (guard(flat, flat) or "")
+    assert "looks different" in (check(flat, flat) or "")

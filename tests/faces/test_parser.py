@@ -9,8 +9,9 @@ import torch
 
 from server.errors import ModelNotFound
 from server.faces import Parser
-from server.faces.base import SIDE, Floats
+from server.faces.base import SIDE
 from server.faces.parser import soft_mask
+from server.images.samples import Floats
 from tests.faces import networks
 from tests.faces.networks import CPU
 

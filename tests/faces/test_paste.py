@@ -9,8 +9,9 @@ import torch
 
 from server.faces import Paste, RestoredFace
 from server.faces.align import align
-from server.faces.base import SIDE, TEMPLATE, Floats, inverse, transform
+from server.faces.base import SIDE, TEMPLATE, inverse, transform
 from server.images.read.open import Samples
+from server.images.samples import Floats
 from tests.faces import networks
 from tests.faces.facexlib_reference import ALL, helper, paste
 from tests.faces.test_align import at, face

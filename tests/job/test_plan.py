@@ -1,30 +1,15 @@
-"""Sizes, passes and tiles, for every picture and every wish."""
+"""Sizes and passes, for every size of picture and all parameters."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.engine.tile import cut
 from server.errors import ResultImpossible
-from server.job import plan as plan_module
 from server.job.job import Params
-from server.job.plan import (
-    ONE_PASS_STRETCH,
-    Pass,
-    Plan,
-    Shape,
-    Size,
-    Sizes,
-    checked_sizes,
-    estimate,
-    make_plan,
-    result_size,
-    spans,
-    sweep_step,
-    tile_size,
-)
+from server.job.plan import ONE_PASS_STRETCH, Pass, Plan, Sizes, checked_sizes, estimate, make_plan, result_size
+from server.job.tiling import Shape, Size
 
 FIDELITY = Shape("fidelity-x4", 4, tile=512, halo=34)
 X2PLUS = Shape("RealESRGAN_x2plus", 2, tile=512, halo=64)
@@ -134,12 +119,6 @@ def test_when_a_second_pass_begins(scale: float, passes: int) -> None:
     assert len(planned((1000, 1000), Params(scale=scale), FIDELITY).passes) == passes
 
 
-@given(st.integers(1, 100_000), st.integers(0, 64), st.integers(2, 1000))
-def test_the_tiles_counted_are_the_tiles_cut(length: int, halo: int, kept: int) -> None:
-    tile = 2 * halo + kept
-    assert spans(length, tile, halo) == len(cut(length, tile, halo))
-
-
 def test_a_plan_says_all_in_plain_values() -> None:
     plan = planned((1000, 500), Params(scale=8), FIDELITY)
     first, second = Pass((1000, 500), (4000, 2000), 3), Pass((2000, 1000), (8000, 4000), 5 * 3)
@@ -178,20 +157,6 @@ def test_a_result_over_the_operators_limit_is_refused() -> None:
         check((100, 101), Params(scale=1), 10_000)
 
 
-@given(st.integers(1, 60_000), st.integers(1, 60_000), SHAPES)
-def test_a_row_of_tiles_never_makes_a_large_band(width: int, height: int, shape: Shape) -> None:
-    tile_width, tile_height = tile_size((width, height), shape)
-    samples = 3 * width * (tile_height - 2 * shape.halo) * shape.scale**2
-    assert samples <= 64 * 2**20 or tile_height <= 6 * shape.halo
-    assert tile_width * tile_height <= shape.tile**2  # what fits as a square fits
-    assert tile_width >= tile_height > 4 * shape.halo
-
-
-def test_pictures_of_common_sizes_are_cut_into_squares() -> None:
-    assert tile_size((2048, 2048), FIDELITY) == (512, 512)
-    assert tile_size((6400, 3600), FIDELITY) == (960, 272)
-
-
 def test_an_estimate_tells_seconds_bytes_and_nothing_of_networks_that_do_not_run() -> None:
     params = Params(scale=8, format="jpeg")
     plan = planned((1000, 500), params, FIDELITY)
@@ -208,56 +173,3 @@ def test_a_result_four_times_as_large_does_not_take_four_times_the_memory() -> N
     small, large = (estimate(planned(size, params, FIDELITY), params, None) for size in ((1280, 720), (2560, 1440)))
     assert large.result_bytes == 4 * small.result_bytes
     assert large.memory_bytes < 2 * small.memory_bytes
-
-
-@given(SIZES, st.sampled_from([(4, 34, 1), (4, 32, 1), (2, 64, 2), (1, 128, 4)]), st.integers(256, 3000))
-@example((2853, 1637), (2, 64, 2), 1448)
-@example((1737, 2692), (2, 64, 2), 1448)
-@example((1891, 2622), (1, 128, 4), 2896)
-@example((1, 1), (1, 128, 4), 256)
-def test_fitted_tiles_cover_the_picture_within_their_area_and_waste_no_more_than_squares(
-    size: Size, facts: tuple[int, int, int], tile: int
-) -> None:
-    scale, halo, multiple = facts
-    tile = max(tile, 6 * halo) // multiple * multiple
-    squares = Shape("x", scale, tile, halo, multiple=multiple)
-    fitted = replace(squares, fitted=True)
-    padded = -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
-    width, height = tile_size(padded, fitted)
-    assert min(width, size[0]) * min(height, size[1]) <= tile * tile
-    rows, columns = cut(padded[1], height, halo, 0, multiple), cut(padded[0], width, halo, 0, multiple)
-    assert planned(size, Params(scale=2), fitted).passes[0].tiles == len(rows) * len(columns)
-    band = (rows[0].keep_stop - rows[0].keep_start) * size[0] * scale**2 * 3
-    assert band <= 2 * plan_module._BAND_SAMPLES or height <= 6 * halo + 16
-
-    def computed(shape: Shape) -> int:
-        w, h = tile_size(padded, shape)
-        return len(cut(padded[0], w, halo)) * min(w, padded[0]) * len(cut(padded[1], h, halo)) * min(h, padded[1])
-
-    assert computed(fitted) <= computed(squares)
-
-
-@pytest.mark.parametrize(
-    ("size", "tile", "wasted"),
-    [((1920, 1080), 724, 0.15), ((1280, 720), 724, 0.06), ((1920, 1080), 570, 0.25), ((4000, 3000), 724, 0.28)],
-)
-def test_how_much_is_computed_twice(size: Size, tile: int, wasted: float) -> None:
-    w, h = tile_size(size, Shape("RRDBNet", 4, tile, 32, fitted=True))
-    assert spans(size[0], w, 32) * w * spans(size[1], h, 32) * h <= size[0] * size[1] * (1 + wasted)
-
-
-@pytest.mark.parametrize(
-    ("size", "steps"), [((1920, 1080), 45), ((1, 1), 1), ((256, 256), 1), ((256, 257), 2), ((50_000, 25), 3)]
-)
-def test_a_sweep_is_planned_in_steps_of_some_rows(size: Size, steps: int) -> None:
-    shape = replace(FIDELITY, widest=50_000)
-    assert planned(size, Params(scale=4), shape).passes[0].tiles == steps
-    wider = planned((50_001, size[1]), Params(scale=4), shape)
-    assert wider == planned((50_001, size[1]), Params(scale=4), FIDELITY)
-
-
-@given(SIZES)
-def test_a_step_can_be_taken_by_the_kernels_and_is_short(size: Size) -> None:
-    step = sweep_step(size)
-    assert step % 6 == 0 or step == size[1]
-    assert step * size[0] <= max(1 << 16, 12 * size[0])

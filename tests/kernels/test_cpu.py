@@ -22,7 +22,7 @@ from torch.nn import functional
 from server.kernels import Kernel, load
 from server.kernels import __main__ as command
 from server.kernels.cpu import build
-from server.kernels.cpu.network import Network, Sweep
+from server.kernels.cpu.network import Network, RowPass
 from server.launch import MALLOC_ENV
 from server.models import load_model, rrdbnet, srvgg
 from server.models.base import Facts
@@ -243,7 +243,7 @@ def rounded(image: Tensor, kind: type[np.generic], channels: int) -> NDArray[Any
     scale=st.integers(1, 4),
     threads=st.integers(1, 3),
 )
-def test_a_sweep_in_steps_gives_what_the_whole_picture_does(
+def test_a_row_pass_in_steps_gives_what_the_whole_picture_does(
     kernel: Kernel,
     height: int,
     width: int,
@@ -257,7 +257,7 @@ def test_a_sweep_in_steps_gives_what_the_whole_picture_does(
     net = networks.seeded(SRVGGNetCompact(num_feat=16, num_conv=depth, upscale=scale), height)
     facts = srvgg.detect(net.state_dict())
     assert facts is not None
-    network = srvgg.fast(net, facts, kernel)
+    network = srvgg.native(net, facts, kernel)
     samples = random_samples(height, width, channels, kinds[0], width)
     top = 1 if kinds[0] is np.float32 else np.iinfo(kinds[0]).max
     image = torch.from_numpy((samples / np.float32(top)).astype(np.float32)).permute(2, 0, 1)[None]
@@ -268,10 +268,10 @@ def test_a_sweep_in_steps_gives_what_the_whole_picture_does(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with Sweep(network, wide, 6 * step) as sweep:
+        with RowPass(network, wide, 6 * step) as row_pass:
             for start in range(0, height, 6 * step):
                 stop = min(height, start + 6 * step)
-                sweep.rows(stop, result[start * scale : stop * scale])
+                row_pass.rows(stop, result[start * scale : stop * scale])
     finally:
         torch.set_num_threads(before)
     unit = 1e-4 if kinds[1] is np.float32 else 1 if kinds[1] is np.uint8 else 7
@@ -291,7 +291,7 @@ def test_turns_give_the_bytes_that_a_run_at_once_does(
     arch = rrdbnet if isinstance(net, RRDBNet) else srvgg
     facts = arch.detect(net.state_dict())
     assert facts is not None
-    network = arch.fast(net, facts, kernel)
+    network = arch.native(net, facts, kernel)
     h, w = (side * facts.multiple for side in size)
     samples = random_samples(h, w, 3, np.uint8, 1)
     whole, result = (np.zeros((h * facts.scale, w * facts.scale, 3), np.uint16) for _ in range(2))
@@ -300,9 +300,9 @@ def test_turns_give_the_bytes_that_a_run_at_once_does(
     try:
         network.into(samples, whole)
         shares = []
-        with Sweep(network, samples, h) as sweep:
+        with RowPass(network, samples, h) as row_pass:
             while not shares or shares[-1] < 1:
-                shares.append(sweep.turn(work, result))
+                shares.append(row_pass.time_slice(work, result))
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(result, whole)
@@ -317,13 +317,13 @@ def test_only_the_wanted_part_of_a_result_is_written(
     kernel: Kernel, tmp_path: Path, net: nn.Module, channels: int, kind: type[np.generic]
 ) -> None:
     model = load_model(networks.save(net, tmp_path / "x"), name="x", sha256=None, device=networks.CPU, kernel=kernel)
-    assert model.own is not None
+    assert model.native is not None
     scale = model.facts.scale
     samples = random_samples(38, 26, channels, np.uint8, 0)
     whole = np.empty((38 * scale, 26 * scale, channels), kind)
-    model.own.into(samples, whole)
+    model.native.into(samples, whole)
     around = np.full((30, 40, channels), 7, kind)
-    model.own.into(samples, around[3:27, 5:33], top=17, left=11)
+    model.native.into(samples, around[3:27, 5:33], top=17, left=11)
     assert np.array_equal(around[3:27, 5:33], whole[17:41, 11:39])
     around[3:27, 5:33] = 7
     assert (around == 7).all()
@@ -334,9 +334,9 @@ def test_what_is_not_finite_becomes_black_in_integers(kernel: Kernel, tmp_path: 
     with torch.no_grad():
         net.body[-1].bias.fill_(float("nan"))  # type: ignore[union-attr]
     model = load_model(networks.save(net, tmp_path / "x"), name="x", sha256=None, device=networks.CPU, kernel=kernel)
-    assert model.own is not None
+    assert model.native is not None
     result = np.full((32, 32, 3), 9, np.uint8)
-    model.own.into(np.zeros((8, 8, 3), np.uint8), result)
+    model.native.into(np.zeros((8, 8, 3), np.uint8), result)
     assert not result.any()
 
 
@@ -345,12 +345,14 @@ def test_a_tall_picture_takes_no_more_memory_than_a_low_one(kernel: Kernel, tmp_
     model = load_model(
         networks.save(networks.srvgg(16, 8), tmp_path / "x"), name="x", sha256=None, device=networks.CPU, kernel=kernel
     )
-    assert model.own is not None
-    assert model.own.bytes_for(100_000, 600) == model.own.bytes_for(800, 600)
+    assert model.native is not None
+    assert model.native.bytes_for(100_000, 600) == model.native.bytes_for(800, 600)
     limit = 50 << 20
-    widest = model.own.columns_within(limit)
-    assert 0.99 * limit < model.own.bytes_for(100_000, widest) <= limit < model.own.bytes_for(100_000, widest + 100)
-    assert model.own.columns_within(0) == 0
+    widest = model.native.columns_within(limit)
+    assert (
+        0.99 * limit < model.native.bytes_for(100_000, widest) <= limit < model.native.bytes_for(100_000, widest + 100)
+    )
+    assert model.native.columns_within(0) == 0
 
 
 def real_networks() -> list[Path]:
@@ -372,7 +374,7 @@ def test_real_weights_on_a_real_picture_are_within_100_decibels(kernel: Kernel, 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_pictures_of_other_than_three_channels(kernel: Kernel, channels: int) -> None:
     net = networks.seeded(RRDBNet(channels, channels, num_feat=16, num_block=1, num_grow_ch=8), 3)
-    network = rrdbnet.fast(net, Facts(4, 128, 8, 0, 1, 1, {"num_grow_ch": 8}), kernel)
+    network = rrdbnet.native(net, Facts(4, 128, 8, 0, 1, 1, {"num_grow_ch": 8}), kernel)
     image = torch.rand(1, channels, 13, 21)
     with torch.no_grad():
         assert decibels(network(image), net.double()(image.double())) > 100
@@ -582,7 +584,7 @@ before = memory_bytes()
 large = upscaler.load(Params(scale=4, model=sys.argv[1])).model
 during, weights = memory_bytes(), large.weight_bytes
 del small, large
-upscaler._residents._keep_s = 0.0
+upscaler._cache._keep_s = 0.0
 upscaler.tidy()
 print(before, during, weights, memory_bytes(), upscaler.counters()["models"])
 """

@@ -9,7 +9,7 @@ from PIL import Image
 
 from server.config import Config
 from server.job.job import Params
-from server.pipeline.preview import CROP, telling
+from server.pipeline.preview import CROP, most_detailed
 from server.weights.catalog import Catalog
 from server.worker.upscaler import Upscaler
 
@@ -29,7 +29,7 @@ def noisy_corner(w: int, h: int) -> Image.Image:
 
 def test_the_crop_is_where_the_detail_is() -> None:
     samples = np.asarray(noisy_corner(200, 120))
-    left, top, right, bottom = telling(samples, (40, 30))
+    left, top, right, bottom = most_detailed(samples, (40, 30))
     assert (right - left, bottom - top) == (40, 30)
     assert left >= 145 and top >= 85
 
@@ -37,13 +37,13 @@ def test_the_crop_is_where_the_detail_is() -> None:
 @pytest.mark.parametrize("size", [(120, 120), (7, 200), (1, 1)])
 def test_the_crop_may_be_the_whole(size: tuple[int, int]) -> None:
     samples = np.zeros((size[1], size[0], 3), np.uint8)
-    assert telling(samples, size) == (0, 0, *size)
+    assert most_detailed(samples, size) == (0, 0, *size)
 
 
 def test_large_pictures_are_searched_coarsely() -> None:
     samples = np.full((3000, 4000, 3), 90, np.uint8)
     samples[2000:2400, 3000:3400] = np.random.default_rng(0).integers(60, 120, (400, 400, 3))
-    left, top, right, bottom = telling(samples, (400, 400))
+    left, top, right, bottom = most_detailed(samples, (400, 400))
     assert (right - left, bottom - top) == (400, 400)
     assert abs(left - 3000) < 10 and abs(top - 2000) < 10
 

@@ -1,4 +1,4 @@
-"""The one door to both backends."""
+"""Loading a refiner."""
 
 import subprocess
 import sys
@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 import torch
 from server.config import Config
-from server.creativity import recipe
+from server.job.creativity import recipe
 from server.refiners import load
 from server.weights.catalog import Catalog
 from server.weights.refiner import refiner_weights
 config = Config(data_dir=Path(sys.argv[1]))
 weights = refiner_weights(Catalog.of(config), "auto", "cpu")
 refiner = load(weights, torch.device("cpu"), torch.float32, config.data_dir)
-assert len(refiner.scheduler(recipe(1.0))[1]) == recipe(1.0).steps
+assert len(refiner.scheduler(refiner.settings(1.0))[1]) == recipe(1.0).steps
 print("diffusers" in sys.modules)
 """
 

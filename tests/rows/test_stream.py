@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.images.read.open import Samples
-from server.rows.stream import Stream, pour
+from server.rows.stream import Stream, encode_stream
 from tests.pictures import noise, streamed
 
 DTYPES = st.sampled_from([np.uint8, np.uint16])
@@ -23,7 +23,7 @@ DTYPES = st.sampled_from([np.uint8, np.uint16])
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 4), DTYPES, st.lists(st.integers(1, 299), max_size=4))
 def test_what_comes_out_is_what_went_in(h: int, w: int, channels: int, dtype: type[Any], cuts: list[int]) -> None:
     samples = noise(h, w, channels, dtype)
-    come = pour(streamed(samples, *cuts), lambda image: image.numpy())
+    come = encode_stream(streamed(samples, *cuts), lambda image: image.numpy())
     assert np.array_equal(come.reshape(samples.shape), samples)
 
 
@@ -36,7 +36,7 @@ def test_libvips_knows_what_the_channels_are(channels: int, dtype: type[Any]) ->
 
     grey, deep = channels < 3, dtype is np.uint16
     space = ("grey16" if deep else "b-w") if grey else ("rgb16" if deep else "srgb")
-    assert pour(streamed(noise(30, 40, channels, dtype), 7), look) == (space, channels in (2, 4))
+    assert encode_stream(streamed(noise(30, 40, channels, dtype), 7), look) == (space, channels in (2, 4))
 
 
 def test_bands_are_encoded_while_later_ones_are_made(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_bands_are_encoded_while_later_ones_are_made(tmp_path: Path) -> None:
         image.pngsave(str(tmp_path / "result.png"))
         return ahead
 
-    assert pour(Stream(500, 20 * 64, 3, np.uint8, bands()), sink) <= 3
+    assert encode_stream(Stream(500, 20 * 64, 3, np.uint8, bands()), sink) <= 3
     assert len(made) == 20
 
 
@@ -64,8 +64,10 @@ def test_what_goes_wrong_with_the_bands_ends_the_sink_and_is_raised(tmp_path: Pa
         raise KeyError("stop")
 
     with pytest.raises(KeyError, match="stop"):
-        pour(Stream(100, 1000, 3, np.uint8, bands()), lambda image: image.pngsave(str(tmp_path / "result.png")))
-    assert not [thread for thread in threading.enumerate() if thread.name == "pour"]
+        encode_stream(
+            Stream(100, 1000, 3, np.uint8, bands()), lambda image: image.pngsave(str(tmp_path / "result.png"))
+        )
+    assert not [thread for thread in threading.enumerate() if thread.name == "encode"]
 
 
 def test_a_sink_that_fails_ends_the_bands_and_is_raised() -> None:
@@ -78,11 +80,11 @@ def test_a_sink_that_fails_ends_the_bands_and_is_raised() -> None:
             yield noise(10, 100, 3)
 
     with pytest.raises(pyvips.Error, match="nowhere"):
-        pour(Stream(100, 10_000, 3, np.uint8, bands()), lambda image: image.pngsave("/nowhere/result.png"))
+        encode_stream(Stream(100, 10_000, 3, np.uint8, bands()), lambda image: image.pngsave("/nowhere/result.png"))
     assert made < 1000
 
 
 def test_bands_that_end_early_are_an_error_not_a_grey_bottom(tmp_path: Path) -> None:
     stream = Stream(100, 1000, 3, np.uint8, iter([noise(500, 100, 3)]))
     with pytest.raises(AssertionError, match="500 rows of 1000"):
-        pour(stream, lambda image: image.pngsave(str(tmp_path / "result.png")))
+        encode_stream(stream, lambda image: image.pngsave(str(tmp_path / "result.png")))

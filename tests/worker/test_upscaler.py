@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from server.config import Config
-from server.engine.model_cache import Residents
+from server.engine.model_cache import ModelCache
 from server.errors import InvalidField, ModelNotFound
 from server.job.job import Params
 from server.models import Model, load_state, mix
@@ -100,7 +100,7 @@ def test_the_result_names_the_mix_and_the_hash_of_its_recipe(upscaler: Upscaler,
 
 
 def test_a_mix_of_weights_is_made_once_and_the_oldest_gives_way(upscaler: Upscaler, tmp_path: Path) -> None:
-    upscaler._residents = Residents(4 * (tmp_path / "bundled" / "fidelity-x4.pth").stat().st_size)
+    upscaler._cache = ModelCache(4 * (tmp_path / "bundled" / "fidelity-x4.pth").stat().st_size)
 
     def load(denoise: float) -> Model:
         return upscaler.load(Params(scale=4, denoise=denoise)).model

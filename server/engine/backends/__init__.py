@@ -1,0 +1,16 @@
+"""The ways to run networks. To add one: a module with a class as `base.Backend` describes it, and its line here."""
+
+from server.engine.backends.base import Backend
+from server.engine.backends.batched import BatchedBackend
+from server.engine.backends.native import NativeBackend
+from server.engine.runtime import Runtime
+
+__all__ = ["Backend", "open_backends"]
+
+
+def open_backends(runtime: Runtime, batch_pixels: int | None = None) -> tuple[Backend, ...]:
+    """All backends, in the order in which they are asked whether they run a model."""
+    return (
+        NativeBackend(runtime),
+        BatchedBackend(runtime, batch_pixels),
+    )

@@ -1,8 +1,8 @@
-"""CUDA graphs: a network's hundreds of launches recorded once and then started as one.
+"""CUDA graphs: the hundreds of launches of a network are recorded once and then started as one.
 
-What launches cost is nearly all of a small tile's time on a GPU. Recording runs nothing and takes as long as launching
-once, so it happens in line when a shape has come a few times; until then, and for ever after anything went wrong, the
-network runs as it is. NOTE: written and dry-run without a GPU; benchmarks/gpu.py is what tries it.
+For a small tile, launching takes nearly all of the time on a GPU. Recording computes nothing and takes as long as
+launching once, so it is done when a shape has been used a few times. Before that, and after any failure with a shape,
+the network runs without a graph. NOTE: the tests have no GPU; benchmarks/gpu.py tests this file on one.
 """
 
 from collections import Counter, OrderedDict
@@ -16,11 +16,11 @@ from torch import Tensor
 log = structlog.get_logger()
 
 _USES_BEFORE = 3
-"""Eager runs of a shape before it is recorded: what comes once or twice is not worth it, and recording must find
-cuDNN's plans made and its workspaces there."""
+"""Runs of a shape without a graph before it is recorded. A shape that is used once or twice is not worth it, and
+cuDNN's plans and workspaces must exist when it is recorded."""
 _MOST = 16
 _MOST_PIXELS = 1 << 18
-"""Larger batches launch faster than they compute: nothing to gain, and each graph keeps its tensors."""
+"""Larger batches take longer to compute than to launch: nothing is gained, and each graph keeps its tensors."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _Recorded:
     image: Tensor
     result: Tensor
     function: Callable[[Tensor], Tensor]
-    """NOTE: kept because it keeps the weights: a recording knows only their addresses."""
+    """NOTE: keeps the weights alive: a recording has only their addresses."""
 
 
 class Graphs:
@@ -46,8 +46,8 @@ class Graphs:
         return len(self._recorded)
 
     def run(self, network: Hashable, function: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-        """`function(image)`. What it returns may be overwritten by the next call: work on it must have been launched by
-        then, on the same stream. `network`: equal for what is the same function."""
+        """`function(image)`. The next call may overwrite the result: work on it must be launched before, on the same
+        stream. `network`: equal for the same function."""
         key = (network, tuple(image.shape))
         n, _, h, w = image.shape
         if not self._enabled or key in self._refused or n * h * w > _MOST_PIXELS:
@@ -66,12 +66,12 @@ class Graphs:
         return recorded.result
 
     def clear(self) -> None:
-        """Give their memory back."""
+        """Drop all recordings and free their memory."""
         self._recorded.clear()
         self._uses.clear()
 
     def forget(self, network: Hashable) -> None:
-        """The network is no longer kept: neither are its recordings."""
+        """The network is no longer kept: drop its recordings."""
         for key in [key for key in self._recorded if isinstance(key, tuple) and key[0] == network]:
             del self._recorded[key]
 
@@ -81,7 +81,7 @@ class Graphs:
         try:
             static = image.clone()
             graph = torch.cuda.CUDAGraph()
-            # Job threads may allocate meanwhile (faces, the refiner): only this thread's doings must fit a recording.
+            # Job threads may allocate meanwhile (faces, the refiner): check only this thread's calls.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 result = function(static)
         except Exception as error:

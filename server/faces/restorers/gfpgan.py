@@ -1,33 +1,46 @@
-"""Draws aligned faces anew: GFPGAN (Wang et al., arXiv:2101.04061), the "clean" network of v1.2, v1.3 and v1.4.
+"""Restores aligned faces: GFPGAN (Wang et al., arXiv:2101.04061), the "clean" network of v1.2, v1.3 and v1.4.
 
-The package's network as it is. Two things about running it: without `randomize_noise=False` it adds noise from the
-global generator, and every run gives another face; and its `weight` argument does nothing, so that strength is a matter
-of pasting.
+This is the package's unchanged network. Without `randomize_noise=False` it adds noise from the global generator, and
+every run gives another face. Its `weight` argument has no effect, so the strength is applied in pasting.
 
-Half precision goes through autocast. Plain `.half()` squares modulated weights in fp16; where that overflows the
-demodulation makes zeros of them, and the face comes out wrong with nothing in it that is not finite.
+Half precision uses autocast. Plain `.half()` squares modulated weights in fp16; where that overflows, the demodulation
+makes them zero, and the face is wrong although all its values are finite.
 """
 
 import structlog
 import torch
 from torch import Tensor, nn
 
-from server.engine.device import is_out_of_memory, release_memory
-from server.errors import ModelNotFound, OutOfMemory
-from server.faces.base import SIDE, Floats
+from server.engine.device import Halving
+from server.errors import ModelNotFound
+from server.faces.base import SIDE
 from server.images.read.open import Samples
+from server.images.samples import Floats, to_floats
 from server.models import shim
 from server.models.base import StateDict
 
 log = structlog.get_logger()
 
 _CUDA_BATCH = 8
-"""Faces at once: about 1 GB each. On the CPU two take twice the time of one."""
+"""Faces at a time, about 1 GB each. On a CPU batches are not faster."""
 
-_PULL = "`python -m server weights pull gfpgan` installs v1.4"
+PULL = "`python -m server weights pull gfpgan` installs v1.4"
 
 
-class Restorer:
+NAME = "GFPGAN"
+_NEEDED = ("conv_body_first.weight", "final_conv.weight", "stylegan_decoder.constant_input.weight")
+_FIRST_LAYOUT = "conv_body_first.0.weight"
+
+
+def detect(state: StateDict) -> bool:
+    return _FIRST_LAYOUT in state or all(key in state for key in _NEEDED)
+
+
+def load(state: StateDict, name: str, device: torch.device, dtype: torch.dtype) -> "Gfpgan":
+    return Gfpgan(state, name, device, dtype)
+
+
+class Gfpgan:
     def __init__(self, state: StateDict, name: str, device: torch.device, dtype: torch.dtype) -> None:
         """`name`: of the checkpoint, for errors. `dtype`: to multiply in. Raises ModelNotFound, also for the older
         layouts."""
@@ -35,45 +48,37 @@ class Restorer:
         try:
             self._net.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
-            raise ModelNotFound(f"{name} looks like GFPGAN but its weights don't fit it; {_PULL}") from error
+            raise ModelNotFound(f"{name} looks like GFPGAN but its weights don't fit it; {PULL}") from error
         self._net.eval().requires_grad_(False).to(device)
         self._device = device
         self._dtype = dtype
-        self._batch = _CUDA_BATCH if device.type == "cuda" else 1
+        faces = _CUDA_BATCH if device.type == "cuda" else 1
+        self._batch = Halving("the batch of faces", "one face", device, faces)
 
     @torch.inference_mode()
     def __call__(self, crops: list[Samples]) -> list[Floats]:
         """Aligned faces, SIDE × SIDE × 3 of 8 or 16 bits, → the same faces restored, RGB in [0, 1]. At most `batch`
         of them at once. Raises OutOfMemory."""
         image = torch.stack([_to_tensor(crop) for crop in crops]).to(self._device)
-        result = self._run(image).clamp_(-1, 1).add_(1).div_(2)
+        result = self._batch.run(lambda size: self._in_batches(image, size), len(image)).clamp_(-1, 1).add_(1).div_(2)
         return list(result.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
     @property
     def batch(self) -> int:
         """How many faces to hand over at once: as many as have fitted so far."""
-        return self._batch
+        return self._batch.size
 
-    def _run(self, image: Tensor, *, exact: bool = False) -> Tensor:
-        """(N, 3, SIDE, SIDE) in [-1, 1] → the same, in smaller pieces if it must be, in fp32 if it must be."""
-        exact = exact or self._dtype is torch.float32
-        try:
-            result = self._forward(image, exact)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        else:
-            if exact or bool(torch.isfinite(result).all()):
-                return result
-            log.warning("a face overflowed: computing it again in fp32", dtype=str(self._dtype))
-            return self._run(image, exact=True)
-        # Out of the except block: the exception holds the frames, and the frames hold the memory.
-        release_memory(self._device)
-        if len(image) == 1:
-            raise OutOfMemory(f"not even one face fits on {self._device}")
-        self._batch = len(image) // 2
-        log.warning("out of memory: halving the batch of faces", batch=self._batch)
-        return torch.cat([self._run(part, exact=exact) for part in torch.split(image, self._batch)])
+    def _in_batches(self, image: Tensor, size: int) -> Tensor:
+        """(N, 3, SIDE, SIDE) in [-1, 1] → the same."""
+        return torch.cat([self._finite(batch) for batch in torch.split(image, size)])
+
+    def _finite(self, image: Tensor) -> Tensor:
+        exact = self._dtype is torch.float32
+        result = self._forward(image, exact)
+        if exact or bool(torch.isfinite(result).all()):
+            return result
+        log.warning("a face overflowed: computing it again in fp32", dtype=str(self._dtype))
+        return self._forward(image, exact=True)
 
     def _forward(self, image: Tensor, exact: bool) -> Tensor:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=not exact):
@@ -82,21 +87,18 @@ class Restorer:
 
 
 def _arguments(state: StateDict, name: str) -> dict[str, float]:
-    """The two hyper-parameters that checkpoints have differed in, from shapes. Raises ModelNotFound."""
-    if "conv_body_first.0.weight" in state:
+    """The two hyper-parameters that differ between checkpoints, from shapes. Raises ModelNotFound."""
+    if _FIRST_LAYOUT in state:
         raise ModelNotFound(
             f"{name} is a GFPGAN of the first layout (v1.0, or its bilinear form), which needs CUDA code compiled for "
-            f"one machine; this server runs the clean layout of v1.2 and later: {_PULL}"
+            f"one machine; this server runs the clean layout of v1.2 and later: {PULL}"
         )
-    needed = ("conv_body_first.weight", "final_conv.weight", "stylegan_decoder.constant_input.weight")
-    if any(key not in state for key in needed):
-        raise ModelNotFound(f"{name} is no GFPGAN; {_PULL}")
     narrow = state["stylegan_decoder.constant_input.weight"].shape[1] / 512
     return {"narrow": narrow, "channel_multiplier": state["conv_body_first.weight"].shape[0] / (16 * narrow)}
 
 
 def _build(arguments: dict[str, float]) -> nn.Module:
-    """Without weights: on no device, so that 87 million numbers are not drawn at random only to be thrown away."""
+    """Without weights and on no device, which skips the random initialisation of 87 million numbers."""
     with torch.device("meta"):
         net: nn.Module = shim.gfpgan_v1_clean()(
             out_size=SIDE,
@@ -113,5 +115,4 @@ def _build(arguments: dict[str, float]) -> nn.Module:
 
 
 def _to_tensor(crop: Samples) -> Tensor:
-    top = 255 if crop.dtype == "uint8" else 65535
-    return torch.from_numpy(crop.astype("float32")).permute(2, 0, 1).div_(top).sub_(0.5).div_(0.5)
+    return torch.from_numpy(to_floats(crop)).permute(2, 0, 1).sub_(0.5).div_(0.5)

@@ -1,4 +1,4 @@
-"""The library as Python sees it: its functions, and samples as they lie in memory."""
+"""The library's functions for Python, and how samples are passed to it."""
 
 import ctypes
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Samples = NDArray[Any]
-"""H × W × C of uint8, uint16 or float32, strides as they are."""
+"""H × W × C of uint8, uint16 or float32, with any strides."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Kernel:
     target: str
     """Instruction set."""
     origin: str
-    """Whether it was compiled ahead, before or now."""
+    """When it was compiled: see `build.Library`."""
     library: ctypes.CDLL
 
     def release(self) -> None:
-        """Give back the memory that is kept for the next run."""
+        """Free the memory that is kept for the next run."""
         self.library.winograd_release()
 
 
@@ -62,8 +62,8 @@ def open_library(path: Path) -> ctypes.CDLL:
     found.winograd_begin.restype = pointer
     found.winograd_strip.argtypes = [pointer]
     found.winograd_rows.argtypes = [pointer, number, picture, *[number] * 5]
-    found.winograd_turn.argtypes = [pointer, ctypes.c_double, picture, *[number] * 5]
-    found.winograd_turn.restype = ctypes.c_double
+    found.winograd_slice.argtypes = [pointer, ctypes.c_double, picture, *[number] * 5]
+    found.winograd_slice.restype = ctypes.c_double
     found.winograd_end.argtypes = [pointer]
     found.winograd_end.restype = None
     found.winograd_bytes.argtypes = [pointer, number, number, number]

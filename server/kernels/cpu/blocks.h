@@ -1,15 +1,15 @@
-// Chains of convolutions, taken through a picture block by block, by several threads.
+// Computes chains of convolutions block by block, in several threads.
 //
-// Where a layer has computed a block, the next layer goes on with it, down to the chain's end. What lies between them
-// are pieces of a map, as large as a block, which stay in the cache; whole maps would go out to memory and back for
-// every layer. But a result needs samples on all sides of it. So the blocks of each layer lie a row and a column
-// further down and to the right than those of the next (its `lead`), and what is needed above and to the left of them
-// was kept when the neighbours had it: the last rows of a block for the one below, the last columns for the one to its
+// After a layer has computed a block, the next layer uses it at once, until the chain's end. So the maps between layers are
+// only pieces, as large as a block, which stay in the cache; whole maps would be written to memory and read again for
+// every layer. But a result needs samples on all sides. So the blocks of each layer are one row and one column further
+// down and to the right than those of the next layer (its `lead`). The samples above and to the left were kept when the
+// neighbouring blocks were computed: the last rows of a block for the block below, the last columns for the block to its
 // right.
 //
-// Threads take the blocks in order, each all the way through its chain, waiting for the neighbours' layers. A layer's
-// tiles lie where they lie whatever the size of the blocks, so results depend neither on that nor on the number of
-// threads; only on whether layers form a chain, as those of all but small pictures do.
+// Threads take the blocks in order. Each block goes through its whole chain, and waits for the layers of its neighbours. The
+// positions of a layer's tiles do not depend on the size of the blocks, so the results depend neither on that nor on the
+// number of threads; only on whether layers form a chain, as they do in all pictures that are not small.
 #pragma once
 
 #include <sched.h>
@@ -26,26 +26,26 @@ namespace {
 
 // Features, NHWC, channels padded with zeros to 16s. Sizes are those of the chain's input, times `size`.
 struct Map {
-  bool whole = true;  // or a piece of it for each block
+  bool whole = true;  // else a piece of it for each block
   int channels = 0, size = 1;
   size_t row = 0;    // floats from one row to the next
   size_t start = 0;  // in the run's memory; a piece: in the thread's
-  int place = 0;     // of a piece: two with the same place share it
-  int origin = 0;    // of a piece: how far its first row and column lie beyond those of its block; INT_MAX: unknown
+  int place = 0;     // of a piece: two pieces with the same place share memory
+  int origin = 0;    // of a piece: offset of its first row and column from those of its block; INT_MAX: unknown
 };
 
 struct Layer {
-  const Conv* conv = nullptr;  // null: takes the source picture as it is
+  const Conv* conv = nullptr;  // null: copies the source picture
   int in = -1, more = -1;      // maps: channels of `more` follow those of `in`
   int split = 1 << 30;         // channels in `in`
-  int up = 1;                  // 2: every sample of the input stands for 2x2
+  int up = 1;                  // 2: every sample of the input is repeated as 2x2
   int out = -1;                // map; -1: the result picture
   int channel = 0;             // of `out`, where the results go
   int add[2] = {-1, -1};       // maps
-  float scale[2] = {1, 1};     // result = (result * scale + add), in turn
-  int lead = 0;                // how far its blocks lie beyond those of the chain's last layer
+  float scale[2] = {1, 1};     // result = (result * scale + add), one after the other
+  int lead = 0;                // offset of its blocks from those of the chain's last layer
 
-  // The rest is for Program::add to know.
+  // The rest is filled in by Program::add.
   int size = 1;                            // of its results
   int border = 0;                          // rows and columns that are kept of each block
   size_t kept_rows = 0, kept_columns = 0;  // where
@@ -55,13 +55,13 @@ struct Chain {
   std::vector<Layer> layers;
   int H = 0, W = 0;                              // of its input
   int h = 0, w = 0;                              // of a block: multiples of TILE
-  int top = 0, left = 0, bottom = 0, right = 0;  // which blocks there are
-  int lead = 0;                                  // the furthest of its layers', in rows of its input
-  bool joined = false;  // the first blocks of layers with a lead begin with the picture; else others come before them
+  int top = 0, left = 0, bottom = 0, right = 0;  // range of the blocks
+  int lead = 0;                                  // the largest of its layers, in rows of its input
+  bool joined = false;  // the first blocks of layers with a lead begin at the picture's border; else there are blocks before them
   int slack = 0;        // columns that the last blocks may have beyond w
-  int side = 0;  // 0 or 1: what is kept lies elsewhere for the next chain, which begins before this one has ended
+  int side = 0;  // 0 or 1, alternating between chains: the next one begins before this one has ended
 
-  // Multiplications, done the plain way.
+  // Multiplications of a plain convolution.
   double work() const {
     double sum = 0;
     for (const Layer& l : layers)
@@ -79,13 +79,13 @@ struct Program {
   std::vector<Map> maps;
   std::vector<Chain> chains;
   size_t whole = 0;                      // floats of whole maps
-  size_t rows[2] = {}, columns[2] = {};  // of what is kept; the columns for each thread, that is, strip under way
+  size_t rows[2] = {}, columns[2] = {};  // of what is kept; columns for each thread, because each computes one strip
   size_t pieces = 0, scratch = 0;        // of each thread
 
   int map(int channels, int W, int H) {
     Map m;
     m.channels = channels;
-    m.row = size_t(W) * channels + 10 * SKEW;  // never a power of two: rows would share sets of the caches
+    m.row = size_t(W) * channels + 10 * SKEW;  // never a power of two, because rows would then share cache sets
     m.start = whole;
     whole += m.row * H + 16 * SKEW;
     maps.push_back(m);
@@ -103,7 +103,7 @@ struct Program {
     return int(maps.size()) - 1;
   }
 
-  // A chain, in blocks of h x w. Pieces that it writes are its own.
+  // Adds a chain, in blocks of h x w. The pieces that it writes belong to it alone.
   void add(std::vector<Layer> layers, int H, int W, int h, int w) {
     Chain c;
     c.layers = std::move(layers);
@@ -115,7 +115,7 @@ struct Program {
     size_t kept_rows = 0, kept_columns = 0, held[4] = {};
     std::vector<int> furthest(maps.size(), 0);
     for (const Layer& l : c.layers) c.lead = std::max(c.lead, ceil_div(l.lead, l.in < 0 ? 1 : maps[l.in].size * l.up));
-    // Blocks of a few columns take nearly as long as others: the weights are the same.
+    // Blocks of few columns take nearly as long as others, because they read the same weights.
     c.joined = c.lead <= TILE;
     c.slack = c.joined && w >= 4 * TILE ? TILE : 0;
     for (Layer& l : c.layers) {
@@ -161,7 +161,7 @@ struct Program {
   size_t of_thread() const { return (scratch + pieces + columns[0] + columns[1] + 1023) / 1024 * 1024; }
   size_t bytes(int threads) const { return (of_all() + of_thread() * threads) * sizeof(float); }
 
-  // As many threads as can ever have something to do: no more than two chains are under way.
+  // The number of threads that can have work: at most two chains run at a time.
   int useful() const {
     long most = 1, last = 0;
     for (const Chain& c : chains) {
@@ -205,14 +205,14 @@ ALWAYS_INLINE void gather(Sample sample, float* V, size_t step) {
   }
 }
 
-// A layer's share of a block.
+// One layer of one block.
 struct Work {
   const Layer& layer;
   int H, W;  // of its results' map
   Plane in, more, out, add[2];
 
-  // The samples under the tile whose results begin at (y0, x0), transformed, of channels `first` to `last`. Beyond the
-  // picture there are zeros.
+  // The transformed samples of the tile whose results begin at (y0, x0), of channels `first` to `last`. Outside the picture
+  // they are zero.
   void read(int y0, int x0, int first, int last, float* V, size_t step) const {
     const int up = layer.up;
     y0--, x0--;
@@ -235,7 +235,7 @@ struct Work {
           };
           gather(sample, to, step);
         } else if (up == 1) {
-          // The next tile's new columns: hardware does not see this pattern.
+          // Prefetch the next tile's new columns: the hardware does not recognise this pattern.
           for (int y = 0; y < SIDE; y++)
             for (int x = SIDE; x < SIDE + TILE; x++) __builtin_prefetch(rows[y] + x * pixel + c);
           gather([&](int y, int x) { return load(rows[y] + x * pixel + c); }, to, step);
@@ -247,7 +247,7 @@ struct Work {
   }
 
   // A tile's results, transformed back, with bias, activation and what is added, to `out`, or to `tile` if there is
-  // none. WHOLE: all of them lie in the picture, so that loops can be unrolled.
+  // none. WHOLE: all of them are inside the picture, so that loops can be unrolled.
   template <bool WHOLE, bool UPSAMPLED>
   ALWAYS_INLINE void scatter(int y0, int x0, const float* M, size_t step, float* tile) const {
     const int NP = layer.conv->NP;
@@ -268,7 +268,7 @@ struct Work {
 #pragma GCC unroll 8
         for (int y = 0; y < SIDE; y++)
           column[y] = UPSAMPLED && (y == 2 || x == 2) ? Vec{} : load(M + size_t(y * SIDE + x) * step + c);
-        if (x == 1) column[1] += load(layer.conv->bias + c);  // of which it adds the same to all results
+        if (x == 1) column[1] += load(layer.conv->bias + c);  // which adds it equally to all results
         transform_out(column, o);
 #pragma GCC unroll 8
         for (int y = 0; y < TILE; y++) d[y][x] = o[y];
@@ -333,7 +333,7 @@ struct Work {
 
 // ---- one block ----
 
-// Rows of a chain's blocks that are taken through it in one run.
+// Rows of a chain's blocks that are computed in one run.
 struct Strips {
   const Chain* chain;
   int top, bottom;
@@ -361,10 +361,10 @@ struct Run {
 
   const Program& program;
   float* memory;  // of_all floats, then of_thread for each thread
-  int threads;    // that there is memory for
+  int threads;    // for which there is memory
   std::vector<Strips> parts;
   std::atomic<long> next{0};
-  std::unique_ptr<std::atomic<int>[]> layers;  // that have ended, of each block
+  std::unique_ptr<std::atomic<int>[]> layers;  // number of layers that are done, of each block
 
   Run(const Program& p, float* m, int t, std::vector<Strips> s)
       : program(p), memory(m), threads(t), parts(std::move(s)) {
@@ -383,13 +383,14 @@ struct Run {
     }
   }
 
-  // To be called by each thread.
+  // Each thread calls this.
   void work(int thread) {
     size_t i = 0;
-    long ended = 0;  // all blocks before this one have
+    long ended = 0;  // all blocks before this one have ended
     for (;;) {
-      // What a block keeps lies where another did `threads` strips ago. That one is done with it: of all strips between
-      // them one block would have to be under way. The order tells other threads so.
+      // What a block keeps overwrites that of another block, `threads` strips before. That block no longer needs it, because
+      // otherwise each strip between them would have a block that is being computed. The memory order makes this visible
+      // to other threads.
       const long block = next.fetch_add(1, std::memory_order_acq_rel);
       while (i < parts.size() && block >= parts[i].first + parts[i].count()) i++;
       if (i == parts.size()) return;
@@ -406,9 +407,9 @@ struct Run {
     }
   }
 
-  // What must have ended before a block of part i: all blocks of the part before it that write what this one reads, and
-  // that read what it writes. Both lie at most one block away, where blocks are alike (layers by themselves, RRDBNet's
-  // dense blocks); the others write to maps that the part before them does not use. Any earlier part has ended.
+  // What must be done before a block of part i: all blocks of the previous part that write what this block reads, or read
+  // what it writes. Where blocks are equal (single layers, RRDBNet's dense blocks), they are at most one block away; other
+  // parts write to maps that the previous part does not use. All earlier parts have ended.
   long before(size_t i, int y, int x) const {
     const Chain &chain = *parts[i].chain, &last = *parts[i - 1].chain;
     const int rows = std::min(chain.H, chain.h * (y + 1) + chain.lead + 1);
@@ -425,7 +426,7 @@ struct Run {
       if (id < 0) return Plane{};
       const Map& m = program.maps[id];
       if (m.whole) return Plane{memory + m.start, long(m.row), m.channels, 0, 0};
-      const int first = std::min(0, m.origin);  // of the first blocks, where they are joined
+      const int first = std::min(0, m.origin);  // of the first blocks, if `joined`
       return Plane{pieces + m.start, long(m.row), m.channels,
                    chain.joined && y == chain.top ? first : long(m.size) * chain.h * y + m.origin,
                    chain.joined && x == chain.left ? first : long(m.size) * chain.w * x + m.origin};
@@ -459,7 +460,7 @@ struct Run {
       const auto wait_for = [&](long other) {
         wait([&] { return layers[other].load(std::memory_order_acquire) > int(i); });
       };
-      // From the neighbours; then, in the same places, for the next ones.
+      // Copy from the neighbours; then, in the same places, keep for the next blocks.
       const int high = std::max(0, y0 - D);
       if (y > part.top) wait_for(block - part.across());
       if (y > chain.top) copy(above, work.out, high, left, std::min(work.H, y0), right, NP);

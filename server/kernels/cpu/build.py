@@ -1,12 +1,12 @@
-"""The library behind `server.kernels`: where its file comes from.
+"""Builds the library behind `server.kernels`, or finds it.
 
-`python -m server.kernels` makes it ahead: `make venv` into the user's cache, the image's build into `BUILT`, for every
-kind of processor. What was not made ahead is compiled on first use by the system's C++ compiler, and kept in the cache.
-Where there is no compiler, on another processor or in an unsafe folder, `library` says why not.
+`python -m server.kernels` builds it ahead: `make venv` into the user's cache, the image's build into `BUILT`, for every
+kind of processor. Otherwise it is compiled at first use by the system's C++ compiler and kept in the cache. Without a
+compiler, on another kind of processor or in an unsafe folder, `library` raises the reason.
 
-The file is named after its sources and flags, so a new version of either is a new file, and an old one is never taken
-for it. It ends with a checksum of itself: one that was cut short would kill the process (SIGBUS) that loads it. It is
-written beside and moved into place: several processes may build at once.
+The file is named after a hash of its sources and flags, so an old version is never loaded. It ends with a checksum of
+itself, because a truncated file would kill the process that loads it (SIGBUS). It is written under another name and
+then moved, because several processes may build at the same time.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ import platformdirs
 HERE = Path(__file__).parent
 SOURCES = tuple(sorted(HERE.glob("*.cpp")))
 BUILT = HERE / "built"
-"""Libraries that came with the code. Looked at first, never written to by a server."""
+"""Libraries that come with the code. Tried first; the server never writes to it."""
 COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 TARGETS = {
@@ -38,7 +38,7 @@ TARGETS = {
     ),
     "AVX2": (frozenset({"avx2", "fma"}), ("-mavx2", "-mfma")),
 }
-"""What the processor must have, and what the compiler is told, best first."""
+"""The required features of the processor, and the compiler's flags; the best first."""
 Wanted = Literal["auto", "avx512", "avx2"]
 _NAMES = {"avx512": "AVX-512", "avx2": "AVX2"}
 _TIMEOUT_S = 120
@@ -47,7 +47,7 @@ _TAIL = b"sha256:%s\n"
 
 
 class Unusable(Exception):
-    """The library can't be had here; the text says why, for people."""
+    """The library is not available here; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class Library:
     target: str
     """Instruction set: a name of TARGETS."""
     origin: Literal["prebuilt", "compiled before", "compiled now"]
-    """`prebuilt`: it came with the code. The others lie in the cache."""
+    """`prebuilt`: it came with the code. The others are in the cache."""
 
 
 def library(folder: Path | None = None, wanted: Wanted = "auto") -> Library:
-    """The library for this machine, built if need be. `folder`: instead of the user's cache. `wanted`: its instruction
+    """The library for this machine, built if needed. `folder`: instead of the user's cache. `wanted`: its instruction
     set; auto is the best that the processor has. Raises Unusable."""
     target = _target(wanted)
     came = BUILT / _file_name(target)
     if came.exists():
-        # Where others could have changed it, or something has, ours in the cache will do.
+        # If others can change it, or if it is damaged, use the one in the cache.
         with contextlib.suppress(Unusable, OSError):
             refuse_if_others_can_write(came)
             if is_whole(came):
@@ -74,11 +74,11 @@ def library(folder: Path | None = None, wanted: Wanted = "auto") -> Library:
 
 
 def build(target: str, folder: Path) -> Library:
-    """The library for a target, in this folder; compiled, unless it lies there whole. This machine need not be one that
-    can run it. Raises Unusable."""
+    """The library for a target, in this folder; compiled, unless an undamaged one is there. This machine need not be
+    able to run it. Raises Unusable."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = folder.resolve()  # what is checked shall be what is loaded
+        folder = folder.resolve()  # so that the checked path is the loaded path
         refuse_if_others_can_write(folder)
         path = folder / _file_name(target)
         before = path.exists()
@@ -94,19 +94,19 @@ def build(target: str, folder: Path) -> Library:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file ends with the checksum of what stands before it. Raises OSError."""
+    """Whether the file ends with the checksum of its other bytes. Raises OSError."""
     data = path.read_bytes()
     size = len(data) - len(_tail(b""))
     return size > 0 and data[size:] == _tail(data[:size])
 
 
 def refuse_if_others_can_write(path: Path) -> None:
-    """Whoever can write to a library, or to a folder above it, runs code as us. Raises Unusable."""
+    """Users who can write to a library, or to a folder above it, could run code as this user. Raises Unusable."""
     path = path.resolve()
     for each in (path, *path.parents):
         facts = each.stat()
         shared = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        # In a folder like /tmp, with the sticky bit, nobody can move away what is ours.
+        # In a folder with the sticky bit, like /tmp, others cannot move our files.
         if facts.st_uid not in (0, os.geteuid()) or (shared and not (each.is_dir() and facts.st_mode & stat.S_ISVTX)):
             raise Unusable(f"others can write to {each}")
 

@@ -1,5 +1,5 @@
-// What holds an enlarged picture to its source's colours, at the size of the result: `server/rows/colour_lock.py` says why.
-// Sums are in floats and rounded once. No exception leaves it.
+// Corrects the colours of an enlarged picture, at the size of the result: see `server/rows/colour_lock.py`.
+// Sums are in floats and rounded once. No function throws.
 
 #include <atomic>
 #include <thread>
@@ -9,7 +9,7 @@
 
 namespace {
 
-// Rows `top` to `bottom` in as many threads, in parts.
+// Rows `top` to `bottom`, divided among the threads.
 template <class Part>
 int in_parts(int rows, int threads, const Part& part) try {
   std::vector<std::thread> others;
@@ -22,7 +22,7 @@ int in_parts(int rows, int threads, const Part& part) try {
       break;
     }
   run(0);
-  for (; started < threads; started++) run(started);  // no more threads were to be had
+  for (; started < threads; started++) run(started);  // no more threads could be started
   for (auto& thread : others) thread.join();
   return 0;
 } catch (...) {
@@ -68,7 +68,7 @@ void corrected_row(const View& source, const View& result, int y, const float* a
   }
 }
 
-// Of source rows `top` to `bottom`.
+// For source rows `top` to `bottom`.
 void correct(const View& source, const View& result, int top, int bottom, int width, int scale, const float* lost) {
   const int C = source.channels;
   const long samples = long(width) * scale * C;
@@ -106,8 +106,8 @@ int colour_reduce(const View* view, int rows, int width, int scale, float* to, i
   });
 }
 
-// `rows` source rows' worth of samples, each with what `lost` has in its place added: rows of `width` pixels, of which the
-// first is that of the source row before and the last that of the row after, interpolated to the size of the result.
+// The samples of `rows` source rows, plus `lost` in the same place, interpolated to the size of the result. `lost` has rows of
+// `width` pixels; its first row is that of the source row before, its last that of the row after.
 int colour_correct(const View* source, const View* result, int rows, int width, int scale, const float* lost,
                    int threads) {
   std::atomic<bool> failed{false};

@@ -1,7 +1,4 @@
-"""Reducing an enlarged picture, and correcting it by what it lacks, as colour.cpp does it.
-
-server/rows/colour_lock.py says what for.
-"""
+"""Reducing an enlarged picture and correcting its colours, in colour.cpp: for server/rows/colour_lock.py."""
 
 import ctypes
 
@@ -12,7 +9,7 @@ from numpy.typing import NDArray
 from server.kernels.cpu.binding import Kernel, Samples, view
 
 _ROWS_PER_THREAD = 4
-"""Source rows, at least: fewer are not worth a thread."""
+"""Source rows, at least: fewer do not justify a thread."""
 
 
 def reduced(kernel: Kernel, samples: Samples, scale: int) -> NDArray[np.float32]:
@@ -30,8 +27,8 @@ def reduced(kernel: Kernel, samples: Samples, scale: int) -> NDArray[np.float32]
 def corrected(
     kernel: Kernel, samples: Samples, scale: int, lost: NDArray[np.float32], depth: type[np.uint8] | type[np.uint16]
 ) -> Samples:
-    """`samples` (contiguous, 8 or 16 bits) with what `lost` has in the same place added, in `depth`. `lost`: rows ×
-    width × channels at the size of the source, one row before the first and one after the last with it. Raises
+    """`samples` (contiguous, 8 or 16 bits) plus `lost` in the same place, in `depth`. `lost`: rows × width ×
+    channels at the size of the source, with one more row before the first and after the last. Raises
     torch.OutOfMemoryError."""
     h, w, channels = samples.shape
     rows, width = h // scale, w // scale

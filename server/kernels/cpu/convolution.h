@@ -1,7 +1,7 @@
 // 3x3 convolutions in fp32 by Winograd's F(6x6, 3x3): the arithmetic of one tile, and the weights.
 //
 // A tile is 6x6 results. The 8x8 samples under it are transformed to 64 numbers per channel, these are multiplied by 64
-// transformed weights (64 small matrix products, where the plain way needs 324), and the products are transformed back.
+// transformed weights (64 small matrix products; a plain convolution has 324), and the products are transformed back.
 // After Lavin and Gray, arXiv:1509.09308; the points are 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
 #pragma once
 
@@ -38,7 +38,7 @@ constexpr int TILE = 6;         // results along a side of a tile
 constexpr int SIDE = TILE + 2;  // samples along it
 constexpr int PLACES = SIDE * SIDE;
 constexpr int DEEP = 32;         // channels that are transformed and multiplied at a time, at most
-constexpr size_t SKEW = 16;     // floats between places, or they would all fall into the same sets of the L1 cache
+constexpr size_t SKEW = 16;     // floats between places, so that they do not all use the same sets of the L1 cache
 
 int padded(int channels) { return (channels + 15) / 16 * 16; }
 
@@ -86,8 +86,8 @@ inline size_t level2() {
   return size;
 }
 
-// Memory of its own, zeros at first: other than a vector's, it goes back to the system when it is let go of, whatever
-// the process makes malloc keep.
+// Its own memory, zeros at first. Unlike that of a vector, it goes back to the system when it is freed, because it does not
+// use malloc.
 struct Pages {
   float* data = nullptr;
   size_t size = 0;  // bytes
@@ -110,24 +110,24 @@ struct Conv {
   bool active = false;
   Pages memory;
   // U: slices of DEEP channels in; of these [PLACES]; of these panels of WIDE vectors of channels out: [slice][panel].
-  // That is the order in which they are needed.
+  // This is the order in which they are used.
   float *U, *bias, *slope;
 
-  // Tiles that are multiplied together: more fetch the weights less often, but what lies between has to stay in the L2
-  // cache.
+  // Tiles that are multiplied together: with more, weights are read less often, but the intermediate values must fit into the
+  // L2 cache.
   int together() const {
     const size_t tile = PLACES * sizeof(float) * (std::min(KP, DEEP) + NP);
     return std::clamp(int(level2() * 6 / 10 / tile) / TILE * TILE, 2 * TILE, MOST);
   }
 
-  // Where the weights of a channel in and a channel out lie.
+  // Index of the weights of an input channel and an output channel.
   size_t at(int p, int k, int n) const {
     const int slice = k / DEEP * DEEP, deep = std::min(DEEP, K - slice), panel = n / (WIDE * LANES) * WIDE * LANES;
     return (size_t(PLACES) * slice + size_t(p) * deep) * NP + size_t(deep) * panel +
            (k - slice) * std::min(WIDE * LANES, NP - panel) + n - panel;
   }
 
-  // w: [out][in][3][3]. The channels that come in lie in segments, each padded to 16s: the first has `first` channels,
+  // w: [out][in][3][3]. The input channels are in segments, each padded to a multiple of 16: the first has `first` channels,
   // all others `other`.
   Conv(const float* w, const float* b, const float* s, int in, int out, int first, int other)
       : N(out), NP(padded(out)) {
@@ -170,7 +170,7 @@ struct Conv {
 
 // ---- products ----
 
-// R rows of A times `deep` x N vectors of B, into C, or on top of what is there.
+// R rows of A times `deep` x N vectors of B, written to C, or added to it.
 template <int R, int N, bool MORE>
 void multiply(const float* A, const float* B, float* C, size_t ldc, int deep) {
   Vec c[R][N];
@@ -181,7 +181,7 @@ void multiply(const float* A, const float* B, float* C, size_t ldc, int deep) {
   const float* ahead = B + size_t(deep) * N * LANES;
 #pragma GCC unroll 2
   for (int k = 0; k < deep; k++) {
-    // The panel that comes next: from there on it is not seen by hardware soon enough.
+    // Prefetch the next panel: the hardware would do it too late.
     for (int n = 0; n < N; n += 16 / LANES) __builtin_prefetch(ahead + (k * N + n) * LANES);
     Vec b[N];
 #pragma GCC unroll 4
@@ -207,7 +207,7 @@ constexpr std::array<Multiply, sizeof...(R)> for_rows(std::index_sequence<R...>)
   return {multiply<int(R) + 1, N, MORE>...};
 }
 
-// All rows, in parts as large as registers allow, and as alike as can be.
+// All rows, in parts as large as registers allow, of nearly equal size.
 template <int N, bool MORE>
 ALWAYS_INLINE void multiply_rows(int rows, const float* A, const float* B, float* C, size_t ldc, int deep) {
   constexpr int R = LANES == 16 && N <= 2 ? 12 : 6;
@@ -225,7 +225,7 @@ void multiply_slice(const Conv& conv, int slice, int tiles, const float* V, size
                     bool upsampled) {
   const int NP = conv.NP, deep = std::min(DEEP, conv.K - slice);
   for (int p = 0; p < PLACES; p++) {
-    // Of repeated samples the third row and column of a transformed tile are exactly zero.
+    // With repeated samples, the third row and column of a transformed tile are exactly zero.
     if (upsampled && (p / SIDE == 2 || p % SIDE == 2)) continue;
     const float *A = V + p * vstep, *B = conv.U + conv.at(p, slice, 0);
     float* C = M + p * mstep;

@@ -1,8 +1,8 @@
 // Resizing rows of a picture by a separable filter, whose weights `server/rows/resample.py` computes: first along the rows,
 // then along the columns, in floats, with one rounding at the end. Colours are multiplied by their alpha on the way.
 //
-// Each thread makes rows of its own and keeps just the source rows that one of them is made of: six, where the picture
-// grows. No global state. No exception leaves it.
+// Each thread makes its own rows, and keeps only the source rows that one of them needs: six for an enlargement. There is
+// no global state. No function throws.
 
 #include <atomic>
 #include <thread>
@@ -11,24 +11,24 @@
 
 namespace {
 
-// What a side's results are made of: result i of the `taps` source samples from start[i] on.
+// Along one side: result i is made of the `taps` source samples from start[i] on.
 struct Axis {
   const int* start;
-  const float* weights;  // `taps` of each
+  const float* weights;  // `taps` for each result
   int taps;
 };
 
 struct Resize {
-  View kept, band;  // source rows before `first`, as many as there are, and those from it on; interleaved channels
+  View kept, band;  // source rows before row `first`, and those from it on; channels are interleaved
   int kept_rows, first;
   int w, W;   // columns of source and result
-  int alpha;  // the last channel is one
+  int alpha;  // whether the last channel is alpha
   Axis across, down;
   View result;
-  int top;  // result row that its first one is
+  int top;  // number of the result's first row
 };
 
-// A pixel's channels, and what follows them in memory.
+// Four floats: a pixel's channels, and what follows them in memory.
 typedef float Four __attribute__((vector_size(16)));
 typedef float LooseFour __attribute__((vector_size(16), aligned(4)));
 
@@ -45,7 +45,7 @@ void read_line(const Resize& r, int y, float* to) {
     for (int c = 0; c < C - 1; c++) pixel[c] *= pixel[C - 1];
 }
 
-// TAPS: how many there are, where that is known when this is compiled.
+// TAPS: the number of taps, where it is known at compile time.
 template <int TAPS>
 void along_row(const Axis& axis, const float* from, int channels, int width, float* to) {
   const int taps = TAPS ? TAPS : axis.taps;
@@ -54,7 +54,7 @@ void along_row(const Axis& axis, const float* from, int channels, int width, flo
     const float* pixel = from + long(axis.start[x]) * channels;
     Four sum{};
     for (int t = 0; t < taps; t++, pixel += channels) sum += *reinterpret_cast<const LooseFour*>(pixel) * weight[t];
-    *reinterpret_cast<LooseFour*>(to) = sum;  // beyond the pixel too, where the next one goes
+    *reinterpret_cast<LooseFour*>(to) = sum;  // may write beyond the pixel, where the next one will be
   }
 }
 
@@ -102,8 +102,8 @@ void make_rows(const Resize& r, int top, int bottom) {
 
 extern "C" {
 
-// `rows` rows of the result, the first of which is row `top`. Of the source there are the `kept_rows` rows before row
-// `first`, and those from it on in `band`. 0, or 1 without memory.
+// `rows` rows of the result, from row `top` on. The source rows: `kept` has the `kept_rows` rows before row `first`, `band`
+// those from it on. Returns 0, or 1 when there is no memory.
 int lanczos_rows(const View* kept, int kept_rows, const View* band, int first, int w, int W, int alpha,
                  const int* starts_across, const float* weights_across, int taps_across, const int* starts_down,
                  const float* weights_down, int taps_down, const View* result, int top, int rows, int threads) try {
@@ -126,7 +126,7 @@ int lanczos_rows(const View* kept, int kept_rows, const View* band, int first, i
       break;
     }
   part(0);
-  for (; started < threads; started++) part(started);  // no more threads were to be had
+  for (; started < threads; started++) part(started);  // no more threads could be started
   for (auto& thread : others) thread.join();
   return failed;
 } catch (...) {

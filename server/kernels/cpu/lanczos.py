@@ -1,4 +1,4 @@
-"""Resizing by a separable filter, as lanczos.cpp does it; `server/rows/resample.py` says by which."""
+"""Resizing by a separable filter in lanczos.cpp; `server/rows/resample.py` has the filter."""
 
 import ctypes
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from server.kernels.cpu.binding import Kernel, Samples, view
 
 _ROWS_PER_THREAD = 16
-"""At least: each computes some rows of its own that its neighbour computes too."""
+"""At least, because neighbouring threads compute some of the same rows."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 // Networks of 3x3 convolutions on the CPU: the two of Real-ESRGAN, laid out as chains of blocks, and what Python calls.
 //
 //   convolution.h  the arithmetic of a tile
-//   picture.h      samples as they lie in memory
-//   blocks.h       the way of a picture through the layers, in which order, by which thread
+//   picture.h      how samples are stored
+//   blocks.h       the order in which blocks and layers are computed, and by which thread
 //
-// No global state but the idle arenas. No exception leaves it.
+// The only global state is the unused memory that is kept. No function throws.
 
 #include <sys/mman.h>
 
@@ -18,9 +18,9 @@ namespace {
 
 constexpr size_t PAGE = size_t{2} << 20;
 
-// ---- memory: one block for a run; small ones are kept for the next ----
+// ---- memory: one block for a run; small blocks are kept for the next run ----
 
-constexpr size_t KEPT = size_t{64} << 20;  // what is larger takes long enough to fill that asking again costs nothing
+constexpr size_t KEPT = size_t{64} << 20;  // larger blocks take so long to fill that allocating again does not matter
 
 struct Block {
   void* data = nullptr;
@@ -43,13 +43,13 @@ Block take(size_t size) {
       return found;
     }
   }
-  // Large pages must begin at multiples of their size: ask for more, give back both ends.
+  // Large pages must begin at multiples of their size: allocate more, and free both ends.
   void* data = mmap(nullptr, size + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return Block{};
   char *begin = static_cast<char*>(data), *start = begin + (PAGE - reinterpret_cast<size_t>(data) % PAGE) % PAGE;
   if (start > begin) munmap(begin, start - begin);
   munmap(start + size, begin + PAGE - start);
-  madvise(start, size, MADV_HUGEPAGE);  // where it is refused, small pages do
+  madvise(start, size, MADV_HUGEPAGE);  // optional: small pages work too
   return Block{start, size};
 }
 
@@ -66,14 +66,14 @@ void give(Block block) {
 
 // ---- networks ----
 
-constexpr int AREA = 5200;   // pixels of a block of 64 features, those around it included: two stay in the cache
+constexpr int AREA = 5200;   // pixels of a block of 64 features, borders included: two blocks fit into the cache
 constexpr int HIGHEST = 48;  // rows of a block
-constexpr int BLOCK = 24;    // tiles of a block of a layer by itself
-constexpr int SMALL = 9600;  // pixels of a picture whose whole maps stay there
+constexpr int BLOCK = 24;    // tiles of a block of a single layer
+constexpr int SMALL = 9600;  // pixels of a picture whose whole maps fit into the cache
 
 // The columns of a block of `h` rows, where each of its pixels takes `floats`, `around` more rows and columns among
-// them: as many as the cache allows, but of the `rows` that are computed at a time there shall be some blocks for each
-// thread. No fewer than 24, of which borders are a small part.
+// them: as many as the cache allows, but so few that each thread has some blocks of the `rows` that are computed at a time. At
+// least 24, so that borders are a small part.
 int columns_of(int rows, int W, int h, int around, int floats, int threads) {
   const long most = long(AREA) * 128 / floats / (h + around) - around;
   const long fair = long(rows) * W / (4 * threads) / h;
@@ -87,7 +87,7 @@ struct Net {
   int features, growth, blocks, channels, unshuffle, shuffle, up;
   std::vector<std::unique_ptr<Conv>> convs;
 
-  // `step`: rows after multiples of which it shall be able to stop, for SRVGG; 0: it need not.
+  // `step`: for SRVGG, rows after multiples of which it must be able to stop; 0: none.
   Program program(int H, int W, int step, int threads) const {
     Program p;
     p.picture.channels = channels;
@@ -97,8 +97,8 @@ struct Net {
     Layer source;
     const int packed = padded(channels * unshuffle * unshuffle);
     const int high = std::min(HIGHEST, rounded_up(H)), F = padded(features);
-    // A layer by itself, from one whole map to another: blocks of BLOCK tiles, about, or of fewer, for there to be some for
-    // each thread. All such layers have the same blocks, see Run::before.
+    // A single layer, from one whole map to another: blocks of about BLOCK tiles, or fewer, so that each thread has some. All
+    // such layers have the same blocks, see Run::before.
     const auto alone = [&](const Layer& layer) {
       const int across = ceil_div(W, TILE), down = ceil_div(H, TILE);
       const int tiles = std::clamp(ceil_div(down * across, threads), TILE, BLOCK);
@@ -170,7 +170,7 @@ struct Net {
             if (k == 4) {
               l.add[0] = in;
               l.scale[0] = .2f;
-              if (j == 2) {  // the end of the three: the input of the first is added, in its place
+              if (j == 2) {  // the last of the three: the input of the first is added, in place
                 l.add[1] = x[0];
                 l.scale[1] = .2f;
               }
@@ -180,7 +180,7 @@ struct Net {
           }
           if (!small) p.add(layers, H, W, high, wide);
         }
-      // What is added at the end is the first layer's result again: to keep it would take a fourth map.
+      // The first layer's result, which is added at the end, is computed again: to keep it would take a fourth map.
       const int last = c;
       c = 0;
       alone(conv(source.out, x[2]));
@@ -188,7 +188,7 @@ struct Net {
       Layer body = conv(x[0], x[1]);
       body.add[0] = x[2];
       alone(body);
-      // The results at twice and four times the size are never whole: 16 and 64 times the channels' bytes.
+      // There are no whole maps at twice and four times the size, which would take 4 and 16 times the memory.
       std::vector<Layer> tail;
       const int lead[4] = {2, 2, 1, 0}, size[3] = {2, 4, 4};
       for (int i = 0; i < 4; i++) {
@@ -210,16 +210,16 @@ struct Held : Block {
   }
 };
 
-// A picture on its way through a network: a chain from top to bottom, several of them one after the other.
-struct Sweep {
+// The run of a picture through a network: each chain from top to bottom, one chain after the other.
+struct RowPass {
   Program p;
-  int threads, height, strip;  // rows of the source: all of them, and those after which it can stop
+  int threads, height, strip;  // source rows: `height` in total; it can stop after multiples of `strip`
   Held block;
-  size_t chain = 0;    // before which all have ended
-  int done = INT_MIN;  // strips of its blocks
-  double ended = 0;    // multiplications of turns
+  size_t chain = 0;    // all chains before this one have ended
+  int done = INT_MIN;  // strips of this chain that are done
+  double ended = 0;    // multiplications that are done, in time slices
 
-  Sweep(const Net& net, const View& source, int H, int W, int step, int most)
+  RowPass(const Net& net, const View& source, int H, int W, int step, int most)
       : p(net.program(H / net.unshuffle, W / net.unshuffle, step, std::max(1, most))), height(H) {
     threads = std::clamp(most, 1, p.useful());
     p.picture.source = source;
@@ -227,7 +227,7 @@ struct Sweep {
     static_cast<Block&>(block) = take(p.bytes(threads));
   }
 
-  // What comes out from now on goes to `result`, which is `rows` x `columns` of the whole from `top` and `left` on.
+  // Write results from now on to `result`, which is `rows` x `columns` of the whole from `top` and `left` on.
   void to(const View& result, int top, int left, int rows, int columns) {
     p.picture.result = result;
     p.picture.top = top;
@@ -236,7 +236,7 @@ struct Sweep {
     p.picture.columns = columns;
   }
 
-  // Down to source row `bottom`, which ends a strip or the picture.
+  // Run until source row `bottom`, the end of a strip or of the picture.
   void advance(int bottom, int most) {
     std::vector<Strips> parts;
     do {
@@ -245,9 +245,9 @@ struct Sweep {
     run(std::move(parts), most);
   }
 
-  // As many chains as take about `work` multiplications, one at least; of the last one, strips. The share of all work that
-  // has ended, which is 1 only at the end.
-  double turn(double work, int most) {
+  // Run as many chains as take about `work` multiplications, at least one; or strips of the last one. Returns the share of
+  // all work that is done, which is 1 only at the end.
+  double slice(double work, int most) {
     std::vector<Strips> parts;
     while (chain < p.chains.size()) {
       const Chain& c = p.chains[chain];
@@ -271,7 +271,7 @@ struct Sweep {
  private:
   int from() const { return std::max(done, p.chains[chain].top); }
 
-  // So many strips of the chain that is next, or all that are left; how many they were.
+  // Add so many strips of the next chain, or all that are left. Returns how many.
   int add(std::vector<Strips>& parts, int strips) {
     const Chain& c = p.chains[chain];
     const int top = from(), bottom = c.bottom - top > strips ? top + strips : c.bottom;
@@ -289,7 +289,7 @@ struct Sweep {
     for (int i = 1; i < wanted; i++) try {
         others.emplace_back([&, i] { running.work(i); });
       } catch (...) {
-        break;  // the threads that there are do it all
+        break;  // the threads that were started do all the work
       }
     running.work(0);
     for (auto& thread : others) thread.join();
@@ -300,7 +300,7 @@ struct Sweep {
 
 extern "C" {
 
-// A network, to be closed by winograd_close; null without memory. `tensors`: weight [out][in][3][3], bias and slopes (or
+// A network, to be closed by winograd_close; null when there is no memory. `tensors`: weight [out][in][3][3], bias and slopes (or
 // null: no activation) of every convolution, in the order in which they run; they are not needed afterwards.
 //   kind 0: one convolution, `channels` to `features`, of the source repeated `scale` times (1 or 2)
 //   kind 1: SRVGGNetCompact of `blocks` + 2 convolutions, `scale` times as large
@@ -336,33 +336,33 @@ void* winograd_open(int kind, int channels, int features, int growth, int blocks
 
 void winograd_close(void* net) { delete static_cast<Net*>(net); }
 
-// Bytes of the weights, transformed.
+// Bytes of the transformed weights.
 size_t winograd_weights(const void* net) {
   size_t bytes = 0;
   for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->memory.size;
   return bytes;
 }
 
-// A picture of H x W to be taken through a network by winograd_rows, and closed by winograd_end; null without memory, or
-// when its sides are no multiples of what the network unshuffles. `step`: source rows, a multiple of 6, after multiples of
-// which it shall be able to stop; 0: only at the end. Neither network nor source may go before it.
+// Begins the run of a picture of H x W, to be continued by winograd_rows and closed by winograd_end; null when there is no
+// memory, or when its sides are not multiples of what the network unshuffles. `step`: source rows, a multiple of 6, after
+// multiples of which it must be able to stop; 0: only at the end. Network and source must exist until winograd_end.
 void* winograd_begin(const void* net, const View* source, int H, int W, int step, int threads) try {
   const Net& n = *static_cast<const Net*>(net);
   if (H < 1 || W < 1 || H % n.unshuffle || W % n.unshuffle) return nullptr;
-  std::unique_ptr<Sweep> sweep(new Sweep(n, *source, H, W, step, threads));
-  return sweep->block.data ? sweep.release() : nullptr;
+  std::unique_ptr<RowPass> pass(new RowPass(n, *source, H, W, step, threads));
+  return pass->block.data ? pass.release() : nullptr;
 } catch (...) {
   return nullptr;
 }
 
-// Source rows after multiples of which winograd_rows can stop: a part of the step, if there is one.
-int winograd_strip(const void* sweep) { return static_cast<const Sweep*>(sweep)->strip; }
+// Source rows after multiples of which winograd_rows can stop: a divisor of the step, if there is one.
+int winograd_strip(const void* pass) { return static_cast<const RowPass*>(pass)->strip; }
 
-// Goes on until `bottom`, in source rows. Of what comes out, the result's `rows` x `columns` from `top` and `left` on are
-// written. 0, or 1 without memory. Several sweeps may run at once.
-int winograd_rows(void* sweep, int bottom, const View* result, int top, int left, int rows, int columns,
+// Runs until source row `bottom`. Of the result, `rows` x `columns` from `top` and `left` on are written. Returns 0, or 1 when
+// there is no memory. Several row passes may run at the same time.
+int winograd_rows(void* pass, int bottom, const View* result, int top, int left, int rows, int columns,
                   int threads) try {
-  Sweep& s = *static_cast<Sweep*>(sweep);
+  RowPass& s = *static_cast<RowPass*>(pass);
   s.to(*result, top, left, rows, columns);
   s.advance(bottom, threads);
   return 0;
@@ -370,19 +370,19 @@ int winograd_rows(void* sweep, int bottom, const View* result, int top, int left
   return 1;
 }
 
-// Goes on for about `work` multiplications. The share of all work that has ended, 1 at the end; -1 without memory.
-double winograd_turn(void* sweep, double work, const View* result, int top, int left, int rows, int columns,
+// Runs for about `work` multiplications. Returns the share of all work that is done, 1 at the end; -1 when there is no memory.
+double winograd_slice(void* pass, double work, const View* result, int top, int left, int rows, int columns,
                   int threads) try {
-  Sweep& s = *static_cast<Sweep*>(sweep);
+  RowPass& s = *static_cast<RowPass*>(pass);
   s.to(*result, top, left, rows, columns);
-  return s.turn(work, threads);
+  return s.slice(work, threads);
 } catch (...) {
   return -1;
 }
 
-void winograd_end(void* sweep) { delete static_cast<Sweep*>(sweep); }
+void winograd_end(void* pass) { delete static_cast<RowPass*>(pass); }
 
-// Gives back the memory that is kept for the next run.
+// Frees the memory that is kept for the next run.
 void winograd_release() {
   Block none[2];
   {
@@ -393,7 +393,7 @@ void winograd_release() {
     if (b.data) munmap(b.data, b.size);
 }
 
-// Bytes of memory that a picture takes on its way, beside itself and its result.
+// Bytes of memory for the run of a picture, without the picture and its result.
 size_t winograd_bytes(const void* net, int H, int W, int threads) try {
   const Net& n = *static_cast<const Net*>(net);
   const Program p = n.program(H / n.unshuffle, W / n.unshuffle, 0, std::max(1, threads));

@@ -2,11 +2,11 @@
 
 A `Network` takes the weights of a torch network and replaces it. It runs in as many threads as torch would, in memory
 of its own, and may be called by several threads at once. The same machine gives the same bytes, however many threads
-there are. winograd.cpp says how.
+there are. network.cpp explains how.
 
-Samples come and go as they lie in memory, 8 or 16 bits or floats, without tensors of floats on the way. A chain of
-convolutions needs but a few rows of each of its layers at a time, so that a `Sweep` can take a picture of any height
-through it, in steps, without cutting it into tiles.
+Samples are read and written in place, as 8 bits, 16 bits or floats, without intermediate tensors of floats. A chain of
+convolutions needs only a few rows of each layer at a time, so a `RowPass` can compute a picture of any height from top
+to bottom, in steps, without tiles.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ Layer = tuple[Tensor, Tensor, Tensor | None]
 _KINDS = {"convolution": 0, "srvgg": 1, "rrdbnet": 2}
 _TALL = 1 << 16
 _LOW = 128
-"""Rows that a tile has at least, about."""
+"""Least number of rows of a tile, about."""
 
 
 class Network:
@@ -42,7 +42,7 @@ class Network:
     ) -> None:
         """`layers`: the convolutions in the order in which they run. `growth`: channels that each convolution of a
         dense block adds. Raises torch.OutOfMemoryError."""
-        # Held until the library has copied them.
+        # Kept alive until the library has copied them.
         tensors = [None if each is None else each.detach().float().contiguous() for layer in layers for each in layer]
         pointers = (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
         first, last = layers[0][0], layers[-1][0]
@@ -69,10 +69,10 @@ class Network:
         return result
 
     def into(self, samples: Samples, result: Samples, top: int = 0, left: int = 0) -> None:
-        """All of a picture at once, and of its result what `result` has room for from there on; both as `Sweep` takes
-        them. Raises torch.OutOfMemoryError."""
-        with Sweep(self, samples, samples.shape[0]) as sweep:
-            sweep.rows(samples.shape[0], result, top, left)
+        """A whole picture at once. `result` is filled with its part of the whole result, from `top` and `left` on. Both
+        arrays are as for `RowPass`. Raises torch.OutOfMemoryError."""
+        with RowPass(self, samples, samples.shape[0]) as row_pass:
+            row_pass.rows(samples.shape[0], result, top, left)
 
     def bytes_for(self, h: int, w: int) -> int:
         """Memory that a picture of this size takes while it is computed, beside source and result."""
@@ -84,35 +84,34 @@ class Network:
         return int(self.kernel.library.winograd_weights(self.handle))
 
     def columns_within(self, limit: int) -> int:
-        """How wide a picture may be whose sweep shall take no more than `limit` bytes, however high it is; 0: it can't
-        be swept."""
+        """The width of the widest picture whose row pass takes at most `limit` bytes, whatever its height; 0 for a
+        network that is not a chain."""
         if self.kind != "srvgg":
             return 0
         narrow, wide = self.bytes_for(_TALL, 1024), self.bytes_for(_TALL, 2048)
         return max(0, 1024 + (limit - narrow) * 1024 // (wide - narrow))
 
     def pixels_within(self, limit: int) -> int:
-        """How large a tile may be that shall take no more than `limit` bytes. Of a chain it takes what its columns do,
-        spread over the rows that the tiles of very wide pictures have."""
+        """Source pixels of the largest tile that takes at most `limit` bytes. For a chain only its columns matter; the
+        rows are then those of tiles of very wide pictures."""
         if self.kind == "srvgg":
             return self.columns_within(limit) * _LOW
         small, large = self.bytes_for(512, 1024), self.bytes_for(1024, 1024)
         return max(0, 512 * 1024 + (limit - small) * 512 * 1024 // (large - small))
 
 
-class Sweep:
-    """One picture on its way through a network, from top to bottom. To be closed; may be used by one thread at a
-    time."""
+class RowPass:
+    """The run of one picture through a network, from top to bottom. It must be closed. For one thread at a time."""
 
     def __init__(self, network: Network, samples: Samples, step: int) -> None:
-        """`samples`: H × W × C of uint8, uint16 or float32, strides as they are, or one channel to be taken for all;
-        sides are multiples of what the network unshuffles. Integers stand for [0, 1]. `step`: source rows, a multiple
-        of 6 or at least H, after multiples of which it can stop, if the network is a chain.
+        """`samples`: H × W × C of uint8, uint16 or float32, of any strides; a single channel is used for all. Sides
+        are multiples of what the network unshuffles. Integers stand for [0, 1]. `step`: source rows, a multiple
+        of 6 or at least H, after multiples of which it can stop if the network is a chain.
         Raises torch.OutOfMemoryError."""
         h, w, channels = samples.shape
         assert channels in (1, network.channels)
         self._network = network
-        self._samples = samples  # read while we run
+        self._samples = samples  # keeps them alive: they are read during the run
         self._library = network.kernel.library
         self._height, self._done = h, 0
         self._handle = self._library.winograd_begin(
@@ -123,25 +122,25 @@ class Sweep:
         self._close = _when_gone(self, self._library.winograd_end, self._handle)
         self._strip = int(self._library.winograd_strip(self._handle))
 
-    def turn(self, work: float, result: Samples, top: int = 0, left: int = 0) -> float:
-        """Instead of `rows`, for a picture that comes out at the end: go on for about `work` multiplications of a plain
-        convolution, or more where it can't stop sooner. `result`, the same at every turn, is what `rows` fills, from
-        `top` and `left` of the whole on. The share of all work that has ended: 1 when it is filled. Raises
+    def time_slice(self, work: float, result: Samples, top: int = 0, left: int = 0) -> float:
+        """An alternative to `rows`: run for about `work` multiplications of a plain convolution, or more where it
+        cannot stop sooner. `result`, the same at every call, is filled as in `rows`, from `top` and `left` of the whole
+        result on. Returns the share of all work that is done: 1 when `result` is complete. Raises
         torch.OutOfMemoryError."""
-        share = float(self._library.winograd_turn(self._handle, work, *self._into(result, top, left)))
+        share = float(self._library.winograd_slice(self._handle, work, *self._into(result, top, left)))
         if share < 0:
             raise torch.OutOfMemoryError("no memory to plan the network's run")
         return share
 
     def rows(self, bottom: int, result: Samples, top: int | None = None, left: int = 0) -> None:
-        """Go on until source row `bottom`: the end of a step, or of the picture. `result`: H × W × C of uint8, uint16
-        or float32, strides as they are, is filled with what has come out since the last step, from the row `top` of the
-        whole result on (default: where the last step ended) and from the column `left`; what it has no room for is
-        dropped. One channel holds the mean of all. Integers are rounded and clamped. Raises torch.OutOfMemoryError."""
+        """Run until source row `bottom`: the end of a step, or of the picture. `result`, H × W × C of uint8, uint16 or
+        float32 with any strides, is filled with the new part of the whole result, from row `top` (default: where the
+        last step ended) and column `left` on; what does not fit into it is dropped. A single channel gets the mean of
+        all. Integers are rounded and clamped. Raises torch.OutOfMemoryError."""
         assert self._done < bottom <= self._height
         assert bottom == self._height or bottom % self._strip == 0
         top = self._done * self._network.scale if top is None else top
-        self._done = bottom  # a sweep that failed is spent
+        self._done = bottom  # a row pass that failed cannot go on
         if self._library.winograd_rows(self._handle, bottom, *self._into(result, top, left)):
             raise torch.OutOfMemoryError("no memory to plan the network's run")
 
@@ -153,7 +152,7 @@ class Sweep:
     def close(self) -> None:
         self._close()
 
-    def __enter__(self) -> "Sweep":
+    def __enter__(self) -> "RowPass":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,7 +160,7 @@ class Sweep:
 
 
 def _when_gone(owner: object, close: Callable[[int], None], handle: int) -> "weakref.finalize[Any, Any]":
-    """Not at the end of Python, though: a thread of the device may still be in there then."""
+    """Not when Python exits, because the device's thread may still run in the library then."""
     finalizer = weakref.finalize(owner, close, handle)
     finalizer.atexit = False
     return finalizer

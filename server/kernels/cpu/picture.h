@@ -1,4 +1,4 @@
-// Pictures as they lie in memory, 8 bits, 16 bits or floats: what comes in and what goes out.
+// Reads and writes pictures of 8 bits, 16 bits or floats.
 #pragma once
 
 #include <algorithm>
@@ -19,10 +19,10 @@ struct View {
 };
 
 // The source is unshuffled by `unshuffle`, the result shuffled by `shuffle` on top of the repeated source if `base`.
-// One channel of a source is taken for all, and all go into their mean where the result has one.
+// A single channel of the source is used for all. Where the result has a single channel, it is the mean of all.
 struct Picture {
   View source{}, result{};
-  int top = 0, left = 0, rows = 0, columns = 0;  // of the result: what its view holds
+  int top = 0, left = 0, rows = 0, columns = 0;  // the part of the result that its view has
   int channels = 3, out_channels = 3;            // of the network
   int unshuffle = 1, shuffle = 1;
   bool base = false;
@@ -49,7 +49,7 @@ ALWAYS_INLINE float rounded<float>(float x) {
   return x;
 }
 
-// f(Sample{}) for a view's kind of samples.
+// f(Sample{}) for a view's type of samples.
 template <class F>
 ALWAYS_INLINE void of_type(int type, F f) {
   if (type == 0) f(uint8_t{});
@@ -72,7 +72,7 @@ inline void read_row(const Picture& p, int y, int left, int right, float* to, in
   });
 }
 
-// What there is of a tile's results, [TILE * TILE][NP], in a map of H x W, to the picture.
+// Writes a tile's results, [TILE * TILE][NP], as far as they are inside a map of H x W, to the picture.
 template <int SHUFFLE, class Sample>
 void write_samples(const Picture& p, float* tile, int NP, int y0, int x0, int H, int W) {
   const int r = SHUFFLE ? SHUFFLE : p.shuffle;

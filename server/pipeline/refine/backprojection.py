@@ -1,6 +1,6 @@
-"""A result that reduces to its source: what it loses is enlarged and given back (Irani and Peleg 1991).
+"""Corrects a result until it reduces to its source: the difference is enlarged and added (Irani and Peleg 1991).
 
-Works on any rectangle of the result, so that a large one never has to exist as a whole.
+It works on any rectangle of the result, so that a large result need not exist as a whole.
 """
 
 import math
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from server.job.plan import Size
+from server.job.tiling import Size
 
 _ROUNDS = 3
 
@@ -17,13 +17,13 @@ _ROUNDS = 3
 @dataclass(frozen=True)
 class BackProjection:
     source: Tensor
-    """1 × 3 × h × w in 0…1: what the result shall reduce to."""
+    """1 × 3 × h × w in 0…1: what the result must reduce to."""
     result: Size
     """(width, height) of the whole result; neither side smaller than the source's."""
 
     def __call__(self, region: Tensor, top: int, left: int, share: float) -> Tensor:
         """The rectangle of the result whose corner is (`top`, `left`), 1 × 3 × H × W, corrected. `share` is how much of
-        the error is given back, 0…1. Within two source pixels of the rectangle's inner borders it is less exact."""
+        the error is corrected, 0…1. Within two source pixels of the rectangle's inner borders it is less exact."""
         h, w = region.shape[2:]
         rows = _Axis.of(self.source.shape[2], self.result[1], (top, top + h), region.device)
         columns = _Axis.of(self.source.shape[3], self.result[0], (left, left + w), region.device)
@@ -36,7 +36,8 @@ class BackProjection:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Source pixels `first` … `last` are those of which the rectangle has the larger part along this side."""
+    """Source pixels from `first` to before `last`: those that are for the larger part in the rectangle, along one
+    side."""
 
     first: int
     last: int

@@ -1,32 +1,33 @@
 """The diffusion pass over one region of a picture, in tiles that are joined at every step.
 
-All tiles see the same noise in the same place and are mixed smoothly before the scheduler takes its step, so that they
-agree on what they draw (MultiDiffusion, arXiv:2302.08113; mixture of diffusers, arXiv:2302.02412). Where they are cut
-changes from step to step: no line is a border twice.
+All tiles have the same noise in the same place and are blended before each step of the scheduler, so that they agree on
+the detail (MultiDiffusion, arXiv:2302.08113; mixture of diffusers, arXiv:2302.02412). The tiles are cut differently at
+each step, so that no line is a border twice.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from server.job.creativity import Recipe
+from server.engine.tile import raised_cosine
+from server.job.tiling import tiles_along
 from server.refiners.base import Grid, Refiner
 
 _NOISE_ROWS = 16
 _JITTER = 64
 """Pixels by which tiles can be moved from step to step."""
 _CELL = 8
-"""Side of the cells in which a picture's coarse properties are looked at, pixels."""
-_REACH = 3
+"""Pixels. Side of the cells on which a picture's coarse properties are measured."""
+_DISTANCE = 3
 _FLAT = 1.3 / 255
-"""Standard deviation of the ground that half of the detail is kept on."""
+"""Standard deviation at which half of the detail is kept."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 Spans = list[tuple[int, int]]
@@ -34,7 +35,7 @@ Spans = list[tuple[int, int]]
 
 
 class Run(Protocol):
-    """Runs a function of tensors on the device, in smaller batches if it must be: `Engine.run`."""
+    """Runs a function of tensors on the device, in smaller batches if memory runs out: `Engine.run`."""
 
     def __call__(self, function: Callable[..., Tensor], /, *tensors: Tensor) -> Tensor: ...
 
@@ -43,24 +44,25 @@ def sample(
     refiner: Refiner,
     picture: Tensor,
     noise: Tensor,
-    recipe: Recipe,
+    settings: Any,
     run: Run,
     grid: Grid,
     batch: int = 1,
     on_tiles: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """The refined region, 1 × 3 × H × W in about 0…1.
+    """The refined region, 1 × 3 × H × W in about [0, 1].
 
-    `picture`: 1 × 3 × H × W in 0…1, sides multiples of `grid.multiple`; `noise`: a latent of it, see `noise_at`.
-    `grid` is the refiner's own or a smaller one, `batch` how many tiles go to `run` together. `on_tiles` is told how
-    many tiles were denoised; it may raise, which ends the run.
+    `picture`: 1 × 3 × H × W in [0, 1], sides multiples of `grid.multiple`; `noise`: a latent of that size, see
+    `noise_at`. `settings` are the refiner's for a creativity. `grid` is the refiner's own or a smaller one. `batch`
+    tiles go to `run` together. `on_tiles` is called with the number of tiles that were denoised; it may raise, which
+    ends the run.
     """
-    scheduler, steps = refiner.scheduler(recipe)
+    scheduler, steps = refiner.scheduler(settings)
     latent = scheduler.add_noise(run(refiner.encode, picture), noise, steps[:1])
     for number, step in enumerate(steps):
         cuts = tiles(picture.shape[2], grid, number), tiles(picture.shape[3], grid, number)
         noisy = scheduler.scale_model_input(latent, step)
-        denoise = partial(run, partial(refiner.denoise, step=step, recipe=recipe))
+        denoise = partial(run, partial(refiner.denoise, step=step, settings=settings))
         fused = _fused(refiner, noisy, picture, denoise, grid, batch, cuts, on_tiles)
         latent = scheduler.step(fused, step, latent, return_dict=False)[0]
     return run(refiner.decode, latent, picture)
@@ -72,12 +74,12 @@ def tile_count(size: tuple[int, int], grid: Grid) -> int:
 
 
 def tiles(length: int, grid: Grid, step: int) -> Spans:
-    """Where the tiles of a step lie along a side of `length` pixels: all of the same length, neighbours sharing at
-    least two halos."""
+    """The tiles of a step along a side of `length` pixels: all of the same length; neighbours share at least two
+    halos."""
     if length <= grid.tile:
         return [(0, length)]
     shared = 2 * grid.halo
-    count = math.ceil((length - shared) / (grid.tile - shared - _JITTER))
+    count = tiles_along(length, grid.tile - _JITTER, grid.halo)
     room = (length - grid.tile) / (count - 1)
     slack = min(grid.tile - shared - room - grid.multiple, room - grid.multiple)
     # The golden ratio's multiples never come near each other.
@@ -97,7 +99,7 @@ def _fused(
     cuts: tuple[Spans, Spans],
     on_tiles: Callable[[int], None],
 ) -> Tensor:
-    """What the refiner says of each tile, as one."""
+    """What the refiner returns for each tile, blended into one."""
     total = torch.zeros_like(noisy)
     weight = torch.zeros_like(noisy[:, :1])
     down = refiner.downscale
@@ -117,25 +119,25 @@ def _fused(
 
 
 def _window(span: tuple[int, int], length: int, halo: int, down: int, device: torch.device) -> Tensor:
-    """How much each sample of a tile counts, along one side. At a border inside the region the outermost part, where
-    the network misses what lies beyond, counts for almost nothing; from there it rises over one halo."""
+    """The weight of each sample of a tile, along one side. At a border inside the region the outermost half halo, where
+    the network lacks context, has almost no weight; from there the weight rises over one halo."""
     size = (span[1] - span[0]) // down
-    place = torch.arange(size, device=device) + 0.5
-    weight = torch.ones(size, device=device)
+    place = np.arange(size) + 0.5
+    weight = np.ones(size, np.float32)
     for inner, distance in ((span[0] > 0, place), (span[1] < length, size - place)):
         if inner:
-            rise = ((distance * down - halo / 2) / halo).clamp(0, 1)
-            weight = weight * (0.5 - 0.5 * torch.cos(math.pi * rise)).clamp(min=1e-4)
-    return weight
+            rise = np.clip((distance * down - halo / 2) / halo, 0, 1)
+            weight *= np.maximum(raised_cosine(rise), np.float32(1e-4))
+    return torch.from_numpy(weight).to(device)
 
 
 def noise_at(seed: int, rows: tuple[int, int], columns: tuple[int, int], width: int, channels: int) -> Tensor:
     """Standard normal noise, 1 × channels × rows × columns, of a part of an endless canvas `width` samples wide. The
-    same place of the same canvas always has the same noise, however the canvas is cut."""
+    same place always has the same noise, whichever part is computed."""
     first, last = rows[0] // _NOISE_ROWS, -(-rows[1] // _NOISE_ROWS)
     blocks = []
     for block in range(first, last):
-        # A counter-based generator (Salmon et al. 2011) jumps to any place; the second word of the counter is ours.
+        # A counter-based generator (Salmon et al. 2011) can start anywhere; the second word of its counter is a block.
         rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, block, 0, 0]))
         drawn = rng.standard_normal((_NOISE_ROWS, width, channels), np.float32)
         blocks.append(drawn[:, columns[0] : columns[1]])
@@ -146,8 +148,8 @@ def noise_at(seed: int, rows: tuple[int, int], columns: tuple[int, int], width: 
 
 def locked(refined: Tensor, picture: Tensor, radius: float, gain: float) -> Tensor:
     """The detail of `refined` over `picture`, times `gain`, without what is wider than `radius` pixels (standard
-    deviation of a Gaussian): colours and large shapes stay the picture's. Its own colour goes too, which is mostly
-    noise, and all that lies on flat ground: skies have no detail to find. Both 1 × 3 × H × W."""
+    deviation of a Gaussian), so that colours and large shapes stay those of the picture. Without colour, which is
+    mostly noise, and without detail where the picture is flat, as in a sky. Both 1 × 3 × H × W."""
     detail = refined - picture
     detail -= _lowpass(detail, radius)
     detail = detail.mean(dim=1, keepdim=True)
@@ -155,33 +157,33 @@ def locked(refined: Tensor, picture: Tensor, radius: float, gain: float) -> Tens
 
 
 def _activity(picture: Tensor) -> Tensor:
-    """1 × 1 × H × W: 0 where a picture is flat, towards 1 where its neighbourhood bends by more than _FLAT."""
+    """1 × 1 × H × W: 0 where a picture is flat, near 1 where it has detail of more than _FLAT."""
     grey = picture.mean(dim=1, keepdim=True)
-    # What a line through both neighbours misses: a gradient is flat ground too.
+    # The difference from a line through both neighbours, so that a gradient counts as flat.
     rough = _reduced(_bend(grey, 2) + _bend(grey, 3))
     rough = functional.avg_pool2d(rough, 3, stride=1, padding=1, count_include_pad=False)
-    square = rough.square_()  # steep: a sky in 8 bits has steps of one level
+    square = rough.square_()  # steep, because a sky in 8 bits has steps of one level
     return _grown(square / (square + _FLAT**4), grey)
 
 
 def _lowpass(image: Tensor, radius: float) -> Tensor:
-    """Gaussian blur, on a picture reduced to cells: what is kept is far coarser than that."""
+    """Gaussian blur, on a picture reduced to cells, which are much smaller than the radius."""
     h, w = image.shape[2:]
     small = _reduced(image)
     sigma = max(radius / _CELL, 0.5)
-    reach = math.ceil(3 * sigma)
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / sigma) ** 2)
+    radius_cells = math.ceil(3 * sigma)
+    taps = torch.exp(-0.5 * (torch.arange(-radius_cells, radius_cells + 1, device=image.device) / sigma) ** 2)
     taps = (taps / taps.sum()).expand(image.shape[1], 1, 1, -1)
-    small = functional.pad(small, (reach, reach, reach, reach), mode="replicate")
+    small = functional.pad(small, [radius_cells] * 4, mode="replicate")
     small = functional.conv2d(small, taps, groups=image.shape[1])
     small = functional.conv2d(small, taps.transpose(2, 3), groups=image.shape[1])
     return _grown(small, image)
 
 
 def _bend(image: Tensor, dim: int) -> Tensor:
-    """Squared second difference along a dimension, of neighbours _REACH away."""
+    """Squared second difference along a dimension, from neighbours _DISTANCE away."""
     length = image.shape[dim]
-    reach = min(_REACH, (length - 1) // 2)
+    reach = min(_DISTANCE, (length - 1) // 2)
     inner = image.narrow(dim, reach, length - 2 * reach)
     around = image.narrow(dim, 0, length - 2 * reach) + image.narrow(dim, 2 * reach, length - 2 * reach)
     sides = (0, 0, reach, reach) if dim == 2 else (reach, reach, 0, 0)

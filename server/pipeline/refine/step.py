@@ -1,26 +1,28 @@
-"""The diffusion pass, at the size of the result, and what keeps a strict result true to its source.
+"""The diffusion pass, at the size of the result, and the correction of a strict result by its source.
 
-The enlarged picture goes to disk first. It is then refined in regions, each as wide as it may be, whose borders are
-mixed as those of tiles are; so memory does not grow with the picture. Within a region the sampler cuts tiles.
+The enlarged picture is first written to disk. It is then refined in large regions, whose borders are blended like those
+of tiles, so that memory does not grow with the picture. Within a region the sampler cuts tiles.
 """
 
 import hashlib
-import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from server.engine.tile import Floats, Span, blended, cut, weights
+from server.engine.tile import Span, blend_weights, blended, cut
 from server.images.read.open import Samples
+from server.images.samples import Floats, from_floats, to_8_bits, to_floats
 from server.job.creativity import ANCHORS, Recipe, recipe
+from server.job.tiling import round_up, shortest_tile, tiles_along
 from server.pipeline.base import Context, Refinement
 from server.pipeline.refine.backprojection import BackProjection
 from server.pipeline.refine.sampler import locked, noise_at, sample, tile_count, tiles
-from server.refiners import Grid, Refiner
+from server.refiners import Grid, Refiner, whole_recipe
 from server.rows.resample import resized
 from server.rows.spool import Spool
 from server.rows.stream import Stream
@@ -28,63 +30,67 @@ from server.rows.stream import Stream
 _CUDA_BATCH = 4
 _REGION_PIXELS = 6 * 1024 * 1024
 _BAND_PIXELS = 10 * 1024 * 1024
-"""Of a row of regions, which exists in floats: 120 MB."""
+"""Of a row of regions, which is in memory as floats: 120 MB."""
 _BLEND = 32
 _HALO = 64
-"""Pixels of the result that are mixed at either side of a seam between regions, and that regions see beyond it."""
+"""Pixels of the result at each side of a seam between regions: `_BLEND` are blended, `_HALO` are computed."""
 _SMALLEST = 512
 """Side of a region that is one of several."""
 _MULTIPLE = 64
-"""Any refiner's regions may have sides that are multiples of it."""
+"""Regions may have sides that are multiples of this with every refiner."""
 _SEED_BITS = 63
 
 
 def expect(ctx: Context) -> None:
     """Load the network, if one is wanted, and announce its work."""
     wanted = _recipe(ctx)
-    if wanted is None or not wanted.strength:
+    if wanted is None or not wanted.diffuses:
         ctx.expect("refine", 0.0)
         return
     assert ctx.plan is not None
     w, h = ctx.plan.result
-    ctx.expect("refine", w * h * wanted.steps * ctx.load_refiner().work)
+    refiner = ctx.load_refiner()
+    ctx.expect("refine", w * h * refiner.settings(ctx.creativity).steps * refiner.work)
 
 
 def run(ctx: Context) -> None:
     wanted = _recipe(ctx)
     if wanted is None:
         return
-    refiner = ctx.load_refiner() if wanted.strength else None
+    refiner = ctx.load_refiner() if wanted.diffuses else None
     seed = ctx.params.seed if ctx.params.seed is not None else _seed_of(ctx.data)
     assert ctx.stream is not None and ctx.plan is not None  # those steps came before
-    ctx.refinement = Refinement(wanted, refiner.name if refiner else None, refiner.sha256 if refiner else None, seed)
+    name, sha256 = (refiner.name, refiner.sha256) if refiner else (None, None)
+    ctx.refinement = Refinement(whole_recipe(ctx.creativity), name, sha256, seed)
     size, stream = ctx.plan.result, ctx.stream
     work = _Work.of(ctx, refiner, wanted, seed, stream.channels)
-    spool = Spool(resized(stream, size, np.uint16, ctx.kernel), ctx.target.parent)
+    spool = Spool(resized(stream, size, np.uint16, ctx.engine.kernel), ctx.target.parent)
     depth = np.uint16 if ctx.rows_are_deep else np.uint8
     ctx.stream = Stream(*size, stream.channels, depth, ctx.timed("refine", _bands(work, spool, depth)))
 
 
 def _recipe(ctx: Context) -> Recipe | None:
-    """What is wanted of this step, or None."""
+    """What this step has to do, or None for nothing."""
     if ctx.plan is None or not ctx.plan.passes:
         return None
     wanted = recipe(ctx.creativity)
-    return wanted if wanted.strength or wanted.back_projection else None
+    return wanted if wanted.diffuses or wanted.back_projection else None
 
 
 def _seed_of(data: bytes) -> int:
-    """The same picture, the same result: without a seed it comes from the source's bytes."""
+    """A seed from the source's bytes, so that the same picture gives the same result."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> (64 - _SEED_BITS)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One picture's pass: what regions it is cut into, and what happens to each."""
+    """The pass over one picture: its regions, and what is done to each."""
 
     ctx: Context
     refiner: Refiner | None
     recipe: Recipe
+    settings: Any
+    """Of the refiner, for the creativity; None without a refiner."""
     seed: int
     colours: int
     rows: list[Span]
@@ -105,22 +111,23 @@ class _Work:
         if wanted.back_projection and w >= source_w and h >= source_h:
             projection = BackProjection(_to_tensor(ctx.samples, _colours(channels)), (w, h))
         lock = wanted.lock * max(ctx.whole or (w, h)) / 1024
-        return cls(ctx, refiner, wanted, seed, _colours(channels), rows, columns, (w, h), lock, projection)
+        settings = None if refiner is None else refiner.settings(ctx.creativity)
+        return cls(ctx, refiner, wanted, settings, seed, _colours(channels), rows, columns, (w, h), lock, projection)
 
     @property
     def tiles(self) -> int:
-        """Denoisings of one tile, over all steps; 0 where there are none."""
+        """Number of tiles to denoise, over all steps; 0 without a refiner."""
         if self.refiner is None:
             return 0
         sizes = [(c.stop - c.start, r.stop - r.start) for r in self.rows for c in self.columns]
-        steps = len(self.refiner.scheduler(self.recipe)[1])
+        steps = len(self.refiner.scheduler(self.settings)[1])
         return steps * sum(tile_count(size, self.refiner.grid) for size in sizes)
 
     def region(self, picture: Tensor, row: Span, column: Span) -> Tensor:
         """1 × 3 × H × W in 0…1, refined."""
         result = picture
         if self.refiner is not None:
-            down, width = self.refiner.downscale, _up(self.size[0])
+            down, width = self.refiner.downscale, round_up(self.size[0], _MULTIPLE)
             noise = noise_at(
                 self.seed,
                 (row.start // down, row.stop // down),
@@ -130,7 +137,7 @@ class _Work:
             ).to(picture.device)
             batch = _CUDA_BATCH if picture.is_cuda else 1  # on the CPU a single tile fills it
             run = self.ctx.engine.run
-            refined = sample(self.refiner, picture, noise, self.recipe, run, self.refiner.grid, batch, self._count)
+            refined = sample(self.refiner, picture, noise, self.settings, run, self.refiner.grid, batch, self._count)
             result = locked(refined, picture, self.lock, self.recipe.gain)
         if self.projection is not None:
             inside = result[..., : self.size[1] - row.start, : self.size[0] - column.start]
@@ -145,7 +152,7 @@ class _Work:
 
 
 def _bands(work: _Work, spool: Spool, depth: type[np.uint8] | type[np.uint16]) -> Iterator[Samples]:
-    """Finished rows from top to bottom; the seams between rows of regions are mixed on the way."""
+    """Finished rows from top to bottom; the seams between rows of regions are blended."""
     with closing(spool):
         parts = (_row(work, spool.rows(row.start, min(row.stop, spool.height)), row) for row in work.rows)
         finished = blended(parts, work.rows, 1, _BLEND)
@@ -154,7 +161,7 @@ def _bands(work: _Work, spool: Spool, depth: type[np.uint8] | type[np.uint16]) -
             band = next(finished)[: spool.height - top]
             alpha = spool.rows(top, top + len(band))[..., work.colours :] if spool.channels > work.colours else None
             yield _rounded(band, alpha, work.colours, depth)
-            del band  # or the next one would come beside it
+            del band  # or the next one would be in memory beside it
 
 
 def _row(work: _Work, source: Samples, row: Span) -> Floats:
@@ -165,18 +172,19 @@ def _row(work: _Work, source: Samples, row: Span) -> Floats:
     for index, column in enumerate(work.columns):
         part = source[:, column.start : column.stop]
         picture = _to_tensor(part, work.colours).to(work.ctx.engine.device)
-        picture = _grown(picture, height, column.stop - column.start)
+        picture = _padded(picture, height, column.stop - column.start)
         refined = work.region(picture, row, column)[0].permute(1, 2, 0).cpu().numpy()
         kept = refined[row.keep_start - row.start :, column.keep_start - column.start :]
         kept = kept[: len(band), : min(column.keep_stop, width) - column.keep_start]
-        weight = weights(work.columns, index, 1, _BLEND)[: kept.shape[1], None]
+        weight = blend_weights(work.columns, index, 1, _BLEND)[: kept.shape[1], None]
         band[:, column.keep_start : column.keep_start + kept.shape[1]] += kept * weight
     return band
 
 
 def _regions(w: int, h: int) -> tuple[list[Span], list[Span]]:
-    """Rows and columns of regions for a result of w × h, both grown to multiples. As few as may be, all alike."""
-    width, height = _up(w), _up(h)
+    """Rows and columns of regions for a result of w × h, both padded to multiples. As few as possible, all of the same
+    size."""
+    width, height = round_up(w, _MULTIPLE), round_up(h, _MULTIPLE)
     rows = max(_SMALLEST, min(height, _BAND_PIXELS // width))
     columns = max(_SMALLEST, min(width, _REGION_PIXELS // rows))
     rows = max(_SMALLEST, min(rows, _REGION_PIXELS // columns))
@@ -187,15 +195,9 @@ def _regions(w: int, h: int) -> tuple[list[Span], list[Span]]:
 
 
 def _even(length: int, most: int) -> int:
-    """The length of as many regions as are needed when none is longer than `most`."""
-    if length <= most:
-        return max(_up(length), _SMALLEST)
-    count = math.ceil((length - 2 * _HALO) / (most - 2 * _HALO))
-    return max(_up(math.ceil((length + (count - 1) * 2 * _HALO) / count)), _SMALLEST)
-
-
-def _up(length: int) -> int:
-    return -(-length // _MULTIPLE) * _MULTIPLE
+    """The length of the regions when they are as few as possible and none is longer than `most`."""
+    side = shortest_tile(length, tiles_along(length, most, _HALO), _HALO)
+    return max(round_up(side, _MULTIPLE), _SMALLEST)
 
 
 def _colours(channels: int) -> int:
@@ -204,12 +206,12 @@ def _colours(channels: int) -> int:
 
 def _to_tensor(samples: Samples, colours: int) -> Tensor:
     """H × W × channels → 1 × 3 × H × W float32 in 0…1, without alpha; grey three times."""
-    image = torch.from_numpy(samples[..., :colours].astype(np.float32)).permute(2, 0, 1)[None]
-    return image.div_(np.iinfo(samples.dtype).max).expand(-1, 3, -1, -1).contiguous()
+    image = torch.from_numpy(to_floats(samples[..., :colours])).permute(2, 0, 1)[None]
+    return image.expand(-1, 3, -1, -1).contiguous()
 
 
-def _grown(picture: Tensor, height: int, width: int) -> Tensor:
-    """With its last rows and columns repeated up to a size that a refiner takes."""
+def _padded(picture: Tensor, height: int, width: int) -> Tensor:
+    """Padded to this size by repeating the last rows and columns."""
     bottom, right = height - picture.shape[2], width - picture.shape[3]
     if not bottom and not right:
         return picture
@@ -218,19 +220,18 @@ def _grown(picture: Tensor, height: int, width: int) -> Tensor:
 
 def _rounded(band: Floats, alpha: Samples | None, colours: int, depth: type[np.uint8] | type[np.uint16]) -> Samples:
     """Rows of 0…1 and their alpha (16 bits) in the result's depth; grey as the mean of the three."""
-    top = np.iinfo(depth).max
     if colours == 1:
         band = band.mean(axis=2, keepdims=True)
-    rounded: Samples = np.clip(np.rint(band * top), 0, top).astype(depth)  # type: ignore[assignment]
+    rounded: Samples = from_floats(band, depth)
     if alpha is None:
         return rounded
-    share = alpha if depth is np.uint16 else np.rint(alpha / np.float32(257)).astype(np.uint8)
+    share = alpha if depth is np.uint16 else to_8_bits(alpha)
     joined: Samples = np.concatenate((rounded, share), axis=2)  # type: ignore[assignment]
     return joined
 
 
 def borders(w: int, h: int, grid: Grid) -> tuple[list[int], list[int]]:
-    """Rows and columns of a result of w × h at which a tile or a region of any step ends, for those who measure."""
+    """Rows and columns of a result of w × h at which a tile or a region of any step ends, for benchmarks."""
     found = []
     for regions in _regions(w, h):
         lines = {line for region in regions for line in (region.keep_start, region.keep_stop)}

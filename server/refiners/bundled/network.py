@@ -18,16 +18,16 @@ EMBEDDING = 256
 STRIDE = UNSHUFFLE * 2 ** (len(CHANNELS) - 1)
 """Width and height must be multiples of it."""
 RESIDUAL_SCALE = 10.0
-"""What the difference between the true and the upscaled picture is multiplied by, to be about as large as the noise."""
+"""Factor for the difference between the true and the upscaled picture, which makes it about as large as the noise."""
 TRAIN_STEPS = 1000
 
 
 class DetailNet(nn.Module):
-    """Says what the detail is, given the upscaled picture, a noisy guess of the detail and how noisy it is.
+    """Predicts the detail from the upscaled picture, a noisy detail and the amount of its noise.
 
-    A U-Net at a quarter of the resolution. Nothing in it looks further than convolutions do: normalisation is over the
-    channels of each pixel (no group statistics, no attention), so that a tile gives what the whole picture would, up to
-    the reach of the convolutions.
+    A U-Net at a quarter of the resolution. It is purely convolutional: normalisation is over the channels of each pixel
+    (no group statistics, no attention), so that a tile gives the same as the whole picture, except within the receptive
+    radius of the convolutions.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class DetailNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions around a skip; how noisy the input is sets scale and shift between them (arXiv:1709.07871)."""
+    """Two convolutions with a skip; the amount of noise sets scale and shift between them (arXiv:1709.07871)."""
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Block(nn.Module):
 
     def forward(self, features: Tensor, time: Tensor) -> Tensor:
         scale, shift = self.film(time)[:, :, None, None].chunk(2, dim=1)
-        # Over the channels of each pixel: the last dimension of what lies channels-last in memory.
+        # Over the channels of each pixel, which are the last dimension in channels-last memory.
         normal = self.norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         inner = torch.addcmul(shift, self.first(normal), 1 + scale)
         outer: Tensor = self.second(functional.silu(inner))

@@ -1,4 +1,4 @@
-"""The refiner that comes with the server (`server/refiners/bundled/network.py`), in the hands of the sampler."""
+"""The refiner that comes with the server (`server/refiners/bundled/network.py`), for the sampler."""
 
 import json
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from server.errors import ModelNotFound
-from server.job.creativity import Recipe
 from server.refiners.base import Grid
 from server.refiners.bundled.network import RESIDUAL_SCALE, STRIDE, TRAIN_STEPS, DetailNet, signal_and_noise
+from server.refiners.bundled.settings import Settings, settings
 
 
 @dataclass
 class BundledRefiner:
-    """DetailNet in the hands of the sampler. Its latent is the residual itself, scaled, at full resolution."""
+    """DetailNet for the sampler. Its latent is the residual itself, scaled, at full resolution."""
 
     name: str
     sha256: str | None
@@ -28,16 +28,19 @@ class BundledRefiner:
     downscale: int = 1
     work: float = 0.4e6
 
-    def scheduler(self, recipe: Recipe) -> tuple[Any, Tensor]:
-        # As image-to-image does it: as many steps for the whole way as make `recipe.steps` for our part of it.
-        scheduler = Ddim(min(TRAIN_STEPS, max(recipe.steps, round(recipe.steps / recipe.strength))))
-        return scheduler, scheduler.timesteps[-recipe.steps :]
+    def settings(self, creativity: float) -> Settings:
+        return settings(creativity)
+
+    def scheduler(self, settings: Settings) -> tuple[Any, Tensor]:
+        # As image-to-image does it: the last `steps` of as many steps as the whole way from noise alone then has.
+        scheduler = Ddim(min(TRAIN_STEPS, max(settings.steps, round(settings.steps / settings.strength))))
+        return scheduler, scheduler.timesteps[-settings.steps :]
 
     def encode(self, picture: Tensor) -> Tensor:
         return torch.zeros_like(picture)
 
     @torch.inference_mode()
-    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, recipe: Recipe) -> Tensor:
+    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, settings: Settings) -> Tensor:
         picture = picture.to(self.dtype, memory_format=torch.channels_last)
         noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
         detail: Tensor = self._net(noisy, picture, step.reshape(1).expand(len(noisy)).to(self.device))
@@ -48,14 +51,15 @@ class BundledRefiner:
 
 
 class Ddim:
-    """Deterministic DDIM steps (arXiv:2010.02502) over the cosine schedule, for a network that says what is clean.
+    """Deterministic DDIM steps (arXiv:2010.02502) over the cosine schedule, for a network that predicts the clean
+    latent.
 
-    The same numbers as `diffusers.DDIMScheduler` with "squaredcos_cap_v2", "sample" and "trailing", and the part of its
-    interface that the sampler uses. It is here because importing `diffusers` takes seconds of the first job.
+    The same numbers as `diffusers.DDIMScheduler` with "squaredcos_cap_v2", "sample" and "trailing", with the part of
+    its interface that the sampler uses. Importing `diffusers` instead would take seconds of the first job.
     """
 
     def __init__(self, count: int) -> None:
-        """`count`: steps for the whole way from noise alone, 1 … TRAIN_STEPS."""
+        """`count`: steps from noise alone to the clean latent, 1 … TRAIN_STEPS."""
         self._stride = TRAIN_STEPS // count
         places = torch.arange(count, dtype=torch.float64)
         self.timesteps = (TRAIN_STEPS - places * (TRAIN_STEPS / count)).round().long() - 1
@@ -69,7 +73,7 @@ class Ddim:
         return latent
 
     def step(self, clean: Tensor, step: Tensor, latent: Tensor, *, return_dict: bool = False) -> tuple[Tensor]:
-        """`latent` with the noise of the next step, given what is `clean` in it; in a tuple, as `diffusers` has it."""
+        """`latent` with the noise of the next step, given its `clean` part; in a tuple, as in `diffusers`."""
         signal, noise = (each.to(latent.device) for each in signal_and_noise(step))
         estimated = (latent - signal * clean) / noise
         following = step - self._stride
@@ -80,7 +84,7 @@ class Ddim:
 
 
 def load(path: Path, *, name: str, sha256: str | None, device: torch.device, dtype: torch.dtype) -> BundledRefiner:
-    """From a safetensors file that says in its metadata how its network is built. Raises ModelNotFound."""
+    """From a safetensors file whose metadata says how its network is built. Raises ModelNotFound."""
     import safetensors
     from safetensors.torch import load_file
 

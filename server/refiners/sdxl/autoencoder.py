@@ -1,10 +1,10 @@
-"""A diffusion model's autoencoder over pictures of any size, in parts that don't show.
+"""A diffusion model's autoencoder for pictures of any size, in parts without visible seams.
 
-Its normalisations average over the whole picture and its attention looks at all of it, so parts that are computed each
-on their own come out in different tones. Here the layers of the lowest resolution, the attention among them, always see
-the whole: there it is small. The finer layers run in parts, whose normalisations all use the same statistics. Those are
-measured beforehand on patches spread evenly over the picture, which go through the layers side by side. With statistics
-given, nothing is left but convolutions, and a part with a margin as wide as they reach is what it is in the whole.
+Its normalisations average over the whole picture and its attention uses all of it, so independent parts would have
+different tones. Here the layers of the lowest resolution, with the attention, always run on the whole picture, which is
+small there. The finer layers run in parts, whose normalisations all use the same statistics, measured beforehand on
+patches spread evenly over the picture. With given statistics only convolutions are left, so a part with a margin of
+their receptive radius is equal to that part of the whole.
 """
 
 import math
@@ -14,41 +14,44 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
 
-import structlog
 import torch
 from torch import Tensor, nn
 
-from server.engine.device import is_out_of_memory, release_memory
+from server.engine.device import Halving, unless_out_of_memory
 from server.errors import OutOfMemory
-
-log = structlog.get_logger()
 
 _TILE = 1024
 _SMALLEST_TILE, _LARGEST_TILE = 512, 2560
 _BYTES_PER_PIXEL = 8000
-"""What a part takes at full resolution: a few times 256 channels in fp32. An estimate."""
+"""Memory of a part at full resolution, estimated: a few times 256 channels in fp32."""
 _BYTES_OF_NETWORKS = 10 << 30
 _PATCHES = 4
-"""Along a side. Together they take the memory of one part."""
+"""Patches along a side. Together they take the memory of one part."""
 
 
 class Autoencoder:
-    """For any thread, one after the other: the statistics of the picture at hand are kept in the network."""
+    """For any thread, but with a lock: the network holds the statistics of the current picture."""
 
     def __init__(self, net: Any, tile: int = 0) -> None:
-        """`net`: an AutoencoderKL of `diffusers`, on its device, in the precision that it is to run in. `tile`: pixels
-        along the side of a part, margin included; what is not larger is run whole. 0 is what the device has memory for.
+        """`net`: an AutoencoderKL of `diffusers`, on its device, in the precision to run in. `tile`: pixels along the
+        side of a part, margin included; a picture of at most this size runs as a whole. 0: as the memory allows.
         """
         encoder, decoder = net.encoder, net.decoder
         self.downscale = 2 ** (len(encoder.down_blocks) - 1)
-        """Pixels along a side of what one sample of a latent stands for."""
+        """Pixels along the side of one sample of a latent."""
         self.channels: int = net.config["latent_channels"]
         self._scale: float = net.config["scaling_factor"]
         self._dtype = net.dtype
-        self._tile = tile or _tile_for(net.device)
+        self._tile = Halving(
+            "the autoencoder's tile",
+            f"a part of {_SMALLEST_TILE} pixels of the diffusion pass",
+            net.device,
+            tile or _tile_for(net.device),
+            _SMALLEST_TILE,
+        )
         self._lock = threading.Lock()
         identity = nn.Identity()
-        self._enter = _Fine(nn.Sequential(encoder.conv_in, *encoder.down_blocks[:-1]), _reach_of_encoder(net))
+        self._enter = _Fine(nn.Sequential(encoder.conv_in, *encoder.down_blocks[:-1]), _radius_of_encoder(net))
         self._encode = nn.Sequential(
             encoder.down_blocks[-1],
             encoder.mid_block,
@@ -62,7 +65,7 @@ class Autoencoder:
         )
         self._leave = _Fine(
             nn.Sequential(*decoder.up_blocks[1:], decoder.conv_norm_out, decoder.conv_act, decoder.conv_out),
-            _reach_of_decoder(net),
+            _radius_of_decoder(net),
         )
 
     @torch.inference_mode()
@@ -84,34 +87,23 @@ class Autoencoder:
             return self._in_parts(self._leave, features, grow, 1).float() / 2 + 0.5
 
     def _whole(self, net: nn.Module, features: Tensor) -> Tensor:
-        try:
-            result: Tensor = net(features)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemory(f"not enough memory on {features.device} for a region of the diffusion pass") from error
+        result: Tensor | None = unless_out_of_memory(lambda: net(features))
+        if result is None:
+            raise OutOfMemory(f"not enough memory on {features.device} for a region of the diffusion pass")
         return result
 
     def _in_parts(self, fine: "_Fine", image: Tensor, grow: int, shrink: int) -> Tensor:
         """`fine(image)`, whose sides are `grow` / `shrink` times those of `image`, in parts that fit into memory."""
-        while True:
-            # A part counts as what it is in pixels of the picture.
-            side = max(self._tile // grow, 2 * fine.reach + shrink)
-            try:
-                return fine.run(image, side, grow, shrink)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Out of the except block: the exception holds the frames, and the frames hold the memory.
-            release_memory(image.device)
-            if self._tile <= _SMALLEST_TILE:
-                raise OutOfMemory(f"not even {self._tile} pixels of the diffusion pass fit on {image.device}")
-            self._tile //= 2
-            log.warning("out of memory: halving the autoencoder's tile", tile=self._tile)
+
+        def run(tile: int) -> Tensor:
+            # `tile` is in pixels of the picture, a part in samples of `image`.
+            return fine.run(image, max(tile // grow, 2 * fine.radius + shrink), grow, shrink)
+
+        return self._tile.run(run)
 
 
 def _tile_for(device: torch.device) -> int:
-    """By all of a GPU's memory and not by what is free today: the same request must give the same bytes."""
+    """By a GPU's total memory, not by its free memory: the same request must give the same bytes."""
     if device.type != "cuda":
         return _TILE
     room = torch.cuda.get_device_properties(device).total_memory - _BYTES_OF_NETWORKS
@@ -122,14 +114,14 @@ def _tile_for(device: torch.device) -> int:
 class _Fine:
     """The layers of high resolution."""
 
-    def __init__(self, net: nn.Sequential, reach: int) -> None:
-        """`reach`: how far a sample of the result looks, in samples of the input."""
-        self.reach = reach
+    def __init__(self, net: nn.Sequential, radius: int) -> None:
+        """`radius`: the receptive radius, in samples of the input."""
+        self.radius = radius
         self._net = net
         self._norms = list(_share_norms(net))
 
     def run(self, image: Tensor, side: int, grow: int, shrink: int) -> Tensor:
-        """In parts of `side` × `side` samples at most, or in one if it is not larger than that."""
+        """In parts of at most `side` × `side` samples, or in one if it is not larger."""
         h, w = image.shape[2:]
         if h * w <= side * side:
             self._each(lambda norm: norm.use_own())
@@ -137,7 +129,7 @@ class _Fine:
             return whole
         self._measure(image, side, shrink)
         result: Tensor | None = None
-        margin = -(-self.reach // shrink) * shrink
+        margin = -(-self.radius // shrink) * shrink
         for (top, bottom), (left, right) in product(*(_parts(length, side, margin, shrink) for length in (h, w))):
             first, start = max(0, top - margin), max(0, left - margin)
             part: Tensor = self._net(image[..., first : bottom + margin, start : right + margin])
@@ -150,13 +142,13 @@ class _Fine:
         return result
 
     def _measure(self, image: Tensor, side: int, shrink: int) -> None:
-        """Take the statistics of all normalisations on patches."""
-        size = max(side // _PATCHES, 3 * self.reach)
+        """Measure the statistics of all normalisations on patches."""
+        size = max(side // _PATCHES, 3 * self.radius)
         size = -(-size // shrink) * shrink
         h, w = image.shape[2:]
         along = max(2, round(side / size * math.sqrt(h / w)))
-        rows = _Sample.of(h, size, along, self.reach, shrink)
-        columns = _Sample.of(w, size, max(2, (side // size) ** 2 // len(rows.starts)), self.reach, shrink)
+        rows = _Sample.of(h, size, along, self.radius, shrink)
+        columns = _Sample.of(w, size, max(2, (side // size) ** 2 // len(rows.starts)), self.radius, shrink)
         patches = [
             image[..., top : top + rows.size, left : left + columns.size]
             for top, left in product(rows.starts, columns.starts)
@@ -172,33 +164,33 @@ class _Fine:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Patches along one side of a picture, and what each of their samples stands for."""
+    """Patches along one side of a picture, and the weights of their samples."""
 
     length: int
     size: int
     starts: tuple[int, ...]
-    reach: int
+    radius: int
 
     @classmethod
-    def of(cls, length: int, size: int, count: int, reach: int, multiple: int) -> "_Sample":
-        """At most `count` patches of `size`, evenly from one border to the other; one if that is all there is."""
+    def of(cls, length: int, size: int, count: int, radius: int, multiple: int) -> "_Sample":
+        """At most `count` patches of `size`, spread evenly from border to border; one for a short side."""
         if length <= size:
-            return cls(length, length, (0,), reach)
+            return cls(length, length, (0,), radius)
         count = min(count, math.ceil(length / size))
         room = (length - size) / (count - 1)
-        return cls(length, size, tuple(round(n * room) // multiple * multiple for n in range(count)), reach)
+        return cls(length, size, tuple(round(n * room) // multiple * multiple for n in range(count)), radius)
 
     def weights(self, samples: int) -> Tensor:
-        """Patches × samples, where a patch has so many: how many of the picture's each of them stands for.
+        """Patches × samples of a patch: how many samples of the picture each of them represents.
 
-        Nothing where a patch misses what lies beyond it. Near the picture's own borders its padding shows: half a patch
-        of samples there stand for themselves alone. The others share what lies between.
+        None at the edge of a patch, where it lacks context. Near the picture's own borders, where padding has an
+        effect, the samples of half a patch represent only themselves. The others share the rest.
         """
         count = len(self.starts)
         if count == 1:
             return torch.ones(1, samples)
         ratio = samples / self.size
-        edge = math.ceil(self.reach * ratio)
+        edge = math.ceil(self.radius * ratio)
         border = max(edge, samples // 2)
         centres = [(start + self.size / 2) * ratio for start in self.starts]
         bounds = [border, *((a + b) / 2 for a, b in pairwise(centres)), self.length * ratio - border]
@@ -212,21 +204,21 @@ class _Sample:
 
 
 class _SharedNorm(nn.Module):
-    """A GroupNorm that can be told what to take for mean and deviation."""
+    """A GroupNorm whose mean and deviation can be given."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
         self._norm = norm
         self._samples: tuple[_Sample, _Sample] | None = None
         self._line: tuple[Tensor, Tensor] | None = None
-        """What each channel is multiplied by, and what is added."""
+        """Factor and offset of each channel."""
 
     def use_own(self) -> None:
-        """The plain GroupNorm."""
+        """From now on, be a plain GroupNorm."""
         self._samples = self._line = None
 
     def measure(self, rows: _Sample, columns: _Sample) -> None:
-        """Next time, those of all patches together."""
+        """In the next run, measure the statistics of all patches together."""
         self._samples = rows, columns
 
     def use_measured(self) -> None:
@@ -256,7 +248,7 @@ class _SharedNorm(nn.Module):
 
 
 def _share_norms(net: nn.Module) -> Iterator[_SharedNorm]:
-    """Put a _SharedNorm in the place of every GroupNorm."""
+    """Replace every GroupNorm by a _SharedNorm."""
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.GroupNorm) and not isinstance(parent, _SharedNorm):
@@ -265,27 +257,27 @@ def _share_norms(net: nn.Module) -> Iterator[_SharedNorm]:
                 yield shared
 
 
-def _reach_of_encoder(net: Any) -> int:
-    """Two convolutions of 3 × 3 in each block; the halving ones look two samples to the right."""
-    reach = 0
+def _radius_of_encoder(net: Any) -> int:
+    """Two convolutions of 3 × 3 in each block; the halving ones use two samples to the right."""
+    radius = 0
     for block in reversed(net.encoder.down_blocks[:-1]):
-        reach = 2 * reach + 2 + 2 * len(block.resnets)
-    return reach + 1
+        radius = 2 * radius + 2 + 2 * len(block.resnets)
+    return radius + 1
 
 
-def _reach_of_decoder(net: Any) -> int:
-    """Likewise; behind each doubling there is one more."""
-    reach = 1
+def _radius_of_decoder(net: Any) -> int:
+    """Likewise; after each doubling there is one more."""
+    radius = 1
     for block in reversed(net.decoder.up_blocks[1:]):
         if block.upsamplers is not None:
-            reach = math.ceil((reach + 1) / 2)
-        reach += 2 * len(block.resnets)
-    return reach
+            radius = math.ceil((radius + 1) / 2)
+        radius += 2 * len(block.resnets)
+    return radius
 
 
 def _parts(length: int, side: int, margin: int, multiple: int) -> list[tuple[int, int]]:
-    """(start, stop) of what is kept of each part, of nearly equal length: multiples of `multiple`, and with a margin on
-    both sides not longer than `side`."""
+    """(start, stop) of the kept range of each part, of nearly equal length: multiples of `multiple`, and with both
+    margins at most `side` long."""
     most = max(multiple, (side - 2 * margin) // multiple * multiple)
     count = math.ceil(length / most)
     kept = math.ceil(length / count / multiple) * multiple

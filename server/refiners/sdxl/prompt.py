@@ -1,7 +1,7 @@
-"""The one text that SDXL is given, as its text encoders see it: computed once, then kept in a file.
+"""The embeddings of SDXL's prompt: computed once, then kept in a file.
 
-The server describes no pictures. The words only say what kind of picture is wanted, the same for everybody, so the
-encoders (1.6 GB) and the package `transformers` are needed the first time alone.
+The prompt says what kind of picture is wanted and is the same for all pictures, so the text encoders (1.6 GB) and the
+package `transformers` are needed only the first time.
 """
 
 import gc
@@ -39,7 +39,7 @@ class Prompt:
 
 
 def embedded(base: Path, cache: Path) -> Prompt:
-    """The prompt for the SDXL in the folder `base`: out of the folder `cache`, or else computed and put there. Raises
+    """The prompt for the SDXL in the folder `base`: read from the folder `cache`, or computed and written there. Raises
     ModelNotFound when a file is missing or damaged, and Unavailable without the package `transformers`."""
     path = cache / f"sdxl-prompt-{_fingerprint(base)}.safetensors"
     try:
@@ -55,7 +55,7 @@ def embedded(base: Path, cache: Path) -> Prompt:
 
 
 def _fingerprint(base: Path) -> str:
-    """Changes with the words and with every file of the encoders."""
+    """Depends on the words and on every file of the encoders."""
     digest = hashlib.sha256(f"{POSITIVE}\n{NEGATIVE}\n".encode())
     for folder in _FOLDERS:
         files = sorted(path for path in (base / folder).glob("*") if path.is_file())
@@ -76,7 +76,7 @@ def _keep(prompt: Prompt, path: Path) -> None:
 
 
 def _computed(base: Path) -> Prompt:
-    """On the CPU in fp32, whatever the rest runs on: it takes seconds, and is the same everywhere."""
+    """On the CPU in fp32, whatever device the rest uses: it takes seconds, and gives the same everywhere."""
     try:
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
         from transformers.utils.logging import disable_progress_bar
@@ -92,7 +92,7 @@ def _computed(base: Path) -> Prompt:
 
 @torch.inference_mode()
 def _encode(base: Path, encoder: str, tokenizer: str, kind: Any) -> tuple[Tensor, Tensor]:
-    """What SDXL takes from one encoder: the last layer but one, and the summary that the last layer makes."""
+    """What SDXL uses of one encoder: the last hidden layer but one, and the pooled output."""
     from transformers import CLIPTokenizer
 
     folder = base / encoder

@@ -1,7 +1,8 @@
-"""Stable Diffusion XL (Podell et al., arXiv:2307.01952), held to the picture by a tile ControlNet (arXiv:2302.05543).
+"""Stable Diffusion XL (Podell et al., arXiv:2307.01952), guided by the picture with a tile ControlNet
+(arXiv:2302.05543).
 
-The networks are those of `diffusers`; everything around them is ours, and nothing here knows how to reach a hub: the
-weights are what `weights pull sdxl` has laid down, or not there.
+The networks are those of `diffusers`; the rest is our own. Nothing here downloads: `weights pull sdxl` installs the
+weights.
 """
 
 import json
@@ -14,26 +15,27 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from server.engine.device import is_out_of_memory, release_memory
-from server.errors import ModelNotFound, OutOfMemory
-from server.job.creativity import Recipe
+from server.engine.device import Halving
+from server.errors import ModelNotFound
 from server.refiners.base import Grid
 from server.refiners.sdxl.autoencoder import Autoencoder
 from server.refiners.sdxl.prompt import Prompt, embedded
+from server.refiners.sdxl.settings import Settings, settings
 
 log = structlog.get_logger()
 
 _TILE, _HALO = 1024, 96
+"""SDXL was trained on pictures of about 1024 × 1024; with smaller ones its results are worse."""
+_BATCH = 16
 _WORK = 6e6
-"""Multiplications of UNet and ControlNet for a pixel of the result in a step, for both texts, about."""
-"""SDXL was trained on pictures of about 1024 × 1024; at smaller ones its answers are worse."""
+"""Multiplications of UNet and ControlNet for a pixel of the result in one step, for both texts, about."""
 _PULL = "`python -m server weights pull sdxl` gets it"
 _WEIGHTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors")
 
 
 @dataclass
 class SdxlRefiner:
-    """SDXL in the hands of the sampler. Its latent is the autoencoder's."""
+    """SDXL for the sampler. Its latent is the autoencoder's."""
 
     name: str
     sha256: str | None
@@ -48,12 +50,15 @@ class SdxlRefiner:
     _autoencoder: Autoencoder = field(repr=False)
     _prompt: Prompt = field(repr=False)
     _schedule: dict[str, Any] = field(repr=False)
-    _batch: int = field(default=16, repr=False)
-    """How many tiles, counted once for each text, to hand over at once: as many as have fitted so far."""
+    _batch: Halving = field(repr=False)
+    """How many tiles, counted once for each text, go through the network at a time."""
 
-    def scheduler(self, recipe: Recipe) -> tuple[Any, Tensor]:
-        """DPM-Solver++ (2M, arXiv:2211.01095), which adds no noise on the way. The steps are spread evenly over our
-        part of the way alone, so that a little more strength is a little more noise."""
+    def settings(self, creativity: float) -> Settings:
+        return settings(creativity)
+
+    def scheduler(self, settings: Settings) -> tuple[Any, Tensor]:
+        """DPM-Solver++ (2M, arXiv:2211.01095), which adds no noise between steps. The steps are spread evenly from
+        the start to the end, so that a little more strength is a little more noise."""
         from diffusers import DPMSolverMultistepScheduler
 
         kind: Any = DPMSolverMultistepScheduler
@@ -65,10 +70,8 @@ class SdxlRefiner:
             use_karras_sigmas=False,
             lower_order_final=True,
         )
-        first = recipe.sdxl_strength * scheduler.config.num_train_timesteps
-        steps = [
-            round(first * (recipe.sdxl_steps - number) / recipe.sdxl_steps) - 1 for number in range(recipe.sdxl_steps)
-        ]
+        first = settings.strength * scheduler.config.num_train_timesteps
+        steps = [round(first * (settings.steps - number) / settings.steps) - 1 for number in range(settings.steps)]
         scheduler.set_timesteps(timesteps=[max(step, 0) for step in steps])
         return scheduler, scheduler.timesteps
 
@@ -76,39 +79,31 @@ class SdxlRefiner:
         return self._autoencoder.encode(picture)
 
     @torch.inference_mode()
-    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, recipe: Recipe) -> Tensor:
-        if recipe.sdxl_guidance <= 1:
-            return self._predict(noisy, picture, [1] * len(noisy), step, recipe.sdxl_control)
+    def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, settings: Settings) -> Tensor:
+        if settings.guidance <= 1:
+            return self._predict(noisy, picture, [1] * len(noisy), step, settings.control)
         texts = [0] * len(noisy) + [1] * len(noisy)
-        both = self._predict(noisy.repeat(2, 1, 1, 1), picture.repeat(2, 1, 1, 1), texts, step, recipe.sdxl_control)
+        both = self._predict(noisy.repeat(2, 1, 1, 1), picture.repeat(2, 1, 1, 1), texts, step, settings.control)
         without, with_text = both.chunk(2)
-        return torch.lerp(without, with_text, recipe.sdxl_guidance)
+        return torch.lerp(without, with_text, settings.guidance)
 
     def decode(self, latent: Tensor, picture: Tensor) -> Tensor:
         return self._autoencoder.decode(latent)
 
     def _predict(self, noisy: Tensor, picture: Tensor, texts: list[int], step: Tensor, control: float) -> Tensor:
-        """Row by row what the network says of tiles, `texts[row]` being the text it is told; in smaller pieces if it
-        must be. Raises OutOfMemory."""
-        while True:
-            pieces = [slice(start, start + self._batch) for start in range(0, len(texts), self._batch)]
-            try:
-                return torch.cat([self._finite(noisy[at], picture[at], texts[at], step, control) for at in pieces])
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Out of the except block: the exception holds the frames, and the frames hold the memory.
-            release_memory(self.device)
-            if min(self._batch, len(texts)) == 1:
-                raise OutOfMemory(f"not even one tile of SDXL fits on {self.device}")
-            self._batch = min(self._batch, len(texts)) // 2
-            log.warning("out of memory: halving SDXL's batch", batch=self._batch)
+        """What the network predicts for each row, given the text `texts[row]`. Raises OutOfMemory."""
+
+        def in_batches(size: int) -> Tensor:
+            batches = [slice(start, start + size) for start in range(0, len(texts), size)]
+            return torch.cat([self._finite(noisy[at], picture[at], texts[at], step, control) for at in batches])
+
+        return self._batch.run(in_batches, len(texts))
 
     def _finite(self, noisy: Tensor, picture: Tensor, texts: list[int], step: Tensor, control: float) -> Tensor:
         result = self._forward(noisy, picture, texts, step, control, self.dtype)
         if self.dtype is not torch.float16 or bool(torch.isfinite(result).all()):
             return result
-        # bf16 has the range of fp32; as rare as this is, its copy of the weights need not stay.
+        # bf16 has the range of fp32. This is rare, so the copy of the weights is not kept.
         log.warning("a tile overflowed: computing it again in bf16")
         return self._forward(noisy, picture, texts, step, control, torch.bfloat16)
 
@@ -118,7 +113,7 @@ class SdxlRefiner:
         noisy = noisy.to(self.device, dtype)
         picture = picture.clamp(0, 1).to(self.device, dtype)
         tokens, pooled = self._prompt.tokens[texts].to(dtype), self._prompt.pooled[texts].to(dtype)
-        # The size of a picture before and after cropping, and where it was cropped. A small one would ask for blur.
+        # The sizes of a picture before and after cropping, and its position. A small size would ask for blur.
         height, width = (max(side, _TILE) for side in picture.shape[2:])
         sizes = noisy.new_tensor([[height, width, 0, 0, height, width]] * len(texts))
         added = {"text_embeds": pooled, "time_ids": sizes}
@@ -148,8 +143,8 @@ class SdxlRefiner:
 def load(
     base: Path, control: Path, *, name: str, sha256: str | None, device: torch.device, dtype: torch.dtype, cache: Path
 ) -> SdxlRefiner:
-    """From the folders of SDXL and of its ControlNet, as `diffusers` lays them out. `cache`: a folder that may be
-    written to. Raises ModelNotFound, and what `embedded` raises."""
+    """From the folders of SDXL and of its ControlNet, as `diffusers` stores them. `cache`: a writable folder. Raises
+    ModelNotFound, and what `embedded` raises."""
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
     schedule = _config(base / "scheduler", "scheduler_config.json")
@@ -159,7 +154,7 @@ def load(
     if unet.config.cross_attention_dim != controlnet.config.cross_attention_dim:
         raise ModelNotFound(f"{control.name} is a ControlNet of another diffusion model than {base.name}; {_PULL}")
     vae_config = _config(base / "vae", "config.json")
-    # Its activations leave the range of fp16, and bf16 would show as bands in flat places.
+    # Its activations exceed the range of fp16, and bf16 would give visible bands in flat places.
     vae = _network(AutoencoderKL, base / "vae", torch.float32 if vae_config.get("force_upcast", True) else dtype)
     for net in (unet, controlnet, vae):
         net.to(device, memory_format=torch.channels_last)
@@ -179,6 +174,7 @@ def load(
         _autoencoder=autoencoder,
         _prompt=Prompt(prompt.tokens.to(device, dtype), prompt.pooled.to(device, dtype)),
         _schedule=schedule,
+        _batch=Halving("SDXL's batch", "one tile of SDXL", device, _BATCH),
     )
 
 
@@ -199,8 +195,8 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """One network with its weights. It is built on no device, so that billions of numbers are not drawn at random only
-    to be thrown away."""
+    """One network with its weights. It is built on no device, which skips the random initialisation of billions of
+    numbers."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

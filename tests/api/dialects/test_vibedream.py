@@ -16,7 +16,7 @@ from server.api.dialects.vibedream import routes as vibedream
 from server.errors import OutOfMemory
 from server.job.formats import FormatName
 from server.job.job import Job, Params, Result, State
-from server.job.plan import Size
+from server.job.tiling import Size
 from tests.conftest import Live, LiveServer, MakeConfig, Picture, serve
 
 GENERATE = "/api/v1/models/image-upscaler/generate"

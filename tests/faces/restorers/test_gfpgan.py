@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from server.engine.device import Halving
 from server.errors import ModelNotFound, OutOfMemory
-from server.faces import Restorer
+from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
 from server.models import shim
 from tests.faces import networks
@@ -32,12 +33,12 @@ def test_the_layout_of_v1_4_is_loaded_strictly() -> None:
     state = published().state_dict()
     # The release's file has 348,632,874 bytes, its index included.
     assert sum(value.numel() for value in state.values()) * 4 == pytest.approx(348_632_874, rel=3e-4)
-    Restorer({key: torch.zeros(value.shape) for key, value in state.items()}, "GFPGANv1.4", CPU, torch.float32)
+    load_restorer({key: torch.zeros(value.shape) for key, value in state.items()}, "GFPGANv1.4", CPU, torch.float32)
     for wrong in ("stylegan_decoder.to_rgbs.6.bias", "final_linear.weight", "condition_scale.0.2.weight"):
         for other in ({}, {wrong: state[wrong].flatten()}, {wrong: state[wrong], "more": state[wrong]}):
             changed = {key: value for key, value in state.items() if key != wrong} | other
             with pytest.raises(ModelNotFound, match="don't fit"):
-                Restorer(changed, "GFPGANv1.4", CPU, torch.float32)
+                load_restorer(changed, "GFPGANv1.4", CPU, torch.float32)
 
 
 @pytest.mark.parametrize("name", ["GFPGANv1", "GFPGANBilinear"])
@@ -48,12 +49,12 @@ def test_the_first_layouts_are_refused_in_words(name: str) -> None:
     with torch.device("meta"):
         state = arch(**{**GFPGAN, "narrow": 1 / 16, "channel_multiplier": 1}).state_dict()
     with pytest.raises(ModelNotFound, match=r"v1\.0.*weights pull gfpgan"):
-        Restorer(state, f"{name}.pth", CPU, torch.float32)
+        load_restorer(state, f"{name}.pth", CPU, torch.float32)
 
 
 def test_anything_else_is_refused_in_words() -> None:
     with pytest.raises(ModelNotFound, match=r"is no GFPGAN.*weights pull gfpgan"):
-        Restorer({"body.0.weight": torch.zeros(1)}, "upscaler.pth", CPU, torch.float32)
+        load_restorer({"body.0.weight": torch.zeros(1)}, "upscaler.pth", CPU, torch.float32)
 
 
 def test_the_same_bytes_every_time_although_the_network_has_noise_in_it() -> None:
@@ -121,7 +122,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered() -> None:
     restorer = networks.restorer(networks.gfpgan())
     crops = [crop(seed) for seed in range(3)]
     wanted = [restorer([each])[0] for each in crops]
-    restorer._net, restorer._batch = Greedy(restorer._net, room=1), 4
+    restorer._net, restorer._batch = Greedy(restorer._net, room=1), Halving("faces", "one face", CPU, 4)
     for face, other in zip(restorer(crops), wanted, strict=True):
         np.testing.assert_allclose(face, other, atol=1e-4)
     assert restorer.batch == 1
@@ -133,11 +134,11 @@ def test_out_of_memory_halves_the_batch_and_is_remembered() -> None:
 def test_what_overflows_is_computed_again_in_fp32() -> None:
     net = networks.gfpgan()
     exact = networks.restorer(net)([crop()])[0]
-    half = Restorer(copy.deepcopy(net).state_dict(), "half", CPU, torch.float16)
+    half = load_restorer(copy.deepcopy(net).state_dict(), "half", CPU, torch.float16)
     assert 0 < np.abs(half([crop()])[0] - exact).max() < 0.05  # it does compute in fp16
     # 100,000 is beyond fp16, and the next layer takes it back.
     net.conv_body_down[0].skip.weight.mul_(1e6)
     net.conv_body_down[1].skip.weight.div_(1e6)
     exact = networks.restorer(net)([crop()])[0]
-    half = Restorer(net.state_dict(), "half", CPU, torch.float16)
+    half = load_restorer(net.state_dict(), "half", CPU, torch.float16)
     np.testing.assert_array_equal(half([crop()])[0], exact)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from server.job.creativity import recipe
 from server.pipeline.refine.sampler import locked, noise_at, sample, tiles
 from server.refiners import Grid
 from server.refiners.bundled.refiner import BundledRefiner, load
@@ -36,7 +35,7 @@ def straight(function: Callable[..., torch.Tensor], /, *tensors: torch.Tensor) -
 
 
 def refined(refiner: BundledRefiner, image: torch.Tensor, grid: Grid, creativity: float = 1.0) -> torch.Tensor:
-    wanted = recipe(creativity)
+    wanted = refiner.settings(creativity)
     noise = noise_at(5, (0, image.shape[2]), (0, image.shape[3]), image.shape[3], 3)
     return sample(refiner, image, noise, wanted, straight, grid)
 
@@ -98,12 +97,12 @@ def test_what_stops_a_tile_stops_the_run(refiner: BundledRefiner) -> None:
 
     noise, grid = noise_at(0, (0, 384), (0, 384), 384, 3), Grid(256, halo=48, multiple=16)
     with pytest.raises(KeyboardInterrupt):
-        sample(refiner, image, noise, recipe(1), straight, grid, on_tiles=on_tiles)
+        sample(refiner, image, noise, refiner.settings(1), straight, grid, on_tiles=on_tiles)
     assert done == 3
 
 
 def test_tiles_in_batches_give_what_they_give_alone(refiner: BundledRefiner) -> None:
-    image, wanted, grid = picture(256, 384), recipe(1), Grid(256, halo=48, multiple=16)
+    image, wanted, grid = picture(256, 384), refiner.settings(1), Grid(256, halo=48, multiple=16)
     noise = noise_at(0, (0, 256), (0, 384), 384, 3)
     alone, together = (sample(refiner, image, noise, wanted, straight, grid, batch=batch) for batch in (1, 3))
     assert (alone - together).abs().max() < 1e-4

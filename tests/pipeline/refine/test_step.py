@@ -16,6 +16,7 @@ from server.job.job import Params
 from server.models import Model
 from server.pipeline import Context, run
 from server.pipeline.refine import step as refine
+from server.refiners import whole_recipe
 from server.refiners.bundled.refiner import BundledRefiner, load
 from server.weights.catalog import FOLDER
 from tests import networks
@@ -77,7 +78,7 @@ def test_what_was_done_is_told(process: Process) -> None:
     assert ctx.refinement is not None
     told = ctx.refinement.to_dict()
     assert (told["refiner"], told["sha256"], told["seed"]) == ("refiner", "ab", 7)
-    assert told["recipe"] == refine.recipe(0.5).to_dict()
+    assert told["recipe"] == whole_recipe(0.5)
 
 
 def test_more_creativity_changes_more(process: Process) -> None:

@@ -10,9 +10,9 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from server.errors import ModelNotFound
-from server.job.creativity import recipe
 from server.refiners.bundled.network import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
 from server.refiners.bundled.refiner import BundledRefiner, Ddim, load
+from server.refiners.bundled.settings import settings
 from server.weights.catalog import FOLDER
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def test_it_is_built_as_its_file_says(tmp_path: Path) -> None:
     metadata = {"architecture": json.dumps(net.architecture)}
     save_file(net.state_dict(), tmp_path / "net.safetensors", metadata)
     noisy, picture, step = torch.randn(2, 3, 32, 48), torch.rand(2, 3, 32, 48), torch.tensor([5, 5])
-    mine = loaded(tmp_path / "net.safetensors").denoise(noisy, picture, torch.tensor(5), recipe(0))
+    mine = loaded(tmp_path / "net.safetensors").denoise(noisy, picture, torch.tensor(5), settings(0))
     assert torch.allclose(mine, net(noisy, picture, step), atol=1e-5)
 
 
@@ -67,13 +67,13 @@ def test_weights_that_do_not_fit_and_damaged_files_are_refused_in_words(tmp_path
 
 @pytest.mark.parametrize("creativity", [0.0001, 0.01, 0.5])
 def test_the_faintest_strength_has_steps_too(creativity: float) -> None:
-    wanted = recipe(creativity)
+    wanted = settings(creativity)
     assert len(loaded().scheduler(wanted)[1]) == wanted.steps >= 1
 
 
 @pytest.mark.parametrize("creativity", [1.0, 2.0])
 def test_the_steps_start_at_the_strength_and_end_near_no_noise(creativity: float) -> None:
-    wanted = recipe(creativity)
+    wanted = settings(creativity)
     _, steps = loaded().scheduler(wanted)
     assert len(steps) == wanted.steps
     assert steps[0] == pytest.approx(wanted.strength * TRAIN_STEPS, abs=TRAIN_STEPS * wanted.strength * 0.15)
@@ -88,7 +88,7 @@ def test_it_finds_most_of_a_detail_under_noise() -> None:
     step = torch.tensor(300)
     signal, noise = signal_and_noise(step[None])
     noisy = signal * detail + noise * torch.randn(detail.shape, generator=rng)
-    left = loaded().denoise(noisy, picture, step, recipe(0)) - detail
+    left = loaded().denoise(noisy, picture, step, settings(0)) - detail
     assert left.std() < 0.25 * noise.item()
 
 
@@ -98,7 +98,7 @@ def test_far_pixels_do_not_reach_across() -> None:
     noisy, picture = torch.zeros(1, 3, 64, 640), torch.full((1, 3, 64, 640), 0.5)
     changed = picture.clone()
     changed[..., :32] = 1.0
-    one, other = (refiner.denoise(noisy, each, torch.tensor(100), recipe(0)) for each in (picture, changed))
+    one, other = (refiner.denoise(noisy, each, torch.tensor(100), settings(0)) for each in (picture, changed))
     assert (one - other)[..., 300:].abs().max() == 0
     assert (one - other)[..., 32 + 48 :].abs().max() / RESIDUAL_SCALE < 1 / 255
 

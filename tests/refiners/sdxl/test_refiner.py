@@ -3,6 +3,7 @@
 import shutil
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 
 from server.errors import ModelNotFound, Unavailable
-from server.job.creativity import Recipe, recipe
 from server.pipeline.refine.sampler import noise_at, sample
 from server.refiners import Grid
 from server.refiners import load as load_refiner
 from server.refiners.sdxl import prompt
 from server.refiners.sdxl.refiner import SdxlRefiner, load
+from server.refiners.sdxl.settings import Settings, settings
 from server.weights.catalog import Catalog
 from server.weights.manifest import read_manifest
 from server.weights.refiner import SDXL, SDXL_CONTROL, RefinerWeights
@@ -25,7 +26,7 @@ from tests.refiners.networks import CPU, Sdxl, sdxl, unet
 # diffusers' schedulers, on numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-CREATIVE = recipe(1)
+CREATIVE = settings(1)
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,11 @@ def noise(height: int = 8, width: int = 12) -> Tensor:
     return noise_at(1, (0, height), (0, width), width, 4)
 
 
-def changed(**values: float) -> Recipe:
-    return Recipe(**(CREATIVE.to_dict() | values))
+def changed(**values: float) -> Settings:
+    return replace(CREATIVE, **values)
 
 
-def denoised(refiner: SdxlRefiner, wanted: Recipe = CREATIVE, control_picture: Tensor | None = None) -> Tensor:
+def denoised(refiner: SdxlRefiner, wanted: Settings = CREATIVE, control_picture: Tensor | None = None) -> Tensor:
     shown = picture() if control_picture is None else control_picture
     return refiner.denoise(noise(), shown, torch.tensor(449), wanted)
 
@@ -99,10 +100,10 @@ def test_it_is_found_in_the_weights_folder(copied: Sdxl, tmp_path: Path) -> None
 
 def test_steps_come_as_many_as_wanted_from_the_wanted_strength(refiner: SdxlRefiner) -> None:
     for creativity in (0.05, 0.5, 1.0, 2.0):
-        wanted = recipe(creativity)
+        wanted = settings(creativity)
         _, steps = refiner.scheduler(wanted)
-        assert len(steps) == wanted.sdxl_steps
-        assert int(steps[0]) == pytest.approx(wanted.sdxl_strength * 1000, abs=1.5)
+        assert len(steps) == wanted.steps
+        assert int(steps[0]) == pytest.approx(wanted.strength * 1000, abs=1.5)
         assert bool((steps.diff() < 0).all()) and int(steps[-1]) >= 0
 
 
@@ -119,18 +120,18 @@ def test_the_same_again_is_the_same(refiner: SdxlRefiner) -> None:
 
 
 def test_guidance_leads_away_from_the_negative_text(refiner: SdxlRefiner) -> None:
-    plain = denoised(refiner, changed(sdxl_guidance=1.0))
-    three, seven = (denoised(refiner, changed(sdxl_guidance=guidance)) for guidance in (3.0, 7.0))
+    plain = denoised(refiner, changed(guidance=1.0))
+    three, seven = (denoised(refiner, changed(guidance=guidance)) for guidance in (3.0, 7.0))
     assert (seven - plain).abs().max() > 1e-3
     torch.testing.assert_close(seven - plain, 3 * (three - plain), atol=1e-4, rtol=1e-3)
 
 
 def test_the_controlnet_acts_as_strongly_as_wanted(refiner: SdxlRefiner) -> None:
-    free = changed(sdxl_control=0.0)
+    free = changed(control=0.0)
     assert torch.equal(denoised(refiner, free), denoised(refiner, free, picture(seed=1)))
     weak, strong = (
         (denoised(refiner, wanted) - denoised(refiner, wanted, picture(seed=1))).abs().mean()
-        for wanted in (changed(sdxl_control=0.2), changed(sdxl_control=1.0))
+        for wanted in (changed(control=0.2), changed(control=1.0))
     )
     assert 0 < weak < strong
 
@@ -166,8 +167,8 @@ def test_it_draws_what_the_pipeline_of_diffusers_draws(weights: Sdxl, refiner: S
         latents=start,
         strength=0.5,
         num_inference_steps=6,
-        guidance_scale=CREATIVE.sdxl_guidance,
-        controlnet_conditioning_scale=CREATIVE.sdxl_control,
+        guidance_scale=CREATIVE.guidance,
+        controlnet_conditioning_scale=CREATIVE.control,
         original_size=(1024, 1024),
         target_size=(1024, 1024),
         output_type="latent",
@@ -196,7 +197,7 @@ def _parts_of_pipeline(weights: Sdxl) -> dict[str, Any]:
 def test_the_sampler_runs_it_over_tiles(refiner: SdxlRefiner) -> None:
     grid = Grid(tile=160, halo=16, multiple=32)
     large = picture(96, 224)
-    wanted = recipe(0.5)
+    wanted = settings(0.5)
 
     def refined() -> Tensor:
         start = noise(12, 28)

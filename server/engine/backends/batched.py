@@ -1,0 +1,207 @@
+"""Networks in torch, on any device, in batches of equal tiles.
+
+Tiles of all jobs share batches. A job is a few tiles ahead of what it waits for, so that the device need not wait, and
+no more, so that it holds little memory. When memory runs out, the batch is halved; when a single tile does not fit, the
+caller is told. A result that is not finite, or black where the source is not, is computed again in fp32.
+
+How a network rounds depends on the size of the batch. So the shape of a tile alone decides the size of its batch, and
+incomplete batches are filled up; only running out of memory changes it.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from server.engine.backends.base import OnSlice, OnTile, Tile
+from server.engine.backends.graphs import Graphs
+from server.engine.backends.transfer import Landing, Transfer
+from server.engine.device import release_memory, unless_out_of_memory
+from server.engine.runtime import Batchable, Runtime
+from server.errors import OutOfMemory
+from server.images.read.open import Samples
+from server.models.base import Model
+
+log = structlog.get_logger()
+
+_CUDA_BATCH_PIXELS = 1 << 17
+"""Source pixels that keep a GPU busy, about: larger batches are not faster. A CPU is busy with a single tile."""
+_MOST_IN_BATCH = 16
+_AHEAD = 2
+"""Batches that a job has queued or unread: one that runs while the last result is joined, and one to follow it."""
+_TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3400 * 1024 * 1024}
+"""Memory that a tile may take. The larger it is, the less is computed twice, and the longer others wait."""
+_BLACK = 1 / 512
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """A tile on its way to the device."""
+
+    tile: Tile
+    samples: Tensor
+
+
+@dataclass(frozen=True)
+class _Done:
+    kept: Landing
+    overflowed: Landing | None
+
+
+class BatchedBackend:
+    def __init__(self, runtime: Runtime, batch_pixels: int | None = None) -> None:
+        """`batch_pixels`: source pixels up to which batches are filled; 0 for one tile at a time; None for what suits
+        the device."""
+        self._runtime = runtime
+        on_cuda = runtime.device.type == "cuda"
+        self._batch_pixels = (_CUDA_BATCH_PIXELS if on_cuda else 0) if batch_pixels is None else batch_pixels
+        self._transfer = Transfer(runtime.device)
+        self._graphs = Graphs(runtime.device)
+        self._pixels: dict[str, int] = {}
+        """Source pixels of the largest batch that may fit, by model; set once a batch did not fit."""
+
+    def runs(self, model: Model) -> bool:
+        return model.native is None
+
+    def tile_pixels(self, model: Model) -> int:
+        pixel_bytes = model.facts.pixel_bytes * model.dtype.itemsize // 4
+        return _TILE_BYTES[self._runtime.device.type] // max(1, pixel_bytes)
+
+    def row_pass_width(self, model: Model) -> int:
+        return 0
+
+    def row_pass(
+        self, model: Model, samples: Samples, dtype: np.dtype[Any], on_tile: OnTile
+    ) -> Iterator[NDArray[Any]] | None:
+        return None
+
+    def results(
+        self, tiles: Iterator[Tile], on_slice: OnSlice
+    ) -> Generator[tuple[Tile, NDArray[Any] | None], None, None]:
+        waiting: deque[tuple[Tile, Future[_Done] | None]] = deque()
+        try:
+            for tile in tiles:
+                waiting.append((tile, self._submit(tile)))
+                if len(waiting) > _AHEAD * self._batch(tile):
+                    yield self._collect(*waiting.popleft())
+            while waiting:
+                yield self._collect(*waiting.popleft())
+        finally:
+            for _, future in waiting:
+                if future is not None:
+                    future.cancel()
+
+    def forget(self, model: Model) -> None:
+        self._graphs.forget(id(model))
+
+    def release(self) -> None:
+        self._graphs.clear()
+
+    def counters(self) -> dict[str, float]:
+        return {"graphs": len(self._graphs)}
+
+    def _submit(self, tile: Tile) -> "Future[_Done] | None":
+        """None for a tile that is known not to fit."""
+        if tile.pixels > self._runtime.largest_tile(tile.model):
+            return None
+        staged = _Staged(tile, self._transfer.stage(tile.samples))
+        key = id(tile.model), tile.exact, staged.samples.shape, staged.samples.dtype
+        return self._runtime.submit_batchable(Batchable(staged, self._run), key, self._batch(tile))
+
+    def _collect(self, tile: Tile, future: "Future[_Done] | None") -> tuple[Tile, NDArray[Any] | None]:
+        """Wait for the result; None when it does not fit. Computed again in fp32 when it overflowed."""
+        try:
+            done = future.result() if future is not None else None
+        except OutOfMemory:
+            done = None
+        if done is None:
+            return tile, None
+        kept = done.kept.take()
+        if done.overflowed is None or not done.overflowed.take():
+            return tile, _unsigned(kept)
+        del done, kept
+        log.warning("a tile overflowed: computing it again in fp32", model=tile.model.name)
+        self._runtime.count("precision_retries")
+        exact = replace(tile, exact=True)
+        return self._collect(exact, self._submit(exact))
+
+    def _batch(self, tile: Tile) -> int:
+        """How many tiles of this shape are computed at a time."""
+        fits = self._pixels.get(tile.model.name, self._batch_pixels)
+        return max(1, min(min(fits, self._batch_pixels) // tile.pixels, _MOST_IN_BATCH))
+
+    # --- in the device's thread -------------------------------------------------------------------------------------
+
+    def _run(self, staged: Sequence[_Staged]) -> list[_Done]:
+        """Equal tiles, in smaller batches if memory runs out. Raises OutOfMemory when a single tile does not fit."""
+        tile, batch = staged[0].tile, self._batch(staged[0].tile)
+        if len(staged) > batch:  # the batch was halved after these were queued
+            return self._run(staged[:batch]) + self._run(staged[batch:])
+        done = unless_out_of_memory(lambda: self._run_batch(staged, batch))
+        if done is not None:
+            self._runtime.count("batches")
+            self._runtime.count("tiles", len(staged))
+            return done
+        self.release()
+        release_memory(self._runtime.device)
+        if batch == 1:
+            self._pixels[tile.model.name] = tile.pixels // 4  # of the tiles that it will be cut into
+            h, w = tile.samples.shape[:2]
+            raise OutOfMemory(f"a tile of {w}×{h} pixels does not fit on {self._runtime.device}")
+        self._pixels[tile.model.name] = batch // 2 * tile.pixels
+        log.warning("out of memory: halving the batch", model=tile.model.name, batch=batch // 2)
+        self._runtime.count("batch_retries")
+        return self._run(staged)
+
+    @torch.inference_mode()  # otherwise the network's result could not be changed in place
+    def _run_batch(self, staged: Sequence[_Staged], batch: int) -> list[_Done]:
+        model, exact = staged[0].tile.model, staged[0].tile.exact
+        image = _to_image(self._transfer.up([each.samples for each in staged], batch))
+        result = model(image, exact=True) if exact else self._graphs.run(id(model), model, image)
+        overflowed: list[Landing] | None = None
+        if not exact and model.dtype is not torch.float32:
+            overflowed = [self._transfer.down(each) for each in _overflowed(image, result)]
+        return [
+            _Done(self._transfer.down(_to_samples(result[i], each.tile)), overflowed[i] if overflowed else None)
+            for i, each in enumerate(staged)
+        ]
+
+
+def _overflowed(image: Tensor, result: Tensor) -> Tensor:
+    """N × bool. Half precision can overflow to NaN, or to black where the source is not black."""
+    black = (result.amax((1, 2, 3)) < _BLACK) & (image.amax((1, 2, 3)) > 8 * _BLACK)
+    return black | ~torch.isfinite(result).flatten(1).all(1)
+
+
+def _unsigned(samples: NDArray[Any]) -> NDArray[Any]:
+    """uint16 is int16 in tensors."""
+    return samples.view(np.uint16) if samples.dtype == np.int16 else samples
+
+
+def _to_image(samples: Tensor) -> Tensor:
+    """N × H × W × C as `Transfer.stage` returns them, of one or three channels → (N, 3, H, W) float32 in [0, 1]."""
+    top = 255
+    if samples.dtype == torch.int16:
+        samples, top = samples.int().bitwise_and_(65535), 65535
+    return samples.permute(0, 3, 1, 2).float().div_(top).expand(-1, 3, -1, -1)
+
+
+def _to_samples(image: Tensor, tile: Tile) -> Tensor:
+    """(3, H, W) float32 → the kept part in the tile's type, H × W × C; `image` may be changed. Integers are made on the
+    device, which is a fourth of the bytes to copy. uint16 is returned as int16 of the same bits."""
+    image = image[:, tile.rows, tile.columns]
+    if tile.samples.shape[2] == 1:
+        image = image.mean(dim=0, keepdim=True)
+    image = image.permute(1, 2, 0)
+    if tile.dtype == np.uint8:
+        return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+    if tile.dtype == np.uint16:
+        return image.mul_(65535).round_().clamp_(0, 65535).int().to(torch.int16)
+    return image

@@ -1,0 +1,112 @@
+"""How large the tiles of a picture are, and how many cover it. Pure arithmetic for the planner, the engine and the
+diffusion pass.
+
+Tiles along a side have the same length; two neighbours overlap by twice the halo. So `count` tiles of `tile` pixels
+cover count · (tile − 2·halo) + 2·halo pixels.
+"""
+
+import math
+from dataclasses import dataclass
+
+BAND_SAMPLES = 64 * 1024 * 1024
+"""Samples in a band of rows of the result, about: the part of a result that is in memory at a time."""
+
+_STEP_PIXELS = 1 << 16
+"""Source pixels in one step of a row pass, about: half a second on two cores, so that other jobs do not wait long."""
+
+_TILE_STEP = 16
+"""Tiles may have sides that are multiples of this with every network."""
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The facts about a model that a plan needs."""
+
+    name: str
+    scale: int
+    tile: int
+    """Side of a square tile in source pixels, halo included; fitted tiles have at most the area of this square."""
+    halo: int
+    """Pixels at each inner side of a tile that are computed and then thrown away or blended."""
+    multiple: int = 1
+    """Pictures are padded until their sides are multiples of this."""
+    fitted: bool = False
+    """Tiles need not be squares: within the same area, the sides are those with the least overlap in total."""
+    row_pass_width: int = 0
+    """Pictures of at most this width are not cut into tiles, but computed from top to bottom in one row pass, without
+    overlap."""
+
+
+def tiles_along(length: int, tile: int, halo: int) -> int:
+    """How many tiles cover `length` pixels along one side."""
+    return 1 if length <= tile else math.ceil((length - 2 * halo) / (tile - 2 * halo))
+
+
+def shortest_tile(length: int, count: int, halo: int) -> int:
+    """The smallest side with which `count` tiles cover `length` pixels."""
+    return math.ceil((length + (count - 1) * 2 * halo) / count)
+
+
+def round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+def tile_count(size: Size, shape: Shape) -> int:
+    """Tiles that a picture of this size is cut into; steps, where it is computed in a row pass."""
+    if size[0] <= shape.row_pass_width:
+        return math.ceil(size[1] / step_rows(size))
+    size = round_up(size[0], shape.multiple), round_up(size[1], shape.multiple)
+    return _tiles(size, tile_size(size, shape), shape.halo)
+
+
+def step_rows(size: Size) -> int:
+    """Source rows in one step of a row pass: all rows if they are few; else a multiple of 48, or of 12 in wide
+    pictures, which is how the kernels divide rows into blocks."""
+    rows = _STEP_PIXELS // size[0]
+    if rows >= size[1]:
+        return size[1]
+    return rows // 48 * 48 if rows >= 48 else max(12, rows // 12 * 12)
+
+
+def tile_size(size: Size, shape: Shape) -> Size:
+    """(width, height) of the tiles for a padded picture of this size: squares of `shape.tile`, or of the same area. A
+    row of tiles is a band of the result, so tiles of very wide pictures are lower, and wider instead."""
+    rows = BAND_SAMPLES // (3 * size[0] * shape.scale**2)
+    height = max(rows + 2 * shape.halo, 6 * shape.halo) // _TILE_STEP * _TILE_STEP
+    plain = (shape.tile, shape.tile)
+    if height < shape.tile:
+        plain = (shape.tile**2 // height // _TILE_STEP * _TILE_STEP, height)
+    return _fitted(size, shape, plain, height) if shape.fitted else plain
+
+
+def _fitted(size: Size, shape: Shape, plain: Size, most_rows: int) -> Size:
+    """The sides, within the area of `plain` and `most_rows`, for which all tiles together have the fewest pixels."""
+    area, best = shape.tile**2, plain
+    fewest = _computed(size, shape, plain)
+    for columns in range(1, 1 + tiles_along(size[0], 6 * shape.halo, shape.halo)):
+        width = _side(size[0], columns, shape.halo)
+        most = max(min(most_rows, area // min(width, size[0])), 6 * shape.halo)
+        if most < size[1]:
+            most = most // _TILE_STEP * _TILE_STEP  # `_side` rounds up to these
+        height = _side(size[1], tiles_along(size[1], most, shape.halo), shape.halo)
+        pixels = _computed(size, shape, (width, height))
+        if min(width, size[0]) * min(height, size[1]) <= area and pixels < fewest:
+            fewest, best = pixels, (width, height)
+    return best
+
+
+def _computed(size: Size, shape: Shape, tile: Size) -> int:
+    """Pixels of all tiles together."""
+    return _tiles(size, tile, shape.halo) * min(tile[0], size[0]) * min(tile[1], size[1])
+
+
+def _tiles(size: Size, tile: Size, halo: int) -> int:
+    return tiles_along(size[0], tile[0], halo) * tiles_along(size[1], tile[1], halo)
+
+
+def _side(length: int, count: int, halo: int) -> int:
+    """The smallest usable side with which `count` tiles cover the length."""
+    return round_up(max(shortest_tile(length, count, halo), 6 * halo if count > 1 else 1), _TILE_STEP)
