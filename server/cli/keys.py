@@ -88,9 +88,9 @@ def _open_keys(data_dir: Path | None) -> Any:
     """Those of the server on this data folder, which need not have run yet."""
     from server.db.database import migrate, open_database
     from server.db.keys import Keys
-    from server.fsync import keep_private
+    from server.files import set_private_umask
 
     config = load_config(data_dir=data_dir)
-    keep_private()
+    set_private_umask()
     migrate(config.database)
     return Keys(open_database(config.database))

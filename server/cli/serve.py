@@ -6,7 +6,7 @@ import typer
 
 from server.cli.base import DataDir, Device, fail, plain_errors, with_malloc_settings
 from server.config import load_config
-from server.fsync import keep_private
+from server.files import set_private_umask
 
 
 def serve(
@@ -23,7 +23,7 @@ def serve(
     with plain_errors():
         config = load_config(host=host, port=port, data_dir=data_dir, workers=workers, device=device)
         configure_logs()
-        keep_private()
+        set_private_umask()
         try:
             Launcher(config).run()
         except CannotListen as error:
@@ -41,7 +41,7 @@ def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
     from server.logs import configure_logs
 
     configure_logs()
-    keep_private()
+    set_private_umask()
     watch_parent()
     # Threads that read pictures hand the interpreter to the one that answers, sooner than by themselves.
     sys.setswitchinterval(0.001)
@@ -62,7 +62,7 @@ def worker(
     with plain_errors():
         config = load_config(data_dir=data_dir, device=device)
         configure_logs()
-        keep_private()
+        set_private_umask()
         if supervised:
             watch_parent()
         from server.worker.loop import run_worker

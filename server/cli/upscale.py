@@ -12,7 +12,6 @@ import pyvips
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from server.atomic_files import removed_when_ended, written
 from server.cli.base import (
     AsJson,
     DataDir,
@@ -27,6 +26,7 @@ from server.cli.base import (
 )
 from server.config import Config, load_config
 from server.errors import UpscaleError
+from server.files import atomic_file, partial_files_removed_on_signals
 from server.job.formats import FORMATS
 from server.job.job import FACE_STRENGTH, Faces, Params
 
@@ -110,7 +110,7 @@ def upscale(
         )
         _check_options(params, files, output, quality, background)
         destinations = _destinations(files, output, params.format)
-        with removed_when_ended():
+        with partial_files_removed_on_signals():
             failed = _upscale_all(config, params, destinations, as_json)
     if failed:
         raise typer.Exit(1)
@@ -145,7 +145,7 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
             started = time.perf_counter()
             try:
                 data = source.read_bytes()
-                with written(destination) as partial:
+                with atomic_file(destination) as partial:
                     ctx = upscaler.prepare(params, data, partial)
                     upscaler.run(ctx, functools.partial(_show, progress, bar, name, ctx))
             except Exception as error:  # also what nobody has foreseen: the others shall be done nevertheless
@@ -234,7 +234,7 @@ def _check_options(params: Params, files: list[Path], output: str, quality: int 
         fail(f"--quality means nothing for {form.name}; it does for jpeg, webp and avif", code=2)
     if quality is not None and params.lossless:
         fail("--quality means nothing with --lossless; give one of them", code=2)
-    if background is not None and form.name != "jpeg":
+    if background is not None and form.alpha:
         fail(f"--background means nothing for {form.name}; it does for jpeg, which has no transparency", code=2)
 
 

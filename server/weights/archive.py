@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from server.atomic_files import removed_when_ended, written
 from server.config import LicencePolicy
 from server.errors import InvalidRequest, ModelNotFound
+from server.files import atomic_file, partial_files_removed_on_signals
 from server.weights.catalog import check_licence
 from server.weights.manifest import Entry, File, Manifest
 from server.weights.store import Store, sha256_of
@@ -50,8 +50,8 @@ def export(entries: Sequence[Entry], store: Store, tar: Path) -> list[Listed]:
         raise InvalidRequest("there is nothing to export: no weights are installed")
     Store(tar.absolute().parent).require_space(sum(row.size for row in rows))
     with (
-        removed_when_ended(),
-        written(tar) as partial,
+        partial_files_removed_on_signals(),
+        atomic_file(tar) as partial,
         tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive,
     ):
         listing = _write_listing(rows)

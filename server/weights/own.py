@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from server.fsync import write_whole
+from server.files import write_atomically
 from server.weights.manifest import Manifest
 
 SUFFIXES = (".pth", ".safetensors")
@@ -65,7 +65,7 @@ def read_index(folder: Path) -> list[Own]:
 
 
 def write_index(folder: Path, found: Sequence[Own]) -> None:
-    write_whole(folder / _INDEX, json.dumps([asdict(own) for own in found], indent=2))
+    write_atomically(folder / _INDEX, json.dumps([asdict(own) for own in found], indent=2))
 
 
 def stamp(path: Path) -> tuple[int, int] | None:

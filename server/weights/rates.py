@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from server.fsync import write_whole
+from server.files import write_atomically
 
 REFINER = "refiner"
 """The name under which the diffusion pass stands: pixels of the result times steps, a second."""
@@ -30,5 +30,4 @@ def read_rates(cache: Path, machine: str | None = None) -> dict[str, float]:
 
 def write_rates(cache: Path, machine: str, rates: Mapping[str, float]) -> None:
     """`machine`: what the rates depend on, in one line. Raises OSError."""
-    cache.mkdir(parents=True, exist_ok=True)
-    write_whole(cache / _FILE, json.dumps({"machine": machine, "rates": dict(rates)}, indent=2))
+    write_atomically(cache / _FILE, json.dumps({"machine": machine, "rates": dict(rates)}, indent=2))

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from server.errors import Conflict, Unavailable
-from server.fsync import sync, write_whole
+from server.files import fsync, write_atomically
 from server.weights.manifest import File
 
 PARTIAL = ".partial"
@@ -69,10 +69,10 @@ class Store:
         pin = self.expected(file) is None
         if pin:
             # Before the file is visible: a crash in between leaves a pin without a file, which does no harm.
-            write_whole(self.folder / "pins.json", json.dumps({**self.pins(), str(file.path): sha256}, indent=2))
-        sync(partial)
+            write_atomically(self.folder / "pins.json", json.dumps({**self.pins(), str(file.path): sha256}, indent=2))
+        fsync(partial)
         partial.replace(path)
-        sync(path.parent)
+        fsync(path.parent)
         return pin
 
     def commit_all(self, checked: Sequence[tuple[Path, File, str]]) -> None:
@@ -83,9 +83,9 @@ class Store:
         new = {str(file.path): sha256 for _, file, sha256 in checked if self.expected(file) is None}
         for partial, file, _ in checked:
             self.path(file).parent.mkdir(parents=True, exist_ok=True)
-            sync(partial)
+            fsync(partial)
         if new:
-            write_whole(self.folder / "pins.json", json.dumps({**self.pins(), **new}, indent=2))
+            write_atomically(self.folder / "pins.json", json.dumps({**self.pins(), **new}, indent=2))
         given: list[Path] = []
         try:
             for partial, file, _ in checked:
@@ -98,7 +98,7 @@ class Store:
                 path.unlink(missing_ok=True)
             raise
         for folder in {self.path(file).parent for _, file, _ in checked}:
-            sync(folder)
+            fsync(folder)
 
 
 def sha256_of(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from server.errors import Conflict, Unavailable
-from server.fsync import write_whole
+from server.files import write_atomically
 from server.weights.manifest import File
 from server.weights.store import Store, sha256_of
 
@@ -67,5 +67,5 @@ def test_a_hash_is_taken_again_when_the_file_has_changed(tmp_path: Path) -> None
 
 def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
     for text in ("one", "two"):
-        write_whole(tmp_path / "a.json", text)
+        write_atomically(tmp_path / "a.json", text)
         assert [path.read_text() for path in tmp_path.iterdir()] == [text]

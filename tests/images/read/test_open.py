@@ -145,7 +145,7 @@ def test_orientation_is_also_found_in_the_texts_of_png() -> None:
 def test_reasons_are_told_where_they_are_known() -> None:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, np.zeros((9, 9), np.complex64))
-    with pytest.raises(SourceUnreadable, match="TIFF with samples of this kind is not read"):
+    with pytest.raises(SourceUnreadable, match="TIFF with samples of this kind is not supported"):
         read_header(buffer.getvalue(), MANY)
     with pytest.raises(SourceUnreadable, match="JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC"):
         read_header(b"\xff\x0a" + bytes(50), MANY)

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from server.errors import SourceUnreadable
-from server.images.read.apng import chunk
-from server.images.read.bounds import MAX_OTHERS, MAX_UNPACKED_BYTES
+from server.images.chunks import png_chunk as chunk
 from server.images.read.open import read_header
+from server.images.read.png import MAX_OTHERS, MAX_UNPACKED_BYTES
 from tests.conftest import draw
 
 LARGE = zlib.compress(bytes(50_000_000), 9)
