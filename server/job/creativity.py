@@ -1,8 +1,8 @@
-"""What creativity means: the one table from -2 … 2 to what the networks are given.
+"""The table from creativity, -2 … 2, to the parameters of the networks.
 
-−2 is fidelity-x4 with the guarantee that the result reduces to its source, −1 the mean of its result and the large
-network's, 0 the large network alone; above 0 the diffusion pass adds detail. Between the anchors every value runs
-linearly. Pure numbers, so that documents and both halves can show it.
+−2: fidelity-x4, with a result that gives the source again when it is reduced. −1: the mean of its result and the large
+network's. 0: the large network alone. Above 0 the diffusion pass adds detail. Between whole numbers every parameter is
+interpolated linearly. Pure numbers, so that documents and both halves can use them.
 """
 
 import math
@@ -16,27 +16,27 @@ NAMES = {-2.0: "strict", -1.0: "faithful", 0.0: "balanced", 1.0: "creative", 2.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one creativity means."""
+    """The parameters for one creativity."""
 
     fidelity: float
-    """Share of fidelity-x4's result in the enlarged picture, 0 … 1; the rest is the large or the named network's."""
+    """Share of fidelity-x4's result in the enlarged picture, 0 … 1; the rest is the main network's."""
     strength: float
-    """Where the diffusion starts: 0 is the upscaled picture itself, so that none is run, 1 is noise alone."""
+    """Noise level at which the diffusion starts: 0 is the upscaled picture (no diffusion), 1 is noise alone."""
     steps: int
-    """Denoising steps from there."""
+    """Denoising steps."""
     gain: float
-    """What the detail that came out is multiplied by."""
+    """Factor of the added detail."""
     lock: float
-    """Colours and shapes wider than this many pixels of the result, for each 1,024 of its long side, stay those of the
+    """Colours and shapes wider than so many pixels, per 1,024 pixels of the result's long side, stay those of the
     upscaled picture; smaller is stricter."""
     back_projection: float
-    """How far what the result loses when it is reduced again is made good: at 1 it reduces to the source."""
+    """Share of back-projection, 0 … 1: at 1 the result, reduced again, is the source."""
     sdxl_strength: float
-    """Where the diffusion starts when SDXL runs it: its noise is another."""
+    """`strength` for SDXL, whose noise schedule is different."""
     sdxl_steps: int
-    """Denoising steps of SDXL."""
+    """`steps` for SDXL."""
     sdxl_control: float
-    """ControlNet's scale: how closely SDXL holds to the upscaled picture."""
+    """ControlNet's scale: how closely SDXL follows the upscaled picture."""
     sdxl_guidance: float
     """Classifier-free guidance."""
 
