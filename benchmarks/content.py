@@ -5,7 +5,7 @@
 Photographs: all of the folder (paintings among them, which are photographs of canvas), as they are and after what
 happens to pictures on their way: JPEG, reduced, enlarged, grey, sharpened, with a white border or a line of caption, in
 few colours. Called text they are false alarms. Text: the folder's screens and pages, and drawn ones (`benchmarks.pages`
-and `training.drawn`), as they are and after JPEG, reduced, enlarged, grey, and a small part with one line in it.
+and `training.synthetic`), as they are and after JPEG, reduced, enlarged, grey, and a small part with one line in it.
 Drawings: flat graphics, line art, paintings on a screen. A mistake between drawing and photo costs little.
 
 The rule's weights were fitted to pictures from the same folder; the drawn pages here have other numbers than those of
@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks import pages
 from server.pipeline.content import kind
-from training import drawn
+from training import synthetic
 
 PHOTOGRAPHS = ("animal", "artwork", "food", "object", "people", "photo", "texture", "vehicle")
 """Categories of train/manifest.csv."""
@@ -68,7 +68,7 @@ def texts(root: Path, photos: list[Picture], most: int) -> Iterator[tuple[str, s
         photo = np.asarray(photos[number * 7 % len(photos)][1])
         page = pages.article(np.random.default_rng(number), photo)
         yield "drawn article with a photo", f"article {number}", Image.fromarray(page.pixels)
-    for draw in (drawn.text, drawn.interface, drawn.chart):
+    for draw in (synthetic.text, synthetic.interface, synthetic.chart):
         for number in range(FIRST_PAGE, min(last, FIRST_PAGE + PAGES // 2)):
             picture = Image.fromarray(draw(np.random.default_rng(number)))
             yield "training's drawn", f"{draw.__name__} {number}", picture
@@ -109,7 +109,7 @@ def captioned(picture: Image.Image) -> Image.Image:
     strip = max(14, picture.height // 18)
     sheet = Image.new("RGB", (picture.width, picture.height + strip), "white")
     sheet.paste(picture, (0, 0))
-    font = ImageFont.truetype(drawn.fonts()[0], max(8, strip * 7 // 10))
+    font = ImageFont.truetype(synthetic.fonts()[0], max(8, strip * 7 // 10))
     ImageDraw.Draw(sheet).text((strip // 2, picture.height), "A caption below the picture, 12 May 2024", "black", font)
     return sheet
 

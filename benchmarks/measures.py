@@ -11,7 +11,7 @@ import piq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 import server.models.shim  # noqa: F401 - before basicsr
-from training.pair import SCALE, Pixels, to_tensor
+from training.dataset import SCALE, Pixels, to_tensor
 
 from basicsr.metrics.niqe import calculate_niqe  # isort: skip
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.pages import Line
-from training.pair import Pixels
+from training.dataset import Pixels
 
 MARGIN = 12
 LANGUAGE = "eng"

@@ -18,7 +18,7 @@ from server.weights.catalog import Catalog, verify
 from server.weights.choice import FIDELITY, LARGE_X4
 from server.weights.rates import REFINER
 from server.worker.upscaler import Upscaler
-from training.pair import SCALE, Pixels
+from training.dataset import SCALE, Pixels
 
 
 class Ours:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from training.drawn import fonts
-from training.pair import Pixels
+from training.dataset import Pixels
+from training.synthetic import fonts
 
 _PROSE = (
     "Alice was beginning to get very tired of sitting by her sister on the bank and of having nothing to do once or "

@@ -68,7 +68,7 @@ from benchmarks.sets import (
 )
 from server.models import load_model
 from server.weights.catalog import sha256_of
-from training.pair import SCALE, Pixels, to_tensor
+from training.dataset import SCALE, Pixels, to_tensor
 
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim  # isort: skip  (only after server.models.shim)
 

@@ -42,7 +42,7 @@ from benchmarks.sets import CROP, DEGRADED_SETS, bicubic, degraded_pairs, load_s
 from server.images.read.open import Samples
 from server.pipeline.refine import step
 from server.refiners.bundled.network import STRIDE
-from training.pair import SCALE, Pixels
+from training.dataset import SCALE, Pixels
 
 CREATIVITIES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 BORDER = 8

@@ -14,8 +14,8 @@ from PIL import Image
 import server.models.shim  # noqa: F401 - before basicsr
 from benchmarks import pages
 from server.pipeline.preview import telling
+from training.dataset import SCALE, Pixels
 from training.degrade import second_order
-from training.pair import SCALE, Pixels
 
 from basicsr.utils.matlab_functions import imresize  # isort: skip
 

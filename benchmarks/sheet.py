@@ -17,7 +17,7 @@ from benchmarks.quality import Upscale, network
 from benchmarks.sets import bicubic
 from server.pipeline.preview import telling
 from server.weights.catalog import Catalog
-from training.pair import SCALE, Pixels
+from training.dataset import SCALE, Pixels
 
 MARGIN, TITLE = 6, 18
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.dataset import SCALE, Mix, to_tensor
 from training.network import Compact, load
-from training.pair import SCALE, Mix, to_tensor
 from training.pictures import load_training
 
 LUMA = (0.299, 0.587, 0.114)
@@ -36,7 +36,7 @@ constant); and before the last (differences to the one and to the other side).""
 LAYERS = 4
 """Activations that a network needs for it."""
 PAIRS, MEASURED = 260, 64
-MIX = Mix(clean=0.8, light=0.12, recompressed=0.02, screenshot=0.03, drawn=0.05)
+MIX = Mix(clean=0.8, light=0.12, recompressed=0.02, screenshot=0.03, synthetic=0.05)
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def _convolutions(net: Compact) -> list[nn.Conv2d]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from training.data import Pairs  # needs what a bare GPU machine lacks
+    from training.cpu import Pairs  # needs what a bare GPU machine lacks
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder with manifest.csv, or a packed file")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import server.models.shim  # noqa: F401  (basicsr cannot be imported before it)
-from training.pair import SCALE, Mix, Pixels
+from training.dataset import SCALE, Mix, Pixels
 
 from basicsr.data.degradations import (  # isort: skip
     bivariate_Gaussian,

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training import colour, options
+from training.dataset import Batch
 from training.muon import optimizers
 from training.network import Compact, initialise, load
-from training.pair import Batch
 from training.pictures import load_validation
 from training.precision import fastest
 from training.run import DECAY_SHARE, WARMUP_STEPS, Losses, Run

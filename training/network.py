@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.pair import SCALE
+from training.dataset import SCALE
 
 FEATURES = 64
 DEPTH = 32

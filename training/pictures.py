@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from training.dataset import Pixels
 from training.packed import Packed
-from training.pair import Pixels
 from training.validation import Validation, niqe
 
 LARGE_SIDE = 480
@@ -42,7 +42,7 @@ def load_folder(folder: Path, split: str) -> list[Pixels]:
 def make_validation(pictures: list[Pixels]) -> Validation:
     """Two crops of each picture, and the middle of the most natural ones; the seeds stay, or figures won't compare."""
     from training import degrade
-    from training.data import crop
+    from training.cpu import crop
 
     crops = []
     for i in range(2 * len(pictures)):

@@ -8,7 +8,7 @@ direction, depth and colour.
 import numpy as np
 from numpy.typing import NDArray
 
-from training.pair import HR_SIZE, LR_SIZE, SCALE, Pixels
+from training.dataset import HR_SIZE, LR_SIZE, SCALE, Pixels
 
 LUMA = (0.299, 0.587, 0.114)
 Floats = NDArray[np.floating]

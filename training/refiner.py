@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from server.refiners.bundled.network import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
 from training import options
+from training.dataset import Batch, to_tensor
 from training.network import Compact, load
-from training.pair import Batch, to_tensor
 from training.pictures import load_validation
 from training.precision import fastest
 from training.run import Losses, Run
@@ -71,7 +71,7 @@ def _task(batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     n = len(batch.hr)
     share = torch.rand(n, 1, 1, 1, generator=rng, device=batch.hr.device) * 0.8
     chosen = torch.rand(n, 1, 1, 1, generator=rng, device=batch.hr.device) < SHARPENED
-    picture = torch.lerp(batch.taught, batch.hr, share * chosen)
+    picture = torch.lerp(batch.target, batch.hr, share * chosen)
     return picture, (batch.hr - picture) * RESIDUAL_SCALE
 
 
@@ -101,7 +101,7 @@ def _lacking(pairs: list[PixelPair], upscaler: Compact, device: torch.device) ->
 def main(argv: list[str] | None = None) -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--start", type=Path, required=True, help="the fidelity network, which makes the condition")
-    parser.set_defaults(steps=9_000, lr=5e-4, clean=0.4, light=0.2, screenshot=0.05, recompressed=0.05, drawn=0.08)
+    parser.set_defaults(steps=9_000, lr=5e-4, clean=0.4, light=0.2, screenshot=0.05, recompressed=0.05, synthetic=0.08)
     train(parser.parse_args(argv))
 
 

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from training.pair import Batch
+from training.dataset import Batch
 
 DECAY_SHARE = 0.2
 WARMUP_STEPS = 500

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
+from training.dataset import Pixels, to_pixels, to_tensor
 from training.network import Compact
-from training.pair import Pixels, to_pixels, to_tensor
 
 BORDER = 4
 

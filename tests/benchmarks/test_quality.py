@@ -16,7 +16,7 @@ from benchmarks.checks import LADDER, checks, ladder, summary
 from benchmarks.ours import Ours
 from server.models.shim import SRVGGNetCompact
 from tests.paths import PHOTO, SHARED
-from training.pair import Pixels
+from training.dataset import Pixels
 
 TEST_PICTURES = SHARED / "images" / "test"
 needs_tesseract = pytest.mark.skipif(ocr.missing() is not None, reason=str(ocr.missing()))

@@ -16,9 +16,9 @@ from server.models.shim import SRVGGNetCompact
 from server.refiners.bundled.network import DetailNet
 from server.weights.catalog import FOLDER
 from training import all as all_
-from training import colour, data, export, fidelity, network, plot, precision, refiner, run
+from training import colour, cpu, export, fidelity, network, plot, precision, refiner, run
+from training.dataset import Pixels
 from training.muon import optimizers
-from training.pair import Pixels
 
 TINY: dict[str, Any] = {
     "num_in_ch": 3,
@@ -42,7 +42,7 @@ def scene(seed: int, h: int = 288, w: int = 320) -> Pixels:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks and a window that a test can afford."""
-    monkeypatch.setattr(data, "WINDOW", 6)
+    monkeypatch.setattr(cpu, "WINDOW", 6)
     monkeypatch.setattr(precision, "ROUNDS", 1)
     monkeypatch.setattr(fidelity, "Compact", lambda: network.Compact(features=16, depth=3))
     monkeypatch.setattr(refiner, "DetailNet", lambda: DetailNet((8, 16), (1, 1), 16))
