@@ -173,7 +173,7 @@ def race(
                 for key, measured in (("times_faster", "seconds"), ("times_less_cpu", "cpu")):
                     pairs = zip(running[other].taken, child.taken, strict=True)
                     facts[label][key] = round(statistics.median(a[measured] / b[measured] for a, b in pairs), 2)
-    return {"candidates": facts, "left_out": left_out, "rounds": rounds}
+    return {"contenders": facts, "left_out": left_out, "rounds": rounds}
 
 
 def error_of(result: Path, reference: Child | None) -> dict[str, float]:
@@ -260,7 +260,7 @@ def table(facts: dict[str, Any]) -> str:
         "max_error",
     )
     lines = ["| | " + " | ".join(keys) + " |", "|---|" + "--:|" * len(keys)]
-    for label, own in facts["candidates"].items():
+    for label, own in facts["contenders"].items():
         lines.append(f"| {label} | " + " | ".join(str(own.get(key, "")) for key in keys) + " |")
     return "\n".join([*lines, *(f"{label}: left out, {reason}" for label, reason in facts["left_out"].items())])
 
