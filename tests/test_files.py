@@ -1,4 +1,4 @@
-"""What is half written does not stay, however the process ends."""
+"""Partial files are removed, however the process ends."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The command line, called within this process but for one real start: what it prints, where, and how it ends."""
+"""The command line, called in this process except for one real start: output, streams and exit codes."""
 
 import json
 import logging
@@ -67,7 +67,7 @@ ENDINGS = "use .jpeg, .png, .webp, .avif, .tiff or .gif; a folder of that name e
 
 
 def complaint(outcome: Result, code: int = 1) -> str:
-    """The one line that it said before it ended with `code`."""
+    """The one line of standard error, of a command that ended with `code`."""
     assert outcome.exit_code == code, outcome.output
     assert outcome.stdout == ""
     assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 1, outcome.stderr
@@ -80,7 +80,7 @@ def size_of(path: Path) -> tuple[str | None, tuple[int, int]]:
 
 
 def lines(outcome: Result) -> list[dict[str, Any]]:
-    """Its standard output, which must be nothing but JSON lines."""
+    """Its standard output, which must be JSON lines only."""
     return [json.loads(line) for line in outcome.stdout.splitlines()]
 
 
@@ -279,7 +279,7 @@ def test_misuse_is_told_before_anything_is_done(
 def test_a_tile_too_small_for_its_halo_is_made_larger(
     run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch, tile: str
 ) -> None:
-    """A halo of 34 at both sides: of 68 pixels nothing would be left."""
+    """A halo of 34 at both sides would leave nothing of 68 pixels."""
     monkeypatch.setenv("UPSCALE_TILE", tile)
     photo.write_bytes(draw(120, 20))
     assert run("upscale", photo, "-o", "out.png", "--scale", 2).exit_code == 0
@@ -287,7 +287,7 @@ def test_a_tile_too_small_for_its_halo_is_made_larger(
 
 
 def test_words_with_brackets_come_out_as_they_are(run: Run, photo: Path) -> None:
-    """They are what the printing library takes for colours, and for mistakes in colours."""
+    """The printing library would interpret these as colours, or as wrong colours."""
     assert complaint(run("upscale", photo, "-o", "o.png", "--model", "[red]")) == (
         f"there is no model '[red]'; installed are {', '.join(SHIPPED)}"
     )
@@ -328,7 +328,7 @@ def test_an_existing_folder_is_a_folder_whatever_its_name(run: Run, photo: Path,
 
 
 def test_a_name_in_no_encoding_is_one_line_and_the_rest_is_done(photo: Path, tmp_path: Path) -> None:
-    """On a terminal that knows nothing but ASCII, too."""
+    """Also on a terminal with ASCII only."""
     odd, bad = tmp_path / "odd\udcff\n.png", tmp_path / "bad\udcfe.png"
     odd.write_bytes(photo.read_bytes())
     bad.write_text("no picture")
@@ -397,7 +397,7 @@ def test_the_page_that_was_taken_is_told(run: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def prepared(config: MakeConfig) -> tuple[Config, Jobs, list[Job]]:
-    """A data folder with a waiting, a running and a failed job, the oldest first."""
+    """A data folder with a queued, a running and a failed job, the oldest first."""
     made = config()
     jobs = Jobs(open_database(made.database), lease_s=made.lease_s)
     common: dict[str, Any] = {"dialect": "native", "owner": "local", "source_key": "0" * 32}

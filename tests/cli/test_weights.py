@@ -1,4 +1,4 @@
-"""`weights` on the command line: what it prints, and how it ends."""
+"""`weights` on the command line: output and exit codes."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
-    """Has the one entry whose hashes nobody knows: the tests can't have any other's true content."""
+    """Has the only entry without known hashes: the tests don't have the true content of others."""
     with publishing() as publisher:
         monkeypatch.setenv("UPSCALE_WEIGHTS_MIRROR", publisher.url)
         publisher.files["/sdxl-controlnet-tile/config.json"] = CONFIG

@@ -1,4 +1,4 @@
-"""The one table: every value moves one way from strict to reimagine, and runs linearly between the anchors."""
+"""The table of creativity: values are monotonic from strict to reimagine, and linear between whole numbers."""
 
 import dataclasses
 

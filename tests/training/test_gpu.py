@@ -1,4 +1,4 @@
-"""The half of the training that runs on a rented GPU, tried on the CPU: the packed file, JPEG in torch, the damage."""
+"""The training on a GPU, tested on the CPU: the packed file, JPEG in torch, the degradations."""
 
 import io
 import subprocess
@@ -24,7 +24,7 @@ KINDS = (gpu.clean, gpu.light, gpu.recompressed, gpu.screenshot, gpu.second_orde
 
 
 def scene(seed: int, h: int = HR_SIZE, w: int = HR_SIZE) -> Pixels:
-    """Something with edges, gradients and grain."""
+    """A picture with edges, gradients and grain."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (h // 16, w // 16, 3), np.uint8)
     large = np.asarray(Image.fromarray(coarse).resize((w, h), Image.Resampling.BICUBIC), np.int16)
@@ -202,7 +202,7 @@ def test_plain_pairs_come_whole_and_grey_ones_are_grey() -> None:
 
 
 def test_it_needs_no_more_than_torch_and_numpy(packed: Packed, tmp_path: Path) -> None:
-    """What the machine lacks is made impossible to import; then the parts of a run are put together."""
+    """With the packages that the machine lacks made impossible to import, a run's parts still work."""
     packed.save(tmp_path / "a.npz")
     code = f"""
 import sys

@@ -1,4 +1,4 @@
-"""The pairs that the trainers learn from: numbered, a function of the seed, aligned, resumable to the batch."""
+"""The training pairs: numbered, a function of the seed, aligned, resumable at any batch."""
 
 from itertools import islice
 
@@ -15,7 +15,7 @@ MIX = Mix(clean=0.2, light=0.2, recompressed=0.2, screenshot=0.2)
 
 
 def scene(seed: int, h: int = 288, w: int = 320) -> Pixels:
-    """Something with edges, gradients and grain."""
+    """A picture with edges, gradients and grain."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (h // 16, w // 16, 3), np.uint8)
     large = np.asarray(Image.fromarray(coarse).resize((w, h), Image.Resampling.BILINEAR), np.int16)

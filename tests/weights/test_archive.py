@@ -1,4 +1,4 @@
-"""Across an air gap: what was exported installs whole into an empty folder, and nothing else gets in."""
+"""An exported tar can be imported into an empty folder, and nothing else is installed."""
 
 import gzip
 import hashlib
@@ -70,7 +70,7 @@ def manifest(tmp_path: Path) -> Manifest:
 
 @pytest.fixture
 def full(tmp_path: Path) -> Store:
-    """A folder with everything installed."""
+    """A folder with all weights installed."""
     for name, content in FILES.items():
         path = tmp_path / "full" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def listed(**files: bytes) -> dict[str, Any]:
 
 @pytest.fixture
 def forge(tmp_path: Path) -> Forge:
-    """`forge(listing, (member, content), …)`: a tar by somebody who means no good."""
+    """`forge(listing, (member, content), …)`: a hostile tar."""
 
     def write(listing: Any, *members: tuple[tarfile.TarInfo, bytes], first: str = "weights.json") -> Path:
         with tarfile.open(tmp_path / "forged.tar", "w") as archive:

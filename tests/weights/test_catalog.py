@@ -1,4 +1,4 @@
-"""The catalog: which weights are there, whether they may be used, and whether their files are the right ones."""
+"""The catalog: which weights are installed, which are allowed, and whether their files are the right ones."""
 
 import hashlib
 from collections.abc import Callable
@@ -70,7 +70,7 @@ MakeCatalog = Callable[..., Catalog]
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
-    """Four entries, of which none is there yet."""
+    """Four entries, none of them installed yet."""
     (tmp_path / "bundled").mkdir()
     (tmp_path / "manifest.toml").write_text(MANIFEST.format(digest=DIGEST), "utf-8")
     return read_manifest(tmp_path)
@@ -99,7 +99,7 @@ def install(folder: Path, name: str = "best.pth", content: bytes = CONTENT) -> P
 
 
 def add_own(folder: Path, name: str = "mine.pth", **changes: Any) -> Path:
-    """A checkpoint of the operator's own, as the index has it."""
+    """A checkpoint of the operator's own, as in the index."""
     path = install(folder, name)
     size, mtime_ns = stamp(path) or (0, 0)
     facts = {"file": name, "size": size, "mtime_ns": mtime_ns, "problem": None, "network": None} | changes

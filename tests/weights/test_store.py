@@ -1,4 +1,5 @@
-"""The weights folder: a file gets in whole or not at all, alone, and keeps the hash it came with."""
+"""The weights folder: files are installed atomically, by one process at a time, and keep the hash of their first
+download."""
 
 import hashlib
 import json

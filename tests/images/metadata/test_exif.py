@@ -1,4 +1,4 @@
-"""EXIF that goes through us: what must change does, and everything else stays bit by bit."""
+"""EXIF of the result: what must change is changed, and everything else stays the same bytes."""
 
 import struct
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.pictures import scene, to_vips
 
 
 def camera() -> Exif:
-    """As from a camera, in three directories."""
+    """EXIF as from a camera, in three directories."""
     photo = {0x829A: Value(5, struct.pack("<II", 1, 250)), 0xA002: Value(4, struct.pack("<I", 48))}
     gps = {1: Value(2, b"N\0"), 2: Value(5, struct.pack("<6I", 48, 1, 12, 1, 7, 2))}
     image = {0x010F: Value(2, b"Maker\0"), 0x0112: Value(3, b"\x06\0"), ARTIST: Value(2, "Zoë ©\0".encode())}

@@ -1,4 +1,4 @@
-"""Faults that users of others' programs reported: each is tried here, and so are its neighbours.
+"""Faults that users of other programs have reported: each is tested here, with similar cases.
 
 A file goes all the way in and out, without a network between: decoded, repeated pixel by pixel, dressed, encoded.
 """
@@ -47,7 +47,7 @@ def decoded(data: bytes, **options: Any) -> Run:
 
 
 def refused(data: bytes) -> str:
-    """In the same words, be only its header read or all of it."""
+    """Returns the message, which is the same for the header alone and for the whole file."""
     said = []
     for read in (lambda: read_header(data, MANY), lambda: decoded(data)):
         with pytest.raises(SourceUnreadable) as raised:
@@ -703,7 +703,7 @@ def density(across: int, down: int, unit: int) -> bytes:
 
 
 def stated(path: Path) -> tuple[Any, ...]:
-    """What the file says itself: numbers and the unit."""
+    """The numbers and the unit in the file."""
     data = path.read_bytes()
     if path.suffix == ".png":
         place = data.find(b"pHYs")

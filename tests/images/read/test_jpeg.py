@@ -1,4 +1,4 @@
-"""Scans are counted as a decoder would meet them."""
+"""Scans are counted as a decoder finds them."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from tests.pictures import encoded, scene
 
 
 def progressive(scans: int) -> bytes:
-    """A valid JPEG with that many more scans: of one coefficient after the other, bit by bit, all of them zero."""
+    """A valid JPEG with so many more scans: one coefficient and bit after the other, all zero."""
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "JPEG", progressive=True)
     data = buffer.getvalue()

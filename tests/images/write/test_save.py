@@ -1,4 +1,4 @@
-"""Encoders: what others read is what was asked for, and large pictures are not held."""
+"""Other programs read what was requested, and large pictures are not held in memory."""
 
 import subprocess
 import sys
