@@ -1,8 +1,8 @@
-"""The table from creativity, -2 … 2, to the parameters of the networks.
+"""What creativity means: the one table from -2 … 2 to what the networks are given.
 
-−2: fidelity-x4, with a result that gives the source again when it is reduced. −1: the mean of its result and the large
-network's. 0: the large network alone. Above 0 the diffusion pass adds detail. Between whole numbers every parameter is
-interpolated linearly. Pure numbers, so that documents and both halves can use them.
+−2 is fidelity-x4 with the guarantee that the result reduces to its source, −1 the mean of its result and the large
+network's, 0 the large network alone; above 0 the diffusion pass adds detail. Between the anchors every value runs
+linearly. Pure numbers, so that documents and both halves can show it.
 """
 
 import math
@@ -16,27 +16,27 @@ NAMES = {-2.0: "strict", -1.0: "faithful", 0.0: "balanced", 1.0: "creative", 2.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parameters for one creativity."""
+    """What one creativity means."""
 
     fidelity: float
-    """Share of fidelity-x4's result in the enlarged picture, 0 … 1; the rest is the main network's."""
+    """Share of fidelity-x4's result in the enlarged picture, 0 … 1; the rest is the large or the named network's."""
     strength: float
-    """Noise level at which the diffusion starts: 0 is the upscaled picture (no diffusion), 1 is noise alone."""
+    """Where the diffusion starts: 0 is the upscaled picture itself, so that none is run, 1 is noise alone."""
     steps: int
-    """Denoising steps."""
+    """Denoising steps from there."""
     gain: float
-    """Factor of the added detail."""
+    """What the detail that came out is multiplied by."""
     lock: float
-    """Colours and shapes wider than so many pixels, per 1,024 pixels of the result's long side, stay those of the
+    """Colours and shapes wider than this many pixels of the result, for each 1,024 of its long side, stay those of the
     upscaled picture; smaller is stricter."""
     back_projection: float
-    """Share of back-projection, 0 … 1: at 1 the result, reduced again, is the source."""
+    """How far what the result loses when it is reduced again is made good: at 1 it reduces to the source."""
     sdxl_strength: float
-    """`strength` for SDXL, whose noise schedule is different."""
+    """Where the diffusion starts when SDXL runs it: its noise is another."""
     sdxl_steps: int
-    """`steps` for SDXL."""
+    """Denoising steps of SDXL."""
     sdxl_control: float
-    """ControlNet's scale: how closely SDXL follows the upscaled picture."""
+    """ControlNet's scale: how closely SDXL holds to the upscaled picture."""
     sdxl_guidance: float
     """Classifier-free guidance."""
 

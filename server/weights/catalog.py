@@ -185,11 +185,11 @@ class Catalog:
         content: Content = "photo",
         rates: Mapping[str, float] | None = None,
     ) -> Networks:
-        """The networks of a job with these parameters; see choice.py.
+        """What a job with these parameters runs; see choice.py.
 
-        `size`: of the source (width, height), None if it is unknown; `planes`: 2 if alpha goes through the network too.
-        `rates`: pixels per second of each network on this machine, as in rates.py; None if they are unknown. Raises
-        ModelNotFound and InvalidField.
+        `size`: of the source (width, height), None while it is unknown; `planes`: 2 with alpha that goes through the
+        network too. `rates`: pixels a second by network on this machine, as in rates.py; None while they are unknown.
+        Raises ModelNotFound and InvalidField.
         """
         ratio = enlargement(size, result_size(size, params)) if size else 4.0
 
@@ -212,7 +212,7 @@ class Catalog:
     def _seconds(
         self, wanted: Choice, params: Params, size: Size, pictures: int, rates: Mapping[str, float]
     ) -> float | None:
-        """The estimated time for `pictures` (planes × frames); None if a network's rate is unknown."""
+        """The estimated time of `pictures` planes and frames, or None where a network's rate is unknown."""
         names = [name for name, _ in wanted.weights] + ([] if wanted.alone else [choice.FIDELITY])
         total = 0.0
         for name in names:

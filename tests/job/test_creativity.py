@@ -1,4 +1,4 @@
-"""The table of creativity: values are monotonic from strict to reimagine, and linear between whole numbers."""
+"""The one table: every value moves one way from strict to reimagine, and runs linearly between the anchors."""
 
 import dataclasses
 
