@@ -118,7 +118,7 @@ class RangeNotSatisfiable(UpscaleError):
     status, code = 416, "range_not_satisfiable"
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"the file has {size} bytes, and none of those in the Range header")
+        super().__init__(f"the file has {size} bytes, and none of those that the Range header asks for")
         self._size = size
 
     @property

@@ -222,7 +222,7 @@ def _format_of(files: list[Path], output: str) -> str:
             fail(f"{output} is the name of one picture; several need a folder, such as {Path(output).stem}/", code=2)
         return "png"
     if named is None:
-        fail(f"a result can't be written as {suffix}: use {_endings()}; for a folder of that name add a /", code=2)
+        fail(f"a result can't be written as {suffix}: use {_endings()}; a folder of that name ends with /", code=2)
     return named
 
 

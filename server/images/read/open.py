@@ -209,7 +209,7 @@ def _fallback_finder(data: bytes, mime: str) -> Callable[[bytes], fallback.Fallb
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raises SourceTooLarge."""
     if width * height > max_pixels:
-        raise SourceTooLarge(f"the picture has {width}×{height} pixels; this server accepts at most {max_pixels}")
+        raise SourceTooLarge(f"the picture has {width}×{height} pixels; this server takes at most {max_pixels}")
 
 
 def _completed(image: pyvips.Image, data: bytes, mime: str) -> pyvips.Image:
