@@ -1,6 +1,7 @@
-"""What is asked of the ladder of creativity, and whether it holds: pure functions of what `benchmarks.quality` found.
+"""The requirements for the five creativities, and whether they hold: pure functions of the figures of
+`benchmarks.quality`.
 
-Figures are {set: {row: {picture: {measure: value}}}}; a value is None where there is none.
+Figures are {set: {row: {picture: {measure: value}}}}; a value is None if it could not be measured.
 """
 
 import math
@@ -34,7 +35,7 @@ class Check:
 
 
 def summary(figures: Mapping[str, Figures], by: Callable[[Sequence[float]], Any] = np.mean) -> dict[str, float | None]:
-    """Of each measure the mean (or whatever `by` makes) over the pictures that have it."""
+    """The mean (or `by`) of each measure over the pictures that have it."""
     names = list(dict.fromkeys(name for each in figures.values() for name in each))
     found: dict[str, float | None] = {}
     for name in names:
@@ -60,7 +61,7 @@ def ladder(pictures: Pictures) -> dict[str, dict[str, Any]]:
 
 
 def _steps(rows: Mapping[str, Mapping[str, Figures]], measure: str) -> list[list[float]]:
-    """A list of five for each picture that has all of them."""
+    """A list of five values for each picture that has all five."""
     lists = []
     for picture in rows[STRICT]:
         values = [rows[name].get(picture, {}).get(measure) for name in LADDER]

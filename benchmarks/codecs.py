@@ -1,11 +1,10 @@
-"""What encoders cost: time, bytes, likeness and memory, for the settings in
-server/images/write/save.py and those beside them.
+"""The cost of encoders: time, size, PSNR and memory, for the settings in server/images/write/save.py and alternatives.
 
     python -m benchmarks.codecs [--json FILE]
 
-Two pictures of 12 megapixels: an enlarged photo, which is what results are like, and noise on it, the worst case for
-most. CPU seconds, of one thread where the encoder can be told so; PSNR where there is loss; peak memory above what the
-process had before, each in a process of its own.
+Two pictures of 12 megapixels: an enlarged photo, which is like a result, and the same with noise, the worst case for
+most encoders. CPU seconds, of one thread if the encoder has such an option; PSNR of lossy formats; peak memory above
+the memory before, each in a process of its own.
 """
 
 import argparse
@@ -82,9 +81,9 @@ def peak_kib() -> int:
 
 
 def measure(name: str, kind: str) -> dict[str, float]:
-    """In this process, which should be a fresh one."""
+    """Measure in this process, which must be a new one."""
     image = picture(kind)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of drawing it
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak after drawing it
     before = peak_kib()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "result"

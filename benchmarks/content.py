@@ -1,15 +1,15 @@
-"""Does the rule of `server/pipeline/content.py` know screens, charts and prints from photographs?
+"""How well the rule of `server/pipeline/content.py` distinguishes screens, charts and prints from photographs.
 
     python -m benchmarks.content [--pictures DIR] [--few N] [--json FILE]
 
-Photographs: all of the folder (paintings among them, which are photographs of canvas), as they are and after what
-happens to pictures on their way: JPEG, reduced, enlarged, grey, sharpened, with a white border or a line of caption, in
-few colours. Called text they are false alarms. Text: the folder's screens and pages, and drawn ones (`benchmarks.pages`
-and `training.drawn`), as they are and after JPEG, reduced, enlarged, grey, and a small part with one line in it.
-Drawings: flat graphics, line art, paintings on a screen. A mistake between drawing and photo costs little.
+Photographs: all of the folder, paintings included, as they are and after common changes: JPEG, reduced, enlarged, grey,
+sharpened, with a white border or a line of caption, in few colours. A photograph that is classified as text is a false
+alarm. Text: the folder's screens and pages, and synthetic ones (`benchmarks.pages` and `training.synthetic`), as they
+are and after JPEG, reduced, enlarged, grey, and a small crop with one line of text. Drawings: flat graphics, line art,
+digital paintings. A mistake between drawing and photo costs little.
 
-The rule's weights were fitted to pictures from the same folder; the drawn pages here have other numbers than those of
-the fit. The last line of stdout is JSON; it names each false alarm and each text that was missed.
+The rule's weights were fitted to pictures from the same folder; the synthetic pages here have other numbers than those
+of the fit. The last line of stdout is JSON; it lists all false alarms and all texts that were missed.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks import pages
 from server.pipeline.content import kind
-from training import drawn
+from training import synthetic
 
 PHOTOGRAPHS = ("animal", "artwork", "food", "object", "people", "photo", "texture", "vehicle")
 """Categories of train/manifest.csv."""
 CHARTS = ("graphic_0126", "graphic_0127", "graphic_0128", "graphic_0129")
 NO_PHOTOGRAPHS = {"test/Set14/img_013.png", "real_inputs/real-esrgan/0014.jpg", "real_inputs/real-esrgan/0030.jpg"}
-"""The cover of a book, and two cartoons."""
+"""A book cover and two cartoons."""
 FIRST_PAGE, PAGES = 100, 12
 SIDE = 1000
-"""Longest side that is kept for the treatments which cost much."""
+"""Longest side for the treatments that take long."""
 
 Treatment = Callable[[Image.Image], Image.Image]
 Picture = tuple[str, Image.Image]
@@ -68,7 +68,7 @@ def texts(root: Path, photos: list[Picture], most: int) -> Iterator[tuple[str, s
         photo = np.asarray(photos[number * 7 % len(photos)][1])
         page = pages.article(np.random.default_rng(number), photo)
         yield "drawn article with a photo", f"article {number}", Image.fromarray(page.pixels)
-    for draw in (drawn.text, drawn.interface, drawn.chart):
+    for draw in (synthetic.text, synthetic.interface, synthetic.chart):
         for number in range(FIRST_PAGE, min(last, FIRST_PAGE + PAGES // 2)):
             picture = Image.fromarray(draw(np.random.default_rng(number)))
             yield "training's drawn", f"{draw.__name__} {number}", picture
@@ -105,11 +105,11 @@ def bordered(picture: Image.Image) -> Image.Image:
 
 
 def captioned(picture: Image.Image) -> Image.Image:
-    """A line below it, as in a newspaper."""
+    """With a line of text below it, as in a newspaper."""
     strip = max(14, picture.height // 18)
     sheet = Image.new("RGB", (picture.width, picture.height + strip), "white")
     sheet.paste(picture, (0, 0))
-    font = ImageFont.truetype(drawn.fonts()[0], max(8, strip * 7 // 10))
+    font = ImageFont.truetype(synthetic.fonts()[0], max(8, strip * 7 // 10))
     ImageDraw.Draw(sheet).text((strip // 2, picture.height), "A caption below the picture, 12 May 2024", "black", font)
     return sheet
 
@@ -161,7 +161,8 @@ ON_TEXT: dict[str, Treatment] = {
 
 
 def measured(root: Path, few: int | None) -> dict[str, Any]:
-    """{"photographs" | "text" | "drawings": {row: {"photo" | "text" | "drawing": count}}}, and the mistakes by name."""
+    """{"photographs" | "text" | "drawings": {row: {"photo" | "text" | "drawing": count}}}, and the names of the
+    mistakes."""
     found: dict[str, dict[str, Counter[str]]] = {"photographs": {}, "text": {}, "drawings": {}}
     mistakes: dict[str, list[str]] = {"false alarms": [], "missed": []}
     seconds, megapixels = 0.0, 0.0
@@ -236,7 +237,7 @@ def _open(path: Path) -> Image.Image:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, default=Path("../shared/images"), help="has train/, test/, faces/ …")
-    parser.add_argument("--few", type=int, help="of each class at most so many: to try it out")
+    parser.add_argument("--few", type=int, help="at most so many pictures of each class, for a quick run")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
     results = measured(args.pictures, args.few)

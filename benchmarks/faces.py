@@ -1,11 +1,13 @@
-"""Faces against the packages' own: `python -m benchmarks.faces [--pictures DIR --detector FILE] [--json FILE]`.
+"""Face restoration, compared with the original packages: `python -m benchmarks.faces [--pictures DIR --detector FILE]
+[--json FILE]`.
 
-* `paste`: ten faces into a 4096 × 2732 picture, ours in bands as the server does, and FaceRestoreHelper's; the median
-  of several rounds, each of both in turn.
-* `enhance`: one picture from pixels to pixels, ours and `GFPGANer.enhance`, with the same seeded weights of full size:
-  faces of no meaning, at the true cost. Needs a portrait (`--pictures` has astronaut_collins.png) and RetinaFace.
-* `guard`: what the likeness guard lets through: portraits harmed by size, noise and JPEG against themselves unharmed,
-  and against each other. Needs the same.
+* `paste`: ten faces into a 4096 × 2732 picture, by the server in bands and by FaceRestoreHelper; the median of several
+  alternating rounds.
+* `enhance`: one picture from pixels to pixels, by the server and by `GFPGANer.enhance`, with the same random weights of
+  full size: results without meaning at the true cost. Needs a portrait (astronaut_collins.png in `--pictures`) and
+  RetinaFace.
+* `guard`: which faces the likeness guard accepts: degraded portraits compared with the originals, and with other
+  people's. Needs the same.
 
 `--detector`: a RetinaFace mobile0.25 checkpoint.
 """
@@ -41,7 +43,7 @@ from server.models import (
 
 _ROUNDS = 3
 _SOURCE, _SCALE = (1024, 683), 4
-_HARM = (2, 4, 8, 12)
+_FACTORS = (2, 4, 8, 12)
 _GFPGAN = {"num_style_feat": 512, "channel_multiplier": 2, "num_mlp": 8, "narrow": 1, "sft_half": True}
 
 
@@ -64,7 +66,7 @@ def paste_figures() -> dict[str, float]:
     def theirs() -> None:
         helper: Any = FaceRestoreHelper.__new__(
             FaceRestoreHelper
-        )  # whose __init__ wants networks, which paste does not
+        )  # its __init__ loads networks, which paste does not need
         helper.clean_all()
         helper.upscale_factor, helper.face_size, helper.face_template = _SCALE, (SIDE, SIDE), TEMPLATE
         helper.use_parse, helper.pad_blur, helper.input_img = False, False, source
@@ -100,7 +102,7 @@ def enhance_figures(samples: Samples, detector: Path, device: torch.device) -> d
             Detector(load_state(detector), "detector", device),
             load_restorer(net.state_dict(), "seeded", device, torch.float32),
             Parser(parser.state_dict(), "seeded", device),
-            checks=(),  # it would refuse them all, and spare the parser
+            checks=(),  # it would refuse all faces, and the parser would not run
         )
         height, width = samples.shape[:2]
         size = width * 2, height * 2
@@ -118,7 +120,7 @@ def enhance_figures(samples: Samples, detector: Path, device: torch.device) -> d
 
 @contextmanager
 def gfpganer(restorer: dict[str, Any], parser: dict[str, Any], device: torch.device) -> Iterator[Any]:
-    """The package's own, with a small detector of no meaning. It loads from the working folder, or downloads."""
+    """The package's GFPGANer, with a small random detector. It loads from the working folder, or downloads."""
     from facexlib.detection.retinaface import RetinaFace
     from gfpgan import GFPGANer
 
@@ -146,16 +148,16 @@ def guard_figures(pictures: Path, detector: Path, device: torch.device) -> dict[
         with Image.open(path) as image:
             samples = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         for face in find(samples):
-            # Small ones are harmed already, and what the detector doubts may be no face.
+            # Small faces are degraded already, and a low score may be no face.
             if face.score >= 0.9 and face.eye_distance >= 40 and unfit(face) is None:
                 crops.append((path, align(samples, face)[0]))
     figures: dict[str, Any] = {"faces": len(crops)}
-    for factor in _HARM:
-        harmed = [_harmed(crop, factor) for _, crop in crops]
-        same = [guard(bad, crop) is None for bad, (_, crop) in zip(harmed, crops, strict=True)]
+    for factor in _FACTORS:
+        degraded = [_degraded(crop, factor) for _, crop in crops]
+        same = [guard(bad, crop) is None for bad, (_, crop) in zip(degraded, crops, strict=True)]
         others = [
             guard(bad, crop) is None
-            for bad, (path, _) in zip(harmed, crops, strict=True)
+            for bad, (path, _) in zip(degraded, crops, strict=True)
             for other, crop in crops
             if other != path
         ]
@@ -166,7 +168,7 @@ def guard_figures(pictures: Path, detector: Path, device: torch.device) -> dict[
     return figures
 
 
-def _harmed(crop: Samples, factor: int) -> Samples:
+def _degraded(crop: Samples, factor: int) -> Samples:
     small = cv2.resize(crop, (SIDE // factor, SIDE // factor), interpolation=cv2.INTER_AREA).astype(np.float64)
     small += np.random.default_rng(0).normal(0, 8, small.shape)
     _, data = cv2.imencode(".jpg", np.clip(small, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 50])

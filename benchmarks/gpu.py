@@ -1,11 +1,11 @@
-"""Every check and figure that waits for a GPU, in one call: `python -m benchmarks.gpu --json FILE`.
+"""All checks and measurements that need a GPU, in one call: `python -m benchmarks.gpu --json FILE`.
 
-benchmarks/gpu_todo.md says what each part is for. Without a GPU the same runs on the CPU, smaller and without any
-meaning as a figure: that only shows that the script works. Speeds are medians of interleaved runs, so that a noisy
-moment hits all contenders alike; what is compared is compared in one process.
+benchmarks/gpu_todo.md describes the purpose of each part. Without a GPU a smaller version runs on the CPU, which only
+shows that the script works. Speeds are medians of alternating runs in one process, so that other work on the machine
+slows all candidates alike.
 
-Each part's figures are printed and written as soon as they are there, and one that fails says so in its place and does
-not stop the others: time on a GPU is short. After `--minutes` no further part is begun.
+Each part's figures are printed and written at once. A part that fails reports its error and does not stop the others.
+After `--minutes` no further part is started.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from server.worker.upscaler import torch_versions
 
 Samples = NDArray[np.uint8]
 FLOP_PER_PIXEL = {"SRVGG-32": 2_418_048, "RRDBNet-23": 35_853_696}
-"""Multiply and add counted as two, per source pixel."""
+"""Operations per source pixel; a multiplication and an addition count as two."""
 
 
 def make_networks(folder: Path, small: bool) -> dict[str, tuple[nn.Module, Path]]:
@@ -57,7 +57,7 @@ def make_networks(folder: Path, small: bool) -> dict[str, tuple[nn.Module, Path]
 
 
 def picture(width: int, height: int) -> Samples:
-    """Waves and edges; constant input would run faster than real pictures do."""
+    """Waves and edges; constant input would run faster than real pictures."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:height, 0:width] / 64
     image = np.stack([np.sin(x * k) * np.cos(y / k) + ((x + y) % 2 > 1) for k in (1.0, 1.7, 2.3)], -1)
@@ -67,13 +67,13 @@ def picture(width: int, height: int) -> Samples:
 def ours(
     model: Model, samples: NDArray[Any], tile: int = 0, *, engine: Engine | None = None, deep: bool = False
 ) -> Any:
-    """Through the engine, to 8 or 16 bits, as a job does it."""
+    """Through the engine, to 8 or 16 bits, as in a job."""
     engine = engine or Engine(model.device)
     return np.concatenate(list(engine.upscale(model, samples, dtype=np.uint16 if deep else np.uint8, tile=tile)))
 
 
 def correctness(path: Path, device: torch.device, samples: Samples) -> dict[str, Any]:
-    """Half precision and tiles on the device against fp32 without tiles on the CPU."""
+    """Half precision and tiles on the device, compared with fp32 without tiles on the CPU."""
     reference = ours(load_model(path, name="cpu", sha256=None, device=torch.device("cpu")), samples, tile=4096)
     result: dict[str, Any] = {}
     dtypes = ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
@@ -101,7 +101,7 @@ def deep_and_grey(path: Path, device: torch.device, samples: Samples) -> dict[st
 
 
 def graphs(path: Path, device: torch.device, runs: int) -> dict[str, Any]:
-    """Seconds of a batch of small tiles as launched one by one and as a recorded graph, and whether they agree."""
+    """Seconds of a batch of small tiles with single launches and as a CUDA graph, and whether the results agree."""
     model = load_model(path, name="graphs", sha256=None, device=device, dtype=devices.pick_dtype("auto", device))
     result: dict[str, Any] = {}
     for n, side in ((1, 64), (16, 64), (2, 256)) if device.type == "cuda" else ((1, 32),):
@@ -109,7 +109,7 @@ def graphs(path: Path, device: torch.device, runs: int) -> dict[str, Any]:
         image = torch.rand(n, 3, side, side, device=device)
         taken: dict[str, list[float]] = {"eager": [], "graph": []}
         with torch.inference_mode():
-            for _ in range(5):  # until it has been recorded
+            for _ in range(5):  # until the graph is recorded
                 recorder.run("x", model, image)
             expected, got = eager.run("x", model, image).clone(), recorder.run("x", model, image).clone()
             for _ in range(runs):
@@ -127,7 +127,7 @@ def graphs(path: Path, device: torch.device, runs: int) -> dict[str, Any]:
 
 
 def same_bytes(path: Path, device: torch.device, samples: Samples) -> dict[str, Any]:
-    """A job alone, and the same job beside three others, must give the same bytes; and batches must have been full."""
+    """A job alone and the same job beside three others must give the same bytes, and batches must have been full."""
     model = load_model(path, name="same", sha256=None, device=device, dtype=devices.pick_dtype("auto", device))
     parts = [np.ascontiguousarray(np.roll(samples, 13 * i, 0)) for i in range(4)]
     digests = [hashlib.sha256(ours(model, each, 96).tobytes()).hexdigest() for each in parts]
@@ -143,7 +143,7 @@ def same_bytes(path: Path, device: torch.device, samples: Samples) -> dict[str, 
 
 
 def refiner(device: torch.device, small: bool) -> dict[str, Any]:
-    """The bundled diffusion network in half precision against fp32, and its seconds for a tile."""
+    """The bundled diffusion network in half precision, compared with fp32, and its seconds per tile."""
     weights = refiner_weights(Catalog(FOLDER), "bundled", "cuda" if device.type == "cuda" else "cpu")
     side = 64 if small else 768
     torch.manual_seed(0)
@@ -184,7 +184,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def out_of_memory(path: Path, device: torch.device) -> dict[str, Any]:
-    """A real one: most of the device is taken, and the engine must get through with smaller tiles."""
+    """Real memory shortage: most of the device's memory is occupied, and the engine must succeed with smaller tiles."""
     if device.type != "cuda":
         return {"skipped": "needs a GPU"}
     model = load_model(path, name="oom", sha256=None, device=device, dtype=torch.float16)
@@ -201,7 +201,7 @@ def out_of_memory(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def speed(name: str, net: nn.Module, path: Path, device: torch.device, size: tuple[int, int], runs: int) -> Any:
-    """Seconds per picture, ours beside the package's own helper in fp32 and, on CUDA, in half precision."""
+    """Seconds per picture of the server's code and of the package's, in fp32 and, on CUDA, in half precision."""
     from realesrgan import RealESRGANer
 
     samples = picture(*size)
@@ -221,7 +221,7 @@ def speed(name: str, net: nn.Module, path: Path, device: torch.device, size: tup
             started = time.perf_counter()
             run()
             synchronize(device)
-            if round_:  # the first warms up
+            if round_:  # the first is a warm-up
                 taken[label].append(time.perf_counter() - started)
     medians = {label: statistics.median(times) for label, times in taken.items()}
     work = FLOP_PER_PIXEL[name] * size[0] * size[1]
@@ -234,7 +234,7 @@ def speed(name: str, net: nn.Module, path: Path, device: torch.device, size: tup
 
 
 def matmul_peak(device: torch.device) -> float:
-    """TFLOP/s of a large half-precision product on random data: the ceiling to compare with, of this run."""
+    """TFLOP/s of a large half-precision matrix product on random data: the upper limit for comparison."""
     n = 8192 if device.type == "cuda" else 1024
     dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
@@ -248,7 +248,7 @@ def matmul_peak(device: torch.device) -> float:
 
 
 class Report:
-    """The figures so far: printed and written part by part."""
+    """Collects the figures, and prints and writes them after each part."""
 
     def __init__(self, path: Path | None, minutes: float) -> None:
         self.facts: dict[str, Any] = {}
@@ -284,7 +284,7 @@ def main() -> None:
     report.add("matmul_tflops", lambda: matmul_peak(device))
     with tempfile.TemporaryDirectory() as folder:
         networks = make_networks(Path(folder), small=not gpu)
-        # What is right comes before what is fast.
+        # Correctness first, then speed.
         for name, (_, path) in networks.items():
             report.add(f"{name} correctness", lambda path=path: correctness(path, device, checked))
             report.add(f"{name} 16 bits and grey", lambda path=path: deep_and_grey(path, device, checked))

@@ -1,12 +1,12 @@
-"""Many callers at once, and many jobs one after another: `python -m benchmarks.load [--seconds N] [--json FILE]`.
+"""Many callers at once, and many jobs in sequence: `python -m benchmarks.load [--seconds N] [--json FILE]`.
 
-* Load: POLLERS callers ask for a job every second, as the vendors' clients do, while SUBMITS pictures of 8 × 8 are
-  submitted per second, for a minute. Demanded: no error, every job done, and how long a poll takes is told.
-* Memory: 2,000 jobs of mixed sizes and formats, through the network. Demanded: neither process grows by 5 % after it
-  has warmed up.
+* Load: POLLERS callers poll a job every second, as the vendors' clients do, while SUBMITS pictures of 8 × 8 are
+  submitted per second, for a minute. Required: no errors, and all jobs done. The time of a poll is reported.
+* Memory: 2,000 jobs of mixed sizes and formats, with the network. Required: no process grows by more than 5 % after the
+  warm-up.
 
-Callers and server share the machine, so the callers' own time is in every figure. Exit status 1 when something is not
-as demanded.
+Callers and server share the machine, so the callers' own time is part of every figure. Exit status 1 if a requirement
+is not met.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from tests.stress.server_process import Launched, memory_mib
 
 POLL_EVERY_S = 1.0
 SUBMIT_LINES = 32
-"""Connections that submits share."""
+"""Connections for submits."""
 KNOWN = 2000
-"""Of the newest jobs, which pollers choose from when theirs has ended."""
+"""Number of the newest jobs from which a poller chooses when its job has ended."""
 WARM_JOBS, WARM_LOAD_S = 300, 5.0
 AT_ONCE = 6
-"""Jobs at a time while memory is measured."""
+"""Concurrent jobs while memory is measured."""
 MOST_GROWTH = 0.05
 _SAMPLE_S = 1.0
 _DRAIN_S = 300.0
@@ -43,7 +43,7 @@ _SUBMIT, _POLL = "/api/v3/wavespeed-ai/real-esrgan", "/api/v3/predictions/{}/res
 
 
 class Line:
-    """A kept connection, as light as it can be: httpx would take more time than the server."""
+    """A minimal keep-alive connection: httpx would take more time than the server."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -52,7 +52,7 @@ class Line:
     async def ask(self, ask: Ask) -> tuple[int, Any]:
         """Status and JSON. Raises OSError and asyncio.IncompleteReadError."""
         if self._streams is not None and self._streams[0].at_eof():
-            self.close()  # by the server, because nothing was asked for a while
+            self.close()  # closed by the server because it was idle
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -77,14 +77,14 @@ class Line:
 
 @dataclass
 class Watch:
-    """What was seen of it all."""
+    """The measurements."""
 
     polls: list[float] = field(default_factory=list)
     submits: list[float] = field(default_factory=list)
-    """Milliseconds; likewise."""
+    """Milliseconds."""
     errors: Counter[str] = field(default_factory=Counter)
     late: float = 0.0
-    """How far the callers themselves fell behind, in seconds: then the load was less than was said."""
+    """How far the callers were behind their schedule, in seconds: then the load was less than stated."""
     memory: dict[str, list[float]] = field(default_factory=lambda: {"api": [], "worker": []})
     """MiB, by process, once per _SAMPLE_S."""
 
@@ -135,7 +135,7 @@ class Load:
         }
 
     async def _submit_for(self, seconds: float) -> None:
-        """By the clock, whether or not earlier ones have been answered."""
+        """At fixed times, whether or not earlier requests have been answered."""
         started = time.monotonic()
         tasks = set()
         for number in range(round(seconds / self._gap_s)):
@@ -158,7 +158,7 @@ class Load:
             self._all.append(answer["data"]["id"])
 
     async def _poll(self, number: int) -> None:
-        """One caller: a job until it has ended, then another."""
+        """One caller: polls a job until it has ended, then another."""
         chance, line = random.Random(number), Line(self._server.port)
         await asyncio.sleep(chance.uniform(0, POLL_EVERY_S))
         job, due = self._jobs[-1], time.monotonic()
@@ -173,7 +173,7 @@ class Load:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _ask(self, line: Line, ask: Ask) -> Any:
-        """The answer, or None after an error, which is counted."""
+        """The response, or None after an error, which is counted."""
         try:
             status, answer = await line.ask(ask)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
@@ -185,7 +185,7 @@ class Load:
         return answer
 
     async def _drain(self) -> Counter[str]:
-        """How all jobs have ended."""
+        """The number of jobs by final state."""
         line, ends = Line(self._server.port), Counter[str]()
         deadline = time.monotonic() + _DRAIN_S
         for job in self._all:
@@ -204,7 +204,7 @@ class Load:
 
 
 async def memory_over(server: Launched, jobs: int) -> dict[str, Any]:
-    """Of both processes, over so many jobs after WARM_JOBS."""
+    """The memory of both processes, over so many jobs after WARM_JOBS."""
     watch, chance = Watch(), random.Random(1)
     numbers = iter(range(WARM_JOBS + jobs))
     warm: dict[str, int] = {}
@@ -225,7 +225,7 @@ async def memory_over(server: Launched, jobs: int) -> dict[str, Any]:
     figures, failures = {}, [f"{count} jobs {state}" for state, count in watch.errors.items() if state != "succeeded"]
     for role, values in watch.memory.items():
         since = values[warm.get(role, 0) :]
-        # Single samples hold what is being worked on just then.
+        # Single samples include the work of that moment.
         part = max(1, len(since) // 10)
         before, after = float(np.median(since[:part])), float(np.median(since[-part:]))
         growth = after / before - 1
@@ -240,7 +240,7 @@ async def memory_over(server: Launched, jobs: int) -> dict[str, Any]:
 
 
 def _mixed(number: int, chance: random.Random) -> dict[str, Any]:
-    """The largest of them come early, so that what they take is part of the warming up."""
+    """The largest come first, so that their memory is part of the warm-up."""
     sides = (64, 48) if number < 8 else (chance.randint(4, 64), chance.randint(4, 48))
     kind = ("png", "jpeg", "webp", "tiff", "avif")[number % 5]
     return {"image": inline(png(*sides, (200, 60, 90))), "scale": (4, 2, 1, 3.5)[number // 5 % 4], "format": kind}

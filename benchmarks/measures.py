@@ -1,5 +1,5 @@
-"""What is measured of a result, each in one place: likeness to the truth, the mesh of source pixels, colours that
-wander, detail, and how natural it looks. Pictures are H × W × 3 of uint8; colours are those of JPEG's YCbCr.
+"""The measures of a result: similarity to the ground truth, the visible mesh of source pixels, colour drift, detail,
+and naturalness. Pictures are H × W × 3 of uint8; colours are JPEG's YCbCr.
 """
 
 import warnings
@@ -11,17 +11,17 @@ import piq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 import server.models.shim  # noqa: F401 - before basicsr
-from training.pair import SCALE, Pixels, to_tensor
+from training.dataset import SCALE, Pixels, to_tensor
 
 from basicsr.metrics.niqe import calculate_niqe  # isort: skip
 
 BORDER = 4
-"""Pixels left out at each side where a result is compared with the truth, as papers do."""
+"""Pixels at each side that are left out of comparisons with the ground truth, as in papers."""
 DRIFT_SIGMA = 8.0
-"""Result pixels: what is wider than that is colour, not detail."""
+"""Result pixels: wider structures are colour, not detail."""
 MOST_DB = 100.0
 NIQE_LEAST = 384
-"""Four of its blocks of 96 each way: of fewer its statistics are chance."""
+"""Four of its blocks of 96 in each direction: fewer give random statistics."""
 
 Floats = NDArray[np.float64]
 CHANNELS = ("y", "cb", "cr")
@@ -29,12 +29,12 @@ _YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.41
 
 
 def ycc(pixels: Pixels) -> Floats:
-    """Y, Cb, Cr in levels of 255, not rounded; Cb and Cr are 0 for grey."""
+    """Y, Cb, Cr in levels, 0 … 255, not rounded; Cb and Cr are 0 for grey."""
     return np.asarray(pixels.astype(np.float64) @ _YCC.T)
 
 
 def psnr(pixels: Pixels, truth: Pixels) -> dict[str, float]:
-    """In dB: `psnr_y`, `psnr_cb`, `psnr_cr` and `psnr_rgb`, the border left out; 100 at most."""
+    """In dB: `psnr_y`, `psnr_cb`, `psnr_cr` and `psnr_rgb`, without the border; at most 100."""
     inner = slice(BORDER, -BORDER)
     squares = (ycc(pixels) - ycc(truth))[inner, inner] ** 2
     found = {f"psnr_{name}": _db(float(squares[..., k].mean())) for k, name in enumerate(CHANNELS)}
@@ -77,7 +77,7 @@ def drift(pixels: Pixels, enlarged: Pixels) -> dict[str, float]:
 
 
 def fine(detail: NDArray[np.floating] | Pixels, scale: int = SCALE) -> float:
-    """RMS of what is finer than the source's pixels, in levels of 255."""
+    """RMS of the detail finer than the source's pixels, in levels."""
     h, w = (side - side % scale for side in detail.shape[:2])
     whole = detail[:h, :w].astype(np.float64)
     coarse = whole.reshape(h // scale, scale, w // scale, scale, -1).mean(axis=(1, 3))
@@ -85,24 +85,24 @@ def fine(detail: NDArray[np.floating] | Pixels, scale: int = SCALE) -> float:
 
 
 def rms(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
-    """Of their difference, in levels of 255."""
+    """RMS of their difference, in levels."""
     return float(np.sqrt(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)))
 
 
 def haarpsi(pixels: Pixels, truth: Pixels) -> float | None:
-    """0 … 1, nearer to how people judge likeness than PSNR; None of pictures that are too small for it."""
+    """HaarPSI, 0 … 1, closer to human judgement than PSNR; None for pictures that are too small."""
     if min(pixels.shape[:2]) < 16:
         return None
     return float(piq.haarpsi(to_tensor(np.ascontiguousarray(pixels)[None]), to_tensor(truth[None])))
 
 
 def niqe(pixels: Pixels) -> float | None:
-    """Lower looks more natural; knows no truth. None of what is too small or too flat for its statistics."""
+    """NIQE: lower is more natural; needs no ground truth. None for pictures that are too small or too flat."""
     if min(pixels.shape[:2]) < NIQE_LEAST:
         return None
     with warnings.catch_warnings(), suppress(np.linalg.LinAlgError):
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = float(calculate_niqe(np.ascontiguousarray(pixels[..., ::-1]), 0))  # it wants BGR
+        found = float(calculate_niqe(np.ascontiguousarray(pixels[..., ::-1]), 0))  # it needs BGR
         return found if np.isfinite(found) else None
     return None
 

@@ -1,12 +1,12 @@
-"""How much memory a worker needs for large results: it must not grow with them.
+"""The memory of a worker for large results, which must not grow with their size.
 
     python -m benchmarks.memory [--case WIDTHxHEIGHT:SCALE:FORMAT …] [--json FILE]
 
-Each case runs in a process of its own, as a worker would run it: the bundled network, tiles, bands, encoder; with the C
-library's memory settings that `serve` gives its workers. The peak is the kernel's count of resident memory (VmHWM) from
-the process's start to its end, Python, torch and libvips included; `loaded` is the same before the picture comes. The
-source is drawn, in full detail, so that encoders have work. Beside it stands what the result takes as plain samples
-(width × height × 3), which the usual way of upscaling holds several times over.
+Each case runs in a process of its own, as in a worker: the bundled network, tiles, bands, encoder, and the C library's
+memory settings that `serve` sets for its workers. The peak is the kernel's count of resident memory (VmHWM) for the
+whole process, Python, torch and libvips included; `loaded` is the same before the picture is read. The source is
+synthetic, with much detail, so that encoders have work. For comparison: the size of the result's samples (width ×
+height × 3), which simple upscalers hold several times.
 """
 
 import argparse
@@ -28,7 +28,7 @@ CASES = ("2048x2048:4:jpeg", "2560x1440:10:jpeg", "2560x1440:10:png", "2560x1440
 
 
 def run_case(source: Path, scale: float, format_: str) -> dict[str, Any]:
-    """In this process: upscale one picture, and what it took."""
+    """Upscale one picture in this process, and measure it."""
     from server.config import Config
     from server.job.job import Params
     from server.weights.catalog import Catalog
@@ -75,7 +75,7 @@ def in_own_process(case: str) -> dict[str, Any]:
 
 
 def draw(width: int, height: int) -> bytes:
-    """Waves, edges and grain, as PNG: the same picture for the same size."""
+    """Waves, edges and grain, as PNG; deterministic."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     shapes = np.stack(
         [np.sin(x / (9 + 7 * c)) * np.cos(y / (13 + 5 * c)) + ((x + 3 * y) % 97 > 48) for c in range(3)], 2
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", help="WIDTHxHEIGHT:SCALE:FORMAT of a source; may be repeated")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)  # what the processes of its own are told
+    parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)  # for the processes that measure
     args = parser.parse_args(argv)
     if args.source:
         _, scale, format_ = args.case[0].split(":")

@@ -1,7 +1,7 @@
-"""What tesseract reads in a picture, and how much of it is right.
+"""Text recognition with tesseract, and the share of the characters that is right.
 
-Only lines whose text is known are shown to it: they are cut out of the result, brought to black on white, and set in
-one column, so that finding the lines of a page plays no part. Debian: `apt-get install tesseract-ocr`.
+It gets only lines whose text is known: they are cut out of the result, converted to black on white, and placed in one
+column, so that the detection of lines has no influence. Debian: `apt-get install tesseract-ocr`.
 """
 
 import os
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.pages import Line
-from training.pair import Pixels
+from training.dataset import Pixels
 
 MARGIN = 12
 LANGUAGE = "eng"
 
 
 def missing() -> str | None:
-    """Why nothing can be read here, for people; None where all is well."""
+    """Why tesseract can't be used, as a message; None if it can."""
     if which("tesseract") is None:
         return "tesseract is not installed (Debian: tesseract-ocr), so no text is read"
     listed = subprocess.run(["tesseract", "--list-langs"], capture_output=True, text=True, check=False)
@@ -33,7 +33,7 @@ def missing() -> str | None:
 
 
 def read(column: NDArray[np.uint8]) -> str:
-    """The text of a grey picture of lines below each other."""
+    """The text of a grey picture with one column of lines."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "column.png"
         Image.fromarray(column).save(path)
@@ -43,7 +43,7 @@ def read(column: NDArray[np.uint8]) -> str:
 
 
 def column_of(pixels: Pixels, lines: Sequence[Line], scale: int) -> NDArray[np.uint8]:
-    """The lines, whose boxes are in source pixels, cut out and set below each other, black on white."""
+    """The lines, whose boxes are in source pixels, cut out and placed in one column, black on white."""
     grey = np.asarray(Image.fromarray(pixels).convert("L"))
     cuts = []
     for line in lines:
@@ -64,7 +64,7 @@ def read_whole(pixels: Pixels) -> str:
 
 
 def _black_on_white(cut: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The commonest level becomes white; light text on dark is turned round."""
+    """The most frequent level becomes white; light text on dark is inverted."""
     paper = float(np.median(cut))
     levels = cut.astype(np.float64)
     if paper < 128:
@@ -73,7 +73,7 @@ def _black_on_white(cut: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def accuracy(pixels: Pixels, lines: Sequence[Line], scale: int) -> float:
-    """Share of the characters that are read right in the lines, 0 … 1."""
+    """Share of the characters in the lines that are read right, 0 … 1."""
     return likeness(read(column_of(pixels, lines, scale)), "\n".join(line.text for line in lines))
 
 

@@ -1,4 +1,4 @@
-"""Pictures through the server's own code, as jobs go through it, but without files and requests."""
+"""Runs pictures through the server's own code like jobs, but without files and requests."""
 
 import shutil
 import tempfile
@@ -18,11 +18,11 @@ from server.weights.catalog import Catalog, verify
 from server.weights.choice import FIDELITY, LARGE_X4
 from server.weights.rates import REFINER
 from server.worker.upscaler import Upscaler
-from training.pair import SCALE, Pixels
+from training.dataset import SCALE, Pixels
 
 
 class Ours:
-    """`weights`: the folder of installed checkpoints. No network is passed over for the time that it takes."""
+    """`weights`: the folder of installed checkpoints. Estimated times do not influence the choice of the network."""
 
     def __init__(self, device: str = "auto", weights: Path | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="upscale-benchmark-"))
@@ -30,7 +30,7 @@ class Ours:
         config = Config(device=device, data_dir=self._folder, weights_dir=weights, auto_limit_s=1e9)
         self.catalog = Catalog.of(config)
         self._upscaler = Upscaler(config, self.catalog, allow_paths=True)
-        # Nothing is chosen by its time here, so that no time need be measured.
+        # No choice depends on time here, so speeds need not be measured.
         self._upscaler._rates = dict.fromkeys((FIDELITY, LARGE_X4, REFINER), 1e12)
         self._engine = Engine(self._upscaler.device)
         self.device = self._upscaler.describe()
@@ -49,7 +49,7 @@ class Ours:
         return result, ctx.seconds
 
     def model(self, name: str) -> str:
-        """What to ask for: the name, or the file itself where it is another form of the weights than the manifest's,
+        """The value for `model`: the name, or the file itself if it is another form of the weights than the manifest's,
         which jobs refuse."""
         checkpoint = self.catalog.get(name)
         try:
@@ -59,7 +59,7 @@ class Ours:
         return name
 
     def bare(self, pixels: Pixels, model: str) -> Pixels:
-        """What the network alone gives: nothing is done to its colours."""
+        """The network's result alone, without corrections of colour."""
         loaded = self._upscaler.load(Params(scale=float(SCALE), model=model)).model
         return np.concatenate(list(self._engine.upscale(loaded, pixels, dtype=np.uint8)))
 

@@ -1,13 +1,14 @@
-"""What the server adds to the work itself: `python -m benchmarks.overhead [--jobs N] [--pollers N] [--json FILE]`.
+"""The time that the server adds to the work itself: `python -m benchmarks.overhead [--jobs N] [--pollers N] [--json
+FILE]`.
 
-A real server (launcher, API process, worker process) is given pictures so small that the pipeline takes a millisecond
-or two, while other clients keep polling. For every job, in milliseconds:
+A real server (launcher, API process, worker process) gets pictures so small that the pipeline takes one or two
+milliseconds, while other clients poll. For every job, in milliseconds:
 
-* `first_answer`: from sending the submit request to holding the first poll's answer;
-* `visible`: from the moment the worker finished the job to the moment a poll says so (polls follow each other by 2 ms);
-* `overhead`: from sending the submit request to that moment, less the seconds that the pipeline says it took.
+* `first_answer`: from sending the submit request to receiving the response to the first poll;
+* `visible`: from the moment the worker finished the job to the first poll that reports it (one poll every 2 ms);
+* `overhead`: from sending the submit request to that moment, minus the seconds that the pipeline reports.
 
-Client and server share the machine, so the clients' own time is in every figure.
+Clients and server share the machine, so the clients' own time is part of every figure.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def tiny_picture() -> str:
 
 
 async def run_one(client: httpx.AsyncClient) -> dict[str, float]:
-    """One job from submit to result; scale 1 needs no network, so what is left is the server."""
+    """One job from submit to result; at scale 1 no network runs, so only the server's time is measured."""
     started = time.time()
     job = (await client.post(SUBMIT, json={"image": tiny_picture(), "scale": 1})).raise_for_status().json()["data"]
     first = None

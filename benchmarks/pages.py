@@ -1,6 +1,6 @@
-"""Screens and pages drawn by a program, whose text is known: what a rule must find, and what OCR is measured on.
+"""Synthetic screens and pages whose text is known: to test the detection of text, and text recognition.
 
-A page is a function of its seed. The words are Lewis Carroll's, the fonts those that come with matplotlib.
+A page is a function of its seed. The words are by Lewis Carroll, the fonts are part of matplotlib.
 """
 
 import io
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from training.drawn import fonts
-from training.pair import Pixels
+from training.dataset import Pixels
+from training.synthetic import fonts
 
 _PROSE = (
     "Alice was beginning to get very tired of sitting by her sister on the bank and of having nothing to do once or "
@@ -32,12 +32,12 @@ THEMES: tuple[tuple[Colour, Colour], ...] = (
     ((13, 17, 23), (201, 209, 217)),
     ((240, 242, 245), (28, 30, 33)),
 )
-"""Paper and ink: light and dark ones as programs and pages have them."""
+"""Paper and ink: light and dark themes of programs and pages."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Text and where it stands: left, top, right, bottom."""
+    """A line of text and its box: left, top, right, bottom."""
 
     text: str
     box: tuple[int, int, int, int]
@@ -50,7 +50,7 @@ class Page:
 
 
 class Pen:
-    """Draws text, and keeps what it has drawn and where."""
+    """Draws text, and records each line with its box."""
 
     def __init__(self, size: tuple[int, int], paper: Colour, *, subpixel: bool = False) -> None:
         self.image = Image.new("RGB", size, paper)
@@ -59,7 +59,7 @@ class Pen:
         self._subpixel = subpixel
 
     def text(self, at: tuple[int, int], words: str, ink: Colour, face: str, size: int) -> int:
-        """The right end. Words that don't fit are left out."""
+        """Returns the right end. Words that don't fit are left out."""
         font = ImageFont.truetype(face, size)
         while words and at[0] + font.getlength(words) > self.image.width - 4:
             words = words.rpartition(" ")[0]
@@ -78,7 +78,7 @@ class Pen:
 
 
 def _stripes(image: Image.Image, at: tuple[int, int], words: str, ink: Colour, face: str, size: int) -> None:
-    """As screens with red, green and blue stripes are drawn to: each third of a pixel has its own coverage."""
+    """Subpixel rendering, for screens with red, green and blue stripes: each third of a pixel has its own coverage."""
     font = ImageFont.truetype(face, 3 * size)
     w, h = round(font.getlength(words) / 3) + 2, round(size * 1.35)
     mask = Image.new("L", (3 * w, 3 * h))
@@ -104,7 +104,7 @@ def _theme(rng: np.random.Generator) -> tuple[Colour, Colour]:
 
 
 def face(name: str) -> str:
-    """The file of a font, by its name."""
+    """The path of a font, by its name."""
     return next(each for each in fonts() if each.endswith(name))
 
 
@@ -128,7 +128,7 @@ def paragraphs(rng: np.random.Generator, size: tuple[int, int] = (640, 480), tex
 
 
 def code(rng: np.random.Generator, size: tuple[int, int] = (800, 600), text_size: int | None = None) -> Page:
-    """An editor: equal widths, many colours, indents."""
+    """An editor: monospaced, many colours, indents."""
     dark = rng.random() < 0.7
     paper: Colour = (30, 30, 30) if dark else (255, 255, 255)
     inks: list[Colour] = [(86, 156, 214), (206, 145, 120), (220, 220, 170), (212, 212, 212)]
@@ -205,7 +205,7 @@ def chart(rng: np.random.Generator, size: tuple[int, int] = (720, 480)) -> Page:
 
 
 def article(rng: np.random.Generator, photo: Pixels | None = None, size: tuple[int, int] = (900, 700)) -> Page:
-    """A page of the web: heading, prose, and a picture in it."""
+    """A web page: heading, prose, and a picture."""
     paper, ink = _theme(rng)
     pen = Pen(size, paper, subpixel=bool(rng.random() < 0.5))
     points, face = int(rng.integers(12, 17)), _face(rng)
@@ -224,7 +224,7 @@ def article(rng: np.random.Generator, photo: Pixels | None = None, size: tuple[i
 
 
 def scan(rng: np.random.Generator, size: tuple[int, int] = (800, 600), text_size: int | None = None) -> Page:
-    """A clean print from a flatbed scanner: a little blur, a little grain, a little turned."""
+    """A clean print from a flatbed scanner: slightly blurred, grainy and rotated."""
     pen = Pen(size, (255, 255, 255))
     face, points = _face(rng), text_size or int(rng.integers(14, 24))
     edge = 20 if size[1] > 200 else 8
@@ -248,12 +248,12 @@ KINDS: dict[str, Callable[[np.random.Generator], Page]] = {
 
 
 def draw(kind: str, number: int) -> Page:
-    """Page `number` of its kind, always the same."""
+    """Page `number` of its kind; deterministic."""
     return KINDS[kind](np.random.default_rng((2029, sorted(KINDS).index(kind), number)))
 
 
 def photographed(rng: np.random.Generator, size: tuple[int, int] = (800, 600), text_size: int | None = None) -> Page:
-    """A print before a camera: light from one side, out of focus by a little, grain, JPEG."""
+    """A print photographed by a camera: light from one side, slightly out of focus, grain, JPEG."""
     pen = Pen(size, (255, 255, 255))
     face, points = _face(rng), text_size or int(rng.integers(14, 24))
     for top in range(10, size[1] - 2 * points, round(points * 1.5)):
@@ -272,7 +272,7 @@ def photographed(rng: np.random.Generator, size: tuple[int, int] = (800, 600), t
 
 
 def part(page: Page, box: tuple[int, int, int, int]) -> Page:
-    """A piece of it, with the lines that are whole in it."""
+    """A crop, with the lines that are wholly inside."""
     left, top, right, bottom = box
     lines = [
         Line(line.text, (line.box[0] - left, line.box[1] - top, line.box[2] - left, line.box[3] - top))

@@ -1,18 +1,18 @@
-"""Jobs end to end, against the network's time alone.
+"""The time of whole jobs, compared with the time of the network alone.
 
     python -m benchmarks.pipeline [--quick] [--json FILE] [--plot FILE]
 
-Everything a worker does to a picture (decode, plan, network, resize, encode), in this process, without the server. The
-source is drawn, in full detail, so that encoders have work; the network is the one that is bundled.
+All steps of a worker (decode, plan, network, resize, encode), in this process, without the server. The source is
+synthetic, with much detail, so that encoders have work; the network is the bundled one.
 
-* `large`: one picture to 8k, as JPEG and as PNG, and the network alone over the same tiles, in turn; the median of the
-  ratios, and each step's own time.
-* `thumbnails`: small pictures of mixed sizes, one at a time and with several in hand, in turn.
-* `mix`: thumbnails that come while a large picture is computed: how much longer than alone, in batches of that.
-* `scaling`: seconds by source pixels, as a job and in the network; `--plot` draws it.
+* `large`: one picture to 8k, as JPEG and as PNG, alternating with the network alone on the same tiles; the median of
+the ratios, and the time of each step.
+* `thumbnails`: small pictures of mixed sizes, one at a time and several at a time, alternating.
+* `mix`: thumbnails that arrive while a large picture is computed: the delay compared with an idle worker, in batches.
+* `scaling`: seconds by source pixels, of a job and of the network; `--plot` draws them.
 
-`busy` is the share of the time in which the device had work. `--quick` is a smaller set, which is what the figures of a
-CPU are from; it measures the same things. Timings mean something only on an idle machine: `load` says whether it was.
+`busy` is the share of the time in which the device had work. `--quick` is a smaller set with the same measurements; the
+figures of a CPU are from it. Times are only valid on an idle machine: `load` is the machine's load.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Sizes:
 FULL = Sizes((1920, 1080), 8192 / 1920, 5, 200, ((160, 90), (320, 180), (640, 360), (1280, 720), (1920, 1080)))
 QUICK = Sizes((480, 270), 8192 / 1920, 3, 24, ((80, 45), (160, 90), (320, 180), (480, 270)))
 TINY = Sizes((96, 64), 8192 / 1920, 1, 4, ((32, 24), (64, 48)))
-"""To see that it works."""
+"""For tests of this script."""
 _FORMATS: tuple[FormatName, ...] = ("jpeg", "png")
 _THUMBNAILS = ((64, 64), (96, 64), (128, 128), (160, 120), (64, 96), (128, 128))
 
@@ -72,7 +72,7 @@ class Bench:
         return time.perf_counter() - started, ctx
 
     def network(self, width: int, height: int) -> float:
-        """The same tiles, read as they come and thrown away."""
+        """The network alone on the same tiles; the results are discarded."""
         samples = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
         started = time.perf_counter()
         for _ in self.upscaler.prepare(Params(scale=4.0), b"", self._folder / "x").engine.upscale(
@@ -82,7 +82,7 @@ class Bench:
         return time.perf_counter() - started
 
     def busy(self, work: Callable[[], Any]) -> tuple[float, float]:
-        """Seconds that it takes, and the share of them in which the device had work."""
+        """Its seconds, and the share of them in which the device had work."""
         before, started = self.upscaler.counters()["busy_seconds"], time.perf_counter()
         work()
         seconds = time.perf_counter() - started
@@ -95,7 +95,7 @@ def large(bench: Bench, sizes: Sizes) -> dict[str, Any]:
     taken: dict[str, list[float]] = {"network": [], "jpeg": [], "png": []}
     steps: dict[str, dict[str, float]] = {}
     shares: dict[str, list[float]] = {"jpeg": [], "png": []}
-    bench.job(draw(256, 256), 4.0, "jpeg")  # warms up
+    bench.job(draw(256, 256), 4.0, "jpeg")  # warm-up
     for _ in range(sizes.rounds):
         taken["network"].append(bench.network(w, h))
         for format_ in _FORMATS:
@@ -149,7 +149,7 @@ def thumbnails(bench: Bench, sizes: Sizes, in_hand: int) -> dict[str, Any]:
 
 
 def mix(bench: Bench, sizes: Sizes) -> dict[str, Any]:
-    """Thumbnails one after the other for as long as a large picture takes."""
+    """Thumbnails one after the other while a large picture is computed."""
     w, h = sizes.large
     small, data = draw(128, 128), draw(w, h)
     alone = statistics.median(bench.job(small, 4.0, "jpeg")[0] for _ in range(5))
@@ -258,6 +258,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if not MALLOC_ENV.items() <= os.environ.items():  # read when a process starts; a worker has them from its launcher
+    if not MALLOC_ENV.items() <= os.environ.items():  # read at the start of a process; `serve` sets them for workers
         os.execve(sys.executable, sys.orig_argv, os.environ | MALLOC_ENV)
     main()

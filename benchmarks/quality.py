@@ -1,35 +1,35 @@
-"""How good the results are, in figures for what the eye sees: detail, colour, mesh, letters.
+"""The quality of results, measured: detail, colour, mesh, letters.
 
     python -m benchmarks.quality [--pictures DIR] [--official DIR] [--row NAME …] [--json FILE]
                                  [--count SET=N …] [--crop SET=PIXELS …]
 
-Rows are ways of enlarging by four. Those of ours go through the same code as jobs do (`Upscaler.prepare` and `run`);
-"x4plus bare" is the engine's result alone, without the colour lock. A row whose weights are not here is left out, with
-a line that says so. The default takes about 25 minutes of two quiet cores.
+Rows are methods of enlarging by four. The server's own use the same code as jobs (`Upscaler.prepare` and `run`);
+"x4plus bare" is the engine's result alone, without the colour lock. A row whose weights are not installed is left out,
+with a note. The default takes about 25 minutes on two idle cores.
 
-Sets: middles of pictures whose truth is known, reduced to a quarter and enlarged again.
+Sets: centre crops of pictures, the ground truth, reduced to a quarter and enlarged again.
   clean      as MATLAB's imresize reduces: antialiased bicubic
-  web        Lanczos, then JPEG at 70, 80 or 90: what lies in the web
-  degraded   the training's own second-order damage, with seeds that never change
-  screens    the part with the most detail of screens and pages, reduced like clean
+  web        Lanczos, then JPEG at 70, 80 or 90: as on web sites
+  degraded   the training's second-order degradation, with fixed seeds
+  screens    the crop of screens and pages with the most detail, reduced like clean
   drawings   the same of graphics, line art and illustrations
-Of each result: PSNR of Y, Cb, Cr and RGB and HaarPSI to the truth; NIQE; the mesh of source pixels in Y, Cb and Cr;
-colour drift against the enlarged source, mean and local; energy finer than the source's pixels; distance to bicubic.
-benchmarks/measures.py says what each is.
+For each result: PSNR of Y, Cb, Cr and RGB, and HaarPSI, to the ground truth; NIQE; the mesh of source pixels in Y, Cb
+and Cr; colour drift against the enlarged source, mean and local; energy finer than the source's pixels; distance to
+bicubic. benchmarks/measures.py defines each.
 
-Letters: drawn sources whose text is known, read by tesseract from the results: lines of prose, screens, and lines as a
-scanner or a camera takes them (drawn too, then blurred, turned, lit unevenly and compressed). Beside them real screens
-at half their size, for which what tesseract reads in the original stands in for the truth.
+Letters: synthetic sources whose text is known, read by tesseract from the results: lines of prose, screens, and lines
+as from a scanner or a camera (synthetic too: blurred, rotated, unevenly lit and compressed). Also real screens at half
+their size, for which the text that tesseract reads in the original is the ground truth.
 
 Published: Set5, Set14 and Kodak24 by the protocol of nearly every super-resolution paper: PSNR and SSIM on the Y of
-BT.601, four pixels of border left out; bicubic is 28.42 dB on Set5 and 26.1 on Set14 (26.0 where a paper leaves its
-grey picture outside the Y conversion). It asks fidelity only; networks trained with a GAN lose here by design.
+BT.601, without a border of four pixels; bicubic is 28.42 dB on Set5 and 26.1 on Set14 (26.0 in papers that do not
+convert its grey picture to Y). It measures fidelity only, in which networks trained with a GAN are worse by design.
 
-Flat: what becomes of pictures with nothing in them: black, white, greys, colours and a grey ramp. `shift`: the largest
-difference of mean brightness, `texture`: the largest standard deviation around the right value, of 255.
+Flat: the results of flat pictures: black, white, greys, colours and a grey ramp. `shift`: the largest difference of
+mean brightness, `texture`: the largest standard deviation around the right value, in levels.
 
-No network may be chosen by luma alone: the checks at the end ask all of it. Figures of every picture are in the JSON,
-which is written anew after each one; the tables are Markdown; the last line of stdout is the JSON.
+A network must not be chosen by luma alone: the checks at the end use all measures. Figures of every picture are in the
+JSON, which is written again after each picture; the tables are Markdown; the last line of stdout is the JSON.
 """
 
 import argparse
@@ -68,14 +68,14 @@ from benchmarks.sets import (
 )
 from server.models import load_model
 from server.weights.catalog import sha256_of
-from training.pair import SCALE, Pixels, to_tensor
+from training.dataset import SCALE, Pixels, to_tensor
 
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim  # isort: skip  (only after server.models.shim)
 
 BARE, ANIME = "x4plus bare", "anime_6B"
 X4PLUS = "RealESRGAN_x4plus"
 NAMED = {"fidelity-x4": "fidelity-x4", GENERAL: "realesr-general-x4v3", ANIME: "RealESRGAN_x4plus_anime_6B"}
-"""Rows of one network that a caller names, and its name."""
+"""Rows of a single network, and its name in requests."""
 ROWS = (BICUBIC, "fidelity-x4", *LADDER, BARE, GENERAL, ANIME)
 COUNTS = {"clean": 14, "web": 14, "degraded": 14, "screens": 6, "drawings": 6, "letters": 4, "published": 14}
 """Pictures of each set; of `letters` in each group, of `published` in each of its three sets."""
@@ -89,7 +89,7 @@ Figures = dict[str, float | None]
 
 @dataclass
 class Results:
-    """Everything measured, as far as it has come."""
+    """All measurements so far."""
 
     pictures: dict[str, dict[str, dict[str, Figures]]] = field(default_factory=dict)
     """Set, row, picture, measure."""
@@ -99,7 +99,7 @@ class Results:
     """Set, row, measure."""
     flat: dict[str, Figures] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
-    """Weights, versions, what was left out and why."""
+    """Weights, versions, and rows that were left out with the reason."""
 
     def to_dict(self) -> dict[str, Any]:
         over: dict[str, Callable[..., Any]] = {"means": np.mean, "medians": np.median}
@@ -125,7 +125,7 @@ class Results:
         }
 
     def write(self, path: Path) -> None:
-        """At once or not at all, so that what is there can always be read."""
+        """Atomic, so that the file can always be read."""
         part = path.with_name(path.name + ".part")
         part.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
         os.replace(part, path)
@@ -150,7 +150,7 @@ def network(path: Path, device: torch.device) -> Upscale:
 
 
 def rows_of(ours: Ours) -> dict[str, Upscale]:
-    """Those of ROWS whose weights are here."""
+    """Those of ROWS whose weights are installed."""
     here = set(ours.catalog.names())
     rows: dict[str, Upscale] = {BICUBIC: bicubic}
     for row in ROWS[1:]:
@@ -189,7 +189,7 @@ def measure_reading(results: Mapping[str, Pixels], reading: Reading) -> dict[str
 
 
 def measure_clean(pictures: Iterable[Pixels], upscale: Upscale) -> Figures:
-    """Mean PSNR-Y in dB and SSIM-Y over the pictures, as papers have them."""
+    """Mean PSNR-Y in dB and SSIM-Y over the pictures, as in papers."""
     psnr, ssim = [], []
     for picture in pictures:
         hr = _mod_crop(picture)
@@ -200,7 +200,7 @@ def measure_clean(pictures: Iterable[Pixels], upscale: Upscale) -> Figures:
 
 
 def measure_flat(upscale: Upscale) -> Figures:
-    """The largest shift of the mean and the largest deviation from the right values, in levels of 255."""
+    """The largest shift of the mean and the largest deviation from the right values, in levels."""
     colours = [(0, 0, 0), (255, 255, 255), (128, 128, 128), (20, 20, 20), (235, 64, 52), (20, 90, 200), (250, 240, 210)]
     sources = [np.broadcast_to(np.array(colour, np.uint8), (FLAT, FLAT, 3)) for colour in colours]
     shift, texture = [], []
@@ -225,7 +225,7 @@ def run(
     crops: Mapping[str, int],
     unasked: Upscale | None,
 ) -> Iterator[str]:
-    """Fills `results`; yields what was done, after each picture. The sets take turns: what is there is of all."""
+    """Fills `results`; yields a line after each picture. The sets alternate, so that partial results cover all."""
     sets = [_labelled(kind, pairs(kind, root, counts[kind], crops[kind])) for kind in KINDS]
     if reason := ocr.missing():
         results.about["no_letters"] = reason

@@ -1,8 +1,8 @@
-"""What creativity does to pictures, in figures.
+"""The effect of creativity on pictures, measured.
 
-    python -m benchmarks.refine [--pictures DIR] [--json FILE] [--sheet FILE] [--quick]
+    python -m benchmarks.refine [--pictures DIR] [--json FILE] [--quick]
 
-acts: of each picture of Set14 and half of Kodak24, reduced to a quarter and enlarged again at creativity −2 … 2.
+acts: for each picture of Set14 and half of Kodak24, reduced to a quarter and enlarged again at creativity −2 … 2.
 `distance`: RMS to the enlarged source; `energy`: of the result, of what is finer than the source's pixels;
 `to_balanced`: RMS to the result at 0; all in levels of 255. `rank` is Spearman's correlation with creativity, of the
 means, `share` that of the pictures whose own is at least 0.9. `benchmarks.quality` measures the same on more kinds of
@@ -13,12 +13,12 @@ strict: at −2, how far the result, reduced again, is from the source, mean and
 pass: at 1, with the diffusion pass, against 0, the network alone: NIQE of the real pictures (lower looks more natural),
 HaarPSI and RGB PSNR on the degraded set of `benchmarks.quality`.
 
-seams: how much steeper the added detail is along the borders of tiles and regions than along lines nearby, in standard
-deviations of the latter; were there no seams, the mean would lie within `expected_within` in 95 of 100 cases.
+seams: how much steeper the added detail is at the borders of tiles and regions than at lines nearby, in standard
+deviations of the latter; without seams the mean would be within `expected_within` in 95 of 100 cases.
 flat: standard deviation of grey, sky and gradient. tilings: the largest difference between results whose tiles have
 other sizes. colour: mean CIEDE2000 to the result at 0, by creativity.
 
-time: the pass at creativity 1 against fidelity-x4, 1920×1080 → 4k, in one process, median of the ratios.
+time: the pass at creativity 1 compared with fidelity-x4, 1920×1080 → 4k, in one process, median of the ratios.
 
 The tables are Markdown; the last line of stdout is the same as JSON.
 """
@@ -42,7 +42,7 @@ from benchmarks.sets import CROP, DEGRADED_SETS, bicubic, degraded_pairs, load_s
 from server.images.read.open import Samples
 from server.pipeline.refine import step
 from server.refiners.bundled.network import STRIDE
-from training.pair import SCALE, Pixels
+from training.dataset import SCALE, Pixels
 
 CREATIVITIES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 BORDER = 8
@@ -98,7 +98,7 @@ def passed(ours: Ours, real: list[Pixels], degraded: list[tuple[Pixels, Pixels]]
 
 
 def seams(ours: Ours, picture: Pixels, target: str) -> dict[str, dict[str, float]]:
-    """On the added detail: each line's mean steepness across it, against its neighbourhood."""
+    """In the added detail: the mean steepness across each line, compared with lines nearby."""
     plain = ours(picture, target=target, creativity=0.0)
     detail = ours(picture, target=target, creativity=2.0).astype(np.float32) - plain
     h, w = detail.shape[:2]
@@ -107,7 +107,8 @@ def seams(ours: Ours, picture: Pixels, target: str) -> dict[str, dict[str, float
 
 
 def flat(ours: Ours) -> dict[str, float]:
-    """The largest standard deviation along what is constant, in levels of 255, at creativity 0, 1 and 2."""
+    """The largest standard deviation along lines that are constant in the source, in levels of 255, at creativity 0, 1
+    and 2."""
     h = w = 96
     grey = np.full((h, w, 3), 128, np.uint8)
     sky = np.broadcast_to(np.array((130, 170, 220), np.uint8), (h, w, 3)).copy()
@@ -140,7 +141,7 @@ def timing(ours: Ours, size: tuple[int, int], scale: float, rounds: int) -> dict
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
     picture = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
-    ours(picture[:64, :64], model="fidelity-x4", creativity=1.0)  # loads
+    ours(picture[:64, :64], model="fidelity-x4", creativity=1.0)  # loads the networks
     network, passes, ratios = [], [], []
     for _ in range(rounds):
         seconds = ours.timed(picture, scale=scale, model="fidelity-x4", creativity=1.0)[1]
@@ -189,7 +190,7 @@ def _excess(detail: Samples | Any, borders: Iterable[int], axis: int) -> dict[st
 
 
 def _rank(values: list[float]) -> float:
-    """Spearman's correlation with the order the values stand in."""
+    """Spearman's correlation of the values with their order."""
     ranks = np.argsort(np.argsort(values))
     return float(np.corrcoef(ranks, np.arange(len(values)))[0, 1])
 
@@ -255,7 +256,7 @@ def _real(folder: Path) -> list[Pixels]:
 
 
 def _at_most(pixels: Pixels, side: int) -> Pixels:
-    """The middle, where it is larger: NIQE needs no more."""
+    """The centre of a larger picture: NIQE needs no more."""
     h, w = (min(side, each) for each in pixels.shape[:2])
     y, x = (pixels.shape[0] - h) // 2, (pixels.shape[1] - w) // 2
     return np.ascontiguousarray(pixels[y : y + h, x : x + w])

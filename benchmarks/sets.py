@@ -1,4 +1,4 @@
-"""The pictures that quality is measured on: sources with their truth, and sources with letters in them."""
+"""The pictures for the quality benchmark: sources with their ground truth, and sources with text."""
 
 import csv
 import io
@@ -14,8 +14,8 @@ from PIL import Image
 import server.models.shim  # noqa: F401 - before basicsr
 from benchmarks import pages
 from server.pipeline.preview import most_detailed
+from training.dataset import SCALE, Pixels
 from training.degrade import second_order
-from training.pair import SCALE, Pixels
 
 from basicsr.utils.matlab_functions import imresize  # isort: skip
 
@@ -23,16 +23,16 @@ PHOTOS = ("clean", "web", "degraded")
 KINDS = (*PHOTOS, "screens", "drawings")
 LETTERS = ("rendered", "screens", "scanned", "real screens")
 CROP = 480
-"""Longest side of a truth: five of NIQE's blocks of 96."""
+"""Longest side of a ground truth: five of NIQE's blocks of 96."""
 PUBLISHED = ("Set5", "Set14", "Kodak24")
 DEGRADED_SETS = ("Kodak24", "Set14")
 DEGRADED_SEED = 2028
 COVER = "img_013"
-"""The cover of a book in Set14: no photograph."""
+"""A book cover in Set14: no photograph."""
 WEB_QUALITIES = (70, 80, 90)
 PHOTO_CATEGORIES = ("animal", "food", "object", "people", "photo", "vehicle")
 ENGLISH = ("text_0553", "text_0561", "text_0562", "text_0563")
-"""Pages of the training set whose language tesseract has here."""
+"""English pages of the training set, the language that tesseract has."""
 CHARTS = ("graphic_0126", "graphic_0127", "graphic_0128", "graphic_0129")
 
 _T = TypeVar("_T")
@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Pair:
-    """A source and the truth it was made from, four times its size."""
+    """A source and the ground truth that it was made from, of four times its size."""
 
     name: str
     lr: Pixels
@@ -49,18 +49,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class Reading:
-    """A source with letters in it."""
+    """A source with text."""
 
     name: str
     source: Pixels
     lines: tuple[pages.Line, ...]
-    """What stands where; empty where only `original` is known."""
+    """The lines of text; empty if only `original` is known."""
     original: Pixels | None = None
-    """The same at twice the size: what is read in it stands in for the truth."""
+    """The same at twice the size: the text that is read in it is the ground truth."""
 
 
 def pairs(kind: str, root: Path, count: int, crop: int = CROP) -> Iterator[Pair]:
-    """So many of KINDS, evenly spread over all there are, and the same each time."""
+    """So many of KINDS, evenly spread over all; deterministic."""
     if kind == "degraded":
         yield from _degraded(root, count, crop)
     elif kind == "screens":
@@ -77,7 +77,7 @@ def pairs(kind: str, root: Path, count: int, crop: int = CROP) -> Iterator[Pair]
 
 
 def readings(group: str, root: Path, count: int) -> Iterator[Reading]:
-    """So many of LETTERS, the same each time."""
+    """So many of LETTERS; deterministic."""
     if group == "real screens":
         for name, path in spread(_trained_on(root, ("ui",), ENGLISH), count):
             original = _busiest(_open(path), (480, 192))
@@ -104,7 +104,7 @@ def _screen(rng: np.random.Generator, number: int) -> pages.Page:
 
 
 def degraded_pair(picture: Pixels, number: int, crop: int = CROP) -> tuple[Pixels, Pixels]:
-    """(lr, hr) of the picture's centre; a number always has the same damage."""
+    """(lr, hr) of the picture's centre; the degradation depends only on the number."""
     hr = centre(picture, crop)
     return second_order(hr, np.random.default_rng((DEGRADED_SEED, number))), hr
 
@@ -126,7 +126,7 @@ def sets_folder(root: Path) -> Path:
 
 
 def bicubic(pixels: Pixels) -> Pixels:
-    """MATLAB's imresize, which the published figures stand on; Pillow's differs in the third digit."""
+    """MATLAB's imresize, which published figures use; Pillow's differs in the third digit."""
     return matlab_resize(pixels, SCALE)
 
 
@@ -136,7 +136,7 @@ def matlab_resize(pixels: Pixels, scale: float) -> Pixels:
 
 
 def web_quarter(pixels: Pixels, quality: int) -> Pixels:
-    """As pictures in the web were made: Lanczos, then JPEG with half the colour."""
+    """As pictures on web sites: Lanczos, then JPEG with 4:2:0."""
     h, w = pixels.shape[0] // SCALE, pixels.shape[1] // SCALE
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((w, h), Image.Resampling.LANCZOS).save(buffer, "jpeg", quality=quality)
@@ -150,14 +150,14 @@ def centre(pixels: Pixels, crop: int = CROP) -> Pixels:
 
 
 def spread(items: Sequence[_T], count: int) -> list[_T]:
-    """So many of them, evenly from first to last."""
+    """So many items, evenly from first to last."""
     if count >= len(items):
         return list(items)
     return [items[k * len(items) // count] for k in range(count)]
 
 
 def _photos(root: Path) -> list[tuple[str, Path]]:
-    """Kodak24, the photographs of Set14, and those that the training leaves out, in turn."""
+    """Kodak24, the photographs of Set14, and the training's held-out ones, alternating."""
     folders = [[each for each in _tested(root, name) if each[1].stem != COVER] for name in DEGRADED_SETS]
     rows = [row for row in _manifest(root) if row["split"] == "val" and row["category"] in PHOTO_CATEGORIES]
     folders.append([(Path(row["file"]).stem, root / "train" / row["file"]) for row in rows])
@@ -181,7 +181,7 @@ def _degraded(root: Path, count: int, crop: int) -> Iterator[Pair]:
 def _trained_on(
     root: Path, categories: Sequence[str], names: Sequence[str], without: Sequence[str] = ()
 ) -> list[tuple[str, Path]]:
-    """Of the training set those of the categories, and these names."""
+    """Pictures of the training set of these categories or names."""
     found = [(Path(row["file"]).stem, row["category"], root / "train" / row["file"]) for row in _manifest(root)]
     return [
         (name, path) for name, group, path in found if name in names or (group in categories and name not in without)

@@ -1,19 +1,19 @@
-"""How fast the networks run here, beside what else could run them: `python -m benchmarks.speed [--quick]`.
+"""The speed of the networks, in this server and in other programs: `python -m benchmarks.speed [--quick]`.
 
-Every contender has a process of its own, with the environment that its users would have: ours that of a worker, the
-others none. All hold the same weights and are given the same picture, 8 bits in, 8 bits out; in each round all run
-once, in a random order, so that a noisy moment hits all alike, and the medians are compared. What is not installed,
-does not fit into memory or fails is left out, and named with the reason.
+Every candidate (candidates.py) has a process of its own, with the environment that its users have: that of a worker for
+this server, none for the others. All have the same weights and get the same picture, 8 bits in, 8 bits out. In each
+round all run once, in a random order, so that other work on the machine slows all alike; medians are compared. A
+candidate that is not installed, does not fit in memory or fails is left out, with the reason.
 
-Contenders named AVX2 do without AVX-512, RealESRGANer too, as on a processor that lacks it. `--kernels` runs only ours
-and RealESRGANer, both ways.
+Candidates named AVX2, RealESRGANer too, do not use AVX-512, as on a processor without it. `--kernels` runs only this
+server and RealESRGANer, with and without AVX-512.
 
-`seconds` is what a clock says; `cpu` what the process used of all cores, which other work on the machine changes less.
-`times_faster` is against RealESRGANer in fp32 by the clock, `times_less_cpu` by CPU time; for AVX2 against it on AVX2.
-TFLOP/s are those of the
-plain convolutions, whatever arithmetic was done in their place. Errors are against our fp32 on torch, of 255.
+`seconds` is wall time; `cpu` is the process's time on all cores, which other work on the machine changes less.
+`times_faster` compares the wall time with RealESRGANer in fp32, `times_less_cpu` the CPU time; AVX2 with AVX2. TFLOP/s
+are those of plain convolutions, even if another algorithm was used. Errors are differences to this server's fp32 on
+torch, in levels.
 
-OMP_NUM_THREADS, if set, is the number of threads of all but ncnn and OpenVINO, which are told it.
+OMP_NUM_THREADS, if set, is the number of threads for all candidates.
 """
 
 import argparse
@@ -25,239 +25,47 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
+from benchmarks.candidates import (
+    AVX2,
+    CANDIDATES,
+    FLOP_PER_PIXEL,
+    OWN,
+    REFERENCE,
+    STOCK,
+    LeftOut,
+    make_weights,
+    picture,
+    plain,
+)
 from benchmarks.memory import peak_mib
 from server.engine import device as devices
 from server.engine.engine import Engine
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
-from server.kernels.cpu.build import Wanted
 from server.launch import MALLOC_ENV
-from server.models import load_model, load_state
-from server.models.shim import RRDBNet, SRVGGNetCompact
-from server.weights.catalog import FOLDER
+from server.models import load_model
 
-Samples = NDArray[np.uint8]
-Run = Callable[[Samples], Samples]
-
-FLOP_PER_PIXEL = {"SRVGG-32": 2_418_048, "RRDBNet-23": 35_853_696}
-"""Multiply and add counted as two, per source pixel."""
-STOCK = "RealESRGANer fp32"
-OWN = "ours, own kernels"
-AVX2 = ", AVX2"
-"""Ends the names of contenders that do without AVX-512."""
 _AVX2_ENV = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-"""Of torch, and what it stands on."""
-REFERENCE = "ours, torch fp32"
+"""For torch and the libraries that it uses."""
 _LEAST_FREE = 3 << 30
-"""Bytes that must be free before another contender is started."""
-_TILE = 512
-"""Of RealESRGANer, for pictures of more pixels than this squared: whole, RRDBNet takes 24 kB per pixel."""
-
-
-class LeftOut(Exception):
-    """This contender can't run here; the text says why."""
-
-
-def module(name: str, path: Path) -> nn.Module:
-    net: nn.Module = SRVGGNetCompact(num_conv=32) if name.startswith("SRVGG") else RRDBNet(3, 3, num_block=23)
-    net.load_state_dict(load_state(path))
-    return net.eval().requires_grad_(False)
-
-
-def make_weights(folder: Path) -> dict[str, Path]:
-    """The compact network with the bundled weights; the large one with seeded ones, scaled so that pictures come out:
-    their speed is right, but their errors say little about trained weights."""
-    torch.manual_seed(0)
-    large = RRDBNet(3, 3, num_block=23).eval()
-    with torch.no_grad():
-        result = large(torch.rand(1, 3, 32, 32))
-        large.conv_last.weight.div_(result.std() * 4)
-        large.conv_last.bias.add_(0.5 - result.mean() / (result.std() * 4))
-    torch.save({"params_ema": large.state_dict()}, folder / "RRDBNet-23.pth")
-    bundled = load_state(FOLDER / "bundled" / "fidelity-x4.safetensors")
-    torch.save({"params_ema": bundled}, folder / "SRVGG-32.pth")
-    return {name: folder / f"{name}.pth" for name in FLOP_PER_PIXEL}
-
-
-def picture(width: int, height: int) -> Samples:
-    """Waves, edges and grain; constant input would run faster than real pictures do."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[0:height, 0:width] / 64
-    image = np.stack([np.sin(x * k) * np.cos(y / k) + ((x + y) % 2 > 1) for k in (1.0, 1.7, 2.3)], -1)
-    return np.clip(image * 60 + 100 + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
-
-
-# --- contenders: weights → a function from samples to samples ---
-
-
-def ours(path: Path, device: torch.device, dtype: torch.dtype, kernel: Kernel | None = None) -> Run:
-    model = load_model(path, name="x", sha256=None, device=device, dtype=dtype, kernel=kernel)
-    engine = Engine(device)
-    return lambda samples: np.concatenate(list(engine.upscale(model, samples, dtype=np.uint8)))
-
-
-def own_kernels(name: str, path: Path, device: torch.device, folder: Path, wanted: Wanted = "auto") -> Run:
-    kernel = load_kernel(wanted=wanted)
-    if not isinstance(kernel, Kernel) or device.type != "cpu":
-        raise LeftOut(f"{kernel}" if device.type == "cpu" else "for the CPU")
-    return ours(path, device, torch.float32, kernel)
-
-
-def own_avx2(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    return own_kernels(name, path, device, folder, "avx2")
-
-
-def torch_fp32(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    return ours(path, device, torch.float32)
-
-
-def torch_half(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    return ours(path, device, torch.float16 if device.type == "cuda" else torch.bfloat16)
-
-
-def stock(name: str, path: Path, device: torch.device, folder: Path, half: bool = False) -> Run:
-    from realesrgan import RealESRGANer
-
-    def run(samples: Samples) -> Samples:
-        helper.tile_size = _TILE if samples.shape[0] * samples.shape[1] > _TILE**2 else 0
-        result: Samples = helper.enhance(samples[:, :, ::-1])[0][:, :, ::-1]
-        return result
-
-    helper = RealESRGANer(4, str(path), model=module(name, path), pre_pad=0, half=half, device=device)
-    return run
-
-
-def stock_avx2(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    if device.type != "cpu":
-        raise LeftOut("for the CPU")
-    return stock(name, path, device, folder)
-
-
-def stock_half(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    if device.type != "cuda":
-        raise LeftOut("needs a GPU")
-    return stock(name, path, device, folder, half=True)
-
-
-def plain(net: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> Run:
-    """A network that takes the whole picture at once."""
-
-    @torch.inference_mode()
-    def run(samples: Samples) -> Samples:
-        image = torch.from_numpy(samples.copy()).to(device).permute(2, 0, 1)[None].float() / 255
-        result = net(image)[0].float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
-        return np.asarray(result.permute(1, 2, 0).cpu())
-
-    return run
-
-
-def spandrel(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    from spandrel import ModelLoader
-
-    return plain(ModelLoader(device).load_from_file(path).model.eval(), device)
-
-
-def compiled(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    dtype = torch.float16 if device.type == "cuda" else devices.pick_dtype("auto", device)
-    net = module(name, path).to(device, dtype).to(memory_format=torch.channels_last)
-    fast = torch.compile(net)
-    return plain(lambda image: fast(image.to(dtype, memory_format=torch.channels_last)), device)
-
-
-def onnx_file(name: str, path: Path, folder: Path) -> Path:
-    target = folder / f"{name}.onnx"
-    if not target.exists():
-        axes = {"image": {2: "h", 3: "w"}}
-        example = (torch.rand(1, 3, 32, 32),)
-        torch.onnx.export(
-            module(name, path), example, str(target), input_names=["image"], dynamic_axes=axes, dynamo=False
-        )
-    return target
-
-
-def onnxruntime(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    providers = ["CUDAExecutionProvider"] if device.type == "cuda" else ["CPUExecutionProvider"]
-    if not set(providers) <= set(onnxruntime.get_available_providers()):
-        raise LeftOut("this build has no CUDA")
-    session = onnxruntime.InferenceSession(str(onnx_file(name, path, folder)), options, providers=providers)
-    return plain(lambda image: torch.from_numpy(session.run(None, {"image": image.cpu().numpy()})[0]), device)
-
-
-def openvino(name: str, path: Path, device: torch.device, folder: Path, precision: str = "f32") -> Run:
-    if device.type != "cpu":
-        raise LeftOut("for the CPU")
-    import openvino
-
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    net = openvino.Core().compile_model(onnx_file(name, path, folder), "CPU", settings)
-    return plain(lambda image: torch.from_numpy(net(image.numpy())[0].copy()), device)
-
-
-def openvino_bf16(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    return openvino(name, path, device, folder, "bf16")
-
-
-def ncnn(name: str, path: Path, device: torch.device, folder: Path) -> Run:
-    if device.type != "cpu":
-        raise LeftOut("for the CPU here")
-    import ncnn
-    import pnnx
-
-    base = folder / f"{name}-ncnn.pt"
-    pnnx.export(module(name, path), str(base), (torch.rand(1, 3, 64, 64),), (torch.rand(1, 3, 96, 80),))
-    net = ncnn.Net()
-    net.opt.num_threads = torch.get_num_threads()
-    net.load_param(str(folder / f"{name}-ncnn.ncnn.param"))
-    net.load_model(str(folder / f"{name}-ncnn.ncnn.bin"))
-
-    def run(image: torch.Tensor) -> torch.Tensor:
-        extractor = net.create_extractor()
-        extractor.input("in0", ncnn.Mat(image[0].numpy()).clone())
-        return torch.from_numpy(np.array(extractor.extract("out0")[1]))[None]
-
-    return plain(run, device)
-
-
-Contender = Callable[[str, Path, torch.device, Path], Run]
-CONTENDERS: dict[str, Contender] = {
-    OWN: own_kernels,
-    OWN + AVX2: own_avx2,
-    "ours, torch half": torch_half,
-    REFERENCE: torch_fp32,
-    STOCK: stock,
-    STOCK + AVX2: stock_avx2,
-    "RealESRGANer half": stock_half,
-    "spandrel": spandrel,
-    "torch.compile, half": compiled,
-    "onnxruntime": onnxruntime,
-    "OpenVINO f32": openvino,
-    "OpenVINO bf16": openvino_bf16,
-    "ncnn": ncnn,
-}
-"""`half`: fp16 on CUDA; on the CPU bf16, torch.compile's only where `dtype: auto` is."""
+"""Bytes that must be free before another candidate is started."""
 
 
 def serve(label: str, name: str, path: Path, size: tuple[int, int], folder: Path, device: torch.device) -> None:
-    """A contender's process: a line of JSON when ready, then one for each line that is read."""
+    """A candidate's process: writes a line of JSON when it is ready, then one for each line that it reads."""
     samples = picture(*size)
     try:
-        run = CONTENDERS[label](name, path, device, folder)
+        run = CANDIDATES[label](name, path, device, folder)
         loaded = peak_mib()
-        result = run(samples)  # the first warms up
+        result = run(samples)  # the first is a warm-up
     except (LeftOut, ImportError) as error:
         print(json.dumps({"left_out": str(error)}), flush=True)
         return
@@ -274,7 +82,7 @@ def serve(label: str, name: str, path: Path, size: tuple[int, int], folder: Path
 
 
 class Child:
-    """A contender's process, seen from outside."""
+    """The parent's side of a candidate's process."""
 
     def __init__(self, label: str, name: str, path: Path, size: tuple[int, int], device: str) -> None:
         self.folder = path.parent / label.replace(" ", "_").replace(",", "") / f"{size[0]}x{size[1]}"
@@ -291,7 +99,7 @@ class Child:
         self.taken: list[dict[str, float]] = []
 
     def answer(self) -> dict[str, Any]:
-        """The next line of JSON; what libraries print in between is passed over. Raises LeftOut."""
+        """The next line of JSON; other output of libraries is ignored. Raises LeftOut."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("{"):
@@ -327,7 +135,7 @@ def children() -> Iterator[dict[str, Child]]:
 def race(
     name: str, path: Path, size: tuple[int, int], labels: list[str], rounds: int, device: str, peak: dict[str, float]
 ) -> dict[str, Any]:
-    """All contenders with one network and one picture size."""
+    """All candidates with one network and one picture size."""
     facts: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     with children() as running:
@@ -361,7 +169,7 @@ def race(
             own |= error_of(child.folder / "result.npy", running.get(REFERENCE))
         for label, child in running.items():
             other = STOCK + AVX2 if label.endswith(AVX2) else STOCK
-            if other in running:  # round by round: what slows one down slows both
+            if other in running:  # round by round, so that other work slows both
                 for key, measured in (("times_faster", "seconds"), ("times_less_cpu", "cpu")):
                     pairs = zip(running[other].taken, child.taken, strict=True)
                     facts[label][key] = round(statistics.median(a[measured] / b[measured] for a, b in pairs), 2)
@@ -369,7 +177,7 @@ def race(
 
 
 def error_of(result: Path, reference: Child | None) -> dict[str, float]:
-    """How far two results are apart, in 8 bits; PSNR of equal ones is that of a single level in all samples."""
+    """The difference of two results, in 8 bits; the PSNR of equal ones is that of one level in all samples."""
     if reference is None:
         return {}
     one, other = (np.load(path).astype(np.float64) for path in (result, reference.folder / "result.npy"))
@@ -384,13 +192,13 @@ def processor() -> str:
 
 
 def available_bytes() -> int:
-    """What the kernel could give, its cache of files included."""
+    """Memory that the operating system can give, its file cache included."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
 
 
 def peaks(device: torch.device) -> dict[str, float]:
-    """TFLOP/s of large matrix products on random data, in all threads: the ceiling of plain arithmetic, in this run."""
+    """TFLOP/s of large matrix products on random data, in all threads: the upper limit for comparison."""
     found = {}
     for name, dtype in (("fp32", torch.float32), ("half", torch.float16 if device.type == "cuda" else torch.bfloat16)):
         n = 8192 if device.type == "cuda" else 1024
@@ -410,7 +218,7 @@ def peaks(device: torch.device) -> dict[str, float]:
 def tiling(
     name: str, path: Path, size: tuple[int, int], tile: int, rounds: int, device: torch.device
 ) -> dict[str, Any]:
-    """What tiles cost (halo, copies, blending) over the network on the whole picture, in this process."""
+    """The cost of tiles (halo, copies, blending) compared with the network on the whole picture, in this process."""
     kernel = load_kernel() if device.type == "cpu" else None
     kernel = kernel if isinstance(kernel, Kernel) else None
     dtype = devices.pick_dtype("auto", device, native=kernel is not None)
@@ -465,16 +273,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--network", action="append", choices=list(FLOP_PER_PIXEL))
     parser.add_argument("--size", action="append", help="WIDTHxHEIGHT; may be repeated")
-    parser.add_argument("--contender", action="append", choices=list(CONTENDERS))
+    parser.add_argument("--contender", dest="candidate", action="append", choices=list(CANDIDATES))
     parser.add_argument("--kernels", action="store_true", help="only our own kernels and RealESRGANer, both ways")
     parser.add_argument("--no-tiling", action="store_true")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)  # what a contender's process is told
+    parser.add_argument("--serve", help=argparse.SUPPRESS)  # for a candidate's process
     args = parser.parse_args()
     if args.serve:
         label, name, path, size, folder, device = json.loads(args.serve)
         serve(label, name, Path(path), tuple(size), Path(folder), torch.device(device))
         return
-    labels = args.contender or ([OWN, STOCK, OWN + AVX2, STOCK + AVX2] if args.kernels else list(CONTENDERS))
+    labels = args.candidate or ([OWN, STOCK, OWN + AVX2, STOCK + AVX2] if args.kernels else list(CANDIDATES))
     device = devices.pick_device(args.device)
     rounds = 2 if args.quick else args.rounds
     sizes = [

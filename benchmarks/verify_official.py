@@ -1,13 +1,13 @@
 """Faces with the official checkpoints, on your machine: `make verify-official PICTURES="one.jpg two.jpg"`.
 
-This project was built where GFPGAN, RetinaFace-ResNet50 and ParseNet could not be had; what it does with the real ones
-is for this script to say. Needs `python -m server weights pull gfpgan` and pictures with faces. It asks of each:
+This project was developed without the weights of GFPGAN, RetinaFace-ResNet50 and ParseNet; this script checks the
+results with them. Needs `python -m server weights pull gfpgan` and pictures with faces. It checks for each picture:
 
 * that there are faces, and that at least one of them is restored;
-* that aligned faces, restored faces and the pasted result are those of `GFPGANer.enhance`, of which two things are put
-  right before: it adds noise from the global generator, and it pastes half a pixel too far to the right and down.
+* that aligned faces, restored faces and the pasted result equal those of `GFPGANer.enhance`, after two corrections in
+  it: it adds noise from the global generator, and it pastes half a pixel too far to the right and down.
 
-Prints a line for each check and ends with 1 if any has failed.
+Prints a line for each check, and exits with 1 if any has failed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ _MOST_DIFFERENT = 2
 
 
 def theirs(weights: FaceWeights, device: torch.device) -> Any:
-    """GFPGANer with these very files, which it looks for in the working folder."""
+    """GFPGANer with these files, which it searches in the working folder."""
     from gfpgan import GFPGANer
 
     before = Path.cwd()
@@ -65,7 +65,7 @@ def theirs(weights: FaceWeights, device: torch.device) -> Any:
 
 
 def enhance(gfpganer: Any, samples: Samples, faces: list[Face]) -> tuple[list[Any], list[Any], NDArray[np.uint8]]:
-    """Aligned faces, restored faces and the result, all RGB, from where we have found the faces."""
+    """Aligned faces, restored faces and the result, all RGB, for the faces that the server has found."""
     helper = gfpganer.face_helper
     helper.clean_all()
     helper.read_image(np.ascontiguousarray(samples[..., ::-1]))
@@ -100,7 +100,7 @@ def _enlarged(samples: Samples) -> NDArray[np.uint8]:
 
 
 def checks(restore: FaceRestorer, gfpganer: Any, samples: Samples) -> list[tuple[str, bool]]:
-    """What was looked at in one picture, and whether it is well."""
+    """The checks of one picture."""
     outcomes = restore(samples, Faces())
     for number, outcome in enumerate(outcomes):
         print(f"  face {number}: score {outcome.face.score:.3f}, {outcome.reason or 'restored'}")

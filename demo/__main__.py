@@ -1,8 +1,8 @@
 """`make demo`: start the server, send it a real photo through WaveSpeed's documented API, save before and after, stop.
 
 The photo (demo/photo.jpg, 512×341) is a reduced copy of "Indri" by Hans-Jurgen Mager, CC0, from Ubuntu MATE's
-wallpapers. It is of the validation split: this project's networks have never been trained on it, and it is in none of
-the data sets that Real-ESRGAN's were trained on (DIV2K, Flickr2K, OutdoorSceneTraining).
+wallpapers. It is in the validation split: this project's networks were not trained on it, and it is in none of the data
+sets that Real-ESRGAN's networks were trained on (DIV2K, Flickr2K, OutdoorSceneTraining).
 """
 
 import subprocess
@@ -23,11 +23,11 @@ PHOTO = FOLDER / "photo.jpg"
 READY_S, JOB_S = 300, 600
 
 CUT = (256, 176)
-"""Size of what is shown of each place, in pixels of the result."""
+"""Width and height of each crop, in pixels of the result."""
 ENLARGED = 2
-"""Pixels of the sheet for each of them."""
+"""Pixels of the sheet per pixel of the result."""
 PLACES = ((0.47, 0.24), (0.10, 0.62), (0.80, 0.47))
-"""Left and top of the cuts, as shares of the result: where eyes, fur and leaves show what the network does."""
+"""Left and top of the crops, as shares of the result: eyes, fur and leaves."""
 _GAP, _LINE = 8, 32
 
 
@@ -45,7 +45,7 @@ def main() -> None:
         print(f"note:               {note}")
     print(f"result:             {FOLDER / 'after.png'} ({len(result) / 1e6:.1f} MB)")
     print(f"bicubic next to it: {FOLDER / 'before_after.png'}, parts at {ENLARGED}:1")
-    print("now yours:          .venv/bin/python -m server upscale PICTURE -o big.png --target 2k")
+    print("your own pictures:  .venv/bin/python -m server upscale PICTURE -o big.png --target 2k")
     print("                    or `make serve`, which has a page at http://127.0.0.1:8000")
 
 
@@ -83,8 +83,8 @@ def wait_until_ready(address: str) -> None:
 
 
 def upscale(client: httpx.Client, photo: Path) -> tuple[bytes, Mapping[str, Any]]:
-    """Upload, submit, poll, download: what every client of the hosted API does. The picture, and what the server's own
-    API says of how it was made."""
+    """Upload, submit, poll, download, as every client of the hosted API. Returns the picture, and the result's facts
+    from the server's own API."""
     upload = client.post("/api/v3/media/upload/binary", files={"file": photo.open("rb")}).raise_for_status()
     image = upload.json()["data"]["download_url"]
     request = {"image": image, "target_resolution": "2k", "output_format": "png"}
@@ -108,7 +108,7 @@ def upscale(client: httpx.Client, photo: Path) -> tuple[bytes, Mapping[str, Any]
 
 
 def side_by_side(before: Image.Image, after: Image.Image, network: str) -> Image.Image:
-    """The same parts of both, enlarged pixel by pixel: bicubic on the left, the result on the right."""
+    """The same crops of both, enlarged pixel by pixel: bicubic on the left, the result on the right."""
     bicubic = before.resize(after.size, Image.Resampling.BICUBIC)
     width, height = CUT[0] * ENLARGED, CUT[1] * ENLARGED
     sheet = Image.new("RGB", (2 * width + _GAP, _LINE + len(PLACES) * (height + _GAP) - _GAP), "white")

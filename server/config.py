@@ -1,6 +1,6 @@
-"""How this server runs: one frozen object, built once from `UPSCALE_*` variables and flags, handed down from the top.
+"""The settings of this server: one frozen object, built once from `UPSCALE_*` variables and command-line options.
 
-Nothing else reads the environment. A value that does not fit, and a variable of a name we don't know, stop the start.
+Nothing else reads the environment. An invalid value or an unknown variable stops the start.
 """
 
 import os
@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "UPSCALE_"
-TEST_PREFIX = "UPSCALE_TEST_"  # the test suite's own switches
+TEST_PREFIX = "UPSCALE_TEST_"  # options of the test suite
 
 MIB = 1024 * 1024
 LicencePolicy = Literal["any", "commercial"]
@@ -24,84 +24,86 @@ class Config(BaseSettings):
 
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("upscale-server"),
-        description="Jobs, pictures and installed weights.",
+        description="Folder of the jobs, pictures and installed weights.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs API keys.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field("127.0.0.1", description="Address to listen on. Any address but loopback needs API keys.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: a free port.")
     public_base_url: str | None = Field(
-        None, description="Start of the links we hand out. Unset: taken from each request's Host header."
+        None, description="Start of all links in responses. Unset: from each request's Host header."
     )
     api_keys: _Names = Field(
         (),
-        description="Keys for callers, comma-separated, beside those of `keys create`. None at all: loopback only.",
+        description="API keys, comma-separated, in addition to those of `keys create`. Without any key: loopback only.",
     )
     allow_hosts: _Names = Field(
         (),
-        description="Private hosts that may be reached all the same: names, addresses or CIDRs, perhaps with `:port`.",
+        description="Private hosts that the server may connect to: names, addresses or CIDRs, with or without `:port`.",
     )
     cors_origins: _Names = Field(
         (),
-        description="Origins whose web pages may use the APIs: `https://app.example`, or `*` for all. None unless set.",
+        description="Origins whose web pages may use the APIs: `https://app.example`, or `*` for all. Unset: none.",
     )
 
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL of the job table. Unset: SQLite in the data folder."
+        None, description="SQLAlchemy URL of the database. Unset: SQLite in the data folder."
     )
-    weights_dir: Path | None = Field(None, description="Installed checkpoints. Unset: `weights` in the data folder.")
+    weights_dir: Path | None = Field(None, description="Folder of installed weights. Unset: in the data folder.")
     weights_mirror: str | None = Field(
-        None, description="Where `weights pull` downloads from, by file name. Unset: each file's own source."
+        None, description="URL that `weights pull` downloads from, by file name. Unset: each file's own source."
     )
     weights_proxy: str | None = Field(None, description="HTTP proxy for `weights pull`. Unset: none.")
     licence_policy: LicencePolicy = Field(
-        "any", description="`commercial` refuses weights whose licence does not allow commercial use beyond doubt."
+        "any", description="`commercial` refuses weights whose licence does not clearly allow commercial use."
     )
 
-    workers: int = Field(0, ge=0, le=64, description="Worker processes; 0 is one per GPU, or one on the CPU.")
+    workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one per GPU, or one on the CPU.")
     jobs_per_worker: int = Field(
-        0, ge=0, le=32, description="Jobs that a worker has in hand at a time; 0 is 2 on the CPU and 4 on a GPU."
+        0, ge=0, le=32, description="Jobs that a worker processes at a time; 0: 2 on the CPU, 4 on a GPU."
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="Network precision. auto: fp16 on CUDA; on the CPU fp32 with own kernels, else bf16 if it is fast.",
+        description="Network precision. auto: fp16 on CUDA; on the CPU fp32 with `kernels`, else bf16 if it is fast.",
     )
     kernels: Literal["auto", "avx512", "avx2", "off"] = Field(
         "auto",
-        description="Own CPU code, for networks in fp32 and for resizing, and its instruction set; auto: the best that "
-        "the processor has. It is compiled on first use if it was not before.",
+        description="Instruction set of the server's own CPU kernels, for networks in fp32 and for resizing. auto: the "
+        "best that the processor has. They are compiled at first use.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
-        "auto", description="What adds detail when creativity is asked for. auto: SDXL on CUDA if installed."
+        "auto", description="Diffusion network for creativity above 0. auto: SDXL on CUDA if installed."
     )
     auto_limit_s: float = Field(
         60,
         ge=0,
-        description="On a CPU, longest estimated job for which `auto` takes RealESRGAN_x4plus, not fidelity-x4.",
+        description="On a CPU, longest estimated job for which `auto` chooses RealESRGAN_x4plus, not fidelity-x4.",
     )
     real_esrgan: Literal["always", "auto"] = Field(
         "always",
-        description="On a CPU, what names Real-ESRGAN runs it: `always`, or like `auto` within UPSCALE_AUTO_LIMIT_S.",
+        description="On a CPU, jobs that name Real-ESRGAN use it `always`, or with `auto` within UPSCALE_AUTO_LIMIT_S.",
     )
     tile: int = Field(
-        0, ge=0, le=4096, description="Tile side in source pixels; 0 leaves it to the server, which may need none."
+        0, ge=0, le=4096, description="Tile side in source pixels; 0: chosen by the server, which may use no tiles."
     )
 
-    max_source_bytes: int = Field(100 * MIB, ge=1, description="Largest source file.")
-    max_source_pixels: int = Field(100_000_000, ge=1, description="Largest source picture, width × height.")
-    max_result_pixels: int = Field(400_000_000, ge=1, description="Largest result, width × height.")
-    max_queue: int = Field(1000, ge=1, description="Jobs that may wait; more are refused with 429.")
+    max_source_bytes: int = Field(100 * MIB, ge=1, description="Largest source file, in bytes.")
+    max_source_pixels: int = Field(100_000_000, ge=1, description="Largest source picture, width × height in pixels.")
+    max_result_pixels: int = Field(400_000_000, ge=1, description="Largest result, width × height in pixels.")
+    max_queue: int = Field(1000, ge=1, description="Most queued jobs; more are refused with 429.")
 
-    price_per_job: float = Field(0, ge=0, description="What answers state as a job's cost, in USD.")
+    price_per_job: float = Field(0, ge=0, description="A job's cost in responses, in USD.")
     price_per_megapixel: float = Field(0, ge=0, description="Added to it, per million pixels of the result.")
     secret: SecretStr | None = Field(
-        None, description="Webhook signatures derive from it. Unset: a file in the data folder, made at first use."
+        None, description="Webhook signing keys derive from it. Unset: a file in the data folder, made at first use."
     )
 
-    fetch_timeout_s: float = Field(30, gt=0, description="Time to fetch a source URL, redirects included.")
-    sync_wait_s: float = Field(90, gt=0, description="How long a synchronous request waits for its result.")
-    lease_s: float = Field(15, ge=1, description="A worker silent for so long is taken for dead.")
+    fetch_timeout_s: float = Field(30, gt=0, description="Longest time to fetch a source URL, redirects included.")
+    sync_wait_s: float = Field(90, gt=0, description="Longest time that a synchronous request waits for its result.")
+    lease_s: float = Field(15, ge=1, description="A worker without a heartbeat for so long is considered dead.")
     keep_s: float = Field(7 * 86400, gt=0, description="How long finished jobs, results and uploads are kept.")
-    keep_bytes: int = Field(0, ge=0, description="What pictures may take in all; the oldest go first. 0: no limit.")
+    keep_bytes: int = Field(
+        0, ge=0, description="Most disk space of pictures; the oldest are deleted first. 0: no limit."
+    )
 
     @field_validator("api_keys", "allow_hosts", "cors_origins", mode="before")
     @classmethod
@@ -125,7 +127,7 @@ class Config(BaseSettings):
 
     @property
     def cache_dir(self) -> Path:
-        """What may be thrown away, and is computed again."""
+        """Files that can be deleted, and are computed again."""
         return self.data_dir / "cache"
 
     @property
@@ -134,17 +136,16 @@ class Config(BaseSettings):
 
 
 def largest_body(config: Config) -> int:
-    """Bytes of a request's body: a picture in base64 takes four thirds of its own, other fields have room in the
-    rest."""
+    """Most bytes of a request's body: a picture in base64 has 4/3 of its size; the rest is for other fields."""
     return config.max_source_bytes * 4 // 3 + MIB
 
 
 class BadConfig(Exception):
-    """A setting that stops the start; the text names it, its value and what would do."""
+    """An invalid setting; the message has its name, its value and what is valid."""
 
 
 def load_config(**flags: Any) -> Config:
-    """Flags win over the environment; a flag that is None was not given. Raises BadConfig."""
+    """`flags` take precedence over the environment; a flag that is None was not given. Raises BadConfig."""
     known = {PREFIX + name.upper() for name in Config.model_fields}
     unknown = sorted(n for n in os.environ if n.startswith(PREFIX) and not n.startswith(TEST_PREFIX) and n not in known)
     if unknown:

@@ -1,33 +1,33 @@
-"""The error tree. Whatever goes wrong for a reason that a caller can understand is one of these.
+"""The error tree. Every error whose reason a caller can understand is one of these.
 
     UpscaleError
-    ├── InvalidRequest            400  what was asked for makes no sense
+    ├── InvalidRequest            400  the request is not valid
     │   ├── MissingField          400  a required field is absent or empty
     │   ├── InvalidField          400  a field has a wrong type or is out of range
-    │   └── ResultImpossible      400  no file of that format can hold that result, or it is over the operator's limit
+    │   └── ResultImpossible      400  the format can't hold that result, or it is over the operator's limit
     ├── Unauthorized              401
     ├── Forbidden                 403
     ├── NotFound                  404
     ├── MethodNotAllowed          405
     ├── Conflict                  409  the job is in a state that does not allow this
     ├── TooLarge                  413  the request body is over the limit
-    │   └── HeadTooLarge          431  the request's head is: its address and header fields
-    ├── UnsupportedMedia          415  the body is not of a kind that is read here
-    ├── RangeNotSatisfiable       416  none of the bytes that were asked for are in the file
+    │   └── HeadTooLarge          431  the request's address and header fields are over the limit
+    ├── UnsupportedMedia          415  the body is not of a supported kind
+    ├── RangeNotSatisfiable       416  none of the requested bytes are in the file
     ├── TooManyRequests           429  the queue is full, or a limit of the key is reached
     ├── BadSource                 422  the source picture
     │   ├── SourceUnreachable     422  could not be downloaded
-    │   ├── SourceNotAllowed      422  lies at an address this server must not fetch from
+    │   ├── SourceNotAllowed      422  is at an address that this server must not fetch from
     │   ├── SourceTooLarge        422  has too many bytes or pixels
-    │   └── SourceUnreadable      422  is not a picture, or a broken one
+    │   └── SourceUnreadable      422  is not a picture, or is damaged
     ├── ModelNotFound             422  no such model, or its weights are not installed
     ├── JobCancelled              499
-    ├── OutOfMemory               507  even the smallest tile does not fit on the device
-    ├── JobFailed                 500  the pipeline broke, or its worker died again and again
-    └── Unavailable               503  not ready yet, shutting down, or without its disk or database for now
+    ├── OutOfMemory               507  even the smallest tile does not fit in the device's memory
+    ├── JobFailed                 500  the pipeline failed, or its worker died several times
+    └── Unavailable               503  not ready yet, shutting down, or without its disk or database at the moment
 
-`message` is for the caller; private detail goes to the log through `raise … from error`. Dialects turn `status` and
-`code` into their vendor's words; a failed job keeps `code` and `message` in its row.
+`message` is for the caller; private details go to the log through `raise … from error`. Dialects translate `status` and
+`code` to their vendor's format; a failed job keeps `code` and `message` in its row.
 """
 
 import math
@@ -37,8 +37,7 @@ _LONGEST_NAME, _LONGEST_MESSAGE = 100, 2000
 
 
 def cut(text: str, most: int = _LONGEST_NAME) -> str:
-    """A caller's own text, for an answer or the log: its beginning, and an ellipsis if there is more. Whoever sends
-    megabytes is not sent them back."""
+    """A caller's text for a response or the log: at most `most` characters, and an ellipsis if it is longer."""
     return text if len(text) <= most else text[:most] + "…"
 
 
@@ -51,11 +50,11 @@ class UpscaleError(Exception):
         super().__init__(message)
         self.message = message
         self.field = None if field is None else cut(field)
-        """The request field that is wrong, in the caller's own spelling, or None."""
+        """The request field that is wrong, spelled as in the request, or None."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """What an HTTP answer says beside it, whatever the dialect."""
+        """HTTP header fields of the response, in every dialect."""
         return {}
 
 
@@ -133,7 +132,7 @@ class TooManyRequests(UpscaleError):
     def __init__(self, message: str, *, field: str | None = None, retry_after_s: float = 5.0) -> None:
         super().__init__(message, field=field)
         self.retry_after_s = max(1, math.ceil(retry_after_s))
-        """Whole seconds after which trying again makes sense; a guess where that depends on when others are done."""
+        """Whole seconds after which a retry makes sense; an estimate if that depends on other jobs."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -182,7 +181,7 @@ class Unavailable(UpscaleError):
     def __init__(self, message: str, *, field: str | None = None, retry_after_s: float = 10.0) -> None:
         super().__init__(message, field=field)
         self.retry_after_s = max(1, math.ceil(retry_after_s))
-        """As with TooManyRequests; nearly always a guess."""
+        """As in TooManyRequests; nearly always an estimate."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -196,4 +195,4 @@ def _tree(cls: type[UpscaleError]) -> Iterator[type[UpscaleError]]:
 
 
 BY_CODE: dict[str, type[UpscaleError]] = {cls.code: cls for cls in _tree(UpscaleError)}
-"""Finds the class of an error that was stored by its code, in a job's row."""
+"""The class of an error by its code, as stored in a job's row."""

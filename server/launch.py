@@ -1,8 +1,8 @@
-"""`serve`: one API process and one worker process per GPU, watched by this one, which does nothing else.
+"""`serve`: one API process and one worker process per GPU. This process only starts them and restarts those that die.
 
-This process owns the listening socket, so that a restarted API process finds its queue of connections where the dead
-one left it. It imports neither torch nor FastAPI. Its children hold a pipe from it: when it dies, however it dies, they
-read the end of that pipe and go.
+It owns the listening socket, so that connections keep waiting while the API process is restarted. It imports neither
+torch nor FastAPI. Its children hold the other end of a pipe from it: when this process dies, for any reason, they reach
+the end of the pipe and exit.
 """
 
 import errno
@@ -31,30 +31,30 @@ from server.db.keys import Keys
 log = structlog.get_logger()
 
 _FEW_HEAPS = {"MALLOC_ARENA_MAX": "2"}
-"""Left alone, glibc makes up to eight heaps for each core and gives every new thread another one of them: in time each
-of them is as large as the largest job needs."""
+"""By default glibc makes up to eight heaps per core and gives new threads different ones: in time each heap is as large
+as the largest job needs."""
 MALLOC_ENV = _FEW_HEAPS | {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
-"""For the environment of a process that runs networks, before it starts: glibc then keeps freed feature maps instead
-of handing them back to the kernel and faulting the same pages in again, which on a CPU costs half of the time."""
+"""Environment of a process that runs networks, set before it starts: glibc keeps freed feature maps. By default it
+returns them to the kernel and faults the same pages in again, which on a CPU takes half of the time."""
 API_MALLOC_ENV = _FEW_HEAPS | {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-"""The opposite, for the API process, where large bodies come and go: what is freed goes back. Left alone, glibc keeps
-ever more once it has seen a large block freed."""
+"""Environment of the API process, which handles large bodies: freed memory is returned to the kernel. By default glibc
+keeps more and more of it after a large block was freed."""
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
-"""One of these is there wherever CUDA works: on Linux, under WSL, on a Jetson."""
+"""With CUDA one of these exists: on Linux, under WSL, on a Jetson."""
 _WATCH_S = 0.05
 HELD_S = 60.0
-"""For so long Linux keeps a port from others after its connections have ended."""
-_AGAIN_S = 0.25
+"""Linux does not give a port to other processes for so long after its connections have ended."""
+_LISTEN_RETRY_S = 0.25
 _GRACE_S = 20.0
-"""How long children may take to end by themselves."""
+"""Time for children to exit by themselves before they are killed."""
 _SHORT_LIFE_S = 5.0
 _LONGEST_PAUSE_S = 10.0
-"""A child that dies within _SHORT_LIFE_S is restarted after a growing pause, up to this."""
+"""A child that dies within _SHORT_LIFE_S is restarted after a pause, which doubles up to this."""
 
 
 class CannotListen(Exception):
-    """The address is taken, not ours, or open to others without keys."""
+    """The address is in use or not local, or is not loopback and there are no keys."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ class _Child:
     started: float = 0.0
     pause: float = 0.0
     due: float = field(default_factory=time.monotonic)
-    """When it may be started (again)."""
+    """Time of the next start."""
 
 
 class Launcher:
@@ -94,7 +94,7 @@ class Launcher:
                 for child in children:
                     try:
                         _watch(child, jobs)
-                    except Exception:  # a database that is locked or restarting must not end the watch
+                    except Exception:  # a database that is locked or restarting must not stop this process
                         log.exception("watching failed", process=child.name)
                 self._stop.wait(_WATCH_S)
         finally:
@@ -109,13 +109,13 @@ class Launcher:
 
 
 def listen(config: Config) -> socket.socket:
-    """Raises CannotListen.
+    """The listening socket. Raises CannotListen.
 
-    A port that nobody answers at, but which connections of an earlier process still hold, is waited for: the kernel
-    lets go of it within a minute.
+    Waits for a port without a listener that ended connections of an earlier process still occupy: the kernel frees it
+    within a minute.
     """
     deadline = time.monotonic() + HELD_S
-    told = False
+    warned = False
     family: int = socket.AF_INET
     address: tuple[Any, ...] = ()
     while True:
@@ -128,14 +128,14 @@ def listen(config: Config) -> socket.socket:
             if not held or time.monotonic() >= deadline:
                 reason = error.strerror or error
                 raise CannotListen(f"can't listen on {config.host}:{config.port}: {reason}") from error
-        if not told:
+        if not warned:
             log.warning("the port is held by connections that have ended", port=config.port, waiting_s=HELD_S)
-            told = True
-        time.sleep(_AGAIN_S)
+            warned = True
+        time.sleep(_LISTEN_RETRY_S)
 
 
 def _answers(family: int, address: tuple[Any, ...]) -> bool:
-    """Whether somebody listens there."""
+    """Whether a process listens at that address."""
     with socket.socket(family) as probe:
         probe.settimeout(1)
         try:
@@ -158,7 +158,7 @@ def refuse_strangers(listener: socket.socket, gate: Gate) -> None:
 
 
 def watch_parent() -> None:
-    """In a child: end at once when the launcher is gone. Standard input is the pipe from it."""
+    """In a child: exit at once when the launcher has died. Standard input is the pipe from it."""
 
     def wait() -> None:
         while os.read(0, 1):
@@ -170,7 +170,7 @@ def watch_parent() -> None:
 
 def to_env(config: Config) -> dict[str, str]:
     """The settings as a child's environment."""
-    # A secret is only ever given by the environment, and inherited.
+    # The secret can only be set in the environment, which children inherit.
     values: Mapping[str, object] = config.model_dump(exclude_none=True, exclude={"secret"})
     return {
         f"UPSCALE_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
@@ -192,24 +192,24 @@ def _workers(config: Config) -> list[_Child]:
         if gpus:
             env["UPSCALE_DEVICE"] = f"cuda:{index % gpus}"
         elif config.device in ("auto", "cpu"):
-            # Several workers on one CPU share its cores instead of fighting over them.
+            # Several workers on one CPU: each gets a part of its cores.
             env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
         children.append(_Child(f"worker-{index}", [sys.executable, "-m", "server", "worker", "--supervised"], env))
     return children
 
 
 def _count_gpus() -> int:
-    """Asked of torch itself, in a process of its own: this one stays small. Torch takes seconds to answer, so it is not
-    asked where there can be none."""
+    """Counted by torch in a separate process, so that this one stays small. That takes seconds, so it is skipped if
+    there is no driver."""
     if not any(os.path.exists(each) for each in _DRIVERS):
         return 0
-    question = "import torch; print(torch.cuda.device_count())"
-    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False)
-    return int(answer.stdout or 0)
+    code = "import torch; print(torch.cuda.device_count())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return int(run.stdout or 0)
 
 
 def _watch(child: _Child, jobs: Jobs) -> None:
-    """Start the child when it is due; notice its death, and give its jobs to others at once."""
+    """Start the child when it is due. If it has died, release its jobs to other workers at once."""
     now = time.monotonic()
     if child.process is None:
         if now >= child.due:

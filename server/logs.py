@@ -1,4 +1,4 @@
-"""Structured logs to standard error: JSON lines, or readable ones on a terminal."""
+"""Structured logs to standard error: JSON lines, or readable text on a terminal."""
 
 import logging
 import sys
@@ -7,18 +7,18 @@ import structlog
 
 
 def configure_logs(level: int = logging.INFO) -> None:
-    """Once per process. The standard library's records (uvicorn's, SQLAlchemy's) go the same way as ours."""
+    """Call it once per process. Records of the standard library's logging (uvicorn, SQLAlchemy) are formatted alike."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     terminal = sys.stderr.isatty()
-    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # no variables here either
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # without variables too
     renderer = plain if terminal else structlog.processors.JSONRenderer()
     final: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if not terminal:  # the console renderer draws tracebacks by itself, and better
-        # NOTE: without the values of variables, which are the default: they hold callers' keys and pictures.
+    if not terminal:  # the console renderer formats tracebacks itself
+        # NOTE: without the values of variables, which are the default: they contain callers' keys and pictures.
         transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         final.append(structlog.processors.ExceptionRenderer(transformer))
     structlog.configure(
@@ -33,5 +33,5 @@ def configure_logs(level: int = logging.INFO) -> None:
     root.setLevel(level)
     for noisy in ("uvicorn.access", "alembic", "httpx", "httpcore", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Of one damaged file libvips warns hundreds of times; that it is damaged is said once, where it is refused.
+    # libvips can warn hundreds of times about one damaged file; the error that refuses it is enough.
     logging.getLogger("pyvips").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Settings: from the environment, flags above it, and nothing that does not fit is let through."""
+"""Settings: from the environment and from flags, which take precedence; invalid values are refused."""
 
 import os
 from pathlib import Path

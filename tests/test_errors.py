@@ -1,4 +1,4 @@
-"""The tree of errors is the one that its docstring draws."""
+"""The tree of errors is the same as in the docstring."""
 
 import re
 
@@ -10,7 +10,7 @@ Drawn = tuple[str, int | None]
 
 
 def drawn() -> set[tuple[str, Drawn]]:
-    """(parent, (class, status)) of every line of the drawing."""
+    """(parent, (class, status)) of every line of the docstring's tree."""
     found: set[tuple[str, Drawn]] = set()
     ancestors: list[str] = []
     for line in (errors.__doc__ or "").splitlines():

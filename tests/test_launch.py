@@ -1,4 +1,4 @@
-"""The whole thing, in its own processes; then `kill -9` where it hurts."""
+"""The whole server in its own processes; then `kill -9` of each."""
 
 import base64
 import os
@@ -135,7 +135,7 @@ def test_a_taken_port_is_one_clear_line() -> None:
 
 
 def test_a_port_that_nobody_answers_at_is_waited_for(config: MakeConfig) -> None:
-    """As after a process that set no SO_REUSEADDR: its ended connections hold the port, and nobody listens."""
+    """As after a process without SO_REUSEADDR: its ended connections occupy the port, and no process listens."""
     held = socket.socket()
     held.bind(("127.0.0.1", 0))
     made = config(port=held.getsockname()[1])

@@ -14,7 +14,7 @@ from tests.paths import ROOT
 SERVER = ROOT / "server"
 
 LEVELS = (
-    ("__init__", "errors", "logs", "fsync", "atomic_files"),
+    ("__init__", "errors", "logs", "files"),
     ("config", "transient", "kernels"),
     ("job", "blobs", "models"),
     ("images", "weights"),

@@ -1,4 +1,4 @@
-"""What goes into the log, and what must not."""
+"""What the log contains, and what it must not contain."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from tests.outbound.test_source import say, serving
 
 @pytest.fixture
 def logs_as_before() -> Iterator[None]:
-    """What is set for the whole process is set back."""
+    """Restores the settings of the whole process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -51,7 +51,7 @@ def test_a_traceback_tells_where_and_not_with_which_values() -> None:
 def test_every_line_about_a_job_names_it(
     live_server: LiveServer, receiver: Receiver, picture: Picture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """From its coming to its last delivery, whoever writes them."""
+    """From its submit to its last delivery, in all processes."""
     configure_logs()
     live = live_server(allow_hosts=("127.0.0.1",))
     receiver.answers = [500]

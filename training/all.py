@@ -1,16 +1,16 @@
-"""Both networks on one GPU, one after the other, from a packed file: what a rented machine is for.
+"""Train both networks on one GPU, one after the other, from a packed file: for a rented machine.
 
     python -m training.all --pictures pictures.npz --device cuda --out OUT [--start START]
 
-Needs torch and numpy alone. OUT/fidelity and OUT/refiner are runs like any other and resume if started again;
-OUT/*/latest.pt are what is worth bringing back. `--start` takes a checkpoint of the fidelity network, to go on from.
+Needs only torch and numpy. OUT/fidelity and OUT/refiner are ordinary runs, which resume if started again;
+OUT/*/latest.pt are the results to download. `--start` takes a checkpoint of the fidelity network to continue from.
 
 The step counts are meant to fit 25 minutes of an H200 and have never been run. A pixel of a 64×32 network costs
 7.3 MFLOP to train on, so a step of 64 samples of 48² costs 1.1 TFLOP: at a fifth of the chip's 790 TFLOP/s in bf16,
 7 ms. The new pairs of a step are some 500 small kernels, 5 to 10 ms of a processor's time, and the optimizer and the
 network's own launches as much again. 20 ms a step is assumed for the fidelity network, 30 ms for the refiner,
-whose pairs go through the former first: 13 and 8 minutes. The log's `seconds` tells within a minute;
-`--fidelity-steps` and `--refiner-steps` are there to correct it.
+whose pairs go through the former first: 13 and 8 minutes. The log's `seconds` shows the true time within a minute;
+`--fidelity-steps` and `--refiner-steps` can then be changed.
 """
 
 import argparse
@@ -24,8 +24,8 @@ SIZES = ("--batch", "64", "--crop", "48", "--fresh", "16")
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="a packed file (training.pack)")
-    parser.add_argument("--out", type=Path, required=True, help="gets a folder for each run")
-    parser.add_argument("--start", type=Path, help="a run's .pt of the fidelity network, to go on from")
+    parser.add_argument("--out", type=Path, required=True, help="folder, with a subfolder for each run")
+    parser.add_argument("--start", type=Path, help="a run's .pt of the fidelity network, to continue from")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--fidelity-steps", type=int, default=40_000)
     parser.add_argument("--refiner-steps", type=int, default=15_000)

@@ -1,15 +1,15 @@
-"""A path for colour through the fidelity network, put in by hand.
+"""A path for colour through the fidelity network, set by hand.
 
-A chain of plain convolutions that learns the residual to nearest-neighbour spends all it has on luma, where the errors
-are large: what bundled features say of the neighbours' colour is not enough to smooth even the steps of the enlarged
-chroma. (The last layer fitted anew to the truth's colour in closed form changed nothing; benchmarks/LOG.md.)
+A chain of plain convolutions that learns the residual to nearest-neighbour uses its capacity for luma, where the errors
+are large. Its features contain too little about the neighbours' colour to smooth even the steps of the enlarged chroma.
+(Fitting the last layer to the true colours in closed form changed nothing; see benchmarks/LOG.md.)
 
-So a few channels of each layer carry, from the first layer to the last, how colour changes from a pixel to the next:
-the differences of R - G and B - G to the left and upper neighbour. They are exactly zero where a picture is grey or
-flat. At the picture's borders, where a convolution pads with zeros, they are made zero too, as if the picture went on
-with its last pixel. The last layer draws the chroma from them. A network that starts from nothing gets the path with
-its first weights; one that is trained already loses for it the channels that its others can replace best. This gives
-the path to a network that has none, and fits the last layer's chroma of any:
+So a few channels of each layer carry the changes of colour from the first layer to the last: the differences of R - G
+and B - G to the left and upper neighbour. They are exactly zero where a picture is grey or flat. At the picture's
+borders, where a convolution pads with zeros, they are made zero too, as if the last pixel were repeated. The last layer
+makes the chroma from them. A new network gets the path with its initial weights; a trained network loses those channels
+that its other channels can replace best. This command adds the path to a network without one, and fits the last layer's
+chroma of any network:
 
     python -m training.colour --pictures PICTURES --start weights/bundled/fidelity-x4.safetensors --out start.pt
 """
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.dataset import SCALE, Mix, to_tensor
 from training.network import Compact, load
-from training.pair import SCALE, Mix, to_tensor
 from training.pictures import load_training
 
 LUMA = (0.299, 0.587, 0.114)
@@ -34,14 +34,14 @@ _LINEAR, _GATED, _ENTERED, _LEFT = 4, 8, 5, 8
 """Channels of the path: inside; after the second layer (positive and negative parts); after the first (with a
 constant); and before the last (differences to the one and to the other side)."""
 LAYERS = 4
-"""Activations that a network needs for it."""
+"""Activation layers that a network needs for the path."""
 PAIRS, MEASURED = 260, 64
-MIX = Mix(clean=0.8, light=0.12, recompressed=0.02, screenshot=0.03, drawn=0.05)
+MIX = Mix(clean=0.8, light=0.12, recompressed=0.02, screenshot=0.03, synthetic=0.05)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the activations of one layer: mean, covariance, and how much the result depends on each."""
+    """Mean and covariance of the activations of one layer, and how much the result depends on each."""
 
     mean: Tensor
     covariance: Tensor
@@ -86,14 +86,14 @@ def statistics(net: Compact, pictures: Iterable[Tensor]) -> list[Statistics]:
 
 @torch.no_grad()
 def make_room(net: Compact, known: list[Statistics]) -> list[list[int]]:
-    """Take from each layer the channels that matter least once the others stand in for them; say which."""
+    """Free in each layer the channels that the others can replace best; returns their numbers."""
     convolutions = _convolutions(net)
     rooms = [_least(each, size) for each, size in zip(known, _sizes(len(known)), strict=True)]
     for after, room, layer in zip(convolutions[1:], rooms, known, strict=True):
         kept = [channel for channel in range(len(layer.mean)) if channel not in room]
         weight = after.weight.double()
         assert after.bias is not None
-        # Each channel that goes ≈ a linear function of those that stay.
+        # Each freed channel ≈ a linear function of those that stay.
         share = torch.linalg.solve(_ridged(layer.covariance)[kept][:, kept], layer.covariance[kept][:, room])
         constant = layer.mean[room] - layer.mean[kept] @ share
         after.bias += (weight[:, room].sum((2, 3)) @ constant).float()
@@ -144,10 +144,10 @@ def lay(net: Compact, rooms: list[list[int]]) -> None:
 
 
 class Fit:
-    """The last layer's chroma by least squares, from the end of the path alone: grey stays grey, flat ground flat.
+    """Fits the last layer's chroma by least squares, from the end of the path alone: grey and flat areas stay so.
 
-    The luma that it makes is kept. NOTE: fitting that, too, from all features, cost 0.2 dB on clean pictures: least
-    squares hear most of the damaged pairs, whose errors are large.
+    Luma stays as it is. NOTE: fitting luma too, from all features, made clean pictures 0.2 dB worse: least squares are
+    dominated by degraded pairs, whose errors are large.
     """
 
     def __init__(self, net: Compact, room: list[int]) -> None:
@@ -179,11 +179,11 @@ class Fit:
         last.weight[:, self.room] += self.solution().float()
 
     def solution(self) -> Tensor:
-        """48 × channels of the path × 3 × 3: of all weights that make a straight ramp of colour straight, without the
-        steps of a mesh, the ones of least squares."""
+        """48 × channels of the path × 3 × 3: the least-squares weights among those that keep a straight ramp of colour
+        straight, without steps."""
         inverse = torch.linalg.inv(_ridged(self._inputs))
         free = inverse @ self._targets
-        # In a ramp all differences along an axis are one number, and the result's chroma is that times the distance.
+        # In a ramp all differences along an axis are equal, and the result's chroma is that number times the distance.
         sums = torch.zeros(_LINEAR, len(self.room), 9, dtype=torch.float64)
         for which in range(_LINEAR):
             sums[which, [which, which + _LINEAR]] = 1
@@ -194,7 +194,7 @@ class Fit:
 
 
 def _straight() -> Tensor:
-    """What the differences of `_DIFFERENCES` of a straight ramp are multiplied by, for each result: 4 × 48."""
+    """The factors of the differences `_DIFFERENCES` of a straight ramp, for each output: 4 × 48."""
     distance = (torch.arange(SCALE, dtype=torch.float64) + 0.5) / SCALE - 0.5
     along_x, along_y = distance.expand(SCALE, SCALE).flatten(), distance[:, None].expand(SCALE, SCALE).flatten()
     wanted = []
@@ -206,7 +206,7 @@ def _straight() -> Tensor:
 
 
 class Held:
-    """The path's weights, to be put back after each step: exact zeros on grey and flat ground stay exact."""
+    """Restores the path's weights after each step, so that zeros in grey and flat areas stay exactly zero."""
 
     def __init__(self, net: Compact, rooms: list[list[int]]) -> None:
         self._kept: list[tuple[Tensor, list[int], Tensor]] = []
@@ -245,7 +245,7 @@ def find(net: Compact) -> list[list[int]] | None:
 
 
 def last_channels(net: Compact) -> list[list[int]]:
-    """Room in a network that has learned nothing yet."""
+    """The channels of the path in an untrained network."""
     count = len(_convolutions(net)) - 1
     width = _convolutions(net)[0].out_channels
     return [list(range(width - size, width)) for size in _sizes(count)]
@@ -256,7 +256,7 @@ def _where(rows: Tensor) -> list[int]:
 
 
 def _before(which: int) -> tuple[int, int]:
-    """Place in a 3×3 kernel of the neighbour that a difference is to."""
+    """Position (y, x) in a 3×3 kernel of the neighbour in a difference."""
     return (1, 0) if which < 2 else (0, 1)
 
 
@@ -265,7 +265,7 @@ def _sizes(count: int) -> list[int]:
 
 
 def _least(layer: Statistics, size: int) -> list[int]:
-    """The channels whose going costs least, one after the other: influence × what the others don't explain."""
+    """The channels whose removal costs least, one after the other: influence × variance that others don't explain."""
     kept = list(range(len(layer.mean)))
     gone = []
     for _ in range(size):
@@ -283,7 +283,7 @@ def _convolutions(net: Compact) -> list[nn.Conv2d]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from training.data import Pairs  # needs what a bare GPU machine lacks
+    from training.cpu import Pairs  # needs packages that a bare GPU machine lacks
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder with manifest.csv, or a packed file")

@@ -1,4 +1,4 @@
-"""How good pictures are made bad: the second-order degradation of Real-ESRGAN, and milder kinds beside it.
+"""How pictures are degraded: the second-order degradation of Real-ESRGAN, and milder kinds.
 
 Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data" (arXiv:2107.10833),
 section 3: blur, resize, noise and JPEG, twice, with sinc filters for ringing. Kernels are the package's own
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import server.models.shim  # noqa: F401  (basicsr cannot be imported before it)
-from training.pair import SCALE, Mix, Pixels
+from training.dataset import SCALE, Mix, Pixels
 
 from basicsr.data.degradations import (  # isort: skip
     bivariate_Gaussian,
@@ -28,14 +28,14 @@ from basicsr.data.degradations import (  # isort: skip
 
 Floats = NDArray[np.float32]
 Damage = Callable[[Pixels, np.random.Generator], Pixels]
-"""A good picture → its low-resolution partner, a quarter of its size."""
+"""A high-resolution picture → its low-resolution partner, a quarter of its size."""
 
 _KERNEL_SIZES = tuple(range(7, 22, 2))
 _INTERPOLATIONS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
 
 def choose(mix: Mix, rng: np.random.Generator) -> Damage:
-    """A kind of damage, as often as `mix` says."""
+    """A random kind of degradation, with the probabilities of `mix`."""
     draw = rng.random()
     shares = ((mix.clean, clean), (mix.light, light), (mix.recompressed, recompressed), (mix.screenshot, screenshot))
     for share, damage in shares:
@@ -46,13 +46,13 @@ def choose(mix: Mix, rng: np.random.Generator) -> Damage:
 
 
 def clean(hr: Pixels, rng: np.random.Generator | None = None) -> Pixels:
-    """Antialiased bicubic, the classic benchmark's only damage; nothing in it is left to chance."""
+    """Antialiased bicubic, as in the classic benchmarks; it is not random."""
     h, w = hr.shape[:2]
     return np.asarray(Image.fromarray(hr).resize((w // SCALE, h // SCALE), Image.Resampling.BICUBIC))
 
 
 def light(hr: Pixels, rng: np.random.Generator) -> Pixels:
-    """What most pictures of today have: some resize, one good compression, sometimes a little noise."""
+    """As most pictures today: resized, compressed once at good quality, sometimes with a little noise."""
     h, w = hr.shape[:2]
     filters = (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BILINEAR, Image.Resampling.BOX)
     small = Image.fromarray(hr).resize((w // SCALE, h // SCALE), filters[rng.integers(len(filters))])
@@ -63,10 +63,10 @@ def light(hr: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def recompressed(hr: Pixels, rng: np.random.Generator) -> Pixels:
-    """A small copy that went round: compressed, cut at some other place, and compressed again by the next site."""
+    """A small copy that was shared: compressed, cropped at other block borders, and compressed again."""
     image = light(hr, rng)
     h, w = image.shape[:2]
-    top, left = (int(offset) for offset in rng.integers(8, size=2))  # moves the grid of 8×8 blocks
+    top, left = (int(offset) for offset in rng.integers(8, size=2))  # shifts the grid of 8×8 blocks
     wider = np.pad(image, ((top, 0), (left, 0), (0, 0)), "reflect")
     if rng.random() < 0.25:
         quality = int(rng.integers(40, 91))
@@ -79,10 +79,10 @@ def recompressed(hr: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def screenshot(hr: Pixels, rng: np.random.Generator) -> Pixels:
-    """Reduced as screens do it, by leaving out pixels or with no regard for those between; half of them as JPEG."""
+    """Reduced without antialiasing, by nearest or bilinear sampling; half of them compressed as JPEG."""
     h, w = hr.shape[:2]
     if rng.random() < 0.5:
-        offset = int(rng.integers(1, 3))  # 1.5 would be the middle
+        offset = int(rng.integers(1, 3))  # 1.5 is the middle
         image = hr[offset::SCALE, offset::SCALE]
     else:
         image = np.asarray(cv2.resize(hr, (w // SCALE, h // SCALE), interpolation=cv2.INTER_LINEAR), np.uint8)
@@ -106,7 +106,7 @@ def second_order(hr: Pixels, rng: np.random.Generator) -> Pixels:
     image = _random_resize(image, rng, (h // SCALE, w // SCALE), down=(0.3, 1.0), up=(1.0, 1.2), shares=(0.4, 0.3))
     image = _noise(image, rng, sigma=(1, 25), poisson=(0.05, 2.5))
 
-    # The last resize and sinc come before or after the last compression, by a coin, as in the paper.
+    # The last resize and sinc filter come before or after the last compression, at random, as in the paper.
     def finish(image: Floats) -> Floats:
         image = _resize(image, (h // SCALE, w // SCALE), rng)
         return _filter(image, _sinc_kernel(rng)) if rng.random() < 0.8 else image
@@ -139,7 +139,7 @@ def _gaussian_kernel(rng: np.random.Generator, sigma: tuple[float, float]) -> Fl
 
 def _sinc_kernel(rng: np.random.Generator) -> Floats:
     size = int(rng.choice(_KERNEL_SIZES))
-    # Small kernels cannot hold a low cut-off without turning into a box, hence the paper's two ranges.
+    # With a low cut-off a small kernel would become a box, hence the paper's two ranges.
     cutoff = rng.uniform(np.pi / 3, np.pi) if size < 13 else rng.uniform(np.pi / 5, np.pi)
     kernel = circular_lowpass_kernel(cutoff, size, pad_to=False)
     return np.asarray(kernel / kernel.sum(), np.float32)
@@ -197,7 +197,7 @@ def _noise_shape(image: Floats, rng: np.random.Generator) -> tuple[int, int, int
 
 
 def _compress(image: Floats, rng: np.random.Generator, low: int, high: int) -> Pixels:
-    """Through a real encoder and back: mostly JPEG, sometimes WebP."""
+    """Encoded and decoded by a real codec: mostly JPEG, sometimes WebP."""
     quality = int(rng.integers(low, high + 1))
     if rng.random() < 0.85:
         sampling = int(rng.choice((0, 2, 2)))  # 4:4:4 in a third of the files, else 4:2:0

@@ -1,4 +1,4 @@
-"""Turn a training checkpoint into a bundled file, and tell the manifest.
+"""Convert a training checkpoint to a bundled file, and update the manifest.
 
     python -m training.export training/runs/fidelity/latest.pt --name fidelity-x4
 
@@ -23,7 +23,7 @@ LICENCE = "Apache-2.0"
 
 
 def export(checkpoint: Path, name: str, out: Path) -> Path:
-    """Write OUT/<name>.safetensors; a reader sees the old file or the new one, never a part."""
+    """Write OUT/<name>.safetensors, atomically."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     tensors = {key: tensor.half().contiguous() for key, tensor in state["params_ema"].items()}
     for key, tensor in tensors.items():
@@ -58,7 +58,7 @@ def serialise(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> byt
 
 
 def update_manifest(manifest: Path, name: str, sha256: str, size_bytes: int) -> None:
-    """Set the entry's two lines and leave every other character, comments included, as it is."""
+    """Set the two lines of the entry; everything else, comments included, stays."""
     text = manifest.read_text("utf-8")
     entry = re.search(rf"^\[models\.{re.escape(name)}\]\n(?:(?!\[).*\n?)*", text, re.MULTILINE)
     if entry is None:

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training import colour, options
+from training.dataset import Batch
 from training.muon import optimizers
 from training.network import Compact, initialise, load
-from training.pair import Batch
 from training.pictures import load_validation
 from training.precision import fastest
 from training.run import DECAY_SHARE, WARMUP_STEPS, Losses, Run
 
 CLIP = 0.5
-"""Norm the gradient is held to."""
+"""Largest norm of the gradient."""
 CHROMA, CHROMA_STEPS = 1.0, 2.0
 LEVEL, LEVEL_SIDE = 1.0, 16
 
@@ -67,7 +67,7 @@ def loss_of(output: Tensor, target: Tensor) -> Tensor:
     The frequency term follows Cho et al. (MIMO-UNet, arXiv:2108.05054), on the real FFT with orthonormal scaling.
     """
     error = output - target
-    # What is beyond black and white is cut off: it is no error.
+    # Values beyond black and white are clipped later: they are no error.
     error = torch.where(target <= 0, error.clamp(min=0), torch.where(target >= 1, error.clamp(max=0), error))
     colours = colour.chroma(error)
     spectra = torch.fft.rfft2(error, norm="ortho")
@@ -82,9 +82,9 @@ def loss_of(output: Tensor, target: Tensor) -> Tensor:
 
 def main(argv: list[str] | None = None) -> None:
     parser = options.parser(__doc__)
-    parser.add_argument("--start", type=Path, help="a network to go on from, instead of nothing")
-    parser.add_argument("--decay", type=float, default=DECAY_SHARE, help="share of the steps that the rate falls in")
-    parser.add_argument("--warmup", type=int, default=WARMUP_STEPS, help="steps until the highest rate")
+    parser.add_argument("--start", type=Path, help="a network to continue from")
+    parser.add_argument("--decay", type=float, default=DECAY_SHARE, help="share of the steps in which the rate decays")
+    parser.add_argument("--warmup", type=int, default=WARMUP_STEPS, help="steps up to the highest rate")
     parser.set_defaults(steps=30_000, lr=7e-4, clean=0.45, light=0.15, plain=0.12, grey=0.08)
     train(parser.parse_args(argv))
 

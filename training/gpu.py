@@ -1,11 +1,11 @@
-"""Training pairs on the GPU: the damage of `degrade.py`, batched, in torch alone.
+"""Training pairs on the GPU: the degradations of `degrade.py` in batches, with torch alone.
 
-The kinds and ranges are those of the CPU's half, with what a batch asks for: pairs are made in groups that share their
-kind, their sizes and their filters, and differ in kernels, noise and qualities. JPEG is computed here as libjpeg does
-it; WebP and AVIF, which only the CPU's half knows, are JPEG too.
+Kinds and ranges are the same as on the CPU, except that pairs are made in groups which share their kind, sizes and
+filters, and differ in kernels, noise and JPEG qualities. JPEG is computed here as libjpeg does it; it also replaces
+WebP and AVIF.
 
-Images are N×3×H×W float32, 0…255, RGB. One `Generator` on the CPU decides everything but the noise, whose seed it
-draws: the same seed gives the same pairs on the same kind of device.
+Images are N×3×H×W float32, 0 … 255, RGB. One `Generator` on the CPU makes all random choices, and the seed of the
+noise: the same seed gives the same pairs on the same kind of device.
 """
 
 import math
@@ -17,14 +17,14 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from training import plain
+from training.dataset import LR_SIZE, SCALE, Batch, Mix, Pixels, Teacher
 from training.jpeg import jpeg
-from training.pair import LR_SIZE, SCALE, Batch, Mix, Pixels, Teacher
 from training.window import window_at
 
 GROUP = 8
-"""Pairs that are damaged together."""
+"""Pairs that are degraded together."""
 WINDOW = 256
-"""Groups that are live at any time: 2,048 pairs, 0.8 GB with what a teacher makes of them."""
+"""Groups in the window: 2,048 pairs, 0.8 GB with their distillation targets."""
 KERNEL = 21
 
 Damage = Callable[[Tensor, Generator], Tensor]
@@ -32,7 +32,7 @@ Damage = Callable[[Tensor, Generator], Tensor]
 
 def batches(
     pictures: Pixels,
-    drawn: Pixels,
+    synthetic: Pixels,
     mix: Mix,
     seed: int,
     step: int,
@@ -43,8 +43,8 @@ def batches(
     device: torch.device,
     teacher: Teacher | None = None,
 ) -> Iterator[Batch]:
-    """As `data.batches`, from crops of HR_SIZE. `fresh` counts groups, that is, GROUP pairs each."""
-    sources = [torch.from_numpy(each).to(device) for each in (pictures, drawn)]
+    """As `cpu.batches`, from crops of HR_SIZE. `fresh` counts groups, that is, GROUP pairs each."""
+    sources = [torch.from_numpy(each).to(device) for each in (pictures, synthetic)]
 
     def enter(number: int) -> tuple[Tensor, Tensor, Tensor]:
         g = torch.Generator().manual_seed(hash_of(seed, number))
@@ -52,16 +52,16 @@ def batches(
             rng = np.random.default_rng((seed, number))
             small, large = (np.stack(each) for each in zip(*(plain.pair(rng) for _ in range(GROUP)), strict=True))
             lr, hr = (torch.from_numpy(each).to(device).permute(0, 3, 1, 2) for each in (small, large))
-            return lr, hr, hr if teacher is None else _taught(teacher, lr.float(), hr.float(), False)
-        source = sources[1] if len(drawn) and uniform(g) < mix.drawn else sources[0]
+            return lr, hr, hr if teacher is None else _distilled(teacher, lr.float(), hr.float(), False)
+        source = sources[1] if len(synthetic) and uniform(g) < mix.synthetic else sources[0]
         hr = source[torch.randint(len(source), (GROUP,), generator=g).to(device)]
         image = hr.permute(0, 3, 1, 2).float()
         if mix.grey and uniform(g) < mix.grey:
             image = without_colour(image)
         damage = choose(mix, g)
         lr = damage(image, g).round().clamp(0, 255)
-        taught = image.byte() if teacher is None else _taught(teacher, lr, image, damage is second_order)
-        return lr.byte(), image.byte(), taught
+        target = image.byte() if teacher is None else _distilled(teacher, lr, image, damage is second_order)
+        return lr.byte(), image.byte(), target
 
     numbers = window_at(step, fresh, WINDOW)
     following = max(numbers) + 1
@@ -77,7 +77,7 @@ def batches(
         following += fresh
 
 
-def _taught(teacher: Teacher, lr: Tensor, hr: Tensor, damaged: bool) -> Tensor:
+def _distilled(teacher: Teacher, lr: Tensor, hr: Tensor, damaged: bool) -> Tensor:
     return (teacher(lr / 255, hr / 255, damaged) * 255).round().clamp(0, 255).byte()
 
 

@@ -1,8 +1,8 @@
-"""What JPEG does to pictures, in torch: libjpeg's lossy steps, without the file in between.
+"""JPEG compression in torch: libjpeg's lossy steps, without a file.
 
 ITU-T T.81 (1992), annexes A and K, as libjpeg-turbo takes them: quality scales the example tables, chroma is averaged
-by 2×2 and comes back through a triangle filter. The discrete cosine transform is exact where libjpeg's is in integers,
-so results differ from a file's by a fraction of a level on average.
+by 2×2 and enlarged with a triangle filter. The discrete cosine transform uses floats, libjpeg's uses integers, so
+results differ by a fraction of a level on average.
 """
 
 import math
@@ -26,7 +26,7 @@ _CHROMA = (
 
 
 def jpeg(image: Tensor, quality: Tensor, *, halve_chroma: bool) -> Tensor:
-    """N×3×H×W RGB, 0…255, any size → the same after JPEG of each one's own quality (N, 1…100); whole levels.
+    """N×3×H×W RGB, 0 … 255, any size → the same after JPEG with each picture's quality (N, 1 … 100); whole levels.
 
     `halve_chroma` is 4:2:0, else 4:4:4.
     """

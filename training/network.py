@@ -1,6 +1,6 @@
 """The network that is trained: SRVGGNetCompact 64×32 ×4.
 
-A class of our own with the state dict of basicsr's, which serves the result (`tests/training/test_training.py`
+A separate class with the same state dict as basicsr's, which runs the result (`tests/training/test_training.py`
 holds the two together): a rented GPU machine has torch, but not what basicsr imports.
 """
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.pair import SCALE
+from training.dataset import SCALE
 
 FEATURES = 64
 DEPTH = 32
@@ -37,7 +37,8 @@ class Compact(nn.Module):
         self.body.append(nn.Conv2d(features, 3 * SCALE**2, 3, padding=1))
 
     def forward(self, lr: Tensor) -> Tensor:
-        """N×3×h×w in [0, 1] → N×3×4h×4w, unclamped. The picture the residual is added to keeps its own precision."""
+        """N×3×h×w in [0, 1] → N×3×4h×4w, not clamped. The enlarged input, to which the residual is added, keeps its
+        dtype."""
         features = lr
         for layer in self.body:
             features = layer(features)
@@ -48,10 +49,10 @@ class Compact(nn.Module):
 def initialise(net: Compact) -> None:
     """Body layers start as the identity plus a tenth of He's noise, the last layer near zero.
 
-    NOTE: the network is 34 plain layers without a skip between them. With torch's default the signal shrinks by 0.6 a
-    layer, with He's alone every feature ends up saying the same: either stayed at nearest-neighbour for a thousand
-    steps. Starting at the identity is a residual network with the skip folded into the weights (DiracNets,
-    arXiv:1706.00388); it passes nearest-neighbour within 160 steps.
+    NOTE: the network has 34 plain layers without skip connections. With torch's default the signal shrinks by 0.6 per
+    layer; with He's initialisation alone all features become the same. Both were no better than nearest-neighbour after
+    a thousand steps. Starting from the identity is like a residual network whose skips are part of the weights
+    (DiracNets, arXiv:1706.00388); it is better than nearest-neighbour after 160 steps.
     """
     first, *body, last = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
     for convolution in (first, *body, last):
@@ -65,10 +66,10 @@ def initialise(net: Compact) -> None:
 
 
 def load(path: Path) -> Compact:
-    """The network of a bundled file, of a training run's checkpoint (its average) or of a release's `.pth`."""
+    """Load a bundled file, a training run's checkpoint (its average) or the `.pth` of a release."""
     state = _read(path)
     if "body.0.weight" not in state:
-        raise SystemExit(f"{path} is not a SRVGGNetCompact; the trainers start from one and learn from one")
+        raise SystemExit(f"{path} is not an SRVGGNetCompact, which the trainers need")
     convolutions = [key for key, value in state.items() if value.ndim == 4]
     net = Compact(features=state["body.0.weight"].shape[0], depth=len(convolutions) - 2)
     net.load_state_dict({key: value.float() for key, value in state.items()})
@@ -77,7 +78,7 @@ def load(path: Path) -> Compact:
 
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file  # not on a bare GPU machine, which starts from a run's checkpoint
+        from safetensors.torch import load_file  # a bare GPU machine lacks it, and starts from a run's checkpoint
 
         return load_file(path)
     content = torch.load(path, map_location="cpu", weights_only=True)

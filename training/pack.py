@@ -1,10 +1,10 @@
-"""Pack a folder of pictures into one file that travels: crops to train on, drawn ones, and the validation pairs.
+"""Pack a folder of pictures into one file for another machine: crops of pictures, synthetic crops, validation pairs.
 
     python -m training.pack --pictures ../shared/images/train --out training/runs/pictures.npz --mib 60
 
-Every picture gives as many crops as the next; which ones is left to chance, the busier a place the likelier: a sky is
-learned from a few. Half of them come from the picture at half its size, where detail is denser and what the source's
-compression did is gone. Compressed size differs by picture, so crops are added until the budget is spent.
+Every picture gives the same number of crops. They are chosen at random, with a higher probability for areas with more
+detail. Half of them come from the picture at half its size, which has denser detail and no compression artefacts. The
+compressed size differs by picture, so crops are added until the budget is used up.
 """
 
 import argparse
@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.drawn import Pages
+from training.dataset import HR_SIZE, Pixels
 from training.packed import Packed, filtered
-from training.pair import HR_SIZE, Pixels
 from training.pictures import load_folder, make_validation
+from training.synthetic import Pages
 
-DRAWN_SHARE = 0.1
+SYNTHETIC_SHARE = 0.1
 """Of the bytes."""
 RESERVE = 0.01
-"""Crops are weighed one at a time; together they may weigh a little more."""
+"""Share of the budget that stays free: crops are measured one at a time, and together can take a little more."""
 
 
 def choose(pictures: list[Pixels], budget: int, seed: int) -> Pixels:
@@ -45,7 +45,7 @@ def choose(pictures: list[Pixels], budget: int, seed: int) -> Pixels:
 
 
 def _by_chance(picture: Pixels, rng: np.random.Generator) -> Iterator[Pixels]:
-    """Every cell of two grids, whole and half size, in an order that favours the busy."""
+    """All cells of two grids, at whole and half size, in a random order that prefers cells with more detail."""
     h, w = picture.shape[:2]
     half = np.asarray(Image.fromarray(picture).resize((w // 2, h // 2), Image.Resampling.LANCZOS))
     cells: list[list[Pixels]] = []
@@ -64,7 +64,7 @@ def _by_chance(picture: Pixels, rng: np.random.Generator) -> Iterator[Pixels]:
 
 
 def _texture(cell: Pixels) -> float:
-    """Mean step between neighbours, in levels."""
+    """Mean difference between neighbouring pixels, in levels."""
     levels = cell.astype(np.int16)
     return float(np.abs(np.diff(levels, axis=0)).mean() + np.abs(np.diff(levels, axis=1)).mean())
 
@@ -79,11 +79,11 @@ def main(argv: list[str] | None = None) -> None:
     validation = make_validation(load_folder(args.pictures, "val"))
     kept = sum(len(zlib.compress(filtered(hr[None]).tobytes(), 6)) + 3 * lr.size for lr, hr in validation.clean)
     budget = int((args.mib * 2**20 - kept) * (1 - RESERVE))
-    drawn = choose(list(Pages(args.seed)), int(budget * DRAWN_SHARE), args.seed)
-    train = choose(load_folder(args.pictures, "train"), int(budget * (1 - DRAWN_SHARE)), args.seed)
-    Packed(train, drawn, validation).save(args.out)
+    synthetic = choose(list(Pages(args.seed)), int(budget * SYNTHETIC_SHARE), args.seed)
+    train = choose(load_folder(args.pictures, "train"), int(budget * (1 - SYNTHETIC_SHARE)), args.seed)
+    Packed(train, synthetic, validation).save(args.out)
     size = args.out.stat().st_size
-    print(f"{args.out}: {len(train)} crops of pictures, {len(drawn)} drawn, {size / 2**20:.1f} MiB")
+    print(f"{args.out}: {len(train)} crops of pictures, {len(synthetic)} synthetic, {size / 2**20:.1f} MiB")
     if size > args.mib * 2**20:
         raise SystemExit(f"{args.out} is larger than {args.mib} MiB; ask for less")
 

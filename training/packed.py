@@ -1,7 +1,7 @@
-"""The packed file: everything a run needs of the pictures, for a machine that has numpy and torch and little else.
+"""The packed file: all training and validation pictures of a run, for a machine with numpy and torch alone.
 
 A `.npz` of uint8 arrays, N×3×H×W. Each sample is kept as its difference to its left neighbour, red and blue first as
-their difference to green (PNG's filter and WebP's colour transform): losslessly a third of the size instead of half.
+their difference to green (PNG's filter and WebP's colour transform): a third of the size instead of half, lossless.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.pair import Pixels
+from training.dataset import Pixels
 from training.validation import Validation
 
 
@@ -21,16 +21,16 @@ from training.validation import Validation
 class Packed:
     train: Pixels
     """N×H×W×3, as are all here: crops of pictures."""
-    drawn: Pixels
-    """Crops of pages that a program drew."""
+    synthetic: Pixels
+    """Crops of synthetic pages; the file calls them "drawn"."""
     validation: Validation
 
     def save(self, path: Path) -> None:
-        """The same content gives the same bytes. A reader sees the old file or the new one, never a part."""
+        """Atomic. The same content gives the same bytes."""
         truths, small = zip(*((hr, lr) for lr, hr in self.validation.clean), strict=True)
         arrays = {
             "train": self.train,
-            "drawn": self.drawn,
+            "drawn": self.synthetic,
             "validation_hr": np.stack(truths),
             "validation_clean": np.stack(small),
             "validation_degraded": np.stack([lr for lr, _ in self.validation.degraded]),
@@ -46,7 +46,7 @@ class Packed:
     @classmethod
     def load(cls, path: Path) -> "Packed":
         if not zipfile.is_zipfile(path):
-            raise SystemExit(f"{path} is neither a folder of pictures nor a packed file, which training.pack makes")
+            raise SystemExit(f"{path} is neither a folder of pictures nor a packed file of training.pack")
         with np.load(path) as file:
             arrays = {name: restored(file[name]) for name in file.files}
         hr = arrays["validation_hr"]
@@ -67,7 +67,7 @@ def filtered(pictures: Pixels) -> Pixels:
 
 
 def restored(planes: NDArray[Any]) -> Pixels:
-    """The way back."""
+    """The inverse of `filtered`."""
     sums = np.cumsum(planes, axis=3, dtype=np.uint8)
     sums[:, ::2] += sums[:, 1:2]
     return np.ascontiguousarray(np.moveaxis(sums, 1, 3))

@@ -1,6 +1,6 @@
-"""Where the pictures come from: a folder with a manifest, or a packed file (`packed.py`).
+"""The source of the pictures: a folder with a manifest, or a packed file (`packed.py`).
 
-Only a folder needs Pillow, OpenCV and basicsr, which a bare GPU machine lacks; hence the imports inside.
+Only a folder needs Pillow, OpenCV and basicsr, which a bare GPU machine lacks; hence the imports in functions.
 """
 
 import csv
@@ -8,23 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
+from training.dataset import Pixels
 from training.packed import Packed
-from training.pair import Pixels
 from training.validation import Validation, niqe
 
 LARGE_SIDE = 480
 """Five of NIQE's blocks of 96."""
 LARGE = 8
-"""NIQE judges photographs; of the rest of the pictures it says as little of the truth as of a network."""
+"""NIQE is made for photographs; for other kinds of pictures it has no meaning."""
 
 
 def load_training(path: Path) -> list[Pixels]:
-    """All pictures to train on: whole ones in the manifest's order, or a packed file's crops."""
+    """All training pictures: whole ones in the manifest's order, or a packed file's crops."""
     return load_folder(path, "train") if path.is_dir() else list(Packed.load(path).train)
 
 
 def load_validation(path: Path) -> Validation:
-    """The fixed pairs of the held-out pictures, which a packed file brings along."""
+    """The fixed pairs of the held-out pictures, which a packed file contains."""
     return make_validation(load_folder(path, "val")) if path.is_dir() else Packed.load(path).validation
 
 
@@ -40,9 +40,10 @@ def load_folder(folder: Path, split: str) -> list[Pixels]:
 
 
 def make_validation(pictures: list[Pixels]) -> Validation:
-    """Two crops of each picture, and the middle of the most natural ones; the seeds stay, or figures won't compare."""
+    """Two crops of each picture, and the middle of the most natural ones. The seeds are fixed, so that scores
+    compare."""
     from training import degrade
-    from training.data import crop
+    from training.cpu import crop
 
     crops = []
     for i in range(2 * len(pictures)):

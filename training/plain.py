@@ -1,14 +1,13 @@
-"""Pairs with next to nothing in them, where every level that is wrong can be seen: flat colours and soft ramps.
+"""Pairs of flat colours and soft ramps, in which every wrong level is visible.
 
-A network that has met only pictures takes the slope of a wide ramp for the blur of an edge and makes it one, and shifts
-flat white by a level near the borders. Ramps here are triangle waves, sines, and single soft steps, of any period,
-direction, depth and colour.
+A network that is trained on pictures alone sharpens a wide ramp to an edge, and changes flat white by a level near the
+borders. The ramps are triangle waves, sines, and single soft steps, of any period, direction, contrast and colour.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.pair import HR_SIZE, LR_SIZE, SCALE, Pixels
+from training.dataset import HR_SIZE, LR_SIZE, SCALE, Pixels
 
 LUMA = (0.299, 0.587, 0.114)
 Floats = NDArray[np.floating]
@@ -23,7 +22,7 @@ def pair(rng: np.random.Generator) -> tuple[Pixels, Pixels]:
 
 
 def ramp(rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-    """Between two colours; the small one is the mean over each of its pixels."""
+    """A ramp between two colours; the low-resolution picture is the mean over each of its pixels."""
     angle = rng.integers(4) * np.pi / 2 if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi)
     period = np.exp(rng.uniform(np.log(6), np.log(160))) * SCALE
     phase = rng.uniform(0, 1)
@@ -63,7 +62,7 @@ def _flat_colour(rng: np.random.Generator) -> Floats:
 
 
 def _end(rng: np.random.Generator) -> Floats:
-    """Black and white are met more often than chance has it."""
+    """Black and white are more frequent than other colours."""
     return np.full(3, rng.integers(2) * 255.0) if rng.random() < 0.3 else rng.integers(256, size=3).astype(float)
 
 

@@ -2,7 +2,7 @@
 
     python -m training.plot training/runs/fidelity/log.jsonl --out training/runs/fidelity/log.png
 
-Works while the run goes on, and after any number of resumptions.
+Works during a run, and after any number of resumptions.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The log's lines in order of steps. A run that was killed and resumed repeats some steps; the last word counts."""
+    """The log's lines in order of steps. A run that was killed and resumed repeats some steps; the last line counts."""
     by_step: dict[int, dict[str, Any]] = {}
     for text in path.read_text("utf-8").splitlines():
         line = json.loads(text)

@@ -1,4 +1,4 @@
-"""Which number format the convolutions of a run are fastest in."""
+"""The number format in which convolutions are fastest."""
 
 import time
 
@@ -9,19 +9,19 @@ ROUNDS = 6
 
 
 def fastest(device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA; on the CPU whichever wins a short race.
+    """bfloat16 on CUDA; on the CPU the faster of fp32 and bf16 in a short measurement.
 
-    The processor's flags don't tell: of two machines with AVX512-BF16 one ran these convolutions three times as fast
+    The processor's flags do not tell: of two machines with AVX512-BF16 one ran these convolutions three times as fast
     in bf16, the other twice as fast in fp32.
     """
     if device.type == "cuda":
         return torch.bfloat16
     candidates = (torch.float32, torch.bfloat16)
-    return min(candidates, key=dict(zip(candidates, _race(candidates), strict=True)).__getitem__)
+    return min(candidates, key=dict(zip(candidates, _measure(candidates), strict=True)).__getitem__)
 
 
-def _race(candidates: tuple[torch.dtype, ...]) -> list[float]:
-    """Seconds of each one's best round. They take turns, so that other work on the machine slows all of them."""
+def _measure(candidates: tuple[torch.dtype, ...]) -> list[float]:
+    """Seconds of the best round of each. The rounds alternate, so that other work on the machine slows all of them."""
     best = [float("inf")] * len(candidates)
     for _ in range(ROUNDS):
         for i, dtype in enumerate(candidates):

@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from server.refiners.bundled.network import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
 from training import options
+from training.dataset import Batch, to_tensor
 from training.network import Compact, load
-from training.pair import Batch, to_tensor
 from training.pictures import load_validation
 from training.precision import fastest
 from training.run import Losses, Run
 from training.validation import PixelPair, Validation, enlarge
 
 CLIP = 1.0
-"""Norm the gradient is held to."""
+"""Largest norm of the gradient."""
 MOST_WEIGHT = 6.0
 SHARPENED = 0.3
-"""Share of samples whose condition is moved towards the truth: pictures that were enlarged less, and lack less."""
+"""Share of samples whose condition is mixed with the ground truth, as for pictures that lack less detail."""
 
 
 def train(args: argparse.Namespace) -> None:
@@ -41,7 +41,7 @@ def train(args: argparse.Namespace) -> None:
     dtype = fastest(device)
 
     def update(batch: Batch) -> Losses:
-        # Seeded by the step, so that a resumed run goes on with the same noise.
+        # Seeded by the step, so that a resumed run has the same noise.
         rng = torch.Generator(device).manual_seed((args.seed << 32) + run.step)
         picture, residual = _task(batch, rng)
         step = torch.randint(TRAIN_STEPS, (len(residual),), generator=rng, device=device)
@@ -67,11 +67,11 @@ def train(args: argparse.Namespace) -> None:
 
 
 def _task(batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The condition in [0, 1], and what it lacks, scaled."""
+    """The condition in [0, 1], and its difference to the ground truth, scaled."""
     n = len(batch.hr)
     share = torch.rand(n, 1, 1, 1, generator=rng, device=batch.hr.device) * 0.8
     chosen = torch.rand(n, 1, 1, 1, generator=rng, device=batch.hr.device) < SHARPENED
-    picture = torch.lerp(batch.taught, batch.hr, share * chosen)
+    picture = torch.lerp(batch.target, batch.hr, share * chosen)
     return picture, (batch.hr - picture) * RESIDUAL_SCALE
 
 
@@ -92,7 +92,7 @@ def _measure(net: DetailNet, upscaler: Compact, validation: Validation, device: 
 
 
 def _lacking(pairs: list[PixelPair], upscaler: Compact, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Enlarged pictures, and what they lack, scaled."""
+    """Enlarged pictures, and their differences to the ground truth, scaled."""
     hr = to_tensor(np.stack([hr for _, hr in pairs])).to(device)
     picture = to_tensor(np.stack([enlarge(upscaler, lr) for lr, _ in pairs])).to(device)
     return picture, (hr - picture) * RESIDUAL_SCALE
@@ -101,7 +101,7 @@ def _lacking(pairs: list[PixelPair], upscaler: Compact, device: torch.device) ->
 def main(argv: list[str] | None = None) -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--start", type=Path, required=True, help="the fidelity network, which makes the condition")
-    parser.set_defaults(steps=9_000, lr=5e-4, clean=0.4, light=0.2, screenshot=0.05, recompressed=0.05, drawn=0.08)
+    parser.set_defaults(steps=9_000, lr=5e-4, clean=0.4, light=0.2, screenshot=0.05, recompressed=0.05, synthetic=0.08)
     train(parser.parse_args(argv))
 
 

@@ -1,10 +1,10 @@
-"""One run of training: what is trained, how far it has come, and the files that say so.
+"""One training run: its networks, its progress, and its files.
 
-    OUT/latest.pt    every 500 steps: all that is needed to go on as if nothing had happened
-    OUT/stable.pt    the same, just before the rate decays: where a longer run can take over
+    OUT/latest.pt    every 500 steps: everything needed to resume
+    OUT/stable.pt    the same, just before the rate decays: to start a longer run from
     OUT/log.jsonl    losses every 100 steps, a validation every 500
 
-The rate is warm-up, constant, linear to zero over the last fifth, unless the trainer says another share.
+The rate has a warm-up, is constant, and decays linearly to zero over the last fifth, or another share.
 """
 
 import copy
@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from training.pair import Batch
+from training.dataset import Batch
 
 DECAY_SHARE = 0.2
 WARMUP_STEPS = 500
@@ -28,13 +28,13 @@ LOG_EVERY, SAVE_EVERY, VALIDATE_EVERY = 100, 500, 500
 _Net = TypeVar("_Net", bound=nn.Module)
 
 Losses = dict[str, Tensor]
-"""Scalars without a graph; the one called "loss" is the one to plot."""
+"""Detached scalars; "loss" is the one that is plotted."""
 
 
 class Run(Generic[_Net]):
-    """`net` is what the run is for: it is averaged, validated and exported; its attribute `architecture` says how it
-    is built. `companions` are trained beside it, or
-    change with it, and are only kept to go on. The optimizers' rates at construction are the peak rates."""
+    """`net` is averaged, validated and exported; its attribute `architecture` has the arguments that build it.
+    `companions` are trained or changed with it, and are stored only to resume. The optimizers' rates at construction
+    are the peak rates."""
 
     def __init__(
         self,
@@ -67,7 +67,8 @@ class Run(Generic[_Net]):
         update: Callable[[Batch], Losses],
         validate: Callable[[_Net], dict[str, float]],
     ) -> None:
-        """Run to the end. `batches` starts with the batch of step `self.step`; `update` takes one optimizer step."""
+        """Run to the last step. `batches` starts with the batch of step `self.step`; `update` makes one optimizer
+        step."""
         collected: list[Losses] = []
         started = time.monotonic()
         decay_from = self.steps - round(self.steps * self.decay)
@@ -112,7 +113,7 @@ class Run(Generic[_Net]):
         print(f"resuming at step {self.step}", flush=True)
 
     def _save(self, name: str) -> None:
-        """Write beside, then rename: a killed run leaves the old file, never half a new one."""
+        """Atomic: a killed run leaves the old file."""
         state: dict[str, Any] = {
             "params": self.net.state_dict(),
             "params_ema": self.ema.state_dict(),
@@ -127,12 +128,12 @@ class Run(Generic[_Net]):
 
 
 def rate(step: int, steps: int, warmup: int = WARMUP_STEPS, decay: float = DECAY_SHARE) -> float:
-    """Share of the peak rate at a step; the last `decay` of the steps bring it down."""
+    """Share of the peak rate at a step; it decays in the last share `decay` of the steps."""
     return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / max(1, round(steps * decay))))
 
 
 def _means(collected: list[Losses]) -> dict[str, float]:
-    """Of each loss over the steps that had it."""
+    """The mean of each loss over the steps that have it."""
     by_name: dict[str, list[Tensor]] = {}
     for losses in collected:
         for name, value in losses.items():

@@ -1,4 +1,4 @@
-"""Fixed pairs of the held-out pictures, and how well a network does on them."""
+"""Fixed pairs of the held-out pictures, and a network's scores on them."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
+from training.dataset import Pixels, to_pixels, to_tensor
 from training.network import Compact
-from training.pair import Pixels, to_pixels, to_tensor
 
 BORDER = 4
 
@@ -17,15 +17,15 @@ PixelPair = tuple[Pixels, Pixels]
 
 @dataclass(frozen=True)
 class Validation:
-    """256² crops after clean bicubic and after second-order damage; and larger damaged ones, for NIQE needs
-    room and no truth."""
+    """256² crops after clean bicubic and after second-order degradation; and larger degraded pictures for NIQE, which
+    needs size and no ground truth."""
 
     clean: list[PixelPair]
     degraded: list[PixelPair]
     large: list[Pixels]
 
     def measure(self, net: Compact) -> dict[str, float]:
-        """Mean RGB PSNR in dB of either kind and, where basicsr is installed, NIQE of the large ones. In fp32."""
+        """Mean RGB PSNR in dB of both kinds and, if basicsr is installed, NIQE of the large pictures. In fp32."""
         figures = {"psnr_clean": psnr(net, self.clean), "psnr_degraded": psnr(net, self.degraded)}
         if find_spec("basicsr"):
             figures["niqe"] = float(np.mean([niqe(enlarge(net, lr)) for lr in self.large]))
@@ -33,7 +33,7 @@ class Validation:
 
 
 def psnr(net: Compact, pairs: list[PixelPair]) -> float:
-    """4 pixels of border left out."""
+    """Without a border of 4 pixels."""
     values = []
     for lr, hr in pairs:
         error = enlarge(net, lr).astype(np.float32) - hr
@@ -43,7 +43,7 @@ def psnr(net: Compact, pairs: list[PixelPair]) -> float:
 
 
 def niqe(picture: Pixels) -> float:
-    """Mittal et al. 2013, as basicsr computes it; lower looks more natural, and knows no truth."""
+    """NIQE (Mittal et al., 2013), as basicsr computes it; lower is more natural. Needs no ground truth."""
     import server.models.shim  # noqa: F401, I001  (basicsr cannot be imported before it)
     from basicsr.metrics.niqe import calculate_niqe
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import server.models.shim  # noqa: F401 - before basicsr
 from benchmarks.hosted.picture import brought_to, rgb, same_shape
-from training.pair import to_tensor
+from training.dataset import to_tensor
 
 from basicsr.metrics.niqe import calculate_niqe  # isort: skip
 from basicsr.metrics.psnr_ssim import calculate_psnr  # isort: skip

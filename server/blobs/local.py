@@ -27,7 +27,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore
 
 from server.errors import NotFound
-from server.fsync import make_private, sync
+from server.files import fsync, make_private_folder
 
 SPARE_BYTES = 32 << 20
 """Left free by what callers send, so that the database and results on their way still fit on a disk that is full."""
@@ -82,8 +82,8 @@ class Scratch:
 
 class Blobs:
     def __init__(self, folder: Path) -> None:
-        make_private(folder)
-        make_private(folder / _STAGING)
+        make_private_folder(folder)
+        make_private_folder(folder / _STAGING)
         self._folder = folder
         self._store = LocalStore(folder)
         self._own: Path | None = None
@@ -115,9 +115,9 @@ class Blobs:
     def adopt(self, key: str, staged: Path) -> None:
         """Make the staged file the blob of that key, whole or not at all, once it is safely on the disk."""
         staged.chmod(_PRIVATE)
-        sync(staged)
+        fsync(staged)
         staged.replace(self._folder / _checked(key))
-        sync(self._folder)
+        fsync(self._folder)
 
     def sweep(self) -> list[int]:
         """Remove what killed processes have left on its way. Returns the sizes of the files."""

@@ -23,5 +23,5 @@ app.command()(doctor.doctor)
 def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal lacks
     app()

@@ -1,4 +1,4 @@
-"""What the commands share: where they print, how they end with an error, options of the same name."""
+"""Shared by all commands: output, errors, and options of the same name."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from rich.table import Table
 from server.config import BadConfig
 from server.errors import UpscaleError
 
-DataDir = Annotated[Path | None, typer.Option(help="Jobs, pictures and installed weights.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the jobs, pictures and installed weights.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -26,7 +26,7 @@ stderr = Console(stderr=True, emoji=False)
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Errors that a person can act on are one line and exit code 1, never a traceback."""
+    """Expected errors become one line and exit code 1, without a traceback."""
     try:
         yield
     except (UpscaleError, BadConfig) as error:
@@ -41,8 +41,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def show(table: Table) -> None:
-    """Every cell whole: on a terminal it goes on in the next line where there is no room, elsewhere lines become as
-    long as they have to be."""
+    """Print a table without truncated cells: on a terminal cells are wrapped, elsewhere lines are as long as needed."""
     for column in table.columns:
         column.overflow = "fold"
     if stdout.is_terminal:
@@ -63,18 +62,18 @@ def complain(message: str) -> None:
 
 
 def plain(text: object) -> str:
-    """As one line that any terminal can show: names of files may hold any bytes, line ends and control codes too."""
+    """The text as one printable line: file names can contain any bytes, also line ends and control codes."""
     return "".join(each if each.isprintable() else _escaped(each) for each in str(text))
 
 
 def _escaped(letter: str) -> str:
     code = ord(letter)
-    # Bytes that are no UTF-8 are such letters (PEP 383).
+    # Bytes that are not UTF-8 are decoded to such characters (PEP 383).
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else letter.encode("unicode_escape").decode()
 
 
 def with_malloc_settings() -> None:
-    """Start over with glibc's settings for networks: they are read before the first line of Python runs."""
+    """Restart this process with glibc's settings for networks, which are read before Python starts."""
     from server.launch import MALLOC_ENV
 
     if os.name == "posix" and not all(name in os.environ for name in MALLOC_ENV):

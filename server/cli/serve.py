@@ -1,4 +1,4 @@
-"""`serve` and the processes it consists of: `api` and `worker`."""
+"""`serve`, and its processes `api` and `worker`."""
 
 from typing import Annotated
 
@@ -6,12 +6,12 @@ import typer
 
 from server.cli.base import DataDir, Device, fail, plain_errors, with_malloc_settings
 from server.config import load_config
-from server.fsync import keep_private
+from server.files import set_private_umask
 
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. Default 8000.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0: a free port. Default 8000.")] = None,
     data_dir: DataDir = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one per GPU, or one.")] = None,
     device: Device = None,
@@ -23,7 +23,7 @@ def serve(
     with plain_errors():
         config = load_config(host=host, port=port, data_dir=data_dir, workers=workers, device=device)
         configure_logs()
-        keep_private()
+        set_private_umask()
         try:
             Launcher(config).run()
         except CannotListen as error:
@@ -41,9 +41,9 @@ def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
     from server.logs import configure_logs
 
     configure_logs()
-    keep_private()
+    set_private_umask()
     watch_parent()
-    # Threads that read pictures hand the interpreter to the one that answers, sooner than by themselves.
+    # Shorter than the default, so that threads that read pictures delay responses less.
     sys.setswitchinterval(0.001)
     server_of(create_app(load_config())).run(sockets=[socket.socket(fileno=fd)])
 
@@ -54,7 +54,7 @@ def worker(
     worker_id: Annotated[str | None, typer.Option("--id", hidden=True)] = None,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
-    """Run one more worker on the job table of `serve`, for example on another GPU."""
+    """Run one more worker for the jobs of `serve`, for example on another GPU."""
     from server.launch import watch_parent
     from server.logs import configure_logs
 
@@ -62,7 +62,7 @@ def worker(
     with plain_errors():
         config = load_config(data_dir=data_dir, device=device)
         configure_logs()
-        keep_private()
+        set_private_umask()
         if supervised:
             watch_parent()
         from server.worker.loop import run_worker

@@ -1,4 +1,4 @@
-"""`upscale`: pictures here and now, without a server."""
+"""`upscale`: upscale picture files without a server."""
 
 import functools
 import json
@@ -12,7 +12,6 @@ import pyvips
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from server.atomic_files import removed_when_ended, written
 from server.cli.base import (
     AsJson,
     DataDir,
@@ -27,6 +26,7 @@ from server.cli.base import (
 )
 from server.config import Config, load_config
 from server.errors import UpscaleError
+from server.files import atomic_file, partial_files_removed_on_signals
 from server.job.formats import FORMATS
 from server.job.job import FACE_STRENGTH, Faces, Params
 
@@ -35,51 +35,52 @@ if TYPE_CHECKING:
 
 
 def upscale(
-    files: Annotated[list[Path], typer.Argument(help="Pictures.")],
-    output: Annotated[str, typer.Option("-o", "--output", help="A file; or a folder, which may end with a slash.")],
+    files: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="A file, or a folder, with a slash at the end.")],
     scale: Annotated[float | None, typer.Option(help="Outscale, more than 0 and at most 10. Default 4.")] = None,
-    target: Annotated[str | None, typer.Option(help="2k, 4k or 8k: the long edge.")] = None,
-    size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect may change.")] = None,
+    target: Annotated[str | None, typer.Option(help="2k, 4k or 8k: the result's long edge.")] = None,
+    size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect ratio may change.")] = None,
     format_: Annotated[
         str | None, typer.Option("--format", help="jpeg, png, webp, avif, tiff or gif. Default: by -o, else png.")
     ] = None,
     quality: Annotated[int | None, typer.Option(help="1…100, for jpeg, webp and avif.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="For webp and avif; png and tiff always are.")] = False,
-    progressive: Annotated[bool, typer.Option("--progressive", help="For jpeg: a coarse picture first.")] = False,
+    progressive: Annotated[bool, typer.Option("--progressive", help="For jpeg: shows a coarse picture first.")] = False,
     depth: Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: the source's.")] = None,
     metadata: Annotated[str, typer.Option(help="EXIF, XMP and IPTC: keep, copyright or strip.")] = "keep",
     colour: Annotated[str, typer.Option(help="The colour profile: keep, or srgb to convert.")] = "keep",
     background: Annotated[
-        str | None, typer.Option(help="#rrggbb under what is transparent, in jpeg. Default #ffffff.")
+        str | None, typer.Option(help="For jpeg: #rrggbb behind transparent pixels. Default #ffffff.")
     ] = None,
-    animation: Annotated[str, typer.Option(help="Of an animation keep all frames, or take the first.")] = "keep",
+    animation: Annotated[str, typer.Option(help="For animations: keep (all frames) or first.")] = "keep",
     model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
     device: Device = None,
     creativity: Annotated[
         float | None,
-        typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0; clean text -2."),
+        typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0; for clean text -2."),
     ] = None,
     content: Annotated[
-        str, typer.Option(help="What the picture shows: photo, text, drawing, or auto, which looks.")
+        str, typer.Option(help="What the picture shows: photo, text or drawing; auto detects it.")
     ] = "auto",
     denoise: Annotated[float | None, typer.Option(help="0…1, for realesr-general-x4v3.")] = None,
     faces: Annotated[bool, typer.Option("--faces", help="Restore faces with GFPGAN.")] = False,
     face_strength: Annotated[
-        float | None, typer.Option(help=f"0…1: how much of the restored faces shows. Default {FACE_STRENGTH}.")
+        float | None, typer.Option(help=f"0…1: share of the restored faces in the result. Default {FACE_STRENGTH}.")
     ] = None,
     face_only: Annotated[
-        str | None, typer.Option(help="all, largest, or numbers such as 0,2: the largest face is 0. Default all.")
+        str | None, typer.Option(help="all, largest, or numbers such as 0,2, where 0 is the largest face. Default all.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the detail that creativity adds. Unset: from the picture itself.")
+        int | None, typer.Option(help="Seed of the detail that creativity adds. Default: derived from the picture.")
     ] = None,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="A sheet that shows 512 pixels of the result at each creativity, -2 to 2.")
+        bool,
+        typer.Option("--sweep", help="Write a sheet: 512 pixels of the result at each creativity, -2 to 2."),
     ] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upscale pictures here and now, without a server."""
+    """Upscale picture files without a server."""
     with_malloc_settings()
     with plain_errors():
         config = load_config(device=device, data_dir=data_dir)
@@ -89,13 +90,13 @@ def upscale(
             scale = 4.0
         params = Params(
             scale=scale,
-            target=target,  # type: ignore[arg-type]  # Params refuses what is not a Target, in words
+            target=target,  # type: ignore[arg-type]  # Params raises InvalidField for other values
             size=_parse_size(size),
-            format=format_,  # type: ignore[arg-type]  # likewise
+            format=format_,  # type: ignore[arg-type]  # as above
             quality=quality,
             lossless=lossless,
             progressive=progressive,
-            depth=depth,  # type: ignore[arg-type]  # here too, and below
+            depth=depth,  # type: ignore[arg-type]  # as above
             metadata=metadata,  # type: ignore[arg-type]
             colour=colour,  # type: ignore[arg-type]
             background=_parse_colour(background or "#ffffff"),
@@ -110,7 +111,7 @@ def upscale(
         )
         _check_options(params, files, output, quality, background)
         destinations = _destinations(files, output, params.format)
-        with removed_when_ended():
+        with partial_files_removed_on_signals():
             failed = _upscale_all(config, params, destinations, as_json)
     if failed:
         raise typer.Exit(1)
@@ -126,14 +127,14 @@ def _reason(error: Exception) -> str:
 
 
 def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path], as_json: bool) -> int:
-    """Returns how many failed; a failure of one does not stop the others."""
+    """Returns the number of files that failed; the others are done nevertheless."""
     from server.logs import configure_logs
     from server.weights.catalog import Catalog
     from server.worker.upscaler import Upscaler
 
-    configure_logs(logging.WARNING)  # without it they would go to standard output
+    configure_logs(logging.WARNING)  # the default is standard output
     upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)
-    upscaler.load(params)  # a wrong name is one error, not one per file
+    upscaler.load(params)  # so that a wrong name is one error, not one for each file
     if params.faces is not None:
         upscaler.load_faces()
     failed = 0
@@ -145,10 +146,10 @@ def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path],
             started = time.perf_counter()
             try:
                 data = source.read_bytes()
-                with written(destination) as partial:
+                with atomic_file(destination) as partial:
                     ctx = upscaler.prepare(params, data, partial)
                     upscaler.run(ctx, functools.partial(_show, progress, bar, name, ctx))
-            except Exception as error:  # also what nobody has foreseen: the others shall be done nevertheless
+            except Exception as error:  # unexpected errors too: the other files are done nevertheless
                 failed += 1
                 reason = _reason(error)
                 if as_json:
@@ -198,7 +199,7 @@ _ALIASES = {
     **dict.fromkeys(("jpg", "jpe", "jfif", "pjpeg", "pjp"), "jpeg"),
     **{"apng": "png", "tif": "tiff"},
 }
-"""Formats by the endings of names, in small letters."""
+"""Formats by file name ending, in lower case."""
 
 
 def _is_folder(files: list[Path], output: str) -> bool:
@@ -211,14 +212,14 @@ def _says_folder(output: str) -> bool:
 
 
 def _format_of(files: list[Path], output: str) -> str:
-    """As the result's name says; ends the command where that can't be."""
+    """The format by the name of the output; exits if there is none."""
     suffix = Path(output).suffix
     named = _ALIASES.get(suffix.lower().lstrip("."))
     if _is_folder(files, output):
         if os.path.isfile(output):
             fail(f"{output} is a file; several pictures need a folder", code=2)
         if named is not None and not _says_folder(output):
-            fail(f"{output} names one picture; for several, name a folder, such as {Path(output).stem}/", code=2)
+            fail(f"{output} is the name of one picture; several need a folder, such as {Path(output).stem}/", code=2)
         return "png"
     if named is None:
         fail(f"a result can't be written as {suffix}: use {_endings()}; a folder of that name ends with /", code=2)
@@ -226,16 +227,16 @@ def _format_of(files: list[Path], output: str) -> str:
 
 
 def _check_options(params: Params, files: list[Path], output: str, quality: int | None, background: str | None) -> None:
-    """What would be passed over in silence is refused."""
+    """Refuse options that would have no effect."""
     form = FORMATS[params.format]
     if not _is_folder(files, output) and (named := _format_of(files, output)) != form.name:
-        fail(f"{output} is to be {named} by its name, and {form.name} by --format", code=2)
+        fail(f"{output} is {named} by its name, but --format is {form.name}", code=2)
     if quality is not None and form.default_quality is None:
-        fail(f"--quality means nothing for {form.name}; it does for jpeg, webp and avif", code=2)
+        fail(f"--quality has no effect for {form.name}, only for jpeg, webp and avif", code=2)
     if quality is not None and params.lossless:
-        fail("--quality means nothing with --lossless; give one of them", code=2)
-    if background is not None and form.name != "jpeg":
-        fail(f"--background means nothing for {form.name}; it does for jpeg, which has no transparency", code=2)
+        fail("--quality has no effect with --lossless; give one of them", code=2)
+    if background is not None and form.alpha:
+        fail(f"--background has no effect for {form.name}, only for jpeg, which has no transparency", code=2)
 
 
 def _endings() -> str:
@@ -244,7 +245,7 @@ def _endings() -> str:
 
 
 def _destinations(files: list[Path], output: str, format_: str) -> dict[Path, Path]:
-    """Where each picture's result goes. Never over a source, and never two at one place."""
+    """The path of each picture's result: never that of a source or of another result."""
     if _is_folder(files, output):
         result = {file: Path(output) / (file.stem + FORMATS[format_].suffix) for file in files}
     else:
@@ -262,14 +263,14 @@ def _destinations(files: list[Path], output: str, format_: str) -> dict[Path, Pa
 
 
 def _parse_faces(wanted: bool, strength: float | None, only: str | None) -> Faces | None:
-    """Whoever says how wants it, with or without `--faces`."""
+    """The other options for faces imply `--faces`."""
     if not wanted and strength is None and only is None:
         return None
     which: Any = only or "all"
     if which not in ("all", "largest"):
         numbers = which.split(",")
         if not all(number.strip().isdecimal() for number in numbers):
-            fail(f"--face-only wants all, largest, or numbers such as 0,2, not {only!r}", code=2)
+            fail(f"--face-only must be all, largest, or numbers such as 0,2, not {only!r}", code=2)
         which = tuple(int(number) for number in numbers)
     return Faces(strength=FACE_STRENGTH if strength is None else strength, only=which)
 
@@ -279,13 +280,13 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
         return None
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        fail(f"--size wants WIDTHxHEIGHT, for example 1920x1080, not {text!r}", code=2)
+        fail(f"--size must be WIDTHxHEIGHT, for example 1920x1080, not {text!r}", code=2)
     return int(width), int(height)
 
 
 def _parse_colour(text: str) -> tuple[int, int, int]:
     digits = text.removeprefix("#")
     if len(digits) != 6 or not set(digits.lower()) <= set("0123456789abcdef"):
-        fail(f"--background wants #rrggbb, for example #ffffff, not {text!r}", code=2)
+        fail(f"--background must be #rrggbb, for example #ffffff, not {text!r}", code=2)
     red, green, blue = bytes.fromhex(digits)
     return red, green, blue

@@ -1,4 +1,4 @@
-"""`weights`: which there are, and getting them here, over the network or across an air gap."""
+"""`weights`: list weights, and install them over the network or from a tar file."""
 
 import json
 import logging
@@ -21,9 +21,11 @@ from server.weights.manifest import ALL, Entry, File, Manifest, read_manifest
 from server.weights.own import Own, candidates, read_index
 from server.weights.store import Store
 
-app = typer.Typer(no_args_is_help=True, help="Which weights there are; download, check and carry them.")
+app = typer.Typer(no_args_is_help=True, help="List, download, verify, export and import weights.")
 
-Names = Annotated[list[str] | None, typer.Argument(help="Models, or groups of them. Default: all that are installed.")]
+Names = Annotated[
+    list[str] | None, typer.Argument(help="Models, or groups of models. Default: all that are installed.")
+]
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class _Row:
     name: str
     kind: str
     state: str
-    """bundled, installed, "package, fp16", missing, refused; "own, " and the network, or "PROBLEM: " and what it is."""
+    """bundled, installed, "package, fp16", missing or refused; or "own, " and the network, or "PROBLEM: " and the
+    reason."""
     sha256: str | None
-    """Of the one file that runs, or that would be downloaded; None when there are several, or it is unknown."""
+    """Of the file that is used, or would be downloaded; None if there are several, or if it is unknown."""
     bytes: int | None
     licence: str
     commercial: bool | None
@@ -42,7 +45,7 @@ class _Row:
 
 @app.command("list")
 def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Every checkpoint of the manifest and those of your own in the weights folder. --json has notes on each."""
+    """List all weights of the manifest, and your own checkpoints in the weights folder. --json adds notes."""
     with _plain_errors():
         config = load_config(data_dir=data_dir)
         catalog = Catalog(config.weights_path)
@@ -65,7 +68,7 @@ def pull(
     names: Annotated[list[str], typer.Argument(help=f"Models, or groups: realesrgan, gfpgan, sdxl, {ALL}.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Download weights, check them and install them. What was interrupted is resumed."""
+    """Download, check and install weights. An interrupted download is resumed."""
     from server.outbound.pull import pull as pull_files
 
     with _plain_errors():
@@ -79,18 +82,18 @@ def pull(
                 return _Bar(bars, str(file.path))
 
             for pulled in pull_files(entries, config, show):
-                _say(f"{pulled.file.path}  {'was here' if pulled.was_here else 'installed'}, {pulled.sha256}")
+                _say(f"{pulled.file.path}  {'already installed' if pulled.was_here else 'installed'}, {pulled.sha256}")
                 if pulled.pinned:
                     stderr.print(
-                        f"note: nobody vouches for the hash of {pulled.file.path}: no two public sources were found. "
-                        "It is pinned in pins.json from now on",
+                        f"note: the hash of {pulled.file.path} is not confirmed: no two public sources were found. "
+                        "It is now pinned in pins.json",
                         highlight=False,
                         soft_wrap=True,
                     )
 
 
 class _Bar:
-    """Shows one download; gone when it has ended."""
+    """The progress of one download, removed when it has ended."""
 
     def __init__(self, bars: Progress, name: str) -> None:
         self._bars = bars
@@ -102,11 +105,11 @@ class _Bar:
 
 @app.command("verify")
 def verify_(names: Names = None, data_dir: DataDir = None) -> None:
-    """Check that files are what the manifest says. Ends with 1 when one is not."""
+    """Verify the hashes of weights. Exits with 1 if one is wrong."""
     failed = 0
     with _plain_errors():
         config = load_config(data_dir=data_dir)
-        # Whether they are whole is asked here, not whether they may be used.
+        # Without the licence policy: only hashes are checked.
         catalog = Catalog(config.weights_path)
         manifest = read_manifest()
         own = [each.name for each in _look_at_own(config) if each.network]
@@ -119,7 +122,7 @@ def verify_(names: Names = None, data_dir: DataDir = None) -> None:
                 complain(error.message)
                 continue
             known = all(expected for _, expected in weights.files)
-            _say(f"{name}  {'verified' if known else 'hash not known to anybody'}, {digest}")
+            _say(f"{name}  {'verified' if known else 'hash unknown'}, {digest}")
     if failed:
         raise typer.Exit(1)
 
@@ -128,7 +131,7 @@ def verify_(names: Names = None, data_dir: DataDir = None) -> None:
 def export(
     tar: Annotated[Path, typer.Argument(help="The file to write.")], names: Names = None, data_dir: DataDir = None
 ) -> None:
-    """Write installed weights into one tar, to carry to a machine without a network."""
+    """Write installed weights to a tar, for a machine without a network."""
     from server.weights.archive import export as write
 
     with _plain_errors():
@@ -139,14 +142,16 @@ def export(
         entries = manifest.select(names)
         for entry in entries:
             if entry.bundled:
-                fail(f"{entry.name} comes with the server: it need not be carried", code=2)
+                fail(f"{entry.name} is part of the server: it can't be exported", code=2)
         for row in write(entries, Store(config.weights_path), tar):
             _say(f"{row.file.path}  {row.size / 1e6:,.1f} MB, {row.sha256}")
 
 
 @app.command("import")
-def import_(tar: Annotated[Path, typer.Argument(help="What `export` has written.")], data_dir: DataDir = None) -> None:
-    """Install the weights of a tar, if every one of them is whole and known."""
+def import_(
+    tar: Annotated[Path, typer.Argument(help="A tar that `export` has written.")], data_dir: DataDir = None
+) -> None:
+    """Install the weights of a tar, if all of them are in the manifest and undamaged."""
     from server.weights.archive import import_ as read
 
     with _plain_errors():
@@ -157,7 +162,7 @@ def import_(tar: Annotated[Path, typer.Argument(help="What `export` has written.
 
 @app.command()
 def path(name: str, data_dir: DataDir = None) -> None:
-    """Where the weights of that name lie: a file, or a folder of several."""
+    """Print the path of the weights of that name: a file, or a folder of several files."""
     with _plain_errors():
         config = load_config(data_dir=data_dir)
         catalog = Catalog.of(config)
@@ -167,7 +172,7 @@ def path(name: str, data_dir: DataDir = None) -> None:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """As everywhere, and what the file system says too: this is about files."""
+    """As `plain_errors`, and errors of the file system too."""
     with plain_errors():
         try:
             yield
@@ -199,7 +204,7 @@ def _own_row(own: Own) -> _Row:
 
 
 def _look_at_own(config: Config) -> list[Own]:
-    """The operator's own checkpoints; new ones are recognised now, which takes torch and a moment."""
+    """The operator's own checkpoints. New ones are recognised now, which needs torch and takes seconds."""
     folder = config.weights_path
     known = read_index(folder)
     files = {path.name for path in candidates(folder, read_manifest())}
@@ -208,7 +213,7 @@ def _look_at_own(config: Config) -> list[Own]:
     from server.logs import configure_logs
     from server.worker.indexer import index
 
-    configure_logs(logging.ERROR)  # what is wrong with a file is said by who asked
+    configure_logs(logging.ERROR)  # the caller reports problems of a file
     return index(folder)
 
 

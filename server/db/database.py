@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from server.config import BadConfig
-from server.fsync import make_private
+from server.files import make_private_folder
 
 metadata = MetaData()
 
@@ -166,7 +166,7 @@ def open_database(url: str) -> Engine:
         if not url.startswith("sqlite"):
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
         if parsed.database:
-            make_private(Path(parsed.database).parent)
+            make_private_folder(Path(parsed.database).parent)
             _make_file(Path(parsed.database))
         patience = {} if "timeout" in parsed.query else {"timeout": _PATIENCE_S}
         engine = create_engine(parsed, connect_args=patience, hide_parameters=True)

@@ -8,7 +8,7 @@ import os
 import secrets
 
 from server.config import Config
-from server.fsync import make_private
+from server.files import make_private_folder
 
 
 def load_secret(config: Config) -> bytes:
@@ -17,7 +17,7 @@ def load_secret(config: Config) -> bytes:
         return config.secret.get_secret_value().encode()
     path = config.data_dir / "secret"
     if not path.exists():
-        make_private(path.parent)
+        make_private_folder(path.parent)
         # Written beside, then linked: of several processes one wins, and none reads a file that is not written yet.
         own = path.with_name(f".secret.{secrets.token_hex(8)}")
         with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -1,5 +1,5 @@
-"""Picture files: opened safely, their colours and metadata understood, and written again. Read `picture.py` first for
-the way in, `save.py` for the way out; tests/test_layers.py has the order.
+"""Picture files: read safely, with their colours and metadata, and written again. Start with `read/open.py` and
+`write/save.py`.
 
-Neither torch nor FastAPI in here; `bleed.py`, `png.py` and `save.py` are the worker's.
+Nothing here imports torch or FastAPI. Only the worker imports `write/`.
 """

@@ -1,4 +1,4 @@
-"""The picture formats: what each that we write can hold, and how those that we read are told apart."""
+"""The picture formats that are written: what each can hold, and how large a picture its encoder can take."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,24 +13,35 @@ class Format:
     name: FormatName
     mime: str
     suffix: str
-    """File name ending, with its dot; the vendors write `.jpeg`, and so do we."""
+    """File name ending, with its dot; `.jpeg`, as the vendors write it."""
     max_side: int
-    """Longest side in pixels that the file format, or its encoder, can state."""
+    """Longest side in pixels that the file format, or its encoder, allows."""
     grey: bool
-    """Can be without colours; where not, grey is three equal ones."""
+    """Can hold grey pictures; if not, grey is stored as three equal channels."""
     alpha: bool
     depth: Literal[8, 10, 16]
     """Most bits per sample."""
     lossless: bool
-    """Can be without loss, always or on request."""
+    """Can be lossless, always or on request."""
     progressive: bool
     """Can show a coarse picture first, on request."""
     default_quality: int | None
-    """1…100, or None where quality means nothing."""
+    """1 … 100, or None if the format has no quality setting."""
     animated: bool = False
-    """Can hold many frames, each with its time."""
+    """Can hold several frames, each with its duration."""
     profile: bool = True
-    """Can hold a colour profile, EXIF and XMP; where not, colours become sRGB's."""
+    """Can hold a colour profile, EXIF and XMP; if not, colours are converted to sRGB."""
+    resolution: bool = True
+    """Has a field of its own for the resolution; if not, EXIF holds it."""
+    texts: Literal["keywords", "comments", "none"] = "none"
+    """Holds texts with keywords (PNG), comments without keywords, or neither."""
+    whole_in_memory: bool = False
+    """The encoder holds the whole picture; if not, it writes row by row."""
+    max_pixels: int | None = None
+    """Most pixels, so that encoding takes at most about 1.4 GiB; None: no limit but `max_side`."""
+    max_pixels_lossless: int | None = None
+    """The same for lossless files; None: as `max_pixels`."""
+    max_pixels_progressive: int | None = None
 
     @property
     def deep(self) -> bool:
@@ -40,19 +51,19 @@ class Format:
 
 _JPEG = Format(
     "jpeg", "image/jpeg", ".jpeg", max_side=65_500, grey=True, alpha=False, depth=8, lossless=False, progressive=True,
-    default_quality=95,
+    default_quality=95, texts="comments", max_pixels_progressive=120_000_000,
 )  # fmt: skip
 _PNG = Format(
     "png", "image/png", ".png", max_side=1_000_000, grey=True, alpha=True, depth=16, lossless=True, progressive=False,
-    default_quality=None, animated=True,
+    default_quality=None, animated=True, texts="keywords",
 )  # fmt: skip
 _WEBP = Format(
     "webp", "image/webp", ".webp", max_side=16_383, grey=False, alpha=True, depth=8, lossless=True, progressive=False,
-    default_quality=90, animated=True,
+    default_quality=90, animated=True, resolution=False, whole_in_memory=True, max_pixels_lossless=50_000_000,
 )  # fmt: skip
 _AVIF = Format(
     "avif", "image/avif", ".avif", max_side=16_384, grey=False, alpha=True, depth=10, lossless=True, progressive=False,
-    default_quality=80,
+    default_quality=80, resolution=False, whole_in_memory=True, max_pixels=45_000_000,
 )  # fmt: skip
 _TIFF = Format(
     "tiff", "image/tiff", ".tiff", max_side=1_000_000, grey=True, alpha=True, depth=16, lossless=True,
@@ -60,35 +71,41 @@ _TIFF = Format(
 )  # fmt: skip
 _GIF = Format(
     "gif", "image/gif", ".gif", max_side=65_535, grey=False, alpha=True, depth=8, lossless=False, progressive=False,
-    default_quality=None, animated=True, profile=False,
+    default_quality=None, animated=True, profile=False, texts="comments", whole_in_memory=True,
+    max_pixels=100_000_000,
 )  # fmt: skip
 
 FORMATS: dict[str, Format] = {each.name: each for each in (_JPEG, _PNG, _WEBP, _AVIF, _TIFF, _GIF)}
-"""JPEG's side is libjpeg's (65,500), PNG's is libpng's default user limit, WebP's is 14 bits (RFC 9649), AVIF's is
-libvips's, GIF's is 16 bits (GIF89a); TIFF's own would be 2³². GIF has 256 colours, and pixels that are transparent or
-not."""
+"""Longest sides: JPEG's is libjpeg's (65,500), PNG's is libpng's default user limit, WebP's is 14 bits (RFC 9649),
+AVIF's is libvips's, GIF's is 16 bits (GIF89a); TIFF's own would be 2³². GIF has 256 colours, and each pixel is either
+transparent or opaque.
 
-_PIXELS_IN_MEMORY = {"progressive": 120_000_000, "lossless webp": 50_000_000, "avif": 45_000_000, "gif": 100_000_000}
-"""Most pixels for encoders that hold the whole picture, and much beside it: 12, 27, 35 and 10 bytes for each, which
-makes 1 to 1.4 GiB. WebP with loss takes 5 to 8, and its longest side limits that to 2 GiB."""
+Memory, in bytes per pixel: progressive JPEG takes 12, lossless WebP 27, AVIF 35, GIF 10, which is 1 to 1.4 GiB at these
+limits. Lossy WebP takes 5 to 8, and its longest side limits that to 2 GiB."""
+
 _FRAME_PIXELS = 45_000_000
-"""Of an animation's frames, which are held whole, the last one beside the next."""
+"""Most pixels of an animation's frame: two whole frames are held, the last and the next."""
 
 
 def check_fits(size: tuple[int, int], form: Format, *, lossless: bool = False, progressive: bool = False) -> None:
-    """`size`: (width, height). Raises ResultImpossible, in words that say what would work."""
+    """`size`: (width, height). Raises ResultImpossible, with advice on what would work."""
     w, h = size
     if max(size) > form.max_side:
-        # Nobody is sent to 256 colours.
+        # Formats without a profile are not advised: GIF has only 256 colours.
         others: list[str] = [each.name for each in FORMATS.values() if each.max_side >= max(size) and each.profile]
         raise ResultImpossible(
             f"{form.name} can't hold {w}×{h}: its longest side is {form.max_side} pixels{_advice(others)}",
             field="format",
         )
-    kind = "progressive" if progressive else f"lossless {form.name}" if lossless else form.name
-    limit = _PIXELS_IN_MEMORY.get(kind, _PIXELS_IN_MEMORY.get(form.name))
+    kind: str = form.name
+    limit = form.max_pixels
+    if progressive:
+        kind, limit = "progressive", form.max_pixels_progressive
+    elif lossless:
+        kind, limit = f"lossless {form.name}", form.max_pixels_lossless or form.max_pixels
     if limit is not None and w * h > limit:
-        others = ["png", "tiff"] if lossless else ["jpeg", "png", "tiff"]
+        rows = [each for each in FORMATS.values() if not each.whole_in_memory]
+        others = [each.name for each in rows if each.lossless or not lossless]
         raise ResultImpossible(
             f"{kind} of {w}×{h} would take too much memory: at most {limit} pixels{_advice(others)}",
             field="progressive" if progressive else "format",
@@ -96,7 +113,7 @@ def check_fits(size: tuple[int, int], form: Format, *, lossless: bool = False, p
 
 
 def check_frames(frames: int, size: tuple[int, int], form: Format) -> None:
-    """An animation of that many frames, of this (width, height). Raises ResultImpossible, likewise."""
+    """An animation of that many frames of `size`: (width, height). Raises ResultImpossible, with advice."""
     if not form.animated:
         others = _advice([each.name for each in FORMATS.values() if each.animated])
         raise ResultImpossible(

@@ -1,4 +1,4 @@
-"""What everybody passes around: what a caller wants, a job, and its result."""
+"""The data that all parts share: a caller's parameters, a job, and its result."""
 
 import math
 import time
@@ -18,7 +18,7 @@ Animated = Literal["keep", "first"]
 ContentWanted = Literal["auto", "photo", "text", "drawing"]
 
 TARGET_LONG_EDGE: dict[str, int] = {"2k": 2048, "4k": 4096, "8k": 8192}
-"""Long edge of the result in pixels, exactly. No vendor defines the words; this is the reading we document."""
+"""Long edge of the result in pixels, exactly. No vendor defines these words; docs/api.md does."""
 
 MAX_SCALE = 10.0
 QUALITIES = (1, 100)
@@ -44,9 +44,9 @@ class Faces:
     """How faces are restored. Raises InvalidField."""
 
     strength: float = FACE_STRENGTH
-    """0 (as the upscaler left them) … 1 (wholly the restored ones)."""
+    """0 (only the upscaled faces) … 1 (only the restored faces)."""
     only: Literal["all", "largest"] | tuple[int, ...] = "all"
-    """Which ones; numbers count from 0, in the order in which the result lists them."""
+    """Which faces; numbers count from 0, in the order of the result's list."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -65,9 +65,9 @@ class Faces:
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """What the caller wants done. Exactly one of `scale`, `target` and `size` is given.
+    """The caller's parameters. Exactly one of `scale`, `target` and `size` is given.
 
-    Raises InvalidField, naming the field, when a value is out of range.
+    Raises InvalidField, with the field, if a value is out of range.
     """
 
     scale: float | None = None
@@ -75,39 +75,38 @@ class Params:
     target: Target | None = None
     """The result's long edge, see TARGET_LONG_EDGE."""
     size: tuple[int, int] | None = None
-    """The result's exact (width, height); the aspect may change."""
+    """The result's exact (width, height); the aspect ratio may change."""
     format: FormatName = "png"
     quality: int | None = None
-    """1…100, or None for the format's default."""
+    """1 … 100, or None for the format's default."""
     lossless: bool = False
-    """Where the format can be either."""
+    """For formats that can be lossy or lossless."""
     progressive: bool = False
-    """JPEG that shows a coarse picture first. The encoder then holds the whole picture."""
+    """JPEG that shows a coarse picture first. Its encoder holds the whole picture."""
     depth: Literal[8, 16] | None = None
-    """Bits per sample, or None for the source's where the format can hold them."""
+    """Bits per sample, or None for the source's if the format can hold them."""
     metadata: Metadata = "keep"
     colour: Colour = "keep"
     """Keep the source's colour profile, or convert to sRGB."""
     background: tuple[int, int, int] = WHITE
-    """What shows through transparent pixels in a format without transparency: 8-bit sRGB."""
+    """Colour behind transparent pixels in a format without transparency: 8-bit sRGB."""
     animation: Animated = "first"
-    """Of a source with several frames: keep them all, in a format that can hold them, or take the first. The vendors'
-    APIs take the first."""
+    """For a source with several frames: keep all, in a format that can hold them, or the first. The vendors' APIs use
+    the first."""
     model: str = "auto"
     denoise: float | None = None
-    """0 (keep grain) … 1 (smooth), for the model that has such a control; None for its own default."""
+    """0 (keep grain) … 1 (smooth), for the model with a denoise strength; None for its default."""
     creativity: float | None = None
-    """−2 (strict) … 2 (reimagine): see server/job/creativity.py. None is 0, but for clean screens and prints, which are
-    then left to the network that keeps their letters."""
+    """−2 (strict) … 2 (reimagine): see server/job/creativity.py. None is 0, but −2 for clean screens and prints, so
+    that letters stay as they are."""
     content: ContentWanted = "auto"
-    """What the picture shows; auto looks whether it is a clean screen or print. Only `auto` as the model asks."""
+    """What the picture shows; auto detects clean screens and prints. Used only if the model is `auto`."""
     faces: Faces | None = None
-    """Restore faces; None for leaving them as the upscaler makes them."""
+    """How to restore faces; None: faces are not restored."""
     seed: int | None = None
-    """0 … 2⁶³−1, or None for one derived from the source."""
+    """0 … 2⁶³−1, or None to derive it from the source."""
     sweep: bool = False
-    """Instead of the result a sheet that shows a crop of it at each whole creativity; see
-    server/pipeline/preview.py."""
+    """The result is a sheet that shows a crop at each whole creativity; see server/pipeline/preview.py."""
 
     def __post_init__(self) -> None:
         wanted = [name for name in ("scale", "target", "size") if getattr(self, name) is not None]
@@ -126,7 +125,7 @@ class Params:
         form = FORMATS[self.format]
         if self.lossless and not form.lossless:
             raise InvalidField(
-                f"{form.name} always loses something; for lossless use png, webp, avif or tiff", field="lossless"
+                f"{form.name} is always lossy; for lossless use png, webp, avif or tiff", field="lossless"
             )
         if self.progressive and not form.progressive:
             raise InvalidField(f"{form.name} can't be progressive; jpeg can", field="progressive")
@@ -158,7 +157,7 @@ class Params:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Params":
-        """Also of rows that an earlier version has written."""
+        """Also reads rows that an earlier version has written."""
         size, faces = values.get("size"), values.get("faces")
         read = {"size": tuple(size) if size else None, "background": tuple(values.get("background", WHITE))}
         return cls(**{**values, **read, "faces": Faces.from_dict(faces) if isinstance(faces, dict) else None})
@@ -166,7 +165,7 @@ class Params:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came out."""
+    """A job's result."""
 
     key: str
     """The blob's name."""
@@ -175,28 +174,28 @@ class Result:
     size_bytes: int
     format: FormatName
     model: str
-    """Names of the networks that ran, with their shares; "none" when the picture was only reduced."""
+    """Names of the networks, with their shares; "none" if the picture was only reduced."""
     model_sha256: str | None
-    """Of the one network's file; of several, of the recipe, see weights/README.md."""
+    """Of the network's file; for several networks of the recipe, see weights/README.md."""
     model_form: str | None = None
-    """Where the one network's numbers come from: "bundled", "release", "package, fp16" or "own"."""
+    """Where the network's weights come from: "bundled", "release", "package, fp16" or "own" (the operator's)."""
     notes: tuple[str, ...] = ()
-    """What the caller may not expect, in sentences: why another network ran, what of the source could not be kept."""
+    """Sentences about what the caller may not expect: another network was used, parts of the source are not kept."""
     refinement: dict[str, Any] | None = None
-    """What creativity meant for this job, or None when no pass ran for it: the recipe of server/job/creativity.py, the
-    network's name and hash, and the seed."""
+    """The parameters of the diffusion pass: the recipe of server/job/creativity.py, the network's name and hash, and
+    the seed. None if no pass was made for creativity."""
     frames: int = 1
-    """More than one of an animation."""
+    """More than 1 for an animation."""
     duration_s: float | None = None
-    """Of an animation, played once; else None."""
+    """Of one play of an animation; else None."""
     network_pixels: int = 0
-    """What the network was fed, over all passes, and of all frames that were not the same as the one before."""
+    """Pixels that went through the network, in all passes; frames equal to the one before are not counted."""
     faces: tuple[dict[str, Any], ...] | None = None
-    """What was done to each face found, or None when nobody asked; see server/faces."""
+    """What was done to each face, or None if faces were not requested; see server/faces."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall seconds by pipeline step."""
+    """Wall time in seconds by pipeline step."""
     cost: float = 0.0
-    """What the operator charges for it, by the price list of that time; see price.py."""
+    """The price, by the settings at that time; see price.py."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -210,34 +209,34 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One request for work, from submit to result. A snapshot of its row: it never changes by itself."""
+    """One request for work, from submit to result: a snapshot of its row."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """32 lower-case hex digits, a UUID: fits every vendor's id."""
+    """A UUID as 32 lower-case hex digits, which is valid in every vendor's API."""
     dialect: str
-    """Whose API it came through: "native", "wavespeed", …"""
+    """The API that it was submitted with: "native", "wavespeed", …"""
     owner: str
-    """Whose key it came with: Caller.id."""
+    """`Caller.id` of the key that it was submitted with."""
     params: Params
     request: dict[str, Any] = field(default_factory=dict)
-    """What only the dialect needs to know again: the vendor's model name, the echo of its input, flags."""
+    """Data that only the dialect needs: the vendor's model name, the request's input for the response, flags."""
     external_id: str | None = None
-    """The caller's own name for it, where the vendor lets callers choose one: unique per owner and dialect."""
+    """The caller's own id for it, if the vendor's API has such ids: unique per owner and dialect."""
     source_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Under which the source, and `result_id` under which the result, can be named as a later job's source. Unlike a
-    blob's key it is known from the start, and is no capability: only the owner may use it."""
+    """With this id the source, and with `result_id` the result, can be the source of a later job. Unlike a blob's key
+    it is known from the start, and gives no access by itself: only the owner may use it."""
     result_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     keep_s: float | None = None
-    """How long after its end the job and its pictures are kept, if the caller asked for less than `Config.keep_s`."""
+    """How long the job and its pictures are kept after its end, if shorter than `Config.keep_s`."""
     source_url: str | None = None
-    """Where the picture still has to be fetched from, or None when it came with the request."""
+    """The URL to fetch the source from, or None if it came with the request."""
     source_key: str | None = None
-    """The source's blob, once we have it. A job without it is not ready to run."""
+    """The source's blob; None until it is stored. A job without it is not ready to run."""
     state: State = State.QUEUED
     priority: int = 0
     """Higher runs sooner."""
     progress: float = 0.0
-    """0 … 1; what the networks have done of their work."""
+    """0 … 1: the share of the networks' work that is done."""
     stage: str | None = None
     """While it runs: loading, upscaling, refining or encoding."""
     created_at: float = field(default_factory=time.time)
@@ -245,7 +244,7 @@ class Job:
     started_at: float | None = None
     finished_at: float | None = None
     attempt: int = 0
-    """How often a worker has leased it. Fences every write of a worker: see jobs.py."""
+    """How many times a worker has leased it: the fencing token of every write of a worker, see server/db/jobs.py."""
     worker: str | None = None
     cancel_requested: bool = False
     result: Result | None = None

@@ -89,7 +89,7 @@ def estimate(plan: Plan, params: Params, seconds: float | None) -> Estimate:
     w, h = plan.result
     bands = 2 * min(3 * w * h, BAND_SAMPLES)  # one being made, one being read
     # Their encoders want the whole picture; of animations it is compared with the one before.
-    held = 4 * w * h if params.format in ("webp", "avif", "gif") or plan.frames > 1 else 0
+    held = 4 * w * h if FORMATS[params.format].whole_in_memory or plan.frames > 1 else 0
     memory = (sum(sources) or 3 * plan.source[0] * plan.source[1]) + bands + held
     if not plan.passes:
         seconds = 0.0

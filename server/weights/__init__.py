@@ -1,3 +1,2 @@
-"""Weights: which there are, where they lie, how they get here. Read `catalog.py` first; tests/test_layers.py has the
-order. No torch in here but in `indexer.py`.
-"""
+"""The networks' weights: which exist, where they are stored, which are used. Start with `catalog.py`. Needs no
+torch."""

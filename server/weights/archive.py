@@ -1,7 +1,8 @@
-"""One tar that carries installed weights across an air gap: `weights export` on one side, `weights import` there.
+"""A tar of installed weights, for machines without a network: `weights export` writes it, `weights import` reads it.
 
-Its first member, `weights.json`, lists the others with their SHA-256 and says what the manifest says of them. Import
-takes only files that its own manifest knows, under the manifest's paths, and checks all before one becomes visible.
+Its first member, `weights.json`, lists the other members with their SHA-256 and the manifest's facts about them. The
+import accepts only files that are in its own manifest, uses the manifest's paths, and checks all files before it
+installs the first.
 """
 
 import hashlib
@@ -14,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from server.atomic_files import removed_when_ended, written
 from server.config import LicencePolicy
 from server.errors import InvalidRequest, ModelNotFound
+from server.files import atomic_file, partial_files_removed_on_signals
 from server.weights.catalog import check_licence
 from server.weights.manifest import Entry, File, Manifest
 from server.weights.store import Store, sha256_of
@@ -38,10 +39,10 @@ class Listed:
 
 
 def export(entries: Sequence[Entry], store: Store, tar: Path) -> list[Listed]:
-    """Write the files of the entries, which must all be installed, into a new tar. The same files make the same tar.
+    """Write the files of the entries, which must all be installed, to a new tar. The same files give the same tar.
 
-    Raises ModelNotFound when one is missing or damaged, InvalidRequest when there is nothing to write or `tar` exists,
-    Unavailable without space.
+    Raises ModelNotFound if a file is missing or damaged, InvalidRequest if there is nothing to write or `tar` exists,
+    Unavailable if the disk is full.
     """
     if tar.exists():
         raise InvalidRequest(f"{tar} exists already")
@@ -50,8 +51,8 @@ def export(entries: Sequence[Entry], store: Store, tar: Path) -> list[Listed]:
         raise InvalidRequest("there is nothing to export: no weights are installed")
     Store(tar.absolute().parent).require_space(sum(row.size for row in rows))
     with (
-        removed_when_ended(),
-        written(tar) as partial,
+        partial_files_removed_on_signals(),
+        atomic_file(tar) as partial,
         tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive,
     ):
         listing = _write_listing(rows)
@@ -63,14 +64,14 @@ def export(entries: Sequence[Entry], store: Store, tar: Path) -> list[Listed]:
 
 
 def import_(tar: Path, store: Store, manifest: Manifest, policy: LicencePolicy) -> list[Listed]:
-    """Install everything in a tar that `export` wrote, or nothing.
+    """Install all files of a tar that `export` wrote, or none.
 
-    Raises InvalidRequest when it is no such tar or not whole, or holds what the manifest doesn't know or knows with
-    another hash; ModelNotFound when the policy refuses a licence; Unavailable without space; Conflict.
+    Raises InvalidRequest if it is not such a tar, is incomplete, or has a file that is not in the manifest or has
+    another hash there; ModelNotFound if the policy refuses a licence; Unavailable if the disk is full; Conflict.
     """
     staging = store.folder / ".import"
     with store.locked():
-        shutil.rmtree(staging, ignore_errors=True)  # what a killed import left
+        shutil.rmtree(staging, ignore_errors=True)  # left by an import that was killed
         staging.mkdir()
         try:
             with tarfile.open(tar, "r:") as archive:
@@ -80,7 +81,7 @@ def import_(tar: Path, store: Store, manifest: Manifest, policy: LicencePolicy) 
                 store.require_space(sum(row.size for row in rows))
                 staged = _unpack(archive, tar, rows, staging)
         except (tarfile.TarError, EOFError) as error:
-            raise InvalidRequest(f"{tar} is not a tar that `weights export` wrote, or a damaged one") from error
+            raise InvalidRequest(f"{tar} is damaged, or was not written by `weights export`") from error
         else:
             store.commit_all([(staged[number], row.file, row.sha256) for number, row in enumerate(rows)])
         finally:
@@ -112,40 +113,40 @@ def _write_listing(rows: Sequence[Listed]) -> bytes:
 
 
 def _read_listing(archive: tarfile.TarFile, tar: Path, store: Store, manifest: Manifest) -> list[Listed]:
-    foreign = InvalidRequest(f"{tar} is not a tar that `weights export` wrote")
+    invalid = InvalidRequest(f"{tar} was not written by `weights export`")
     member = archive.next()
     if member is None or member.name != _LISTING or not member.isreg() or member.size > _LARGEST_LISTING_BYTES:
-        raise foreign
+        raise invalid
     try:
         content: dict[str, Any] = json.loads(_content(archive, member).read())
         if content["format"] != _FORMAT:
             raise InvalidRequest(f"{tar} was written by another version of this server, in format {content['format']}")
         listed = [(str(row["path"]), str(row["sha256"]), int(row["bytes"])) for row in content["files"]]
     except (ValueError, TypeError, KeyError) as error:
-        raise foreign from error
+        raise invalid from error
     known = {str(file.path): (entry, file) for entry in manifest.entries.values() for file in entry.files}
     rows: list[Listed] = []
     for path, sha256, size in listed:
         if path not in known or known[path][0].bundled:
-            raise InvalidRequest(f"{tar} holds {path!r}, which is not in this server's manifest")
+            raise InvalidRequest(f"{tar} has {path!r}, which is not in this server's manifest")
         if path in (str(row.file.path) for row in rows):
-            raise foreign
+            raise invalid
         entry, file = known[path]
         expected = store.expected(file)
         if expected not in (None, sha256):
-            raise InvalidRequest(f"{tar} holds another {path}: its SHA-256 is {sha256}, not {expected}")
+            raise InvalidRequest(f"{tar} has another {path}: its SHA-256 is {sha256}, not {expected}")
         rows.append(Listed(entry, file, sha256, size))
     return rows
 
 
 def _unpack(archive: tarfile.TarFile, tar: Path, rows: Sequence[Listed], staging: Path) -> list[Path]:
-    """The rows' files, checked, under names of our own: none that a tar chooses is ever used as a path."""
+    """Write the rows' files to `staging`, and check them. Names in the tar are never used as paths."""
     staged = [staging / str(number) for number in range(len(rows))]
     waiting = {str(row.file.path): number for number, row in enumerate(rows)}
     for member in _members(archive):
         number = waiting.pop(member.name, None)
         if number is None or not member.isreg() or member.size != rows[number].size:
-            raise InvalidRequest(f"{tar} holds {member.name!r}, which its own listing doesn't, or not so")
+            raise InvalidRequest(f"{tar} has {member.name!r}, which is not in its listing, or has another size there")
         digest = hashlib.sha256()
         with _content(archive, member) as content, staged[number].open("wb") as file:
             while block := content.read(_BLOCK_BYTES):
@@ -154,7 +155,7 @@ def _unpack(archive: tarfile.TarFile, tar: Path, rows: Sequence[Listed], staging
         if digest.hexdigest() != rows[number].sha256:
             raise InvalidRequest(f"{member.name} in {tar} is damaged: its SHA-256 is not the listed one")
     if waiting:
-        raise InvalidRequest(f"{tar} is not whole: {', '.join(waiting)} is missing")
+        raise InvalidRequest(f"{tar} is incomplete: {', '.join(waiting)} is missing")
     return staged
 
 

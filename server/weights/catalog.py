@@ -1,6 +1,6 @@
-"""Which weights are on this machine: those bundled with the server, those installed, and the operator's own.
+"""The weights on this machine: bundled with the server, installed, and the operator's own.
 
-No torch in here: the API half also asks which models exist and what shape their work has.
+Needs no torch: the API half also uses it, for the models' names and for estimates.
 """
 
 import hashlib
@@ -43,26 +43,26 @@ __all__ = [
 _REMOVED = {
     "perceptual-x4": "ask for RealESRGAN_x4plus, which draws more detail, or fidelity-x4, which stays with its source",
 }
-"""Names that earlier versions had, and what to ask for instead."""
+"""Names of earlier versions, and what to use instead."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights whose files are all here."""
+    """Weights whose files are all on this machine."""
 
     name: str
     path: Path
     """The file, or the folder of the files."""
     files: tuple[tuple[Path, str | None], ...]
-    """Each file, and what it must hash to: None when it is unknown."""
+    """Each file, and the SHA-256 that it must have; None if that is unknown."""
     licence: str
     note: str
     form: str = ""
-    """Where the numbers come from and how they are kept, for people: "release", "package, fp16", "own", "bundled"."""
+    """Where they come from and their number format: "release", "package, fp16", "own" (the operator's), "bundled"."""
 
     @property
     def sha256(self) -> str | None:
-        """What the one file must hash to, or None: nobody knows, or there are several."""
+        """The SHA-256 that the one file must have; None if it is unknown, or if there are several files."""
         return self.files[0][1] if len(self.files) == 1 else None
 
 
@@ -75,14 +75,14 @@ class Checkpoint(Weights):
 
 @dataclass(frozen=True)
 class Blend:
-    """One network, or several of the same shape with their weights mixed."""
+    """One network, or several of the same architecture whose weights are mixed."""
 
     parts: tuple[tuple[Checkpoint, float], ...]
-    """Each network and its share; the shares are 1 together."""
+    """Each network and its share; the sum of the shares is 1."""
 
     @property
     def name(self) -> str:
-        """As results tell it: the network's, or "realesr-general-x4v3 0.3 + realesr-general-wdn-x4v3 0.7"."""
+        """As in results: the network's, or "realesr-general-x4v3 0.3 + realesr-general-wdn-x4v3 0.7"."""
         return mix_of([(checkpoint.name, None, share) for checkpoint, share in self.parts])[0]
 
     @property
@@ -91,13 +91,13 @@ class Blend:
 
     def verify(self) -> str:
         """The SHA-256 of the one network's file, else of the recipe: a line of share, file's hash and name for each.
-        Raises ModelNotFound when a file is not the right one."""
+        Raises ModelNotFound if a file has another hash than it must have."""
         return mix_of([(each.name, verify(each), share) for each, share in self.parts])[1]
 
 
 def mix_of(parts: Sequence[tuple[str, str | None, float]]) -> tuple[str, str]:
-    """Name and SHA-256 of a mix of (name, SHA-256, share): those of the one part, else of its recipe, which has a line
-    of share, hash and name for each."""
+    """Name and SHA-256 of a mix of parts (name, SHA-256, share): those of the only part, else of the recipe, which has
+    a line of share, hash and name for each part."""
     if len(parts) == 1:
         return parts[0][0], parts[0][1] or ""
     name = " + ".join(f"{name} {share:g}" for name, _, share in parts)
@@ -107,31 +107,31 @@ def mix_of(parts: Sequence[tuple[str, str | None, float]]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Networks:
-    """What a job runs: the network that enlarges and, where results are mixed, fidelity-x4 beside it."""
+    """The networks of a job: the main one and, if results are mixed, fidelity-x4 too."""
 
     main: Blend
     fidelity: Checkpoint | None
-    """Whose result is mixed in, or None."""
+    """The network whose result is mixed in, or None."""
     choice: Choice
 
     @property
     def name(self) -> str:
-        """As results name it: the network's, or "fidelity-x4 0.5 + RealESRGAN_x4plus 0.5"."""
+        """As in results: the network's, or "fidelity-x4 0.5 + RealESRGAN_x4plus 0.5"."""
         return self._mixed.name
 
     @property
     def form(self) -> str | None:
-        """Of the one network; None of several."""
+        """Of the only network; None if there are several."""
         parts = self._mixed.parts
         return parts[0][0].form if len(parts) == 1 else None
 
     def verify(self) -> str:
-        """As `Blend.verify`, over all networks. Raises ModelNotFound."""
+        """As `Blend.verify`, for all networks. Raises ModelNotFound."""
         return self._mixed.verify()
 
     @property
     def _mixed(self) -> Blend:
-        """All of them with their shares, as if it were their weights that are mixed."""
+        """All networks with their shares, as if their weights were mixed."""
         if self.fidelity is None:
             return self.main
         rest = 1 - self.choice.fidelity
@@ -167,7 +167,8 @@ class Catalog:
         return cls(config.weights_path, tile=config.tile, policy=config.licence_policy, limits=limits)
 
     def names(self, kind: Kind = Kind.UPSCALER) -> list[str]:
-        """Those that are here and may be used: the manifest's in its order, then the operator's own."""
+        """Names of the weights that are on this machine and allowed: the manifest's in its order, then the
+        operator's."""
         entries = [entry for entry in self._manifest.entries.values() if entry.kind is kind]
         names = [entry.name for entry in entries if self._is_here(entry) and self._is_allowed(entry)]
         if kind is Kind.UPSCALER and self._policy == "any":
@@ -230,7 +231,7 @@ class Catalog:
         return Checkpoint(**vars(found), shape=self._tiled(entry.shape))
 
     def find(self, name: str) -> Weights:
-        """The manifest's weights of that name, of whatever kind. Raises ModelNotFound."""
+        """The manifest's weights of that name, of any kind. Raises ModelNotFound."""
         entry = self._manifest.entries.get(name)
         if entry is None:
             raise self._unknown(name)
@@ -242,10 +243,10 @@ class Catalog:
                 form = f"package, {entry.package.form}"
                 return Weights(name, packaged, ((packaged, entry.package.sha256),), entry.licence, entry.note, form)
             advice = (
-                f"they come with the server, but {path.name} is not there: install it again"
+                f"they are part of the server, but {path.name} is missing: install the server again"
                 if entry.bundled
-                else f"`python -m server weights pull {self._manifest.hint(name)}` gets them, or put {path.name} into "
-                "the weights folder"  # no path: callers over the network read this too
+                else f"`python -m server weights pull {self._manifest.hint(name)}` installs them, or put {path.name} "
+                "into the weights folder"  # no path: remote callers see this too
             )
             raise ModelNotFound(f"the weights of {cut(name)!r} are not installed: {advice}", field="model")
         files = tuple((self._path(entry, file.path), self._store.expected(file)) for file in entry.files)
@@ -261,8 +262,8 @@ class Catalog:
             raise self._unknown(name)
         if self._policy != "any":
             raise ModelNotFound(
-                f"{name} is not in weights/manifest.toml, so nobody has said that its licence allows commercial use, "
-                "and UPSCALE_LICENCE_POLICY=commercial: give it an entry that says so",
+                f"{name} is refused, because UPSCALE_LICENCE_POLICY=commercial and its licence is unknown: it has no "
+                "entry in weights/manifest.toml",
                 field="model",
             )
         path = self._store.folder / own.file
@@ -283,7 +284,7 @@ class Catalog:
         return self._has_files(entry) or _packaged(entry) is not None
 
     def _has_files(self, entry: Entry) -> bool:
-        # At each submit, of all entries: joining the paths anew would take five times as long as looking.
+        # Runs for all entries at each submit: joining the paths each time would take five times as long as the check.
         paths = self._paths.get(entry.name)
         if paths is None:
             paths = self._paths[entry.name] = [str(self._path(entry, file.path)) for file in entry.files]
@@ -302,7 +303,7 @@ def _packaged(entry: Entry) -> Path | None:
 
 
 def check_licence(entry: Entry, policy: LicencePolicy) -> None:
-    """Raises ModelNotFound when the operator's policy refuses these weights, with the reason."""
+    """Raises ModelNotFound, with the reason, if the operator's policy refuses these weights."""
     if policy == "commercial" and not entry.commercial:
         raise ModelNotFound(
             f"{entry.name} is refused, because UPSCALE_LICENCE_POLICY=commercial and its licence is: {entry.licence}. "
@@ -312,8 +313,8 @@ def check_licence(entry: Entry, policy: LicencePolicy) -> None:
 
 
 def verify(weights: Weights) -> str:
-    """The SHA-256 of the weights, whose files must be the expected ones: of their one file, else of the list of their
-    files' hashes as `sha256sum` prints it. Raises ModelNotFound when one is not."""
+    """The SHA-256 of the weights: of their only file, else of the list of their files' hashes in the format of
+    `sha256sum`. Raises ModelNotFound if a file has another hash than it must have."""
     digests = []
     for path, expected in weights.files:
         digest = sha256_of(path)

@@ -1,4 +1,4 @@
-"""Which weights restore faces on this machine. Asked by both halves: no torch in here."""
+"""The weights for face restoration on this machine. Used by both halves; needs no torch."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from server.weights.catalog import Catalog, Weights
 from server.weights.manifest import Kind
 
 _RESTORER, _DETECTOR = "GFPGANv1.4", "retinaface-resnet50"
-"""What is asked for where there is none."""
+"""The weights that an error names if none are installed."""
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,12 @@ class FaceWeights:
     restorer: Weights
     detector: Weights
     parser: Weights | None
-    """Without it faces are pasted through a soft square instead of along their outlines."""
+    """None: faces are pasted with a soft square mask instead of their outline."""
 
 
 def face_weights(catalog: Catalog) -> FaceWeights:
-    """The first of each kind in the manifest that is here. Raises ModelNotFound, naming what installs them."""
+    """The first installed weights of each kind, in the manifest's order. Raises ModelNotFound, with the command that
+    installs them."""
     parsers = catalog.names(Kind.FACE_PARSER)
     try:
         return FaceWeights(

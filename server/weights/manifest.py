@@ -1,4 +1,4 @@
-"""`weights/manifest.toml` read: which checkpoints the server knows, where they come from, what their licence allows."""
+"""Reads `weights/manifest.toml`: the checkpoints that the server knows, their sources and licences."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ else:
     import tomli as tomllib
 
 _REPOSITORY = Path(__file__).parents[2] / "weights"
-_INSTALLED = Path(__file__).parents[1] / "weights_data"  # where the wheel puts the same folder
+_INSTALLED = Path(__file__).parents[1] / "weights_data"  # the same folder in a wheel
 FOLDER = _REPOSITORY if (_REPOSITORY / "manifest.toml").exists() else _INSTALLED
 
 ALL = "all"
-"""The group of everything that can be downloaded."""
+"""The group of all weights that can be downloaded."""
 
 
 class Kind(str, Enum):
@@ -34,15 +34,15 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True)
 class PackageFile:
-    """The same network inside a Python package, in a form of its own."""
+    """The same network in a Python package, in another number format."""
 
     places: tuple[tuple[str, str], ...]
-    """Distributions that have the file, byte for byte, and its path in each; the first is a dependency of ours."""
+    """Distributions that have this file, and its path in each; the first is a dependency of this server."""
     sha256: str
     size: int
     """In bytes."""
     form: str
-    """How the numbers are kept there: "fp16"."""
+    """The number format: "fp16"."""
 
 
 @dataclass(frozen=True)
@@ -50,38 +50,38 @@ class File:
     """One file of an entry."""
 
     path: PurePosixPath
-    """Below the weights folder, and below the start of a mirror."""
+    """Relative to the weights folder, and to the URL of a mirror."""
     url: str
-    """Where its makers publish it; empty for what comes with the server."""
+    """Where its authors publish it; empty for bundled files."""
     sha256: str | None
     size: int | None
-    """In bytes. Like the hash, None when no two public sources agree on it."""
+    """In bytes. Like the hash, None if no two public sources agree on it."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the manifest says of a checkpoint, here or not."""
+    """The manifest's facts about a checkpoint, installed or not."""
 
     name: str
     kind: Kind
     bundled: bool
-    """Comes with the server; every other is installed into the weights folder."""
+    """Part of the server; all others are installed in the weights folder."""
     path: PurePosixPath
-    """Of its one file, or of the folder of its files."""
+    """Of its only file, or of the folder of its files."""
     files: tuple[File, ...]
     arch: str
     shape: Shape | None
-    """Of upscalers only."""
+    """None for anything but upscalers."""
     licence: str
     commercial: bool
-    """Whether the licence allows commercial use beyond doubt."""
+    """Whether the licence clearly allows commercial use."""
     note: str
     package: PackageFile | None = None
-    """Where else it can come from: a file of a Python package. What is installed in the weights folder goes first."""
+    """The same network in a Python package, used if it is not installed in the weights folder."""
 
     @property
     def size(self) -> int | None:
-        """In bytes, or None while that of any file is unknown."""
+        """In bytes, or None if the size of any file is unknown."""
         sizes = [file.size for file in self.files]
         return None if None in sizes else sum(size or 0 for size in sizes)
 
@@ -89,13 +89,13 @@ class Entry:
 @dataclass(frozen=True)
 class Manifest:
     folder: Path
-    """Where it lies; what is bundled with the server lies in `bundled/` below it."""
+    """The manifest's folder; its subfolder `bundled/` has the bundled weights."""
     entries: Mapping[str, Entry]
     """By name, in the manifest's order."""
     groups: Mapping[str, tuple[str, ...]]
 
     def select(self, names: Sequence[str]) -> list[Entry]:
-        """The entries of these names and groups, each once. Raises InvalidRequest for a name that is neither."""
+        """The entries of these names and groups, without repetition. Raises InvalidRequest for an unknown name."""
         found: dict[str, Entry] = {}
         for name in names:
             members = (name,) if name in self.entries else self.groups.get(name)
@@ -106,7 +106,7 @@ class Manifest:
         return list(found.values())
 
     def hint(self, name: str) -> str:
-        """What to give `weights pull` to get this entry with all that it needs beside it."""
+        """The argument for `weights pull` that installs this entry with everything that it needs."""
         if self.entries[name].kind is Kind.UPSCALER:
             return name
         groups = (group for group, members in self.groups.items() if name in members and group != ALL)

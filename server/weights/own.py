@@ -1,7 +1,7 @@
-"""Checkpoints of the operator's own, dropped into the weights folder: what `index.json` beside them says of each.
+"""The operator's own checkpoints in the weights folder, and the facts about each in `index.json` there.
 
-To recognise a network one must read its weights, which takes torch; `indexer.py` does that when a worker starts, and on
-the command line. The API half reads what it wrote, and believes it of a file while its size and time are unchanged.
+A network can only be recognised with torch; server/worker/indexer.py does that when a worker starts, and on the command
+line. The API half reads the index, and ignores entries of files whose size or modification time has changed.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from server.fsync import write_whole
+from server.files import write_atomically
 from server.weights.manifest import Manifest
 
 SUFFIXES = (".pth", ".safetensors")
@@ -19,7 +19,7 @@ _INDEX = "index.json"
 
 @dataclass(frozen=True)
 class Network:
-    """What was recognised in a file."""
+    """The network that was recognised in a file."""
 
     sha256: str
     arch: str
@@ -30,18 +30,18 @@ class Network:
 
 @dataclass(frozen=True)
 class Own:
-    """One file that the manifest doesn't know."""
+    """A file in the weights folder that is not in the manifest."""
 
     file: str
     size: int
     mtime_ns: int
     network: Network | None
     problem: str | None
-    """Why it can't be used, or None. There is either this or a network."""
+    """Why it can't be used. Exactly one of `network` and `problem` is None."""
 
     @property
     def name(self) -> str:
-        """What callers name it by."""
+        """The name that callers use."""
         return Path(self.file).stem
 
 
@@ -55,21 +55,21 @@ def candidates(folder: Path, manifest: Manifest) -> list[Path]:
 
 
 def read_index(folder: Path) -> list[Own]:
-    """What is known of the files that are still as they were then."""
+    """The entries of files that have not changed since they were indexed."""
     try:
         rows: list[dict[str, Any]] = json.loads((folder / _INDEX).read_text("utf-8"))
         found = [Own(**{**row, "network": row["network"] and Network(**row["network"])}) for row in rows]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return []  # none, or damaged, or another version's: it is only a cache
+        return []  # missing, damaged, or of another version: it is only a cache
     return [own for own in found if stamp(folder / own.file) == (own.size, own.mtime_ns)]
 
 
 def write_index(folder: Path, found: Sequence[Own]) -> None:
-    write_whole(folder / _INDEX, json.dumps([asdict(own) for own in found], indent=2))
+    write_atomically(folder / _INDEX, json.dumps([asdict(own) for own in found], indent=2))
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of change of a file, or None when there is none."""
+    """Size and modification time of a file; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:

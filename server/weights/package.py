@@ -1,6 +1,6 @@
-"""Weights that come inside a Python package: found through the package's metadata and read as data files.
+"""Weights in a Python package: found by the package's metadata and read as data files.
 
-The package itself is never imported: its code would run, and nothing of it is needed.
+The package is never imported: none of its code is needed.
 """
 
 import functools
@@ -12,7 +12,7 @@ from server.weights.manifest import PackageFile
 
 @functools.lru_cache(maxsize=64)
 def locate(name: str, file: str) -> Path | None:
-    """Where `file` of the distribution `name` lies, or None when the package or the file is not installed."""
+    """The path of `file` of the distribution `name`; None if the package or the file is not installed."""
     try:
         path = Path(str(distribution(name).locate_file(file)))
     except PackageNotFoundError:
@@ -21,7 +21,7 @@ def locate(name: str, file: str) -> Path | None:
 
 
 def find(source: PackageFile) -> Path | None:
-    """The file, from the first of its packages that is installed and has it; None where there is none."""
+    """The file in the first of its packages that is installed and has it; None if none has."""
     for name, file in source.places:
         path = locate(name, file)
         if path is not None:

@@ -1,4 +1,4 @@
-"""Which weights the diffusion pass uses on this machine. Asked by both halves: no torch in here."""
+"""The weights for the diffusion pass on this machine. Used by both halves; needs no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,12 +16,12 @@ Backend = Literal["bundled", "sdxl"]
 class RefinerWeights:
     base: Weights
     control: Weights | None = None
-    """SDXL's ControlNet; None: the bundled network."""
+    """SDXL's ControlNet; None for the bundled network."""
 
 
 def refiner_weights(catalog: Catalog, wanted: Literal["auto"] | Backend, device: DeviceKind) -> RefinerWeights:
-    """`auto` is SDXL on CUDA where both its parts are installed, else the bundled network. Raises ModelNotFound, naming
-    what installs what is missing."""
+    """`auto`: SDXL on CUDA if both its parts are installed, else the bundled network. Raises ModelNotFound, with the
+    command that installs the missing weights."""
     installed = SDXL in catalog.names(Kind.DIFFUSION) and SDXL_CONTROL in catalog.names(Kind.CONTROLNET)
     try:
         if wanted == "sdxl" or (wanted == "auto" and device == "cuda" and installed):

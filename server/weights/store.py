@@ -1,7 +1,7 @@
-"""The folder of installed weights: what lies in it, what its files must hash to, and how one gets in.
+"""The folder of installed weights: its files, the hashes that they must have, and how a file is installed.
 
-A file appears under its name whole, checked and on disk, or not at all. What has no hash in the manifest is pinned:
-the hash of its first download stands in `pins.json`, and from then on it must stay the same.
+A file gets its name only when it is complete, checked and on disk. A file without a hash in the manifest is pinned: the
+hash of its first download is written to `pins.json`, and later downloads must have the same hash.
 """
 
 import fcntl
@@ -14,13 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from server.errors import Conflict, Unavailable
-from server.fsync import sync, write_whole
+from server.files import fsync, write_atomically
 from server.weights.manifest import File
 
 PARTIAL = ".partial"
-"""Ends the name of a file that is on its way. Nobody reads such a file as a checkpoint."""
+"""Suffix of a file that is not installed yet. Such a file is never read as a checkpoint."""
 
-_SPARE_BYTES = 64 << 20  # left free on the disk, for the database and logs that may share it
+_SPARE_BYTES = 64 << 20  # stay free, for the database and logs that may be on the same disk
 
 
 class Store:
@@ -31,11 +31,11 @@ class Store:
         return self.folder / file.path
 
     def expected(self, file: File) -> str | None:
-        """The SHA-256 that the file must have: the manifest's, else the pinned one, else None."""
+        """The SHA-256 that the file must have: the manifest's, else the pinned one; None if there is neither."""
         return file.sha256 or self.pins().get(str(file.path))
 
     def pins(self) -> Mapping[str, str]:
-        """SHA-256 by path, of files whose hash the manifest doesn't know."""
+        """SHA-256 by path, for files without a hash in the manifest."""
         try:
             pins: dict[str, str] = json.loads((self.folder / "pins.json").read_text("utf-8"))
         except FileNotFoundError:
@@ -44,7 +44,7 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone at work in this folder, which is made if need be. Raises Conflict when another process is."""
+        """Hold the lock of this folder, which is made if it is missing. Raises Conflict if another process holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:
             try:
@@ -54,7 +54,7 @@ class Store:
             yield
 
     def require_space(self, needed: int) -> None:
-        """Raises Unavailable when fewer than `needed` bytes, and some to spare, are free."""
+        """Raises Unavailable if fewer than `needed` bytes, plus a reserve, are free."""
         free = shutil.disk_usage(self.folder).free
         if free < needed + _SPARE_BYTES:
             raise Unavailable(
@@ -63,29 +63,29 @@ class Store:
             )
 
     def commit(self, partial: Path, file: File, sha256: str) -> bool:
-        """Give a file that lies in this folder, and was checked, its name. True when its hash is now pinned."""
+        """Install a checked file of this folder under its name. Returns True if its hash was pinned now."""
         path = self.path(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         pin = self.expected(file) is None
         if pin:
-            # Before the file is visible: a crash in between leaves a pin without a file, which does no harm.
-            write_whole(self.folder / "pins.json", json.dumps({**self.pins(), str(file.path): sha256}, indent=2))
-        sync(partial)
+            # Before the file has its name: after a crash in between there is a pin without a file, which is harmless.
+            write_atomically(self.folder / "pins.json", json.dumps({**self.pins(), str(file.path): sha256}, indent=2))
+        fsync(partial)
         partial.replace(path)
-        sync(path.parent)
+        fsync(path.parent)
         return pin
 
     def commit_all(self, checked: Sequence[tuple[Path, File, str]]) -> None:
-        """The same for several (partial, file, SHA-256): all of them get their names, or none that had none before.
+        """The same for several (partial, file, SHA-256): all are installed, or after an error none that was not before.
 
-        What can fail for want of space or of permission is done for all before the first name is given.
+        Everything that needs space or permissions is done for all files before the first is installed.
         """
         new = {str(file.path): sha256 for _, file, sha256 in checked if self.expected(file) is None}
         for partial, file, _ in checked:
             self.path(file).parent.mkdir(parents=True, exist_ok=True)
-            sync(partial)
+            fsync(partial)
         if new:
-            write_whole(self.folder / "pins.json", json.dumps({**self.pins(), **new}, indent=2))
+            write_atomically(self.folder / "pins.json", json.dumps({**self.pins(), **new}, indent=2))
         given: list[Path] = []
         try:
             for partial, file, _ in checked:
@@ -98,11 +98,11 @@ class Store:
                 path.unlink(missing_ok=True)
             raise
         for folder in {self.path(file).parent for _, file, _ in checked}:
-            sync(folder)
+            fsync(folder)
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of a file, read again only when its size or time of change is another."""
+    """SHA-256 of a file. It is read again only if its size or modification time has changed."""
     status = path.stat()
     return _hash(path, status.st_size, status.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""The script that waits for a GPU goes through on the CPU, small: when there is one, there is no time to mend it."""
+"""The GPU script runs on the CPU, in a small version: on a rented GPU there is no time to fix it."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The figures of quality: measures have known values, sets are the same each time, checks say what they ask."""
+"""The quality benchmark: measures have known values, sets are deterministic, checks report their requirements."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from benchmarks.checks import LADDER, checks, ladder, summary
 from benchmarks.ours import Ours
 from server.models.shim import SRVGGNetCompact
 from tests.paths import PHOTO, SHARED
-from training.pair import Pixels
+from training.dataset import Pixels
 
 TEST_PICTURES = SHARED / "images" / "test"
 needs_tesseract = pytest.mark.skipif(ocr.missing() is not None, reason=str(ocr.missing()))
@@ -242,7 +242,7 @@ def test_each_set_has_sources_and_truths_of_four_times_their_size(kind: str) -> 
 
 
 def good() -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
-    """Figures with which everything holds."""
+    """Figures with which all checks pass."""
     haarpsi = dict(zip(LADDER, (0.60, 0.65, 0.62, 0.61, 0.60), strict=True))
     pictures: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
     for kind in sets.PHOTOS:

@@ -1,4 +1,4 @@
-"""The command line, called within this process but for one real start: what it prints, where, and how it ends."""
+"""The command line, called in this process except for one real start: output, streams and exit codes."""
 
 import json
 import logging
@@ -67,7 +67,7 @@ ENDINGS = "use .jpeg, .png, .webp, .avif, .tiff or .gif; a folder of that name e
 
 
 def complaint(outcome: Result, code: int = 1) -> str:
-    """The one line that it said before it ended with `code`."""
+    """The one line of standard error, of a command that ended with `code`."""
     assert outcome.exit_code == code, outcome.output
     assert outcome.stdout == ""
     assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 1, outcome.stderr
@@ -80,7 +80,7 @@ def size_of(path: Path) -> tuple[str | None, tuple[int, int]]:
 
 
 def lines(outcome: Result) -> list[dict[str, Any]]:
-    """Its standard output, which must be nothing but JSON lines."""
+    """Its standard output, which must be JSON lines only."""
     return [json.loads(line) for line in outcome.stdout.splitlines()]
 
 
@@ -194,7 +194,7 @@ def test_a_picture_that_fails_does_not_stop_the_others(run: Run, photo: Path, tm
         (("--creativity", "2.1"), "creativity must be between -2 and 2"),
         (("--quality", "0"), "quality must be between 1 and 100"),
         (("--format", "bmp"), "format must be one of jpeg, png, webp, avif, tiff, gif"),
-        (("--format", "jpeg", "--lossless"), "jpeg always loses something; for lossless use png, webp, avif or tiff"),
+        (("--format", "jpeg", "--lossless"), "jpeg is always lossy; for lossless use png, webp, avif or tiff"),
         (("--progressive",), "png can't be progressive; jpeg can"),
         (("--format", "webp", "--depth", "16"), "webp holds at most 8 bits per sample; use png or tiff"),
         (("--metadata", "some"), "metadata must be one of keep, copyright, strip"),
@@ -238,27 +238,27 @@ def test_a_checkpoint_can_be_named_by_its_path(run: Run, photo: Path) -> None:
             ("photo.jpg", "-o", "out"),
             "photo.png and photo.jpg would both be written to out/photo.png; nothing was done",
         ),
-        (("link.jpg", "-o", "out.png"), "out.png names one picture; for several, name a folder, such as out/"),
+        (("link.jpg", "-o", "out.png"), "out.png is the name of one picture; several need a folder, such as out/"),
         (("-o", "res.bmp"), f"a result can't be written as .bmp: {ENDINGS}"),
         (("-o", "res.heic"), f"a result can't be written as .heic: {ENDINGS}"),
         (("-o", "anim.mp4"), f"a result can't be written as .mp4: {ENDINGS}"),
         (("-o", "res.jxl", "--format", "png"), f"a result can't be written as .jxl: {ENDINGS}"),
         (("-o", "v1.5"), f"a result can't be written as .5: {ENDINGS}"),
-        (("-o", "q.jpg", "--format", "png"), "q.jpg is to be jpeg by its name, and png by --format"),
-        (("-o", "out.png", "--quality", "90"), "--quality means nothing for png; it does for jpeg, webp and avif"),
-        (("-o", "out/", "--quality", "90"), "--quality means nothing for png; it does for jpeg, webp and avif"),
+        (("-o", "q.jpg", "--format", "png"), "q.jpg is jpeg by its name, but --format is png"),
+        (("-o", "out.png", "--quality", "90"), "--quality has no effect for png, only for jpeg, webp and avif"),
+        (("-o", "out/", "--quality", "90"), "--quality has no effect for png, only for jpeg, webp and avif"),
         (
             ("-o", "out.webp", "--quality", "90", "--lossless"),
-            "--quality means nothing with --lossless; give one of them",
+            "--quality has no effect with --lossless; give one of them",
         ),
         (
             ("-o", "out.webp", "--background", "#000000"),
-            "--background means nothing for webp; it does for jpeg, which has no transparency",
+            "--background has no effect for webp, only for jpeg, which has no transparency",
         ),
         (("photo.jpg", "-o", "taken"), "taken is a file; several pictures need a folder"),
-        (("-o", "out.png", "--background", "white"), "--background wants #rrggbb, for example #ffffff, not 'white'"),
-        (("-o", "out.png", "--size", "12"), "--size wants WIDTHxHEIGHT, for example 1920x1080, not '12'"),
-        (("-o", "out.png", "--face-only", "me"), "--face-only wants all, largest, or numbers such as 0,2, not 'me'"),
+        (("-o", "out.png", "--background", "white"), "--background must be #rrggbb, for example #ffffff, not 'white'"),
+        (("-o", "out.png", "--size", "12"), "--size must be WIDTHxHEIGHT, for example 1920x1080, not '12'"),
+        (("-o", "out.png", "--face-only", "me"), "--face-only must be all, largest, or numbers such as 0,2, not 'me'"),
     ],
 )
 def test_misuse_is_told_before_anything_is_done(
@@ -279,7 +279,7 @@ def test_misuse_is_told_before_anything_is_done(
 def test_a_tile_too_small_for_its_halo_is_made_larger(
     run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch, tile: str
 ) -> None:
-    """A halo of 34 at both sides: of 68 pixels nothing would be left."""
+    """A halo of 34 at both sides would leave nothing of 68 pixels."""
     monkeypatch.setenv("UPSCALE_TILE", tile)
     photo.write_bytes(draw(120, 20))
     assert run("upscale", photo, "-o", "out.png", "--scale", 2).exit_code == 0
@@ -287,7 +287,7 @@ def test_a_tile_too_small_for_its_halo_is_made_larger(
 
 
 def test_words_with_brackets_come_out_as_they_are(run: Run, photo: Path) -> None:
-    """They are what the printing library takes for colours, and for mistakes in colours."""
+    """The printing library would interpret these as colours, or as wrong colours."""
     assert complaint(run("upscale", photo, "-o", "o.png", "--model", "[red]")) == (
         f"there is no model '[red]'; installed are {', '.join(SHIPPED)}"
     )
@@ -328,7 +328,7 @@ def test_an_existing_folder_is_a_folder_whatever_its_name(run: Run, photo: Path,
 
 
 def test_a_name_in_no_encoding_is_one_line_and_the_rest_is_done(photo: Path, tmp_path: Path) -> None:
-    """On a terminal that knows nothing but ASCII, too."""
+    """Also on a terminal with ASCII only."""
     odd, bad = tmp_path / "odd\udcff\n.png", tmp_path / "bad\udcfe.png"
     odd.write_bytes(photo.read_bytes())
     bad.write_text("no picture")
@@ -397,7 +397,7 @@ def test_the_page_that_was_taken_is_told(run: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def prepared(config: MakeConfig) -> tuple[Config, Jobs, list[Job]]:
-    """A data folder with a waiting, a running and a failed job, the oldest first."""
+    """A data folder with a queued, a running and a failed job, the oldest first."""
     made = config()
     jobs = Jobs(open_database(made.database), lease_s=made.lease_s)
     common: dict[str, Any] = {"dialect": "native", "owner": "local", "source_key": "0" * 32}
@@ -470,7 +470,7 @@ def test_what_was_given_up_is_listed_and_sent_again(run: Run, prepared: tuple[Co
     shown = " ".join(run("jobs", "undelivered", "--data-dir", config.data_dir).stdout.split())
     assert failed.id in shown and "webhook" in shown
     words = complaint(run("jobs", "redeliver", running.id, "--data-dir", config.data_dir))
-    assert words == f"nothing of job {running.id} was given up"
+    assert words == f"job {running.id} has no failed deliveries"
     assert run("jobs", "redeliver", failed.id, "--data-dir", config.data_dir).stdout == "1 to be sent again\n"
     assert Deliveries(engine).counts() == {"pending": 1}
 
@@ -513,7 +513,7 @@ def test_jobs_are_cancelled_at_once_or_soon_or_not_at_all(run: Run, prepared: tu
     assert cancel(waiting).stdout == "cancelled\n", "again is fine"
     assert cancel(running).stdout == "cancelling\n"
     assert table.get(running.id).cancel_requested
-    assert complaint(cancel(failed)) == f"job {failed.id} has ended already: it failed"
+    assert complaint(cancel(failed)) == f"job {failed.id} has already ended: it failed"
 
 
 @pytest.mark.parametrize("command", ["show", "cancel"])

@@ -1,4 +1,4 @@
-"""`keys` on the command line: what it prints, and how it ends."""
+"""`keys` on the command line: output and exit codes."""
 
 import ast
 import json
@@ -22,7 +22,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """`run("list")`, with a data folder of its own that is not there yet."""
+    """`run("list")`, with a data folder of its own that does not exist yet."""
     for name in [name for name in os.environ if name.startswith("UPSCALE_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("UPSCALE_DATA_DIR", str(tmp_path / "data"))

@@ -1,4 +1,4 @@
-"""The table of formats agrees with what the files themselves say."""
+"""The table of formats agrees with files."""
 
 import io
 

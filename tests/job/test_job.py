@@ -1,4 +1,4 @@
-"""What can be asked for, and what can't; and that it survives being written down."""
+"""Valid and invalid parameters; and jobs stay the same when they are stored."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a job costs: the operator's price list, nothing without one."""
+"""A job's cost: by the operator's settings; 0 without them."""
 
 import pytest
 

@@ -14,10 +14,10 @@ from benchmarks import content as benchmark
 from benchmarks import pages
 from server.pipeline.content import LETTERED, kind, measure
 from tests.paths import PHOTO, ROOT, SHARED
-from training import drawn
+from training import synthetic
 
 SHARED = SHARED / "images"
-FACE = drawn.fonts()[0]
+FACE = synthetic.fonts()[0]
 
 
 def photo() -> Image.Image:
@@ -58,13 +58,13 @@ def test_one_line_cut_out_of_a_screen_is_text() -> None:
     assert kind(page.pixels[top - 3 : bottom + 3, left:right]) == "text"
 
 
-@pytest.mark.parametrize("draw", [drawn.line_art, drawn.dead_leaves])
+@pytest.mark.parametrize("draw", [synthetic.line_art, synthetic.dead_leaves])
 def test_flat_fills_and_lines_without_words_are_a_drawing(draw: Any) -> None:
     found = [kind(draw(np.random.default_rng(number))) for number in range(4)]
     assert found.count("drawing") >= 3 and "text" not in found
 
 
-@pytest.mark.parametrize("draw", [drawn.patterns, drawn.gradients])
+@pytest.mark.parametrize("draw", [synthetic.patterns, synthetic.gradients])
 def test_patterns_and_gradients_are_no_text(draw: Any) -> None:
     assert "text" not in [kind(draw(np.random.default_rng(number))) for number in range(4)]
 

@@ -38,7 +38,7 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from server.images.read.apng import chunk
+from server.images.chunks import png_chunk as chunk
 from tests.stress.server_process import Launched
 
 TIMES_AT_REST, MOST_S = 10.0, 1.0

@@ -1,4 +1,4 @@
-"""The half of the training that runs on a rented GPU, tried on the CPU: the packed file, JPEG in torch, the damage."""
+"""The training on a GPU, tested on the CPU: the packed file, JPEG in torch, the degradations."""
 
 import io
 import subprocess
@@ -13,18 +13,18 @@ from PIL import Image
 
 from tests.paths import ROOT
 from training import gpu, pack, pictures
-from training.drawn import Pages
+from training.dataset import HR_SIZE, SCALE, Batch, Mix, Pixels, Teacher
 from training.jpeg import jpeg
 from training.packed import Packed, filtered, restored
-from training.pair import HR_SIZE, SCALE, Batch, Mix, Pixels, Teacher
+from training.synthetic import Pages
 from training.validation import Validation
 
-MIX = Mix(clean=0.2, light=0.2, recompressed=0.2, screenshot=0.2, drawn=0.3)
+MIX = Mix(clean=0.2, light=0.2, recompressed=0.2, screenshot=0.2, synthetic=0.3)
 KINDS = (gpu.clean, gpu.light, gpu.recompressed, gpu.screenshot, gpu.second_order)
 
 
 def scene(seed: int, h: int = HR_SIZE, w: int = HR_SIZE) -> Pixels:
-    """Something with edges, gradients and grain."""
+    """A picture with edges, gradients and grain."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (h // 16, w // 16, 3), np.uint8)
     large = np.asarray(Image.fromarray(coarse).resize((w, h), Image.Resampling.BICUBIC), np.int16)
@@ -57,7 +57,7 @@ def test_a_packed_file_comes_back_and_is_the_same_each_time(packed: Packed, tmp_
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     again = Packed.load(tmp_path / "a.npz")
     assert np.array_equal(again.train, packed.train)
-    assert np.array_equal(again.drawn, packed.drawn)
+    assert np.array_equal(again.synthetic, packed.synthetic)
     for kind in ("clean", "degraded"):
         for pair, pair_again in zip(getattr(packed.validation, kind), getattr(again.validation, kind), strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(pair, pair_again, strict=True))
@@ -106,8 +106,8 @@ def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     pack.main(["--pictures", str(folder), "--out", str(tmp_path / "a.npz"), "--mib", "1.2"])
     assert (tmp_path / "a.npz").stat().st_size <= 1.2 * 2**20
     again = Packed.load(tmp_path / "a.npz")
-    assert f"{len(again.train)} crops of pictures, {len(again.drawn)} drawn" in capsys.readouterr().out
-    assert len(again.train) >= 1 and len(again.drawn) >= 1
+    assert f"{len(again.train)} crops of pictures, {len(again.synthetic)} synthetic" in capsys.readouterr().out
+    assert len(again.train) >= 1 and len(again.synthetic) >= 1
 
 
 @pytest.mark.parametrize("quality", [20, 50, 75, 95])
@@ -170,9 +170,9 @@ def test_a_resumed_stream_gives_the_batches_of_an_unbroken_one() -> None:
     unbroken, resumed = stream(0, 6), stream(4, 2)
     for before, again in zip(unbroken[4:], resumed, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(before, again, strict=True))
-    lr, hr, taught = unbroken[0]
+    lr, hr, target = unbroken[0]
     assert lr.shape == (4, 3, 16, 16)
-    assert hr.shape == taught.shape == (4, 3, 64, 64)
+    assert hr.shape == target.shape == (4, 3, 64, 64)
     assert min(lr.min(), hr.min()) >= 0 and max(lr.max(), hr.max()) <= 1
 
 
@@ -183,26 +183,26 @@ def test_partners_stay_aligned_through_turns_and_flips() -> None:
 
 
 @pytest.mark.usefixtures("small_window")
-def test_a_teacher_is_told_which_pairs_are_damaged() -> None:
+def test_a_teacher_knows_which_pairs_are_damaged() -> None:
     def inverted(lr: torch.Tensor, hr: torch.Tensor, damaged: bool) -> torch.Tensor:
         return 1 - lr.repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3) if damaged else hr
 
     mild, damaged = (stream(0, 1, mix, inverted)[0] for mix in (Mix(clean=0.5, light=0.5), Mix(clean=0, light=0)))
-    assert torch.equal(mild.taught, mild.hr)
-    assert torch.allclose(torch.nn.functional.avg_pool2d(damaged.taught, SCALE), 1 - damaged.lr, atol=0.01)
+    assert torch.equal(mild.target, mild.hr)
+    assert torch.allclose(torch.nn.functional.avg_pool2d(damaged.target, SCALE), 1 - damaged.lr, atol=0.01)
 
 
 @pytest.mark.usefixtures("small_window")
 def test_plain_pairs_come_whole_and_grey_ones_are_grey() -> None:
-    for lr, hr, taught in stream(0, 3, Mix(clean=1, light=0, plain=1)):
+    for lr, hr, target in stream(0, 3, Mix(clean=1, light=0, plain=1)):
         assert (torch.nn.functional.avg_pool2d(hr, SCALE) - lr).abs().max() < 0.01
-        assert torch.equal(taught, hr)
+        assert torch.equal(target, hr)
     for lr, hr, _ in stream(0, 3, Mix(clean=1, light=0, grey=1)):
         assert all((image.amax(1) - image.amin(1)).max() == 0 for image in (lr, hr))
 
 
 def test_it_needs_no_more_than_torch_and_numpy(packed: Packed, tmp_path: Path) -> None:
-    """What the machine lacks is made impossible to import; then the parts of a run are put together."""
+    """With the packages that the machine lacks made impossible to import, a run's parts still work."""
     packed.save(tmp_path / "a.npz")
     code = f"""
 import sys
@@ -213,13 +213,13 @@ import torch
 import training.all
 from training import gpu, network, pictures
 from training.packed import Packed
-from training.pair import Mix
+from training.dataset import Mix
 packed = Packed.load(Path({str(tmp_path / "a.npz")!r}))
 gpu.WINDOW = 2
 net = network.Compact(features=4, depth=1).requires_grad_(False)
 options = dict(batch=2, lr_crop=16, fresh=1, device=torch.device("cpu"), teacher=lambda lr, hr, bad: net(lr))
-batch = next(gpu.batches(packed.train, packed.drawn, Mix(clean=0, light=0, plain=0.5), 0, 0, **options))
-print(*batch.taught.shape, *pictures.load_validation(Path({str(tmp_path / "a.npz")!r})).measure(net))
+batch = next(gpu.batches(packed.train, packed.synthetic, Mix(clean=0, light=0, plain=0.5), 0, 0, **options))
+print(*batch.target.shape, *pictures.load_validation(Path({str(tmp_path / "a.npz")!r})).measure(net))
 """
     root = ROOT
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)

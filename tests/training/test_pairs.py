@@ -1,4 +1,4 @@
-"""The pairs that the trainers learn from: numbered, a function of the seed, aligned, resumable to the batch."""
+"""The training pairs: numbered, a function of the seed, aligned, resumable at any batch."""
 
 from itertools import islice
 
@@ -7,15 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from training import data, degrade, drawn, plain
-from training.pair import HR_SIZE, LR_SIZE, Batch, Mix, Pixels
+from training import cpu, degrade, plain, synthetic
+from training.dataset import HR_SIZE, LR_SIZE, Batch, Mix, Pixels
 from training.window import window_at
 
 MIX = Mix(clean=0.2, light=0.2, recompressed=0.2, screenshot=0.2)
 
 
 def scene(seed: int, h: int = 288, w: int = 320) -> Pixels:
-    """Something with edges, gradients and grain."""
+    """A picture with edges, gradients and grain."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (h // 16, w // 16, 3), np.uint8)
     large = np.asarray(Image.fromarray(coarse).resize((w, h), Image.Resampling.BILINEAR), np.int16)
@@ -24,7 +24,7 @@ def scene(seed: int, h: int = 288, w: int = 320) -> Pixels:
 
 @pytest.fixture
 def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "WINDOW", 12)
+    monkeypatch.setattr(cpu, "WINDOW", 12)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_shares_that_cannot_be_are_refused(shares: tuple[float, float]) -> None:
 
 def test_a_pair_depends_on_its_number_alone() -> None:
     pictures = [scene(0), scene(1)]
-    here, there = data.Pairs(pictures, MIX, 7), data.Pairs(pictures, MIX, 7)
+    here, there = cpu.Pairs(pictures, MIX, 7), cpu.Pairs(pictures, MIX, 7)
     there[3]
     for number in (8, 9):
         (lr, hr, _), (lr_again, hr_again, _) = here[number], there[number]
@@ -80,7 +80,7 @@ def test_a_pair_depends_on_its_number_alone() -> None:
 
 
 def test_a_picture_smaller_than_a_crop_is_enlarged() -> None:
-    cut = data.crop(scene(0, 64, 96), np.random.default_rng(0))
+    cut = cpu.crop(scene(0, 64, 96), np.random.default_rng(0))
     assert cut.shape == (HR_SIZE, HR_SIZE, 3)
 
 
@@ -88,7 +88,7 @@ def test_a_picture_smaller_than_a_crop_is_enlarged() -> None:
 @pytest.mark.usefixtures("small_window")
 def test_a_resumed_stream_gives_the_batches_of_an_unbroken_one(step: int) -> None:
     def stream(first: int, number: int) -> list[Batch]:
-        made = data.batches(
+        made = cpu.batches(
             [scene(0), scene(1)], MIX, seed=3, step=first, batch=4, lr_crop=16, fresh=2, workers=0, teacher=inverted
         )
         return list(islice(made, number))
@@ -97,9 +97,9 @@ def test_a_resumed_stream_gives_the_batches_of_an_unbroken_one(step: int) -> Non
     for before, again in zip(unbroken[step:], resumed, strict=True):
         for part, part_again in zip(before, again, strict=True):
             assert torch.equal(part, part_again)
-    lr, hr, taught = unbroken[0]
+    lr, hr, target = unbroken[0]
     assert lr.shape == (4, 3, 16, 16)
-    assert hr.shape == taught.shape == (4, 3, 64, 64)
+    assert hr.shape == target.shape == (4, 3, 64, 64)
 
 
 def inverted(lr: torch.Tensor, hr: torch.Tensor, damaged: bool) -> torch.Tensor:
@@ -110,11 +110,11 @@ def inverted(lr: torch.Tensor, hr: torch.Tensor, damaged: bool) -> torch.Tensor:
 def test_a_teacher_is_told_which_pairs_are_damaged() -> None:
     def batch(mix: Mix) -> Batch:
         options = {"batch": 4, "lr_crop": 16, "fresh": 2, "workers": 0}
-        return next(data.batches([scene(0)], mix, 0, 0, teacher=inverted, **options))
+        return next(cpu.batches([scene(0)], mix, 0, 0, teacher=inverted, **options))
 
     mild, damaged = batch(Mix(clean=0.5, light=0.5)), batch(Mix(clean=0, light=0))
-    assert torch.equal(mild.taught, mild.hr)
-    assert torch.allclose(damaged.taught[..., ::4, ::4], 1 - damaged.lr, atol=1e-6)
+    assert torch.equal(mild.target, mild.hr)
+    assert torch.allclose(damaged.target[..., ::4, ::4], 1 - damaged.lr, atol=1e-6)
 
 
 def test_the_window_slides_over_the_stream() -> None:
@@ -130,18 +130,18 @@ def test_low_and_high_resolution_stay_aligned_through_turns_and_flips() -> None:
     hr = scene(0, HR_SIZE, HR_SIZE)
     lr = hr[::4, ::4]
     for seed in range(8):
-        small, large = data._vary([lr, hr], 16, np.random.default_rng(seed))
+        small, large = cpu._vary([lr, hr], 16, np.random.default_rng(seed))
         # A turned picture's samples lie at another corner of their 4×4 cells, so each must be somewhere in its own.
         cells = large.reshape(16, 4, 16, 4, 3).transpose(0, 2, 1, 3, 4).reshape(16, 16, 16, 3)
         assert (cells == small[:, :, None]).all(axis=-1).any(axis=-1).all()
 
 
-@pytest.mark.parametrize("number", range(len(drawn.KINDS)))
+@pytest.mark.parametrize("number", range(len(synthetic.KINDS)))
 def test_a_drawn_page_is_a_function_of_seed_and_number(number: int) -> None:
-    page = drawn.Pages(seed=1)[number]
-    assert page.shape == (drawn.SIDE, drawn.SIDE, 3) and page.dtype == np.uint8
-    assert np.array_equal(page, drawn.Pages(seed=1)[number])
-    assert not np.array_equal(page, drawn.Pages(seed=2)[number])
+    page = synthetic.Pages(seed=1)[number]
+    assert page.shape == (synthetic.SIDE, synthetic.SIDE, 3) and page.dtype == np.uint8
+    assert np.array_equal(page, synthetic.Pages(seed=1)[number])
+    assert not np.array_equal(page, synthetic.Pages(seed=2)[number])
     assert len(np.unique(page)) > 8, "an empty page teaches nothing"
 
 
@@ -155,8 +155,8 @@ def test_drawn_targets_come_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -
         def __getitem__(self, number: int) -> Pixels:
             return np.zeros((HR_SIZE, HR_SIZE, 3), np.uint8)
 
-    monkeypatch.setattr(data, "Pages", Black)
-    pairs = data.Pairs([scene(0)], Mix(clean=1, light=0, drawn=0.3), seed=0)
+    monkeypatch.setattr(cpu, "Pages", Black)
+    pairs = cpu.Pairs([scene(0)], Mix(clean=1, light=0, synthetic=0.3), seed=0)
     black = sum(not pairs[number][1].any() for number in range(100))
     assert 20 <= black <= 40
 
@@ -186,7 +186,7 @@ def test_ramps_are_soft_and_go_every_way() -> None:
 
 def test_the_mix_says_how_many_pairs_are_plain_and_how_many_grey() -> None:
     pictures = [scene(0), scene(1)]
-    stream = data.Pairs(pictures, Mix(clean=1, light=0, plain=0.3, grey=0.5), 1)
+    stream = cpu.Pairs(pictures, Mix(clean=1, light=0, plain=0.3, grey=0.5), 1)
     pairs = [stream[number][:2] for number in range(120)]
     grey = sum(bool((hr == hr[..., :1]).all()) for _, hr in pairs)
     assert all(np.array_equal(lr[..., 0], lr[..., 2]) for lr, hr in pairs if (hr == hr[..., :1]).all())

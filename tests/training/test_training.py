@@ -1,4 +1,4 @@
-"""The training's promises: runs that resume as if unbroken, a schedule, and files that load."""
+"""Training runs resume exactly, follow the schedule of rates, and write files that load."""
 
 import csv
 import json
@@ -16,9 +16,9 @@ from server.models.shim import SRVGGNetCompact
 from server.refiners.bundled.network import DetailNet
 from server.weights.catalog import FOLDER
 from training import all as all_
-from training import colour, data, export, fidelity, network, plot, precision, refiner, run
+from training import colour, cpu, export, fidelity, network, plot, precision, refiner, run
+from training.dataset import Pixels
 from training.muon import optimizers
-from training.pair import Pixels
 
 TINY: dict[str, Any] = {
     "num_in_ch": 3,
@@ -32,7 +32,7 @@ SIZES = ["--batch", "2", "--crop", "16", "--workers", "0", "--drawn", "0"]
 
 
 def scene(seed: int, h: int = 288, w: int = 320) -> Pixels:
-    """Something with edges, gradients and grain."""
+    """A picture with edges, gradients and grain."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (h // 16, w // 16, 3), np.uint8)
     large = np.asarray(Image.fromarray(coarse).resize((w, h), Image.Resampling.BILINEAR), np.int16)
@@ -41,8 +41,8 @@ def scene(seed: int, h: int = 288, w: int = 320) -> Pixels:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks and a window that a test can afford."""
-    monkeypatch.setattr(data, "WINDOW", 6)
+    """Small networks and a small window."""
+    monkeypatch.setattr(cpu, "WINDOW", 6)
     monkeypatch.setattr(precision, "ROUNDS", 1)
     monkeypatch.setattr(fidelity, "Compact", lambda: network.Compact(features=16, depth=3))
     monkeypatch.setattr(refiner, "DetailNet", lambda: DetailNet((8, 16), (1, 1), 16))
@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Path:
-    """A fidelity network of the tiny kind, as a bundled file."""
+    """A tiny fidelity network, as a bundled file."""
     torch.manual_seed(5)
     net = network.Compact(features=16, depth=3)
     network.initialise(net)
@@ -243,7 +243,7 @@ def test_what_is_whiter_than_white_is_no_error() -> None:
 
 @pytest.fixture
 def coloured() -> network.Compact:
-    """A network from nothing with its path; the rest of it is noise."""
+    """An untrained network with its path; its other weights are noise."""
     torch.manual_seed(3)
     net = network.Compact(features=16, depth=4)
     network.initialise(net)

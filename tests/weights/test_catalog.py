@@ -1,4 +1,4 @@
-"""The catalog: which weights are there, whether they may be used, and whether their files are the right ones."""
+"""The catalog: which weights are installed, which are allowed, and whether their files are the right ones."""
 
 import hashlib
 from collections.abc import Callable
@@ -70,7 +70,7 @@ MakeCatalog = Callable[..., Catalog]
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
-    """Four entries, of which none is there yet."""
+    """Four entries, none of them installed yet."""
     (tmp_path / "bundled").mkdir()
     (tmp_path / "manifest.toml").write_text(MANIFEST.format(digest=DIGEST), "utf-8")
     return read_manifest(tmp_path)
@@ -99,7 +99,7 @@ def install(folder: Path, name: str = "best.pth", content: bytes = CONTENT) -> P
 
 
 def add_own(folder: Path, name: str = "mine.pth", **changes: Any) -> Path:
-    """A checkpoint of the operator's own, as the index has it."""
+    """A checkpoint of the operator's own, as in the index."""
     path = install(folder, name)
     size, mtime_ns = stamp(path) or (0, 0)
     facts = {"file": name, "size": size, "mtime_ns": mtime_ns, "problem": None, "network": None} | changes
@@ -153,7 +153,9 @@ def test_an_unknown_model_is_refused_with_those_there_are(catalog: Catalog, tmp_
 
 
 def test_a_model_that_is_not_installed_says_how_to_get_it(catalog: Catalog, folder: Path) -> None:
-    with pytest.raises(ModelNotFound, match="weights pull best` gets them, or put best.pth into the weights folder$"):
+    with pytest.raises(
+        ModelNotFound, match="weights pull best` installs them, or put best.pth into the weights folder$"
+    ):
         catalog.get("best")
     with pytest.raises(ModelNotFound, match="weights pull faces` gets them"):
         catalog.find("restorer")
@@ -220,7 +222,7 @@ def test_the_policy_refuses_what_nobody_has_said_the_licence_of(make: MakeCatalo
     add_own(folder)
     strict = make(policy="commercial")
     assert strict.names() == []
-    with pytest.raises(ModelNotFound, match=r"^mine is not in weights/manifest\.toml, so nobody has said"):
+    with pytest.raises(ModelNotFound, match=r"^mine is refused, .* it has no entry in weights/manifest\.toml"):
         strict.get("mine")
 
 
@@ -285,5 +287,5 @@ def test_auto_is_what_comes_with_the_server(tmp_path: Path) -> None:
 
 
 def test_what_should_have_come_with_the_server_is_not_to_be_pulled(catalog: Catalog) -> None:
-    with pytest.raises(ModelNotFound, match=r"they come with the server, but .*ours\.safetensors is not there"):
+    with pytest.raises(ModelNotFound, match=r"they are part of the server, but .*ours\.safetensors is missing"):
         catalog.get("ours")

@@ -1,4 +1,4 @@
-"""Which weights restore faces, and what is said where they are missing."""
+"""The weights for faces, and the error if they are missing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""weights/manifest.toml says of each checkpoint what its own weights say, where it comes from and what is allowed."""
+"""weights/manifest.toml has the facts of each checkpoint's own weights, its source and its licence."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""The weights folder: a file gets in whole or not at all, alone, and keeps the hash it came with."""
+"""The weights folder: files are installed atomically, by one process at a time, and keep the hash of their first
+download."""
 
 import hashlib
 import json
@@ -7,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from server.errors import Conflict, Unavailable
-from server.fsync import write_whole
+from server.files import write_atomically
 from server.weights.manifest import File
 from server.weights.store import Store, sha256_of
 
@@ -67,5 +68,5 @@ def test_a_hash_is_taken_again_when_the_file_has_changed(tmp_path: Path) -> None
 
 def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
     for text in ("one", "two"):
-        write_whole(tmp_path / "a.json", text)
+        write_atomically(tmp_path / "a.json", text)
         assert [path.read_text() for path in tmp_path.iterdir()] == [text]

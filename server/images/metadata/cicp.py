@@ -1,11 +1,11 @@
-"""Colours that a file describes in numbers or names instead of a profile: the profile that says the same."""
+"""Colour profiles for files that state their colours as code points (CICP), chromaticities or names instead."""
 
 import struct
 
 import numpy as np
 
 from server.errors import SourceUnreadable
-from server.images import chunks
+from server.images.chunks import before_pixels
 from server.images.metadata.exif import Exif
 from server.images.metadata.icc import (
     ADOBE_RGB,
@@ -21,24 +21,24 @@ from server.images.metadata.icc import (
 )
 
 _CODES: dict[int, Primaries] = {9: BT2020, 12: DISPLAY_P3}
-"""Of ITU-T H.273, table 2. The others that occur are as good as sRGB's."""
+"""ITU-T H.273, table 2. All others are read as sRGB's."""
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
-"""Of its table 3. All others are shown with sRGB's curve, by browsers too, and so they are read."""
+"""ITU-T H.273, table 3. All others are read with sRGB's curve, as browsers do."""
 
 _BOXES = 1 << 20
-"""Bytes at a HEIF file's start in which the box is looked for."""
+"""The box is searched in so many bytes at the start of a HEIF file."""
 _SRGB_GAMMA = 0.45455
 _USUAL_GAMMA = 2.2
-"""Of colours of which only the primaries are said (TIFF 6.0, section 20)."""
+"""For files that state only the primaries (TIFF 6.0, section 20)."""
 _SAME_GAMMA, _SAME_CHROMATICITY = 0.02, 0.005
-"""Differences that are only rounding: many programs write the numbers of sRGB instead of its name."""
+"""Smaller differences are rounding: many programs write the numbers of sRGB instead of its name."""
 
 
 def from_png(data: bytes, *, grey: bool) -> bytes | None:
-    """A profile by the chunks before the samples: cICP counts before iCCP, that before sRGB, and that before gAMA with
-    cHRM (PNG, third edition, section 4.3). None where they say sRGB, nothing, or nonsense, or libvips has the profile
-    already. Raises SourceUnreadable for HDR."""
-    found = _chunks(data)
+    """The profile that the chunks before the pixels describe, in this order of precedence: cICP, iCCP, sRGB, gAMA with
+    cHRM (PNG, third edition, section 4.3). None for sRGB, for no or invalid values, and for iCCP, which libvips reads
+    itself. Raises SourceUnreadable for HDR."""
+    found = before_pixels(data)
     if len(coded := found.get(b"cICP", b"")) == 4:
         return _by_code(coded[0], coded[1])
     if b"iCCP" in found or b"sRGB" in found or len(found.get(b"gAMA", b"")) != 4:
@@ -58,8 +58,8 @@ def from_png(data: bytes, *, grey: bool) -> bytes | None:
 
 
 def from_heif(data: bytes) -> bytes | None:
-    """A profile by the box `colr` of type `nclx` (ISO/IEC 14496-12, section 12.1.5), or None where it says sRGB or is
-    missing. Raises SourceUnreadable for HDR."""
+    """The profile that the box `colr` of type `nclx` describes (ISO/IEC 14496-12, section 12.1.5); None for sRGB, or if
+    there is no such box. Raises SourceUnreadable for HDR."""
     place = data.find(b"colrnclx", 0, _BOXES)
     if place < 0 or len(data) < place + 12:
         return None
@@ -68,7 +68,7 @@ def from_heif(data: bytes) -> bytes | None:
 
 
 def from_exif(exif: Exif) -> bytes | None:
-    """A profile of what EXIF or TIFF tags say, or None where that is sRGB or nothing."""
+    """The profile that EXIF or TIFF tags describe; None for sRGB, or if they state nothing."""
     if exif.is_adobe_rgb:
         return rgb_profile(ADOBE_RGB, gamma=ADOBE_RGB_GAMMA)
     numbers = exif.chromaticities
@@ -82,9 +82,9 @@ def from_exif(exif: Exif) -> bytes | None:
 
 
 def are_stated(data: bytes, mime: str) -> bool:
-    """The file's own format says what its colours are, be it sRGB: then EXIF is not asked."""
+    """Whether the file states its colours outside of EXIF, even if they are sRGB. If so, EXIF does not count."""
     if mime == "image/png":
-        return bool({b"cICP", b"sRGB", b"gAMA"} & set(_chunks(data)))
+        return bool({b"cICP", b"sRGB", b"gAMA"} & set(before_pixels(data)))
     return mime in ("image/avif", "image/heic") and b"colrnclx" in data[:_BOXES]
 
 
@@ -92,24 +92,14 @@ def _by_points(points: list[Chromaticity], gamma: float | None) -> bytes | None:
     white, red, green, blue = points
     try:
         return rgb_profile((red, green, blue), white, gamma)
-    except (ArithmeticError, struct.error, np.linalg.LinAlgError, ValueError):  # these are no colours
+    except (ArithmeticError, struct.error, np.linalg.LinAlgError, ValueError):  # not valid colours
         return None
 
 
 def _by_code(primaries: int, transfer: int) -> bytes | None:
     if transfer in _HDR_TRANSFERS:
-        raise SourceUnreadable(f"HDR pictures ({_HDR_TRANSFERS[transfer]}) are not read; convert it to SDR first")
+        raise SourceUnreadable(f"HDR pictures ({_HDR_TRANSFERS[transfer]}) are not supported; convert it to SDR first")
     return rgb_profile(_CODES[primaries]) if primaries in _CODES else None
-
-
-def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """Of a PNG file, up to its samples."""
-    found: dict[bytes, bytes] = {}
-    for name, start, end in chunks.places(data):
-        if name == b"IDAT":
-            break
-        found[name] = data[start:end]
-    return found
 
 
 def _points(numbers: bytes) -> list[Chromaticity]:

@@ -1,5 +1,5 @@
-"""Colour spaces of picture files. The network works on the samples as they are stored, in the space of their own
-profile: grey or RGB, 8 or 16 bits, not linear. What is neither is brought there on the way in."""
+"""Colour spaces of picture files. The network works on samples as they are stored, in the space of their own profile:
+grey or RGB, 8 or 16 bits, gamma-encoded. Other pictures are converted to this when they are read."""
 
 import functools
 
@@ -9,13 +9,13 @@ from server.errors import SourceUnreadable
 from server.images.metadata.fields import ICC, get_field, with_field
 
 _SPACES = {(True, "uchar"): "b-w", (True, "ushort"): "grey16", (False, "uchar"): "srgb", (False, "ushort"): "rgb16"}
-"""libvips' names, by whether it is grey and by the kind of number."""
+"""libvips' names, by (grey, number format)."""
 _SIGNATURES = {"b-w": b"GRAY", "grey16": b"GRAY", "srgb": b"RGB ", "rgb16": b"RGB ", "scrgb": b"RGB ", "cmyk": b"CMYK"}
-"""What ICC.1:2022 calls them, in bytes 16 … 19 of a profile; "acsp" stands in bytes 36 … 39 of any."""
+"""The names of ICC.1:2022, in bytes 16 … 19 of a profile. Bytes 36 … 39 of every profile are "acsp"."""
 
 
 def profile(image: pyvips.Image) -> bytes | None:
-    """The embedded profile, if it is one, whole, and describes a space of this kind; else None."""
+    """The embedded profile if it is valid and fits the picture's kind of colours; else None."""
     data = get_field(image, ICC) or b""
     signature = _SIGNATURES.get(image.interpretation)
     fits = signature is not None and data[36:40] == b"acsp" and data[16:20] == signature
@@ -24,7 +24,7 @@ def profile(image: pyvips.Image) -> bytes | None:
 
 @functools.lru_cache(maxsize=16)
 def _is_usable(data: bytes, signature: bytes) -> bool:
-    """Whether littleCMS can do anything with it: damaged ones often look well from outside."""
+    """Whether littleCMS can use it: many damaged profiles have a valid header."""
     bands = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4}[signature]
     space = {b"GRAY": "b-w", b"RGB ": "srgb", b"CMYK": "cmyk"}[signature]
     pixel = with_field(pyvips.Image.black(1, 1, bands=bands).copy(interpretation=space), ICC, data)
@@ -36,11 +36,11 @@ def _is_usable(data: bytes, signature: bytes) -> bool:
 
 
 def to_rgb(image: pyvips.Image) -> pyvips.Image:
-    """Whatever libvips has loaded → grey or RGB, perhaps with alpha, of 8 or 16 bits, in libvips' matching space.
+    """Any picture of libvips → grey or RGB, with or without alpha, 8 or 16 bits, with libvips' matching interpretation.
 
-    CMYK becomes sRGB through its profile, or without one through the usual one of coated paper that libvips brings.
-    Lab and the like become sRGB. Floats run from 0 (black) to 1 (white) and are cut off beyond; they are in the space
-    of their profile, or without one proportional to light. Raises SourceUnreadable.
+    CMYK becomes sRGB through its profile, or without one through libvips' default profile for coated paper. Lab and XYZ
+    become sRGB. Floats are clipped to 0 (black) … 1 (white); they are in the space of their profile, or without one
+    proportional to light. Raises SourceUnreadable.
     """
     deep = image.format != "uchar"
     if image.interpretation == "cmyk":
@@ -51,19 +51,19 @@ def to_rgb(image: pyvips.Image) -> pyvips.Image:
     if image.format in ("float", "double"):
         return _from_floats(image)
     if image.format == "ushort" and image.get_typeof("bits-per-sample") and image.get("bits-per-sample") < 16:
-        # AVIF and HEIC of 10 and 12 bits: their decoders leave the low bits empty, so that white is not quite 65535.
+        # AVIF and HEIC of 10 and 12 bits: their decoders set the low bits to 0, so that white is less than 65535.
         unused = 16 - image.get("bits-per-sample")
         image = (image * (65535 / (65536 - 2**unused))).rint().cast("ushort")
     if image.format == "uint":
         image = (image * (65535 / (2**32 - 1))).rint().cast("ushort")
     if image.format not in ("uchar", "ushort"):
-        raise SourceUnreadable("the picture has negative samples, which say nothing about black and white")
+        raise SourceUnreadable("the picture has negative samples, which do not state black and white")
     return image.copy(interpretation=_SPACES[image.bands < 3, image.format])
 
 
 def from_lab(image: pyvips.Image, *, signed: bool) -> pyvips.Image:
-    """Lab colours as TIFF stores them, in 8 or 16 bits, unsigned as libvips loads them → libvips' own. `signed`: a and
-    b are stored so (CIELAB), else with their zero in the middle (ICCLab, TIFF Technical Note 4)."""
+    """Lab colours as TIFF stores them, in 8 or 16 bits, loaded as unsigned numbers → libvips' Lab. `signed`: a and b
+    are signed numbers (CIELAB); if not, their zero is in the middle of the range (ICCLab, TIFF Technical Note 4)."""
     deep = image.format == "ushort"
     light = image[0] * (100 / (65280 if deep else 255))
     others = image[1:3]
@@ -72,7 +72,7 @@ def from_lab(image: pyvips.Image, *, signed: bool) -> pyvips.Image:
 
 
 def to_srgb(image: pyvips.Image) -> pyvips.Image:
-    """Out of the space of its profile, in the depth it has. Grey stays grey, and has sRGB's curve afterwards."""
+    """From the space of its profile to sRGB, in the same depth. Grey stays grey, with sRGB's curve."""
     if profile(image) is None:
         return image
     grey = image.bands < 3
@@ -86,7 +86,7 @@ def to_srgb(image: pyvips.Image) -> pyvips.Image:
 
 
 def _through_profile(image: pyvips.Image, otherwise: str, deep: bool) -> pyvips.Image:
-    """To sRGB. `otherwise`: libvips' name of the profile for pictures that have none."""
+    """To sRGB. `otherwise`: libvips' name of the profile for pictures without one."""
     known = profile(image) is not None
     return image.icc_transform(
         "srgb", embedded=known, input_profile=otherwise, intent="relative", depth=16 if deep else 8

@@ -1,8 +1,8 @@
-"""EXIF as a tree of raw values: read, cut down, and written again. Only the few that must change are interpreted.
+"""EXIF as a tree of raw values: read, reduced, and written again. Only the few values that must change are interpreted.
 
-EXIF (CIPA DC-008) is a TIFF file (TIFF 6.0, section 2) without a picture: a directory of tags, of which two point to
-further ones. What libraries decode to text and encode again loses every letter beyond ASCII; raw values lose nothing.
-The directory of the thumbnail is not read, so that none is ever written.
+EXIF (CIPA DC-008) is a TIFF file (TIFF 6.0, section 2) without a picture: a directory of tags, two of which point to
+more directories. Libraries that decode values to text and encode them again lose all non-ASCII characters; raw values
+lose nothing. The thumbnail's directory is not read, so the result never has an old thumbnail.
 """
 
 import mmap
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-from server.images.metadata.placement import Change
+from server.images.metadata.placement import Placement
 
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x0112, 0x011A, 0x011B, 0x0128
 ARTIST, COPYRIGHT = 0x013B, 0x8298
@@ -21,13 +21,13 @@ _IPTC = 0x83BB
 _WIDTH, _HEIGHT, _MAKER_NOTE, _COLOUR_SPACE, _GAMMA = 0xA002, 0xA003, 0x927C, 0xA001, 0xA500
 _WHITE_POINT, _CHROMATICITIES = 0x013E, 0x013F
 _FOCAL_PLANE = 0xA20E, 0xA20F
-"""Pixels per unit on the sensor, across and down."""
+"""Pixels per unit on the sensor, horizontally and vertically."""
 _SUBJECTS = 0x9214, 0xA214
-"""Where what matters is, in pixels of the picture as stored: a point, a circle or a box."""
+"""Position of the main subject, in pixels of the picture as stored: a point, a circle or a box."""
 _INDEX, _RELATED_WIDTH, _RELATED_HEIGHT = 0x0001, 0x1001, 0x1002
-"""Of the interoperability directory: which rules the file follows (R98 is sRGB, R03 Adobe RGB), and a size."""
+"""Of the interoperability directory: the rules that the file follows (R98: sRGB, R03: Adobe RGB), and a size."""
 _SRGB, _ADOBE_RGB, _UNCALIBRATED = 1, 2, 0xFFFF
-"""Of ColorSpace; 2 is not in the standard, and some cameras write it."""
+"""Values of ColorSpace; 2 is not in the standard, but some cameras write it."""
 _PREFIX = b"Exif\0\0"
 
 _RESOLUTION = {X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT}
@@ -37,22 +37,22 @@ _BASIC = {
     0x4746, 0x4749, COPYRIGHT, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F,  # rating, and Windows's title … subject
     ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT,
 }  # fmt: skip
-"""Tags of the first directory that say something about the picture. The others are about the file's own layout."""
+"""Tags of the first directory that describe the picture. The others describe the file's layout."""
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of the number, or of each of the two, that a TIFF type is made of: what changes with the byte order."""
+"""Bytes of the number of a TIFF type, or of each of the two numbers of a rational: the unit of byte order."""
 _PAIRS = {5, 10}
 _WHOLE, _SIGNED = {1, 3, 4, 6, 8, 9, 13, 16, 17, 18}, {6, 8, 9, 17}
 _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8 = 2, 3, 4, 5, 7, 16
 
 _MOST = 4
-"""Times MAX_BYTES in one directory: hostile files let all of its entries point at the same bytes."""
+"""Most bytes in one directory, in units of MAX_BYTES: in hostile files all entries point to the same bytes."""
 
 _MOST_ENTRIES = 4096
-"""In one directory; real ones have some dozens."""
+"""In one directory; real directories have some dozens."""
 
 MAX_BYTES = 60_000
-"""A JPEG segment holds 65,533 bytes, of which some are for what an encoder adds."""
+"""A JPEG segment holds 65,533 bytes, some of which the encoder needs."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Value:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Of a tag that holds whole numbers, however wide; else none."""
+        """The numbers of a tag of any integer type; empty for other types."""
         if self.type not in _WHOLE:
             return ()
         size, signed = _SIZES[self.type], self.type in _SIGNED
@@ -81,14 +81,14 @@ Tags = Mapping[int, Value]
 @dataclass(frozen=True)
 class Exif:
     image: Tags = field(default_factory=dict)
-    """Of the first directory: descriptive ones, orientation and resolution."""
+    """Of the first directory: description, orientation and resolution."""
     photo: Tags = field(default_factory=dict)
     gps: Tags = field(default_factory=dict)
     interop: Tags = field(default_factory=dict)
 
     @property
     def orientation(self) -> int | None:
-        """1 … 8, where what is not among these is 1; None where nothing is said, which is not the same."""
+        """1 … 8, where invalid values are 1; None if there is no such tag."""
         value = self.image.get(ORIENTATION)
         if value is None:
             return None
@@ -97,7 +97,7 @@ class Exif:
 
     @property
     def is_adobe_rgb(self) -> bool:
-        """By ColorSpace, or where that leaves it open, by the rules that the file follows (DCF 2.0)."""
+        """By ColorSpace, or if that is uncalibrated or missing, by the rules that the file follows (DCF 2.0)."""
         space = self.photo.get(_COLOUR_SPACE)
         number = (space.numbers or (_SRGB,))[0] if space is not None else _UNCALIBRATED
         index = self.interop.get(_INDEX)
@@ -107,7 +107,7 @@ class Exif:
 
     @property
     def chromaticities(self) -> tuple[float, ...] | None:
-        """x and y of white, red, green and blue (TIFF 6.0, section 20), where all are said and no colour space is."""
+        """x and y of white, red, green and blue (TIFF 6.0, section 20), if all are there and no colour space is."""
         space = self.photo.get(_COLOUR_SPACE)
         if space is not None and space.numbers != (_UNCALIBRATED,):
             return None
@@ -116,32 +116,32 @@ class Exif:
 
     @property
     def gamma(self) -> float | None:
-        """The exponent from samples to light, where one is said."""
+        """The exponent from samples to light; None if there is no such tag."""
         return _ratio(self.photo.get(_GAMMA)) or None
 
     def only(self, *tags: int) -> "Exif":
-        """Nothing but these tags of the first directory."""
+        """Only these tags of the first directory."""
         return Exif(image={tag: value for tag, value in self.image.items() if tag in tags})
 
     def with_resolution(self, tags: Tags) -> "Exif":
-        """With these instead of what it has of resolution."""
+        """With these tags in place of its own resolution."""
         others = {tag: value for tag, value in self.image.items() if tag not in _RESOLUTION}
         return replace(self, image={**others, **tags})
 
-    def upright(self, change: Change) -> "Exif":
-        """As of the result: what is measured in pixels is as it is there."""
+    def upright(self, placement: Placement) -> "Exif":
+        """For the result: without an orientation, and with sizes and positions in the result's pixels."""
         image = {tag: value for tag, value in self.image.items() if tag != ORIENTATION}
         photo, interop = dict(self.photo), dict(self.interop)
-        width, height = change.after
+        width, height = placement.after
         if photo:
             photo |= {_WIDTH: _long(width), _HEIGHT: _long(height)}
         for tag, size in ((_RELATED_WIDTH, width), (_RELATED_HEIGHT, height)):
             if tag in interop:
                 interop[tag] = _long(size)
         planes = [self.photo.get(tag) for tag in _FOCAL_PLANE]
-        if any(planes) and (change.turns or change.scale != (1, 1)):
-            found = planes[::-1] if change.turns else planes
-            for tag, value, scale in zip(_FOCAL_PLANE, found, change.scale, strict=True):
+        if any(planes) and (placement.turns or placement.scale != (1, 1)):
+            found = planes[::-1] if placement.turns else planes
+            for tag, value, scale in zip(_FOCAL_PLANE, found, placement.scale, strict=True):
                 photo.pop(tag, None)
                 if density := _ratio(value):
                     photo[tag] = _rational(density * scale)
@@ -150,13 +150,13 @@ class Exif:
             if tag in photo:
                 del photo[tag]
             if 2 <= len(numbers) <= 4:
-                moved = change.subject(numbers)
+                moved = placement.subject(numbers)
                 if all(0 <= number <= 0xFFFF for number in moved):
                     photo[tag] = Value(_SHORT, struct.pack(f"<{len(moved)}H", *moved))
         return replace(self, image=image, photo=photo, interop=interop)
 
     def as_srgb(self) -> "Exif":
-        """As of a picture whose colours have become sRGB's."""
+        """For a picture whose colours were converted to sRGB."""
         image = {tag: value for tag, value in self.image.items() if tag not in (_WHITE_POINT, _CHROMATICITIES)}
         photo = {tag: value for tag, value in self.photo.items() if tag != _GAMMA}
         interop = dict(self.interop)
@@ -171,9 +171,9 @@ class Exif:
 
 
 def parse(data: bytes, first: Tags | None = None) -> Exif:
-    """From an EXIF block, with or without its `Exif` prefix, or a whole TIFF file. What is damaged is left out.
+    """From an EXIF block, with or without its `Exif` prefix, or a whole TIFF file. Damaged values are left out.
 
-    `first`: what to take for the first directory of a TIFF file whose first picture is not the one that is meant."""
+    `first`: used in place of the first directory, for a TIFF file whose first picture is not the one that is read."""
     reader = Reader(data.removeprefix(_PREFIX))
     if first is None:
         first = reader.tags(reader.first)
@@ -193,12 +193,12 @@ def serialise(exif: Exif) -> bytes:
 
 
 def directories(exif: Exif, layout: Tags, *, offset: int, wide: bool = False) -> tuple[bytes, int]:
-    """The directories as they would lie at `offset` of a TIFF file, and where the first of them starts, which `layout`
-    is added to. `wide`: BigTIFF."""
+    """The directories, encoded for `offset` of a TIFF file, and the offset of the first one, to which `layout` is
+    added. `wide`: BigTIFF."""
     blocks = b""
 
     def add(tags: Tags) -> Value:
-        """Where it starts."""
+        """Encode a directory, and return a pointer to it."""
         nonlocal blocks
         start = offset + len(blocks)
         blocks += _directory(tags, start, wide)
@@ -216,14 +216,14 @@ def directories(exif: Exif, layout: Tags, *, offset: int, wide: bool = False) ->
 
 
 def iptc_of_tiff(data: bytes, own: int = 0) -> bytes | None:
-    """The IIM records of a TIFF file, whatever type it says they have: of the directory at `own`, else of the first."""
+    """The IIM records of a TIFF file, of any type: of the directory at `own`, else of the first one."""
     reader = Reader(data)
     return reader.raw(own, _IPTC) or reader.raw(reader.first, _IPTC)
 
 
 def append(path: Path, exif: Exif, iptc: bytes | None = None, more: Tags | None = None) -> None:
-    """Add `exif`, IIM records, and `more` tags, to a little-endian TIFF file: its first directory is written again at
-    the end."""
+    """Add `exif`, IIM records and `more` tags to a little-endian TIFF file: a new first directory is written at the
+    end."""
     with path.open("r+b") as file:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             reader = Reader(data, max_bytes=len(data))
@@ -246,13 +246,13 @@ def _directory(tags: Tags, offset: int, wide: bool) -> bytes:
         place = value.data
         if len(place) > inline:
             place = struct.pack(number, beyond + len(values))
-            values += value.data + b"\0" * (len(value.data) % 2)  # directories and values start at even places
+            values += value.data + b"\0" * (len(value.data) % 2)  # directories and values start at even offsets
         entries += struct.pack("<HH", tag, value.type) + struct.pack(number, value.count) + place.ljust(inline, b"\0")
-    return entries + bytes(inline) + values  # there is no next directory
+    return entries + bytes(inline) + values  # no next directory
 
 
 class Reader:
-    """Of one TIFF structure, of either byte order, either width. Lenient: what lies beyond the end does not exist."""
+    """Reads a TIFF structure of either byte order, classic or BigTIFF. Values beyond the end are treated as missing."""
 
     def __init__(self, data: bytes | mmap.mmap, max_bytes: int = MAX_BYTES) -> None:
         self._data = data
@@ -262,7 +262,7 @@ class Reader:
         self.first = self._number(8, 8) if self.wide else self._number(4, 4)
 
     def tags(self, offset: int) -> dict[int, Value]:
-        """Those of the directory at `offset`; none where that is 0."""
+        """The tags of the directory at `offset`; empty if that is 0."""
         tags: dict[int, Value] = {}
         room = _MOST * self._max_bytes
         for place in self._entries(offset):
@@ -275,28 +275,28 @@ class Reader:
         return 0 < offset < len(self._data) and self._number(offset, 8 if self.wide else 2) > 0
 
     def next(self, offset: int) -> int:
-        """Where the directory that follows the one at `offset` is; 0 where there is none."""
+        """Offset of the directory after the one at `offset`; 0 if there is none."""
         count = self._number(offset, 8 if self.wide else 2)
         return self._number(offset + (8 + 20 * count if self.wide else 2 + 12 * count), 8 if self.wide else 4)
 
     def count(self, offset: int) -> int:
-        """Entries of the directory at `offset` that are looked at."""
+        """Number of entries that are read of the directory at `offset`."""
         return len(self._entries(offset))
 
     def with_short(self, offset: int, tag: int, number: int) -> bytes:
-        """The whole file with another number of 16 bits in that tag, which must be there."""
+        """The whole file with another 16-bit number in that tag, which must be there."""
         place = next(place for place in self._entries(offset) if self._number(place, 2) == tag)
         start = place + (12 if self.wide else 8)
         changed = number.to_bytes(2, "big" if self._order == ">" else "little")
         return self._data[:start] + changed + self._data[start + 2 :]
 
     def raw(self, offset: int, tag: int) -> bytes | None:
-        """The bytes of one tag, in the order in which they lie there; None where it is missing."""
+        """The bytes of one tag, in the file's byte order; None if it is missing."""
         places = (place for place in self._entries(offset) if self._number(place, 2) == tag)
         return next((self._bytes(place) for place in places), None)
 
     def _entries(self, offset: int) -> range:
-        """Where those of the directory at `offset` start."""
+        """Offsets of the entries of the directory at `offset`."""
         if not 0 < offset < len(self._data):
             return range(0)
         head = 8 if self.wide else 2
@@ -345,7 +345,7 @@ def _ratio(value: Value | None) -> float:
 
 
 def _ratios(value: Value | None) -> tuple[float, ...]:
-    """Those that are none are 0."""
+    """Rationals as floats; 0 for a denominator of 0."""
     if value is None or value.type != _RATIONAL:
         return ()
     pairs = struct.iter_unpack("<II", value.data[: len(value.data) // 8 * 8])

@@ -1,4 +1,4 @@
-"""The places of a libvips picture where what its file says beside the pixels lies, as bytes."""
+"""The fields of a libvips picture that hold its file's metadata, as bytes."""
 
 import pyvips
 
@@ -6,21 +6,21 @@ ICC, EXIF, XMP, IPTC = "icc-profile-data", "exif-data", "xmp-data", "iptc-data"
 
 
 RESOLUTION, TEXTS = "our-resolution", "our-texts"
-"""Those that libvips knows nothing of; resolution.py and texts.py say what is in them."""
+"""Fields of this server's own; resolution.py and texts.py define their content."""
 
 
 def get_field(image: pyvips.Image, name: str) -> bytes | None:
-    """None where there is nothing."""
+    """None if the field is missing or empty."""
     if not image.get_typeof(name):
         return None
     try:
         return bytes(image.get(name))
-    except RuntimeError:  # pyvips on a field of no bytes
+    except RuntimeError:  # pyvips raises it for an empty field
         return None
 
 
 def with_field(image: pyvips.Image, name: str, data: bytes | None) -> pyvips.Image:
-    """`image` with another value in that place; as it is, if `data` is None."""
+    """`image` with that value in the field; `image` itself if `data` is None."""
     if data is None:
         return image
     image = image.copy()
@@ -29,8 +29,8 @@ def with_field(image: pyvips.Image, name: str, data: bytes | None) -> pyvips.Ima
 
 
 def kept(image: pyvips.Image) -> int:
-    """What libvips' encoders shall write, which would make up EXIF where there is none: what the picture has. The rest
-    is the resolution."""
+    """The `keep` option for libvips' encoders: exactly the fields that the picture has (they would add EXIF of their
+    own), and the resolution (OTHER)."""
     keep = pyvips.enums.ForeignKeep
     flags = {ICC: keep.ICC, EXIF: keep.EXIF, XMP: keep.XMP, IPTC: keep.IPTC}
     return int(keep.OTHER + sum(flag for name, flag in flags.items() if get_field(image, name) is not None))

@@ -1,7 +1,6 @@
-"""Colour profiles made of what a file says in numbers: primaries, white and a curve (ICC.1:2022).
+"""Colour profiles made from numbers: primaries, white point and a tone curve (ICC.1:2022).
 
-PNG and HEIF files may describe their colours so, without a profile. Made into one, the description survives into any
-format.
+PNG and HEIF files can state these numbers instead of a profile. As a profile they can be written to any format.
 """
 
 import struct
@@ -23,10 +22,10 @@ DISPLAY_P3: Primaries = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
 BT2020: Primaries = ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046))
 
 _D50 = np.array([0.9642, 1.0, 0.8249])
-"""The white that profiles are connected at, as the standard rounds it."""
+"""White of the profile connection space, rounded as in the standard."""
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-"""IEC 61966-2-1, as the parameters of a curve of type 3."""
+"""IEC 61966-2-1, as parameters of a parametric curve of type 3."""
 
 
 def rgb_profile(primaries: Primaries, white: Chromaticity = D65, gamma: float | None = None) -> bytes:
@@ -52,7 +51,7 @@ def _xyz(chromaticity: Chromaticity) -> NDArray[np.float64]:
 
 
 def _adaptation(white: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From colours seen under `white` to the same ones under D50."""
+    """The matrix that adapts colours from `white` to D50."""
     cones = (_BRADFORD @ _D50) / (_BRADFORD @ white)
     result: NDArray[np.float64] = np.linalg.inv(_BRADFORD) @ np.diag(cones) @ _BRADFORD
     return result
@@ -78,7 +77,7 @@ def _text(text: str) -> bytes:
 
 
 def _profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """For a display, version 4.3."""
+    """Of class display, version 4.3."""
     tags = {b"desc": _text("as described in the file"), b"cprt": _text("no copyright"), b"wtpt": _point(*_D50)} | tags
     table, values = struct.pack(">I", len(tags)), b""
     start = 128 + 4 + 12 * len(tags)

@@ -1,4 +1,4 @@
-"""What of a source's file is not in its result, in words: so that nobody finds out later."""
+"""What of the source's file is not kept in the result, as notes for the caller."""
 
 from server.images.metadata import xmp
 from server.images.metadata.metadata import Metadata
@@ -7,7 +7,7 @@ from server.images.read.sniff import sniff
 from server.job.job import Params
 
 _GAIN_MAP_SEGMENT = b"urn:iso:std:iso:ts:21496:-1\0"
-"""ISO 21496-1, in a segment APP2 of JPEG."""
+"""ISO 21496-1, in an APP2 segment of JPEG."""
 _AUXILIARIES = (
     ("hdrgainmap", xmp.GAIN_MAP),
     ("tmap", xmp.GAIN_MAP),
@@ -16,12 +16,12 @@ _AUXILIARIES = (
     ("auxid:2", xmp.DEPTH),
     ("matte", "matte"),
 )
-"""Parts of URNs that name what HEIF files hold beside the picture."""
+"""Parts of the URNs of auxiliary images in HEIF files, and the name of each in notes."""
 _MOST_KEYWORDS = 5
 
 
 def losses(data: bytes, metadata: Metadata, params: Params, frames: int) -> tuple[str, ...]:
-    """Each a short sentence without its full stop. `frames`: how many pictures are made of it."""
+    """Short sentences without a full stop. `frames`: the number of frames in the result."""
     found = [*_pages(data, frames)]
     lost = list(dict.fromkeys([*_beside(data), *(xmp.lost(metadata.xmp) if metadata.xmp else [])]))
     found += [f"the source's {each} is not in the result" for each in lost if each != xmp.EXTENDED]
@@ -43,7 +43,7 @@ def _pages(data: bytes, frames: int) -> list[str]:
 
 
 def _beside(data: bytes) -> list[str]:
-    """What lies beside the picture, without XMP that would say so."""
+    """Data beside the picture that XMP does not mention."""
     kind = sniff(data)
     if kind == "image/jpeg":
         found = jpeg.look(data)
@@ -63,5 +63,5 @@ def _metadata(metadata: Metadata, params: Params) -> list[str]:
     names = list(dict.fromkeys(metadata.texts.keywords_without_place(params.format)))
     if names:
         shown = ", ".join(names[:_MOST_KEYWORDS]) + (", …" if len(names) > _MOST_KEYWORDS else "")
-        found.append(f"{params.format} has no place for the source's texts ({shown})")
+        found.append(f"{params.format} can't hold the source's texts ({shown})")
     return found

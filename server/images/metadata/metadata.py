@@ -1,5 +1,5 @@
-"""What a picture file says beside its pixels: colour profile, EXIF, XMP, IPTC, texts, resolution. Read once, carried
-past the network, and put on the result."""
+"""The metadata of a picture file: colour profile, EXIF, XMP, IPTC, texts, resolution. Read from the source, and
+attached to the result."""
 
 import struct
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import pyvips
 from server.images.metadata import colour, exif, texts, xmp
 from server.images.metadata.exif import Exif
 from server.images.metadata.fields import EXIF, ICC, IPTC, RESOLUTION, TEXTS, XMP, get_field, with_field
-from server.images.metadata.placement import Change
+from server.images.metadata.placement import Placement
 from server.images.metadata.resolution import Resolution, of_libvips, of_tags, pack, tags
 from server.images.metadata.resolution import read as read_resolution
 from server.images.metadata.texts import Texts
@@ -17,17 +17,17 @@ from server.images.read.sniff import sniff
 from server.job.job import Metadata as Policy
 
 UNKNOWN_PIXELS_PER_MM = 72 / 25.4
-"""What EXIF states where the resolution is unknown (EXIF 2.32, XResolution), and libvips writes with any EXIF."""
+"""EXIF's value for an unknown resolution (EXIF 2.32, XResolution), which libvips writes with any EXIF."""
 
 
 @dataclass(frozen=True)
 class Metadata:
     icc: bytes | None = None
-    """The profile that the samples are in, or None for sRGB, and for grey with sRGB's curve."""
+    """The profile of the samples; None for sRGB, and for grey with sRGB's curve."""
     exif: Exif = Exif()
     xmp: bytes | None = None
     iptc: bytes | None = None
-    """IIM records (IPTC-NAA), without what JPEG wraps around them."""
+    """IIM records (IPTC-NAA), without the block that JPEG wraps around them."""
     texts: Texts = Texts()
     resolution: Resolution | None = None
     """As stored: before the orientation is applied."""
@@ -36,12 +36,12 @@ class Metadata:
 
     @property
     def pixels_per_mm(self) -> tuple[float, float] | None:
-        """Across and down, as stored; None where the file does not say so much."""
+        """Horizontal and vertical, as stored; None if the file does not state them."""
         return None if self.resolution is None else self.resolution.pixels_per_mm
 
     @property
     def orientation(self) -> int:
-        """1 … 8 as in EXIF. XMP is asked where EXIF says nothing at all, as by Pillow and libvips; browsers only ask
+        """1 … 8 as in EXIF. XMP counts only if EXIF has no orientation, as in Pillow and libvips; browsers read only
         EXIF."""
         stated = self.exif.orientation
         if stated is None:
@@ -50,7 +50,8 @@ class Metadata:
 
 
 def read(image: pyvips.Image, data: bytes | None = None) -> Metadata:
-    """Of a picture that libvips has opened, from the file `data`; costs no pixels. What is damaged is left out."""
+    """The metadata of a picture that libvips has opened from the file `data`. No pixels are decoded. Damaged parts are
+    left out."""
     found = _tags(image)
     return Metadata(
         icc=colour.profile(image),
@@ -68,13 +69,13 @@ def read(image: pyvips.Image, data: bytes | None = None) -> Metadata:
 
 
 def read_orientation(image: pyvips.Image) -> int:
-    """The same, of all that only what a header needs: a profile, for one, is not tried."""
+    """The orientation alone, which is faster: profiles are not tried."""
     return Metadata(exif=_tags(image), xmp=_packet(image)).orientation
 
 
 def dress(image: pyvips.Image, metadata: Metadata, policy: Policy = "keep") -> pyvips.Image:
-    """`image`, upright and of its final size, with what `policy` leaves of `metadata`: keep: all; copyright: author and
-    rights in EXIF, XMP and texts; strip: none. The profile always stays: without it the colours would be others."""
+    """`image`, upright and of its final size, with the part of `metadata` that `policy` allows. keep: all; copyright:
+    author and rights in EXIF, XMP and texts; strip: none. The profile always stays: the colours depend on it."""
     resolution = metadata.resolution if policy == "keep" else None
     if resolution is not None and metadata.orientation >= 5:
         resolution = resolution.turned()
@@ -100,7 +101,7 @@ def dress(image: pyvips.Image, metadata: Metadata, policy: Policy = "keep") -> p
 
 
 def as_srgb(image: pyvips.Image) -> pyvips.Image:
-    """Of a dressed picture whose colours have become sRGB's: nothing says otherwise."""
+    """A picture with metadata attached whose colours were converted to sRGB → with metadata that say so."""
     block, packet = get_field(image, EXIF), get_field(image, XMP)
     if block is not None:
         image = with_field(image, EXIF, exif.serialise(exif.parse(block).as_srgb()))
@@ -117,39 +118,39 @@ def _packet(image: pyvips.Image) -> bytes | None:
 
 
 def upright(image: pyvips.Image) -> pyvips.Image:
-    """Of a HEIF file, whose own boxes rotate it, which its decoder has done: what EXIF and XMP say of it does not count
-    (ISO/IEC 23008-12, A.2)."""
+    """A picture from a HEIF file, which its decoder has rotated by the file's own boxes: the orientation in EXIF and
+    XMP does not count (ISO/IEC 23008-12, A.2), and is removed."""
     block, packet = get_field(image, EXIF), get_field(image, XMP)
     size = image.width, image.height
     if block is not None:
-        image = with_field(image, EXIF, exif.serialise(exif.parse(block).upright(Change(1, size, size))))
+        image = with_field(image, EXIF, exif.serialise(exif.parse(block).upright(Placement(1, size, size))))
     if packet is not None:
         image = with_field(image, XMP, xmp.straight(packet, size) or b"")
     return image
 
 
 def _left(metadata: Metadata, policy: Policy, size: tuple[int, int]) -> Metadata:
-    """What the policy leaves, as of the result of that size."""
+    """The part of the metadata that the policy allows, changed for a result of that size."""
     if policy == "strip":
         return Metadata()
     if policy == "copyright":
         tags_left = metadata.exif.only(exif.ARTIST, exif.COPYRIGHT)
         return Metadata(exif=tags_left, xmp=xmp.rights(metadata.xmp or b""), texts=metadata.texts.rights())
-    # Where the old size is not known, nothing is scaled.
+    # If the source's size is not known, nothing is scaled.
     turned = size[::-1] if metadata.orientation >= 5 else size
-    change = Change(metadata.orientation, metadata.size or (turned[0], turned[1]), size)
-    packet = xmp.upright(metadata.xmp, change) if metadata.xmp else None
-    return replace(metadata, exif=metadata.exif.upright(change), xmp=packet)
+    placement = Placement(metadata.orientation, metadata.size or (turned[0], turned[1]), size)
+    packet = xmp.upright(metadata.xmp, placement) if metadata.xmp else None
+    return replace(metadata, exif=metadata.exif.upright(placement), xmp=packet)
 
 
-# --- IPTC: bare in TIFF; in JPEG in an "Image Resource Block" of Adobe's Photoshop File Formats ---
+# --- IPTC: in TIFF as it is; in JPEG in an "Image Resource Block" (Adobe Photoshop File Formats) ---
 
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _IIM_RESOURCE = 0x0404
 
 
 def photoshop_block(iim: bytes) -> bytes:
-    """How JPEG wants IIM records wrapped."""
+    """IIM records in the block that JPEG needs around them."""
     return _PHOTOSHOP + b"8BIM" + struct.pack(">HHI", _IIM_RESOURCE, 0, len(iim)) + iim + b"\0" * (len(iim) % 2)
 
 

@@ -1,5 +1,5 @@
-"""How close pixels lie when a picture is printed, or how much wider than high they are: as its file says it, and put
-into another. libvips knows pixels per millimetre only: what says less comes out of it as something else.
+"""The resolution in print, or only the pixel aspect ratio: read from the source's file and written to the result.
+libvips has pixels per millimetre alone, and turns an aspect ratio into a wrong resolution.
 """
 
 import struct
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from server.images import chunks
+from server.images.chunks import before_pixels
 from server.images.metadata.exif import RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, Exif, Tags, Value
 from server.images.read import jpeg
 
@@ -15,23 +15,23 @@ Unit = Literal["inch", "cm", "metre", "none"]
 
 _MM: dict[Unit, float] = {"inch": 25.4, "cm": 10, "metre": 1000}
 _MOST_PIXELS_PER_MM = 1e6
-"""libvips' limit; PNG's is a little above it."""
+"""libvips' limit; PNG's is a little higher."""
 _LIBVIPS_UNSET = 1.0
 _TIFF_UNITS: dict[int, Unit] = {1: "none", 2: "inch", 3: "cm"}
 _JFIF = b"JFIF\0"
 _JFIF_UNITS: dict[int, Unit] = {0: "none", 1: "inch", 2: "cm"}
 _MOST_JFIF, _MOST_RATIONAL = 0xFFFF, 0xFFFFFFFF
 _CLOSE = 0.002
-"""How far a number may be rounded: 2835 pixels per metre were 72 per inch."""
+"""The largest relative error of rounding: 2835 pixels per metre were 72 per inch."""
 
 
 @dataclass(frozen=True)
 class Resolution:
     across: Fraction
-    """Pixels per unit; likewise `down`. Both are more than 0."""
+    """Pixels per unit, horizontally; `down` vertically. Both are more than 0."""
     down: Fraction
     unit: Unit
-    """Where it is "none", only the ratio of the two means something."""
+    """If "none", only the ratio of the two numbers has a meaning."""
 
     @property
     def pixels_per_mm(self) -> tuple[float, float] | None:
@@ -50,7 +50,7 @@ class Resolution:
 
 
 def pack(resolution: Resolution | None) -> bytes | None:
-    """As a libvips picture carries it."""
+    """As bytes, for a field of a libvips picture."""
     if resolution is None:
         return None
     numbers = resolution.across.limit_denominator(10**6), resolution.down.limit_denominator(10**6)
@@ -64,11 +64,11 @@ def unpack(data: bytes | None) -> Resolution | None:
     return Resolution(Fraction(across), Fraction(down), unit)  # type: ignore[arg-type]
 
 
-# --- out of files ---
+# --- read from files ---
 
 
 def read(data: bytes, mime: str, exif: Exif) -> Resolution | None:
-    """What the file says in the way of its own format, else in EXIF; None where it says nothing that makes sense."""
+    """Stated in the format's own field, else in EXIF; None if neither states a valid resolution."""
     own = {"image/jpeg": _of_jpeg, "image/png": _of_png, "image/bmp": _of_bmp, "image/gif": _of_gif}.get(mime)
     found = own(data) if own else None
     stated = of_tags(exif.image, unset="none" if mime == "image/tiff" else "inch")
@@ -78,14 +78,14 @@ def read(data: bytes, mime: str, exif: Exif) -> Resolution | None:
 
 
 def of_libvips(across: float, down: float) -> Resolution | None:
-    """As its loader understood it, in pixels per millimetre."""
+    """From libvips' fields, in pixels per millimetre."""
     if (across, down) == (_LIBVIPS_UNSET, _LIBVIPS_UNSET):
         return None
     return _sensible(Fraction(across) * 1000, Fraction(down) * 1000, "metre")
 
 
 def of_tags(tags: Tags, unset: Unit = "inch") -> Resolution | None:
-    """`unset`: what a number that is none of the standard's means."""
+    """`unset`: the unit for a number that the standard does not define."""
     x, y, unit = (tags.get(tag) for tag in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT))
     numbers = (unit.numbers if unit is not None else ()) or (2,)
     named = _TIFF_UNITS.get(numbers[0], unset)
@@ -101,13 +101,11 @@ def _of_jpeg(data: bytes) -> Resolution | None:
 
 
 def _of_png(data: bytes) -> Resolution | None:
-    for name, start, end in chunks.places(data):
-        if name == b"pHYs" and end - start == 9 and end <= len(data):
-            across, down, unit = struct.unpack_from(">IIB", data, start)
-            return _sensible(Fraction(across), Fraction(down), "metre" if unit == 1 else "none")
-        if name == b"IDAT":
-            break
-    return None
+    stated = before_pixels(data).get(b"pHYs", b"")
+    if len(stated) != 9:
+        return None
+    across, down, unit = struct.unpack(">IIB", stated)
+    return _sensible(Fraction(across), Fraction(down), "metre" if unit == 1 else "none")
 
 
 def _of_bmp(data: bytes) -> Resolution | None:
@@ -118,16 +116,16 @@ def _of_bmp(data: bytes) -> Resolution | None:
 
 
 def _of_gif(data: bytes) -> Resolution | None:
-    """The ratio of a pixel's width to its height, in 64ths (GIF89a, section 18)."""
+    """The pixel aspect ratio, width by height, in 64ths (GIF89a, section 18)."""
     stated = data[12] if len(data) > 12 else 0
-    # Pixels that are wider than high are fewer across.
+    # The wider a pixel, the fewer pixels per unit horizontally.
     return _sensible(Fraction(64), Fraction(stated + 15), "none") if stated else None
 
 
 def _sensible(across: Fraction, down: Fraction, unit: Unit) -> Resolution | None:
     if across <= 0 or down <= 0 or max(across, down) > (_MM.get(unit) or 1) * _MOST_PIXELS_PER_MM:
         return None
-    # 1:1 without a unit is what encoders write that know nothing.
+    # Encoders write 1:1 without a unit if they know no resolution.
     return None if unit == "none" and across == down else Resolution(across, down, unit)
 
 
@@ -142,11 +140,11 @@ def _fraction(value: Value | None) -> Fraction:
     return Fraction(numerator, denominator) if denominator else Fraction(0)
 
 
-# --- into files ---
+# --- written to files ---
 
 
 def phys(resolution: Resolution) -> bytes | None:
-    """The contents of PNG's chunk pHYs."""
+    """The contents of PNG's chunk pHYs; None if its numbers are too small for the resolution."""
     found = resolution.in_unit("metre")
     numbers = _ratio(found, 2**31 - 1) if found.unit == "none" else (round(found.across), round(found.down))
     if not all(0 < number < 2**31 for number in numbers):
@@ -155,7 +153,7 @@ def phys(resolution: Resolution) -> bytes | None:
 
 
 def jfif(resolution: Resolution | None) -> bytes | None:
-    """JPEG's segment JFIF, which libvips does not write; None where there is nothing to say, or it can't be held."""
+    """JPEG's JFIF segment, which libvips does not write; None without a resolution, or if it can't hold it."""
     if resolution is None:
         return None
     if resolution.unit == "none":
@@ -171,7 +169,7 @@ def jfif(resolution: Resolution | None) -> bytes | None:
 
 
 def tags(resolution: Resolution | None) -> dict[int, Value]:
-    """Those of TIFF, which must say something: no unit, where nothing is known."""
+    """TIFF's tags, which are required: without a unit if the resolution is None."""
     found = resolution or Resolution(Fraction(1), Fraction(1), "none")
     if found.unit == "metre":
         inch = found.in_unit("inch")
@@ -183,7 +181,7 @@ def tags(resolution: Resolution | None) -> dict[int, Value]:
 
 
 def aspect(resolution: Resolution) -> int:
-    """GIF's byte for it; 0 where it says nothing."""
+    """GIF's byte for the pixel aspect ratio; 0 if the ratio is 1 or can't be held."""
     number = round(resolution.down / resolution.across * 64) - 15
     return number if 1 <= number <= 255 and resolution.across != resolution.down else 0
 
@@ -194,7 +192,7 @@ def _rational(number: Fraction) -> Value:
 
 
 def _ratio(resolution: Resolution, most: int) -> tuple[int, int]:
-    """As two whole numbers, those of the source where they are."""
+    """The ratio as two whole numbers, if possible the source's own."""
     across, down = resolution.across, resolution.down
     if across.denominator == down.denominator == 1 and max(across, down) <= most:
         return int(across), int(down)
@@ -203,5 +201,5 @@ def _ratio(resolution: Resolution, most: int) -> tuple[int, int]:
 
 
 def _error(resolution: Resolution) -> float:
-    """The larger relative difference that rounding makes."""
+    """The larger of the two relative errors of rounding to whole numbers."""
     return max(abs(float(Fraction(round(each)) / each) - 1) for each in (resolution.across, resolution.down))

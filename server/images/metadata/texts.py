@@ -1,28 +1,29 @@
 """Texts in picture files that are neither EXIF, XMP nor IPTC: the text chunks of PNG (keyword and text), and the
 comments of JPEG and GIF, which have no keyword.
 
-They are carried as they are, compressed ones too: nothing is inflated here but what becomes a comment, and of that no
-more than a comment holds.
+They are copied as they are, compressed texts too. Only a text that becomes a comment is inflated, at most to the size
+that a comment can hold.
 """
 
 import zlib
 from dataclasses import dataclass
 
-from server.images import chunks
+from server.images.chunks import is_intact, png_chunks
 from server.images.read import gif, jpeg
 from server.images.read.sniff import sniff
+from server.job.formats import FORMATS
 
 _NAMES = (b"tEXt", b"zTXt", b"iTXt")
 _ELSEWHERE = ("xml:com.adobe.xmp", "raw profile type")
-"""Keywords, as they begin, of what is EXIF, XMP, IPTC or a profile, and read as such."""
+"""How the keywords of EXIF, XMP, IPTC and profiles begin, which are read elsewhere."""
 _RIGHTS = {"author", "artist", "creator", "copyright", "rights", "license", "licence", "usage terms", "credit"}
 _COMMENT = "comment"
 
 MAX_BYTES = 8 << 20
-"""Of all texts of a picture together; what goes beyond is left out."""
+"""Of all texts of a picture together; texts beyond it are left out."""
 MAX_TEXTS = 1000
 MAX_COMMENT = 65_533
-"""Bytes that a JPEG segment holds."""
+"""Bytes in a JPEG segment."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Text:
     """Name and contents of a PNG chunk."""
 
     def plain(self) -> bytes | None:
-        """The text alone, in UTF-8; None where it is damaged, or longer than a comment may be."""
+        """The text alone, in UTF-8; None if it is damaged, or longer than MAX_COMMENT."""
         name, (_, _, rest) = self.chunk[:4], self.chunk[4:].partition(b"\0")
         compressed = name == b"zTXt" or (name == b"iTXt" and rest[:1] == b"\1")
         if name == b"zTXt":
@@ -54,10 +55,10 @@ class Texts:
     texts: tuple[Text, ...] = ()
     """Of a PNG."""
     comments: tuple[bytes, ...] = ()
-    """Of a JPEG or GIF, in whatever encoding."""
+    """Of a JPEG or GIF, in an unknown encoding."""
 
     def rights(self) -> "Texts":
-        """Who made the picture, and who may use it."""
+        """Only texts about author and rights."""
         return Texts(tuple(text for text in self.texts if text.keyword.lower() in _RIGHTS))
 
     def as_chunks(self) -> list[tuple[bytes, bytes]]:
@@ -65,20 +66,21 @@ class Texts:
         return [(text.chunk[:4], text.chunk[4:]) for text in self.texts] + [_chunk(each) for each in self.comments]
 
     def as_comments(self) -> list[bytes]:
-        """For a JPEG or GIF file: of a PNG the text that is a comment."""
+        """Comments for a JPEG or GIF file; of PNG texts only those with the keyword "Comment"."""
         found = [text.plain() for text in self.texts if text.keyword.lower() == _COMMENT]
         return [*self.comments, *(each for each in found if each)]
 
     def keywords_without_place(self, format_: str) -> list[str]:
-        """Of what a file of that format does not hold."""
-        if format_ == "png":
+        """Keywords of the texts that a file of that format can't hold."""
+        holds = FORMATS[format_].texts
+        if holds == "keywords":
             return []
-        kept = _COMMENT if format_ in ("jpeg", "gif") else None
+        kept = _COMMENT if holds == "comments" else None
         names = [text.keyword for text in self.texts if text.keyword.lower() != kept]
         return names + (["Comment"] if self.comments and kept is None else [])
 
     def pack(self) -> bytes | None:
-        """As a libvips picture carries them."""
+        """As bytes, for a field of a libvips picture."""
         parts = [b"t" + text.chunk for text in self.texts] + [b"c" + each for each in self.comments]
         return b"".join(len(part).to_bytes(4, "big") + part for part in parts) or None
 
@@ -108,14 +110,11 @@ def read(data: bytes) -> Texts:
 def _of_png(data: bytes) -> list[Text]:
     found: list[Text] = []
     room = MAX_BYTES
-    for name, start, end in chunks.places(data):
+    for name, start, end in png_chunks(data):
         if name not in _NAMES or len(found) == MAX_TEXTS or end - start > room:
             continue
         part = data[start - 4 : end]
-        # A damaged one would be a damaged one in the result.
-        if zlib.crc32(part) != int.from_bytes(data[end : end + 4], "big"):
-            continue
-        keyword = _keyword(part)
+        keyword = _keyword(part) if is_intact(data, start, end) else ""  # a damaged one is left out
         if keyword and not keyword.lower().startswith(_ELSEWHERE):
             found.append(Text(keyword, part))
             room -= len(part)
@@ -123,7 +122,7 @@ def _of_png(data: bytes) -> list[Text]:
 
 
 def _keyword(part: bytes) -> str:
-    """1 … 79 letters; else none."""
+    """1 … 79 characters; empty if there is no valid keyword."""
     keyword, end, _ = part[4:84].partition(b"\0")
     return keyword.decode("latin-1") if end else ""
 
@@ -133,7 +132,7 @@ def _of_jpeg(data: bytes) -> list[bytes]:
 
 
 def _chunk(comment: bytes) -> tuple[bytes, bytes]:
-    """PNG's comment, in the plainest form that holds it."""
+    """Name and contents of a PNG chunk: tEXt if Latin-1 can hold the comment, else iTXt."""
     try:
         text = comment.rstrip(b"\0").decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""When an animation's frames are shown. Formats count time in their own units; here it is in seconds, exactly."""
+"""The timing of an animation's frames, as exact fractions of a second. Each format has its own unit of time."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -7,9 +7,9 @@ from fractions import Fraction
 @dataclass(frozen=True)
 class Timing:
     delays: tuple[Fraction, ...]
-    """Seconds that each frame is shown, as the file has them. Browsers show frames of up to 10 ms for 100."""
+    """Seconds that each frame is shown, as stored. Browsers show frames of up to 10 ms for 100 ms."""
     plays: int
-    """How often all of it is shown; 0 is for ever."""
+    """How many times the animation is played; 0 is without end."""
 
     @property
     def frames(self) -> int:
@@ -21,8 +21,8 @@ class Timing:
         return float(sum(self.delays))
 
     def in_units(self, per_second: int, longest: int) -> list[int]:
-        """Delays in whole units, of which `per_second` are a second, each at most `longest`. What is no whole number is
-        rounded so that no frame comes more than half a unit too early or late."""
+        """Delays in whole units, `per_second` units in a second, each at most `longest`. They are rounded so that no
+        frame is shown more than half a unit too early or too late."""
         units, start, shown = [], Fraction(0), 0
         for delay in self.delays:
             start += delay

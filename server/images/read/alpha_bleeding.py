@@ -1,8 +1,9 @@
-"""Colours under transparent pixels, which are arbitrary in most files, are made those of the visible ones nearby.
+"""Alpha bleeding: transparent pixels, whose colours are arbitrary in most files, take the colours of visible ones
+nearby.
 
-Otherwise the network sees an edge where the picture has none, and what it makes of that shows as a halo. The method is
-pull-push (Gortler et al., The Lumigraph, 1996, section 3.4): means of the visible pixels at half the size, a quarter
-and so on; where a pixel is invisible, it takes the colour of the finest level that knows one.
+Otherwise the network sees an edge where the picture has none, and its result has a halo there. The method is pull-push
+(Gortler et al., The Lumigraph, 1996, section 3.4): means of the visible pixels at half the size, a quarter and so on.
+A transparent pixel takes its colour from the finest level that has one there.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from server.images.read.open import Samples
 
 _ROWS = 256
-"""Of the full picture at a time, so that floats are never needed for all of it."""
+"""Rows of the full picture that are converted to floats at a time, to save memory."""
 
 _SMALLEST = np.float32(1e-9)
 
@@ -19,8 +20,8 @@ _Floats = NDArray[np.float32]
 
 
 def bleed(samples: Samples) -> Samples:
-    """`samples`: H × W × channels with alpha last. The same array, if no pixel is wholly transparent or none is
-    visible, or else a copy that differs under those that are."""
+    """`samples`: H × W × channels, alpha last. Returns the same array if no pixel is fully transparent or all are, else
+    a copy with new colours in the fully transparent pixels."""
     alpha = samples[..., -1]
     if alpha.all() or not alpha.any():
         return samples
@@ -37,7 +38,7 @@ def bleed(samples: Samples) -> Samples:
 
 
 def _weighted(samples: Samples) -> _Floats:
-    """Colours times alpha, and alpha."""
+    """Colours times alpha, and alpha in [0, 1]."""
     floats = samples.astype(np.float32)
     floats[..., -1] /= np.iinfo(samples.dtype).max
     floats[..., :-1] *= floats[..., -1:]
@@ -52,7 +53,7 @@ def _half(weighted: _Floats) -> _Floats:
 
 
 def _filled(weighted: _Floats) -> _Floats:
-    """Colours everywhere, of the finest level that knows one."""
+    """Colours for all pixels, each from the finest level that has one there."""
     h, w, _ = weighted.shape
     weight = weighted[..., -1:]
     known = weight[..., 0] > 0

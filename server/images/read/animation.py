@@ -1,6 +1,6 @@
-"""Animations as they are shown: whole pictures one after the other, each made when it is asked for.
+"""Animations as a viewer shows them: whole frames one after the other, each decoded on demand.
 
-An APNG whose first picture is only for those who know no APNG does not show it, nor is it among the frames.
+An APNG can have a default picture for viewers without APNG. It is not one of the frames.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import pyvips
 from server.errors import SourceUnreadable
 from server.images.metadata.timing import Timing
 from server.images.read import apng, gif
-from server.images.read.compositor import painted
+from server.images.read.compositor import composite
 from server.images.read.open import Samples, check_size
 from server.images.read.sniff import sniff
 
@@ -22,15 +22,15 @@ from server.images.read.sniff import sniff
 class Animation:
     timing: Timing
     frames: Iterator[Samples]
-    """As many as there are delays, of the same size and kind: to be taken once. Raises pyvips.Error and
+    """As many as there are delays, all of the same size and type; can be iterated once. Raises pyvips.Error and
     SourceUnreadable."""
 
 
 def open_animation(data: bytes, first: pyvips.Image, max_pixels: int) -> Animation | None:
-    """The frames of a GIF, WebP or APNG, upright or not; None for a still picture, and for one of a single frame.
+    """The frames of a GIF, WebP or APNG, as stored; None for a still picture or a single frame.
 
-    `first`: what picture.py has opened of it. No frame beyond `max_pixels` is decoded. Raises SourceUnreadable,
-    SourceTooLarge; and pyvips.Error."""
+    `first`: the first frame, as open.py opened it. No frame larger than `max_pixels` is decoded. Raises
+    SourceUnreadable, SourceTooLarge and pyvips.Error."""
     found = {"image/gif": _gif, "image/png": _apng, "image/webp": _webp}.get(sniff(data) or "")
     return found and found(data, first, max_pixels)
 
@@ -43,9 +43,9 @@ def _gif(data: bytes, first: pyvips.Image, max_pixels: int) -> Animation | None:
     _check_whole(found.whole)
     if len(found.frames) < 2:
         return None
-    for frame in found.frames:  # they may stick out of the canvas
+    for frame in found.frames:  # they may be larger than the canvas
         check_size(frame.width, frame.height, max_pixels)
-    return Animation(found.timing, painted(gif.patches(found.frames), size, alpha=found.has_alpha(size)))
+    return Animation(found.timing, composite(gif.patches(found.frames), size, alpha=found.has_alpha(size)))
 
 
 def _apng(data: bytes, first: pyvips.Image, _: int) -> Animation | None:
@@ -56,14 +56,14 @@ def _apng(data: bytes, first: pyvips.Image, _: int) -> Animation | None:
     if len(found.frames) < 2:
         return None
     patches = apng.patches(found, found.frames)
-    return Animation(found.timing, painted(patches, (first.width, first.height), alpha=found.has_alpha))
+    return Animation(found.timing, composite(patches, (first.width, first.height), alpha=found.has_alpha))
 
 
 def _webp(data: bytes, first: pyvips.Image, _: int) -> Animation | None:
     frames = first.get("n-pages") if first.get_typeof("n-pages") else 1
     if frames < 2:
         return None
-    # All frames, one below the other, of which libvips makes the rows that are asked for.
+    # All frames in one column, of which libvips decodes the requested rows.
     column = pyvips.Image.webpload_buffer(data, n=-1, access="sequential", fail_on="error")
     delays = tuple(Fraction(each, 1000) for each in column.get("delay"))
     return Animation(Timing(delays, column.get("loop")), _cut(column, (first.width, first.height), frames))

@@ -1,8 +1,7 @@
-"""Animated PNG as a row of frames (PNG, third edition, W3C 2025): its chunks are told apart here, the pixels of each
-frame are libvips' affair, as those of a PNG of its own."""
+"""Animated PNG as a list of frames (PNG, third edition, W3C 2025): its chunks are read here; libvips decodes the pixels
+of each frame as a PNG of its own."""
 
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,12 +9,11 @@ from fractions import Fraction
 import pyvips
 
 from server.errors import SourceUnreadable
+from server.images.chunks import PNG_SIGNATURE, is_intact, png_chunk, png_chunks
 from server.images.metadata.timing import Timing
 from server.images.read.compositor import Disposal, Patch
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MAX_CHUNKS = 500_000
-"""Programs make them of 8 KiB and more. A file that has more is made to keep its reader busy."""
+_CHECKED = (b"acTL", b"fcTL", b"fdAT")
 _CONTROL = struct.Struct(">IIIIIHHBB")
 _DISPOSALS: tuple[Disposal, ...] = ("keep", "clear", "restore")
 
@@ -31,7 +29,7 @@ class Frame:
     disposal: Disposal
     over: bool
     parts: list[tuple[int, int]]
-    """Where in the file its compressed pixels lie."""
+    """Start and end, in the file, of its compressed pixels."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,11 @@ class Apng:
     frames: tuple[Frame, ...]
     plays: int
     header: bytes
-    """Depth, colours, interlacing: what the file's IHDR has behind the size."""
+    """Depth, colour type, interlacing: the part of IHDR after the size."""
     common: bytes
-    """The chunks that all frames need: palette and transparency."""
+    """Chunks that every frame needs: palette and transparency."""
     whole: bool
+    """Nothing is damaged or missing."""
 
     @property
     def timing(self) -> Timing:
@@ -51,7 +50,7 @@ class Apng:
 
     @property
     def has_alpha(self) -> bool:
-        """Something may be seen to be transparent."""
+        """Some pixel may be transparent in some frame."""
         cleared = any(frame.disposal == "clear" for frame in self.frames[:-1])
         return self.header[1] in (4, 6) or b"tRNS" in self.common or cleared or self.frames[0].disposal == "restore"
 
@@ -59,17 +58,12 @@ class Apng:
         """A PNG of this frame alone."""
         pixels = b"".join(self.data[start:end] for start, end in frame.parts)
         size = struct.pack(">II", frame.width, frame.height)
-        return (
-            SIGNATURE + chunk(b"IHDR", size + self.header) + self.common + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-        )
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))
+        header, body = png_chunk(b"IHDR", size + self.header), png_chunk(b"IDAT", pixels)
+        return PNG_SIGNATURE + header + self.common + body + png_chunk(b"IEND", b"")
 
 
 def read(data: bytes) -> Apng | None:
-    """All frames, none decoded; None for a PNG that is not animated. What comes after damage is not there."""
+    """All frames, not decoded; None for a PNG that is not animated. Frames after damaged data are left out."""
     width, height = struct.unpack_from(">II", data.ljust(24, b"\0"), 16)
     header, common, plays, announced = data[24:29], b"", 0, 0
     frames: list[Frame] = []
@@ -106,22 +100,12 @@ def read(data: bytes) -> Apng | None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Names, and where their data are, as far as they are sound."""
-    place = len(SIGNATURE)
-    for _ in range(MAX_CHUNKS):
-        if place + 12 > len(data):
-            return
-        length, name = struct.unpack_from(">I4s", data, place)
-        start, end = place + 8, place + 8 + length
-        if end + 4 > len(data):
-            return
-        # Of IDAT libvips looks at it, and the others are put into files of our own, with sums of their own.
-        if name in (b"acTL", b"fcTL", b"fdAT") and zlib.crc32(data[place + 4 : end]) != int.from_bytes(
-            data[end : end + 4], "big"
-        ):
+    """Name, start and end of the contents of each chunk, up to the first that is damaged."""
+    for name, start, end in png_chunks(data):
+        # libvips checks IDAT; the contents of others are written into new files, with new checksums.
+        if end + 4 > len(data) or (name in _CHECKED and not is_intact(data, start, end)):
             return
         yield name, start, end
-        place = end + 4
 
 
 def _frame(control: bytes) -> Frame | None:
@@ -134,7 +118,7 @@ def _frame(control: bytes) -> Frame | None:
 
 
 def patches(apng: Apng, frames: Sequence[Frame]) -> Iterator[Patch]:
-    """What each paints, decoded when it is asked for. Raises pyvips.Error and SourceUnreadable."""
+    """The patch of each frame, decoded on demand. Raises pyvips.Error and SourceUnreadable."""
     for frame in frames:
         if not frame.parts:
             raise SourceUnreadable("the picture file is damaged")

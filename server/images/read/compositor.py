@@ -1,4 +1,4 @@
-"""The picture that the frames of GIF and APNG are painted on, each on what the last has left."""
+"""Composes the frames of GIF and APNG: each is drawn on the canvas that the frames before it have left."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ Disposal = Literal["keep", "clear", "restore"]
 
 @dataclass(frozen=True)
 class Patch:
-    """What one frame paints."""
+    """The part of the canvas that one frame draws."""
 
     left: int
-    """Pixels from the canvas's left side; likewise `top`. A part that lies outside of it is not seen."""
+    """Pixels from the left side of the canvas; `top`: from its top. Parts outside of the canvas are not shown."""
     top: int
     samples: NDArray[Any]
     """H × W × 2 or 4, of 8 or 16 bits: alpha last."""
     over: bool
-    """What is below shows through where it is transparent; else it replaces that."""
+    """True: blended over the canvas. False: replaces the canvas, alpha included."""
     disposal: Disposal
-    """What becomes of its place before the next frame: it is kept, made transparent, or as it was before this one."""
+    """Before the next frame its box is kept, made transparent, or restored to what it was before this frame."""
 
 
-def painted(patches: Iterable[Patch], size: tuple[int, int], *, alpha: bool) -> Iterator[NDArray[Any]]:
-    """The whole picture after each patch: H × W × channels, `size` = (width, height). They are made as they are asked
-    for, and only one is held. Without `alpha` the last channel is left out: nothing must be transparent then.
+def composite(patches: Iterable[Patch], size: tuple[int, int], *, alpha: bool) -> Iterator[NDArray[Any]]:
+    """The whole canvas after each patch: H × W × channels, `size`: (width, height). The frames are made on demand, and
+    only one is held. Without `alpha` the last channel is left out; then no pixel may be transparent.
 
-    A cleared place is transparent, as in browsers, whatever background colour a GIF names.
+    A cleared box is transparent, as in browsers, whatever background colour a GIF has.
     """
     canvas: NDArray[Any] | None = None
     for patch in patches:
@@ -47,7 +47,7 @@ def painted(patches: Iterable[Patch], size: tuple[int, int], *, alpha: bool) -> 
 
 
 def _over(new: NDArray[Any], old: NDArray[Any]) -> NDArray[Any]:
-    """Porter and Duff's (1984); colours are not premultiplied."""
+    """The operator "over" of Porter and Duff (1984); colours are not premultiplied."""
     top = np.iinfo(new.dtype).max
     visible = new[..., -1:]
     result = np.where(visible > 0, new, old)

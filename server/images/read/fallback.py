@@ -1,7 +1,7 @@
-"""Kinds of picture files that libvips, as its wheel is built, can't read, or not rightly: BMP, HEIC, some AVIF.
+"""Fallback decoders for files that libvips, as built in its wheel, can't read or reads wrongly: BMP, HEIC, some AVIF.
 
-HEIC needs an HEVC decoder, which pi-heif brings (libheif and libde265, LGPL; its sibling pillow-heif also has x265,
-which is GPL). Each function looks at the header only; what it returns decodes when called.
+HEIC needs an HEVC decoder, which pi-heif contains (libheif and libde265, LGPL; pillow-heif also contains x265, which is
+GPL). Each function reads only the header; the function that it returns decodes the pixels.
 """
 
 import io
@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, BmpImagePlugin, Image, ImageOps
 
 from server.errors import SourceUnreadable
-from server.images.metadata import cicp as primaries
-from server.images.metadata import metadata
+from server.images.metadata import cicp, metadata
 from server.images.metadata.fields import EXIF, ICC, XMP, with_field
 
 _BOXES = 1 << 20
-"""Bytes at a file's start in which its boxes are looked for. They come before the pictures, and are small."""
+"""Boxes are searched in so many bytes at the file's start. They are small, and come before the pictures."""
 _HIGH_BITDEPTH = 0x40
 
 _DAMAGED = (
@@ -37,47 +36,47 @@ _DAMAGED = (
     TypeError,
     struct.error,
 )
-"""What Pillow and pi-heif raise for damaged files, at their headers as well as later."""
+"""What Pillow and pi-heif raise for damaged files, both for headers and for pixels."""
 
-
-_UNREAD = ("nsupported", "not supported", "not configured", "not implemented", "not been built in")
-"""In what libraries say of sound files that they can't decode."""
+_UNSUPPORTED = ("nsupported", "not supported", "not configured", "not implemented", "not been built in")
+"""Parts of the libraries' messages about valid files that they can't decode."""
 
 
 @dataclass(frozen=True)
-class Foreign:
+class Fallback:
     width: int
     """Pixels, as stored; likewise height."""
     height: int
     load: Callable[[], pyvips.Image]
-    """All of the first picture, with its metadata where libvips' own loaders put them. Raises SourceUnreadable."""
+    """Decodes the first picture, with its metadata in the same fields as libvips' own loaders. Raises
+    SourceUnreadable."""
 
 
-def find_bmp(data: bytes) -> Foreign:
+def find_bmp(data: bytes) -> Fallback:
     return _find(lambda: BmpImagePlugin.BmpImageFile(io.BytesIO(data)), lambda opened: _from_pillow(opened, None))
 
 
-def find_avif(data: bytes) -> Foreign:
-    """For those that are animated or grey. Raises SourceUnreadable also for more than 8 bits, which Pillow cuts."""
-    described = primaries.from_heif(data)
+def find_avif(data: bytes) -> Fallback:
+    """For animated or grey AVIF. Raises SourceUnreadable also for more than 8 bits, which Pillow would truncate."""
+    described = cicp.from_heif(data)
     if any(flag & _HIGH_BITDEPTH for flag in av1_flags(data)):
-        raise SourceUnreadable("animated or grey AVIF of more than 8 bits is not read; convert it to PNG")
+        raise SourceUnreadable("animated or grey AVIF of more than 8 bits is not supported; convert it to PNG")
     return _find(
         lambda: AvifImagePlugin.AvifImageFile(io.BytesIO(data)), lambda opened: _from_pillow(opened, described)
     )
 
 
-def find_heic(data: bytes) -> Foreign:
+def find_heic(data: bytes) -> Fallback:
     _check_items(data)
-    described = primaries.from_heif(data)
+    described = cicp.from_heif(data)
     return _find(
         lambda: pi_heif.open_heif(data, convert_hdr_to_8bit=False), lambda opened: _from_heif(opened, described)
     )
 
 
 def _check_items(data: bytes) -> None:
-    """NOTE: pi_heif dies, and the process with it, of an item's type, name or content type (boxes `infe`, ISO/IEC
-    14496-12, 8.11.6) that is not UTF-8."""
+    """NOTE: an item's type, name or content type (boxes `infe`, ISO/IEC 14496-12, section 8.11.6) that is not UTF-8
+    crashes pi_heif and the process."""
     for found in re.finditer(rb"(....)infe([\2\3])", data[:_BOXES], re.DOTALL):
         start = found.end() + 3 + (4 if found[2] == b"\2" else 6)  # flags, the item's number, a protection index
         try:
@@ -87,20 +86,20 @@ def _check_items(data: bytes) -> None:
 
 
 def av1_flags(data: bytes) -> list[int]:
-    """Of each AV1 stream in a HEIF file: depth, monochrome, subsampling (AV1 in ISOBMFF, section 2.3.3: the third byte
-    of a box `av1C`)."""
+    """For each AV1 stream in a HEIF file the byte with depth, monochrome and subsampling (AV1 in ISOBMFF, section
+    2.3.3: the third byte of a box `av1C`)."""
     return [part[1] for part in data[:_BOXES].split(b"av1C\x81")[1:] if len(part) > 1]
 
 
 def reason(said: str) -> str:
-    """What to tell a caller where a library said that of a file."""
-    if any(words in said for words in _UNREAD):
-        return "the picture file is of a kind that is not read here; convert it to PNG, JPEG or TIFF"
+    """The message for the caller, given a library's message."""
+    if any(words in said for words in _UNSUPPORTED):
+        return "this kind of picture file is not supported; convert it to PNG, JPEG or TIFF"
     return "the picture file is damaged"
 
 
-def _find(open_: Callable[[], "Image.Image | pi_heif.HeifFile"], convert: Callable[..., pyvips.Image]) -> Foreign:
-    # NOTE: not Image.open, which would try every format that Pillow knows, and has a size limit of its own.
+def _find(open_: Callable[[], "Image.Image | pi_heif.HeifFile"], convert: Callable[..., pyvips.Image]) -> Fallback:
+    # NOTE: not Image.open, which tries every format of Pillow and has a size limit of its own.
     def guarded(do: Callable[[], Any]) -> Any:
         try:
             return do()
@@ -112,11 +111,11 @@ def _find(open_: Callable[[], "Image.Image | pi_heif.HeifFile"], convert: Callab
         return found, *found.size
 
     opened, width, height = guarded(look)
-    return Foreign(width, height, lambda: guarded(lambda: convert(opened)))
+    return Fallback(width, height, lambda: guarded(lambda: convert(opened)))
 
 
 def _from_pillow(opened: Image.Image, described: bytes | None) -> pyvips.Image:
-    """8 bits: neither kind that comes here has more."""
+    """8 bits: BMP and the AVIF that come here have no more."""
     found = dict(opened.info)
     opened = ImageOps.exif_transpose(opened)
     grey = opened.mode in ("1", "L")
@@ -129,13 +128,13 @@ def _from_pillow(opened: Image.Image, described: bytes | None) -> pyvips.Image:
 
 
 def _from_heif(opened: "pi_heif.HeifFile", described: bytes | None) -> pyvips.Image:
-    # NOTE: a copy. What it gives is a view of memory that goes away with `opened`, whoever still looks at it.
+    # NOTE: a copy, because the array is a view of memory that is freed with `opened`.
     image = _to_vips(np.array(opened), opened.info["bit_depth"])
     return _with_metadata(image, opened.info, described)
 
 
 def _with_metadata(image: pyvips.Image, found: Mapping[Any, Any], described: bytes | None) -> pyvips.Image:
-    """`found`: what Pillow and pi-heif call info. `described`: a profile made of the file's own numbers."""
+    """`found`: the `info` of Pillow and pi-heif. `described`: a profile made from the file's colour numbers."""
     profile = found.get("icc_profile") or described
     for name, data in ((ICC, profile), (EXIF, found.get("exif")), (XMP, found.get("xmp"))):
         image = with_field(image, name, data or None)

@@ -1,7 +1,7 @@
-"""GIF as a row of frames (GIF89a, CompuServe, 1990): its blocks are told apart here, their pixels are libvips' affair.
+"""GIF as a list of frames (GIF89a, CompuServe, 1990): its blocks are read here; libvips decodes the pixels.
 
-NOTE: libvips reads whole animations too, but fills what is to be cleared with the background colour, which no browser
-does, and has given frames other colours than their tables have.
+NOTE: libvips reads whole animations too, but it fills cleared boxes with the background colour, which no browser does,
+and in some files it gave frames other colours than those of their tables.
 """
 
 import struct
@@ -18,7 +18,7 @@ from server.images.metadata.timing import Timing
 from server.images.read.compositor import Disposal, Patch
 
 MAX_BLOCKS = 2_000_000
-"""Pieces of a file; each is at most 256 bytes. A file that has more is made to keep its reader busy."""
+"""Sub-blocks in a file, at most 256 bytes each. A file with more is made to keep its reader busy."""
 _EXTENSION, _IMAGE, _END = 0x21, 0x2C, 0x3B
 _GRAPHIC_CONTROL, _APPLICATION, _COMMENT = 0xF9, 0xFF, 0xFE
 _MOST_COMMENT_BYTES = 1 << 20
@@ -26,9 +26,9 @@ _MOST_COMMENT_BYTES = 1 << 20
 _ASPECT_PLACE = 12
 _LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
 _FIRST_COLOUR = b"\x02\x02\x44\x01\0"
-"""One pixel, compressed: its table cleared, colour 0, the end; three bits each."""
+"""One pixel, compressed: the codes clear, colour 0, end; three bits each."""
 _DISPOSALS: dict[int, Disposal] = {2: "clear", 3: "restore", 4: "restore"}
-"""Others, and those that are yet to be defined, keep."""
+"""All other values, also undefined ones: keep."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Frame:
     height: int
     interlaced: bool
     colours: bytes
-    """Its table, three bytes for each; empty if the file has none."""
+    """Its colour table, three bytes per colour; empty if the file has none."""
     transparent: int | None
-    """The number of the colour that leaves what is below."""
+    """The index of the transparent colour."""
     hundredths: int
-    """Of a second, that it is shown."""
+    """How long it is shown, in 1/100 s."""
     disposal: Disposal
     lzw: bytes
-    """Its pixels, as they stand in the file."""
+    """Its compressed pixels, as in the file."""
 
     @property
     def file(self) -> bytes:
@@ -70,7 +70,7 @@ class Gif:
     frames: tuple[Frame, ...]
     plays: int
     whole: bool
-    """Nothing was damaged, and nothing is missing."""
+    """Nothing is damaged or missing."""
     comments: tuple[bytes, ...] = ()
 
     @property
@@ -78,23 +78,23 @@ class Gif:
         return Timing(tuple(Fraction(frame.hundredths, 100) for frame in self.frames), self.plays)
 
     def has_alpha(self, size: tuple[int, int]) -> bool:
-        """Something of a canvas of this (width, height) may be seen to be transparent."""
+        """Some pixel of a canvas of this (width, height) may be transparent in some frame."""
         first = self.frames[0]
         covers = first.left == first.top == 0 and first.width >= size[0] and first.height >= size[1]
         cleared = any(frame.disposal == "clear" for frame in self.frames[:-1])
         return first.transparent is not None or not covers or first.disposal == "restore" or cleared
 
 
-class _Ended(Exception):
-    """The file does, in the midst of something."""
+class _Damaged(Exception):
+    pass
 
 
 def read(data: bytes) -> Gif:
-    """All frames, none decoded. What comes after damage is not there."""
+    """All frames, not decoded. Frames after damaged data are left out."""
     reader = _Reader(data)
     try:
         whole = reader.read()
-    except (_Ended, IndexError, struct.error):
+    except (_Damaged, IndexError, struct.error):
         whole = False
     return Gif(tuple(reader.frames), reader.plays, whole, tuple(reader.comments))
 
@@ -113,7 +113,7 @@ class _Reader:
         data = self._data
         common = self._table(data[10])
         hundredths, disposal, transparent = 0, 0, None
-        # Some programs forget the end.
+        # Some programs write no end.
         while self._place != len(data) and (kind := data[self._place]) != _END:
             self._place += 1
             if kind == _EXTENSION:
@@ -144,7 +144,7 @@ class _Reader:
                     )
                 )  # fmt: skip
                 hundredths, disposal, transparent = 0, 0, None
-            elif kind != 0:  # empty blocks between others are harmless, and common
+            elif kind != 0:  # empty blocks between others are common and harmless
                 return False
         return True
 
@@ -154,18 +154,18 @@ class _Reader:
         return self._data[self._place - length : self._place]
 
     def _skip(self) -> None:
-        """A chain of pieces, each with its length before it, up to an empty one."""
+        """Skip sub-blocks, each after its length, up to an empty one."""
         data, place = self._data, self._place
         while length := data[place]:
             place += 1 + length
             self._blocks += 1
             if self._blocks > MAX_BLOCKS:
-                raise _Ended
+                raise _Damaged
         self._place = place + 1
 
 
 def _joined(pieces: bytes) -> bytes:
-    """What a chain of pieces holds."""
+    """The content of a chain of sub-blocks."""
     parts, place = [], 0
     while length := pieces[place]:
         parts.append(pieces[place + 1 : place + 1 + length])
@@ -174,7 +174,7 @@ def _joined(pieces: bytes) -> bytes:
 
 
 def patches(frames: Sequence[Frame]) -> Iterator[Patch]:
-    """What each paints, decoded when it is asked for. Raises pyvips.Error."""
+    """The patch of each frame, decoded on demand. Raises pyvips.Error."""
     for frame in frames:
         samples = np.zeros((0, 0, 4), np.uint8)
         if frame.width and frame.height:
@@ -189,7 +189,7 @@ def patches(frames: Sequence[Frame]) -> Iterator[Patch]:
 
 
 def control(hundredths: int, disposal: Disposal, transparent: int | None) -> bytes:
-    """The block that says when a frame is shown, and what of it is seen."""
+    """A graphic control extension: how long a frame is shown, its disposal and transparent colour."""
     number = {"keep": 1, "clear": 2, "restore": 3}[disposal]
     flags = number << 2 | (transparent is not None)
     return struct.pack("<BBBBHBB", _EXTENSION, _GRAPHIC_CONTROL, 4, flags, hundredths, transparent or 0, 0)
@@ -201,8 +201,8 @@ def comment(text: bytes) -> bytes:
 
 
 def complete(path: Path, comments: Sequence[bytes], aspect: int) -> None:
-    """Add comments to a GIF file, and say how wide its pixels are (see resolution.py)."""
-    if comments:  # most readers look for them before the first frame only
+    """Add comments and the pixel aspect ratio (see resolution.py) to a GIF file."""
+    if comments:  # most readers find only comments before the first frame
         data = path.read_bytes()
         start = 13 + (3 * (2 << (data[10] & 7)) if data[10] & 0x80 else 0)
         path.write_bytes(data[:start] + b"".join(map(comment, comments)) + data[start:])
@@ -213,7 +213,7 @@ def complete(path: Path, comments: Sequence[bytes], aspect: int) -> None:
 
 
 class GifWriter:
-    """Frames of at most 256 colours each, every one with a table of its own."""
+    """Writes frames of at most 256 colours each, every frame with a colour table of its own."""
 
     STEP = 1
 
@@ -223,7 +223,8 @@ class GifWriter:
         self._file = file
         self._delays = iter(timing.in_units(100, 0xFFFF))
         self.always_whole: bool = first.hasalpha()
-        """A transparent pixel leaves what is below. So where there are any, the canvas is cleared before each frame."""
+        """A transparent pixel shows the pixel below it. So with transparency the canvas is cleared before each
+        frame."""
         file.write(b"GIF89a" + struct.pack("<HHBBB", first.width, first.height, 0, 0, aspect))
         if timing.plays != 1:
             repeats = min(timing.plays - 1, 0xFFFF) if timing.plays else 0
@@ -245,5 +246,5 @@ class GifWriter:
 
 
 def _screen_flags(colours: bytes) -> bytes:
-    """There is a table, of so many colours; a power of two."""
+    """The byte that states a colour table of so many colours, a power of two."""
     return bytes([0x80 | ((len(colours) // 3).bit_length() - 2)]) if colours else b"\0"

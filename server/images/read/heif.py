@@ -1,4 +1,4 @@
-"""The boxes of an HEIF file (ISO/IEC 14496-12 and 23008-12), as far as they tell what is in it."""
+"""The boxes of a HEIF file (ISO/IEC 14496-12 and 23008-12) that state its contents."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ CODECS = {
     "lhv1": "image/heic",
     "av01": "image/avif",
 }
-"""Types of coded items and of tracks' samples that are read."""
+"""Supported types of coded items and of samples in tracks."""
 OTHER_CODECS = {
     "avc1": "H.264",
     "vvc1": "H.266 (VVC)",
@@ -20,7 +20,7 @@ OTHER_CODECS = {
     "mski": "uncompressed masks",
     "jxl ": "JPEG XL",
 }
-"""Those that are not."""
+"""Types that are not supported."""
 _BRANDS = {
     "avif": "image/avif",
     "avis": "image/avif",
@@ -33,16 +33,16 @@ _BRANDS = {
     "hevm": "image/heic",
     "hevs": "image/heic",
 }
-"""Brands that name a codec. Generic ones (mif1, msf1, miaf, …) only say that it is HEIF."""
+"""Brands that imply a codec. Generic brands (mif1, msf1, miaf, …) only say that the file is HEIF."""
 _GENERIC = {"mif1", "mif2", "mif3", "msf1", "miaf", "unif", "pict", "1pic"}
 
 _DERIVED = ("grid", "iovl", "iden")
-"""Types of items that are put together from others."""
+"""Types of items that are composed from others."""
 
 _MOST_BOXES = 10_000
 _MOST_ITEMS = 10_000
 _FULL = 4
-"""Bytes of a version and flags, with which some boxes begin."""
+"""Bytes of version and flags, with which a "full box" begins."""
 
 
 def is_bmff(data: bytes) -> bool:
@@ -50,20 +50,20 @@ def is_bmff(data: bytes) -> bool:
 
 
 def brands(data: bytes) -> list[str]:
-    """The major one, then all compatible ones of the whole first box."""
+    """The major brand, then all compatible brands."""
     start, end = _first(data)
     body = data[start : min(end, len(data))]
     return [_text(body[place : place + 4]) for place in (0, *range(8, len(body) - 3, 4)) if len(body) >= place + 4]
 
 
 def is_heif(data: bytes) -> bool:
-    """Whether it says to be one; what is in it may still be anything."""
+    """By its brands; the contents may still be of any kind."""
     return is_bmff(data) and bool({*_GENERIC, *_BRANDS} & set(brands(data)))
 
 
 def codec(data: bytes) -> str | None:
-    """How the main picture is coded, as four letters: by its item, through what it is put together from, else by the
-    first track. None where the file does not say so in what there is of it."""
+    """The codec of the main picture, as four characters: of its item, or of an item that it is composed from, else of
+    the first track. None if `data` do not state it."""
     meta = next(_find(data, b"meta"), None)
     if meta is not None and (found := _codec_of_items(data, meta[0] + _FULL, meta[1])):
         return found
@@ -71,7 +71,7 @@ def codec(data: bytes) -> str | None:
 
 
 def sniff(data: bytes) -> str | None:
-    """The MIME type: what codes the pictures counts; where that is not among the first bytes, the brands."""
+    """The MIME type, by the codec; by the brands if the first bytes do not state the codec."""
     if not is_heif(data):
         return None
     coded = codec(data)
@@ -81,7 +81,7 @@ def sniff(data: bytes) -> str | None:
 
 
 def auxiliaries(data: bytes) -> list[str]:
-    """What the pictures beside the main one are for: the URNs of boxes `auxC`, and "tmap" for a gain map's item."""
+    """The purposes of auxiliary pictures: the URNs of boxes `auxC`, and "tmap" for the item of a gain map."""
     meta = next(_find(data, b"meta"), None)
     if meta is None:
         return []
@@ -95,7 +95,7 @@ def auxiliaries(data: bytes) -> list[str]:
 
 
 def pictures(data: bytes) -> int:
-    """Those that stand for themselves: not hidden, and neither parts nor companions of others."""
+    """The number of independent pictures: not hidden, not part of another, not auxiliary to another."""
     meta = next(_find(data, b"meta"), None)
     if meta is None:
         return 1
@@ -134,7 +134,7 @@ def _codec_of_items(data: bytes, start: int, end: int) -> str | None:
 
 
 def _items(data: bytes, start: int, end: int) -> dict[int, str]:
-    """Types by number, of the box `iinf`."""
+    """Item types by item number, from the box `iinf`."""
     found: dict[int, str] = {}
     for place, stop in _find(data, b"iinf", start, end):
         place += _FULL + (2 if data[place : place + 1] == b"\0" else 4)
@@ -158,7 +158,7 @@ def _primary(data: bytes, start: int, end: int) -> int:
 
 
 def _references(data: bytes, start: int, end: int, kind: bytes) -> dict[int, list[int]]:
-    """Items that each item is made of."""
+    """For each item the items that it refers to."""
     found: dict[int, list[int]] = {}
     for place, stop in _find(data, b"iref", start, end):
         width = 2 if data[place : place + 1] == b"\0" else 4
@@ -188,15 +188,15 @@ def _first(data: bytes) -> tuple[int, int]:
 
 
 def _find(data: bytes, name: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
-    """Where the contents of boxes of that name begin and end, among those in that part of the file."""
+    """Start and end of the contents of each box of that name, in that part of the file."""
     end = len(data) if end is None else min(end, len(data))
     for _ in range(_MOST_BOXES):
         if start + 8 > end:
             return
         length, head = int.from_bytes(data[start : start + 4], "big"), 8
-        if length == 1:  # 64 bits follow
+        if length == 1:  # a length of 64 bits follows
             length, head = int.from_bytes(data[start + 8 : start + 16], "big"), 16
-        stop = end if length == 0 else start + length  # 0: up to the end
+        stop = end if length == 0 else start + length  # 0: to the end of the file
         if stop < start + head:
             return
         if data[start + 4 : start + 8] == name:

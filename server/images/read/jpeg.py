@@ -1,5 +1,5 @@
-"""The segments of a JPEG file (ITU-T T.81): what it is made of, whether all of it is there, and what it says beside the
-picture. No coefficient is decoded."""
+"""The segments of a JPEG file (ITU-T T.81): its kind, whether it is complete, and its metadata. No coefficients are
+decoded."""
 
 import re
 import struct
@@ -10,13 +10,13 @@ from typing import BinaryIO
 import pyvips
 
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""Not those that stand within a scan: a stuffed FF, or a restart (ITU-T T.81, B.1.1.2)."""
+"""Not those within a scan: a stuffed FF, or a restart (ITU-T T.81, section B.1.1.2)."""
 _TEM, _EOI, _SOS, _COMMENT = 0x01, 0xD9, 0xDA, 0xFE
 _APP = range(0xE0, 0xF0)
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
-"""Markers that begin a frame, each of its own process; the last is JPEG-LS's."""
+"""Markers that begin a frame, one for each coding process; the last is JPEG-LS."""
 _PROGRESSIVE = {0xC2, 0xCA}
-_UNREAD = {
+_UNSUPPORTED = {
     0xC5: "hierarchical JPEG",
     0xC6: "hierarchical JPEG",
     0xC7: "hierarchical JPEG",
@@ -28,41 +28,41 @@ _UNREAD = {
 }
 
 MAX_SCANS = 100
-"""A few dozen are the most that encoders make. Each costs a pass over all coefficients, however few bytes it has, so
-that a file of thousands keeps a decoder busy for minutes."""
+"""Encoders make at most a few dozen. Each scan costs the decoder a pass over all coefficients, even if it has few
+bytes: a file with thousands would keep it busy for minutes."""
 _MAX_SEGMENTS = 100_000
-"""Beyond which looking for more would itself take long."""
+"""Reading more segments would itself take long."""
 
 
 @dataclass
 class Jpeg:
     frame: int = 0
-    """The marker that its frame begins with."""
+    """The marker that begins its frame; 0 if there is none."""
     depth: int = 8
     height: int = 1
     components: tuple[int, ...] = ()
     scans: int = 0
     missing: dict[int, list[int]] = field(default_factory=dict)
-    """By component: of each of its 64 coefficients, how many low bits have not come; -1 for none of it."""
+    """By component: for each of its 64 coefficients the number of low bits that no scan has; -1 if no scan has it."""
     ends: bool = False
-    """There is an end of the picture."""
+    """There is an end-of-image marker."""
     end: int = 0
-    """Where that end is, if there is one; what follows, such as a film, is not of the picture."""
-    is_tiresome: bool = False
-    """It has more than MAX_SCANS."""
+    """Offset after that marker. Data after it, such as a video, are not part of the picture."""
+    has_too_many_parts: bool = False
+    """It has more than MAX_SCANS scans, or more segments than are read."""
     segments: list[tuple[int, int, int]] = field(default_factory=list)
-    """Of those before the first scan that belong to applications, and of comments: marker, start and end of content."""
+    """Application segments before the first scan, and comments: marker, start and end of the content."""
 
     @property
     def has_all_scans(self) -> bool:
-        """Every bit of every coefficient has been in some scan, if no scan is cut short."""
+        """Every bit of every coefficient is in some scan, provided that no scan is truncated."""
         return bool(self.components) and all(
             component in self.missing and not any(self.missing[component]) for component in self.components
         )
 
 
 def look(data: bytes) -> Jpeg:
-    """From one marker to the next up to the end of the picture."""
+    """Read the markers up to the end of the picture."""
     found, place = Jpeg(), 2
     for _ in range(_MAX_SEGMENTS):
         marker = _MARKER.search(data, place)
@@ -85,7 +85,7 @@ def look(data: bytes) -> Jpeg:
             found.segments.append((code, place - length + 2, min(place, len(data))))
         if found.scans > MAX_SCANS:
             break
-    found.is_tiresome = True
+    found.has_too_many_parts = True
     return found
 
 
@@ -111,22 +111,22 @@ def _read_scan(found: Jpeg, body: bytes) -> None:
 
 _SOME = bytes(each * 167 % 251 for each in range(1, 251))
 FILLER = _SOME + b"".join(bytes([0xFF, 0xD0 + each % 8]) + _SOME for each in range(16))
-"""Bytes as a scan may have them, with restarts, which decoders pass over behind the end of one."""
+"""Bytes that a scan could contain, with restarts. After the end of a complete scan decoders ignore them."""
 
 
-def ended(data: bytes, filler: bytes = b"") -> bytes:
-    """With the two bytes at its end that some programs leave out, or lose one of."""
+def completed(data: bytes, filler: bytes = b"") -> bytes:
+    """The file with an end-of-image marker, which some programs leave out or truncate to one byte."""
     return data.removesuffix(b"\xff") + filler + b"\xff\xd9"
 
 
-def unread(found: Jpeg) -> str | None:
-    """Why it can't be read although it is sound, in words; None where nothing is known against it."""
-    if found.frame in _UNREAD:
-        return f"{_UNREAD[found.frame]} is not read; convert it to ordinary JPEG or PNG"
+def unsupported(found: Jpeg) -> str | None:
+    """Why a valid file of this kind can't be read, as a message; None if it can."""
+    if found.frame in _UNSUPPORTED:
+        return f"{_UNSUPPORTED[found.frame]} is not supported; convert it to baseline or progressive JPEG, or to PNG"
     if found.frame and found.depth != 8:
-        return f"JPEG with {found.depth} bits per sample is not read; convert it to PNG or TIFF of 16 bits"
+        return f"JPEG with {found.depth} bits per sample is not supported; convert it to PNG or TIFF of 16 bits"
     if found.frame and found.height == 0:
-        return "JPEG whose header does not state its height is not read; save it again with another program"
+        return "JPEG whose header does not state its height is not supported; save it again with another program"
     return None
 
 
@@ -135,14 +135,14 @@ def comments(data: bytes, found: Jpeg) -> list[bytes]:
 
 
 def application(data: bytes, found: Jpeg, number: int, name: bytes) -> list[bytes]:
-    """What the segments APP`number` of that name hold behind it."""
+    """The contents, after `name`, of the segments APP`number` that begin with `name`."""
     parts = (data[start:end] for code, start, end in found.segments if code == _APP[number])
     return [part[len(name) :] for part in parts if part.startswith(name)]
 
 
 def write(save: Callable[[pyvips.TargetCustom], None], file: BinaryIO, first: bytes, added: Sequence[bytes]) -> None:
-    """Into `file` what `save` writes, with the segment `first` before all others, and comments behind those for
-    applications. Raises OSError."""
+    """Write to `file` what `save` writes, with the segment `first` before all others, and the comments `added` after
+    the application segments. Raises OSError."""
     waiting, raised = bytearray(), []
     head: bytes | None = b"".join(bytes([0xFF, _COMMENT]) + struct.pack(">H", len(each) + 2) + each for each in added)
 
@@ -157,7 +157,7 @@ def write(save: Callable[[pyvips.TargetCustom], None], file: BinaryIO, first: by
                 if place is not None:
                     file.write(waiting[:2] + first + waiting[2:place] + head + waiting[place:])
                     head, waiting = None, bytearray()
-        except BaseException as error:  # libvips calls: it would be printed, and lost
+        except BaseException as error:  # libvips is the caller, and would only print it
             raised.append(error)
             return -1
         return len(data)
@@ -174,7 +174,7 @@ def write(save: Callable[[pyvips.TargetCustom], None], file: BinaryIO, first: by
 
 
 def _behind_applications(data: bytearray) -> int | None:
-    """Where the first other segment begins; None where that has not come yet."""
+    """Offset of the first segment that is not an application's; None if `data` do not reach it yet."""
     place = 2
     while place + 4 <= len(data):
         if data[place + 1] not in _APP:

@@ -1,10 +1,11 @@
-"""How the kinds of picture files that are read are told apart: by their first bytes, whatever their names say."""
+"""The kind of a picture file, by its first bytes. Its name does not count."""
 
+from server.images.chunks import PNG_SIGNATURE
 from server.images.read import heif
 
 _MAGIC = (
     (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (PNG_SIGNATURE, "image/png"),
     (b"GIF87a", "image/gif"),
     (b"GIF89a", "image/gif"),
     (b"II*\0", "image/tiff"),
@@ -13,17 +14,17 @@ _MAGIC = (
     (b"MM\0+", "image/tiff"),
 )
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
-"""Sizes of a Windows or OS/2 bitmap's second header. The two letters before it are too common in texts."""
+"""Sizes of the second header of a Windows or OS/2 bitmap. Its first two letters alone are too common in texts."""
 
 READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC"
 
 
 SNIFFED_BYTES = 64 << 10
-"""Of a file's start, of which `sniff` can tell as much as of the whole."""
+"""With so many bytes of a file's start `sniff` gives the same answer as with all of it."""
 
 
 def sniff(data: bytes) -> str | None:
-    """The MIME type that the file's start tells, or None. Names and Content-Type headers are never believed."""
+    """The MIME type by the file's start, or None. File names and Content-Type headers are never used."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     if heif.is_bmff(data):

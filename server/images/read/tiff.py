@@ -1,7 +1,8 @@
-"""Which picture of a TIFF file is meant, and whether it can be read: its directories are looked at, no samples.
+"""Which picture of a TIFF file is the main one, and whether it can be decoded. Reads directories, no samples.
 
-The magic of TIFF says little. Camera raw files are TIFF (TIFF/EP, DNG), whose first picture is a small preview; other
-files begin with reduced pictures too; and a directory can ask for compressions and colours that nobody here decodes.
+TIFF's signature says little. Camera raw files are TIFF (TIFF/EP, DNG), and their first picture is a small preview;
+other files begin with reduced pictures too; and a directory can have compressions and colours that libvips does not
+decode.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ _DNG_VERSION, _CFA_PATTERN_SIZE, _CFA_PATTERN = 50706, 33421, 33422
 _REDUCED, _MASK = 1, 4
 """Bits of NewSubfileType."""
 _OLD_REDUCED = 2
-"""A value of SubfileType, which that tag has replaced."""
+"""A value of SubfileType, an older tag that NewSubfileType has replaced."""
 
 _CFA, _LINEAR_RAW = 32803, 34892
 _RAW_PHOTOMETRIC = {_CFA, _LINEAR_RAW}
@@ -47,8 +48,8 @@ _RAW_BY_MAKE = (
 )
 
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32809, 32946, 34676, 34677, 50001}
-"""Those that libvips, as its wheel is built, decodes: none, CCITT, LZW, JPEG, deflate, PackBits, ThunderScan, SGI's for
-LogLuv, WebP."""
+"""Compressions that libvips, as built in its wheel, decodes: none, CCITT, LZW, JPEG, deflate, PackBits, ThunderScan,
+SGI LogLuv, WebP."""
 _OTHER_COMPRESSIONS = {
     6: "old-style JPEG",
     9: "JBIG",
@@ -72,31 +73,31 @@ _OTHER_COMPRESSIONS = {
 _GREY, _RGB, _PALETTE, _CMYK, _YCBCR, CIELAB, ICCLAB = (0, 1), 2, 3, 5, 6, 8, 9
 _LOG = (32844, 32845)
 _COLOURS = {0: 1, 1: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3, CIELAB: 3, ICCLAB: 3, 32844: 1, 32845: 3}
-"""Samples of a pixel before the extra ones."""
+"""Samples per pixel, without extra ones."""
 _ALPHA = (1, 2)
-"""Values of ExtraSamples: alpha, premultiplied or not. 0 is "unspecified": often a mask that an editor keeps."""
+"""Values of ExtraSamples: alpha, premultiplied or not. 0 is "unspecified": often an editor's mask."""
 
 _OF_ONE_PAGE = {ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT}
 
 _MOST_DIRECTORIES = 1000
 _MOST_ENTRIES = 20_000
-"""In all directories: hostile files let them overlap."""
+"""In all directories together: in hostile files they overlap."""
 _MOST_CHANNELS = 10
 
 
 @dataclass(frozen=True)
 class Directory:
-    """Of one picture in the file."""
+    """The directory of one picture in the file."""
 
     page: int
-    """Its place in the chain, from 0; of a sub-directory, that of its parent."""
+    """Its index in the chain, from 0; for a sub-directory the index of its parent."""
     sub: int
-    """Its place among the sub-directories of the parent, from 0; -1 where it is in the chain itself."""
+    """Its index among the parent's sub-directories, from 0; -1 if it is in the chain itself."""
     offset: int
     tags: Tags
 
     def number(self, tag: int, default: int) -> int:
-        """The first number of a tag; tags that are missing have a default by the standard."""
+        """The first number of a tag; `default`: the standard's value for a missing tag."""
         return (self.numbers(tag) or (default,))[0]
 
     def numbers(self, tag: int) -> tuple[int, ...]:
@@ -108,7 +109,7 @@ class Directory:
 
     @property
     def is_lab(self) -> bool:
-        """libvips gives its numbers as they are stored."""
+        """Lab colours that libvips does not convert."""
         return self.photometric == ICCLAB or (self.photometric == CIELAB and self.number(_BITS, 1) == 8)
 
     @property
@@ -117,21 +118,21 @@ class Directory:
 
     @property
     def is_whole(self) -> bool:
-        """Neither a reduced picture nor a mask for another one."""
+        """Neither a reduced version of another picture nor a mask."""
         return not self.number(_SUBFILE, 0) & (_REDUCED | _MASK) and self.number(_OLD_SUBFILE, 1) != _OLD_REDUCED
 
     @property
     def colours(self) -> int:
-        """Bands that libvips makes of it, without the extra ones."""
+        """Bands of the picture in libvips, without extra ones."""
         if self.photometric == _PALETTE:
             return 3
         samples = self.number(_SAMPLES, 1)
-        # What calls itself grey and has three samples was meant as RGB.
+        # A picture with three samples that is marked as grey is RGB.
         return 3 if self.photometric in _GREY and samples >= 3 else _COLOURS.get(self.photometric, samples)
 
     @property
     def alpha(self) -> int | None:
-        """Which of libvips' bands is alpha, or None. The number of channels says nothing about it."""
+        """Index of the alpha band in libvips, or None. The number of channels does not tell."""
         extra = self.numbers(_EXTRA_SAMPLES)
         first = self.number(_SAMPLES, 1) - len(extra)
         return next((first + place for place, kind in enumerate(extra) if kind in _ALPHA), None)
@@ -139,18 +140,18 @@ class Directory:
 
 @dataclass(frozen=True)
 class Tiff:
-    meant: Directory
-    """The first one at full resolution; where none says that it is, the largest."""
+    main: Directory
+    """The main picture: the first at full resolution; if none is marked as such, the largest."""
     tags: Tags
-    """What is said of the meant one: by its own directory, else by the first one, which describes all of the file."""
+    """Tags of the main picture: its own, else those of the first directory, which describe the whole file."""
     pages: int
-    """Pictures in the chain that are no reduced ones of others: pages, of which the meant one is taken."""
+    """The number of pictures in the chain, without reduced versions."""
     page: int
-    """The place of the meant one among these, from 1."""
+    """The number of the main picture among these, from 1."""
 
 
 def look(data: bytes) -> Tiff:
-    """Raises SourceUnreadable for camera raw files, and for what can't be decoded, in words."""
+    """Raises SourceUnreadable, with the reason, for camera raw files and pictures that can't be decoded."""
     found = list(_directories(data))
     if not found:
         raise SourceUnreadable("the picture file is damaged")
@@ -158,31 +159,31 @@ def look(data: bytes) -> Tiff:
     if raw is not None:
         make = bytes(found[0].tags[_MAKE].data).decode("latin-1").lower() if _MAKE in found[0].tags else ""
         named = next((name for word, name in _RAW_BY_MAKE if word in make), raw) if raw == "TIFF/EP" else raw
-        raise SourceUnreadable(raw_words(named))
+        raise SourceUnreadable(raw_message(named))
     whole = [each for each in found if each.is_whole]
-    meant = whole[0] if whole else max(found, key=lambda each: each.pixels)
+    main = whole[0] if whole else max(found, key=lambda each: each.pixels)
     chain = [each for each in whole if each.sub < 0]
-    page = next((place for place, each in enumerate(chain, 1) if each.page >= meant.page), 1)
-    _check(meant)
+    page = next((place for place, each in enumerate(chain, 1) if each.page >= main.page), 1)
+    _check(main)
     shared = found[0].tags
-    if meant.page > 0:  # how another page lies and how large it is printed says nothing of this one
+    if main.page > 0:  # orientation and resolution of another page do not apply
         shared = {tag: value for tag, value in shared.items() if tag not in _OF_ONE_PAGE}
-    return Tiff(meant, {**shared, **meant.tags}, max(1, len(chain)), page)
+    return Tiff(main, {**shared, **main.tags}, max(1, len(chain)), page)
 
 
-def readable(data: bytes, meant: Directory) -> bytes:
-    """The file as libvips reads it: of 8-bit CIELAB it makes nothing, of the same numbers as ICCLab it does."""
-    if meant.photometric == CIELAB and meant.is_lab:
-        return Reader(data).with_short(meant.offset, _PHOTOMETRIC, ICCLAB)
+def readable(data: bytes, main: Directory) -> bytes:
+    """The file in a form that libvips reads: it can't read 8-bit CIELAB, but the same numbers as ICCLab."""
+    if main.photometric == CIELAB and main.is_lab:
+        return Reader(data).with_short(main.offset, _PHOTOMETRIC, ICCLAB)
     return data
 
 
-def raw_words(kind: str) -> str:
-    return f"the file is a camera raw ({kind}), which is not read: develop it, and send a TIFF, PNG or JPEG of it"
+def raw_message(kind: str) -> str:
+    return f"the file is a camera raw ({kind}), which is not supported: develop it, and send a TIFF, PNG or JPEG of it"
 
 
 def _directories(data: bytes) -> Iterator[Directory]:
-    """Those of the chain, each followed by its sub-directories."""
+    """The directories of the chain, each followed by its sub-directories."""
     reader = Reader(data)
     seen: set[int] = set()
     room = _MOST_ENTRIES
@@ -213,24 +214,24 @@ def _raw_kind(directory: Directory) -> str | None:
 
 
 def _check(directory: Directory) -> None:
-    """Raises SourceUnreadable for what libvips would call damaged, or read wrongly."""
+    """Raises SourceUnreadable for valid pictures that libvips would report as damaged, or would read wrongly."""
     code = directory.number(_COMPRESSION, 1)
     if code not in _COMPRESSIONS:
         name = _OTHER_COMPRESSIONS.get(code, f"number {code}")
-        raise SourceUnreadable(f"TIFF with {name} compression is not read; save it with LZW, deflate or none")
+        raise SourceUnreadable(f"TIFF with {name} compression is not supported; save it with LZW, deflate or none")
     photometric = directory.photometric
     if photometric not in _COLOURS or (photometric == _CMYK and directory.number(_INK_SET, 1) != 1):
-        raise SourceUnreadable("TIFF with colours of this kind is not read; convert it to RGB, CMYK or grey")
+        raise SourceUnreadable("TIFF with colours of this kind is not supported; convert it to RGB, CMYK or grey")
     samples = directory.number(_SAMPLES, 1)
     if samples > _MOST_CHANNELS:
-        raise SourceUnreadable(f"the picture has {samples} channels; this server reads up to {_MOST_CHANNELS}")
+        raise SourceUnreadable(f"the picture has {samples} channels; this server reads at most {_MOST_CHANNELS}")
     if samples < _COLOURS[photometric] and photometric not in _LOG:
         raise SourceUnreadable("the picture file is damaged")
     if len(set(directory.numbers(_BITS))) > 1:
-        raise SourceUnreadable("TIFF whose channels differ in depth is not read; convert it to 8 or 16 bits")
+        raise SourceUnreadable("TIFF whose channels differ in depth is not supported; convert it to 8 or 16 bits")
     if directory.number(_PLANAR, 1) == 2 and samples > 1 and _TILE_WIDTH in directory.tags:
         raise SourceUnreadable(
-            "TIFF in tiles with a plane for each channel is not read; save it in strips, or with interleaved channels"
+            "TIFF in tiles with one plane per channel is not supported; save it in strips, or with interleaved channels"
         )
     if photometric in (CIELAB, ICCLAB) and directory.number(_SAMPLE_FORMAT, 1) == 3:
-        raise SourceUnreadable("TIFF with Lab colours in floats is not read; convert it to RGB")
+        raise SourceUnreadable("TIFF with Lab colours in floats is not supported; convert it to RGB")

@@ -1,7 +1,7 @@
-"""Kinds of files that are not read, by their first bytes: so that a caller is told what was sent, and what would do."""
+"""Kinds of files that are not supported, recognised by their first bytes, so that the error can name them."""
 
 from server.images.read import heif
-from server.images.read.tiff import raw_words
+from server.images.read.tiff import raw_message
 
 _RAW = (
     (0, b"FUJIFILMCCD-RAW", "Fujifilm RAF"),
@@ -45,31 +45,31 @@ _OTHERS = (
     (0, b"XPDS", "a DPX picture"),
     (0, b"SIMPLE  =", "a FITS file"),
     (0, b"<svg", "an SVG drawing"),
-    (0, b"\x1aE\xdf\xa3", "a film (Matroska or WebM)"),
-    (8, b"AVI ", "a film (AVI)"),
+    (0, b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
+    (8, b"AVI ", "a video (AVI)"),
 )
 _RAW_BRANDS = {"crx ": "Canon CR3"}
 
 
-def words(data: bytes) -> str | None:
-    """What the file is, and that it is not read; None where nothing is known about it."""
+def message(data: bytes) -> str | None:
+    """An error message that names the kind of file; None if the kind is unknown."""
     raw = next((kind for place, magic, kind in _RAW if data[place : place + len(magic)] == magic), None)
     if heif.is_bmff(data):
         brands = heif.brands(data)
         raw = next((kind for brand, kind in _RAW_BRANDS.items() if brand in brands), raw)
         if raw is None:
-            return _words_of_bmff(data)
+            return _bmff_message(data)
     if raw is not None:
-        return raw_words(raw)
+        return raw_message(raw)
     kind = next((kind for place, magic, kind in _OTHERS if data[place : place + len(magic)] == magic), None)
-    return None if kind is None else f"the file is {kind}, which is not read"
+    return None if kind is None else f"the file is {kind}, which is not supported"
 
 
-def _words_of_bmff(data: bytes) -> str:
+def _bmff_message(data: bytes) -> str:
     if not heif.is_heif(data):
-        return "the file is a film, or another kind of MPEG-4 file, which is not read"
+        return "the file is a video, or another kind of MPEG-4 file, which is not supported"
     coded = heif.codec(data)
     inside = heif.OTHER_CODECS.get(coded or "")
     if inside is None:
-        return "the file is HEIF, with no picture in it of a kind that is read: HEVC (HEIC) or AV1 (AVIF)"
-    return f"the file is HEIF with {inside} in it, which is not read: only HEVC (HEIC) and AV1 (AVIF) are"
+        return "the file is HEIF without a picture of a supported kind: HEVC (HEIC) or AV1 (AVIF)"
+    return f"the file is HEIF with {inside} in it, which is not supported: only HEVC (HEIC) and AV1 (AVIF) are"

@@ -1,8 +1,9 @@
-"""An animation on its way into a file: of each picture only what differs from the last one is written.
+"""Write an animation frame by frame: of each frame only the box that differs from the frame before.
 
-Nothing grows with the number of frames but the file. The one that was added last is held, to compare the next with.
+Memory does not grow with the number of frames: only the last frame is held, to compare the next one with.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
@@ -14,9 +15,8 @@ from numpy.typing import NDArray
 from server.images.metadata.timing import Timing
 from server.images.read.gif import GifWriter
 from server.images.write.png import PngWriter
-from server.images.write.save import check_image, converted, gif_words
+from server.images.write.save import check_image, converted, gif_metadata, quality_of
 from server.images.write.webp import WebpWriter
-from server.job.formats import FORMATS
 from server.job.job import Params
 
 Box = tuple[int, int, int, int]
@@ -24,27 +24,27 @@ Box = tuple[int, int, int, int]
 
 
 class Writer(Protocol):
-    """Puts frames into a file of one format. What it is given replaces what is below, and all else is left."""
+    """Writes frames to a file of one format. The pixels of a frame replace those below them; all others stay."""
 
     STEP: int
-    """Frames begin at multiples of it, across and down."""
+    """The left and top of a frame are multiples of it."""
     always_whole: bool
-    """Each frame has to be the whole picture."""
+    """Each frame must cover the whole picture."""
 
     def write(self, image: pyvips.Image, left: int, top: int) -> None: ...
 
     def repeat(self, pixel: pyvips.Image) -> None:
-        """A frame that changes nothing; `pixel`: what the last one had in its first place. Formats have no empty ones,
-        and where the last one was not kept exactly, the same pixel need not become the same again."""
+        """Write a frame that changes nothing. Formats have no empty frames, so it has one pixel. `pixel`: the first
+        pixel of the last frame; a lossy format need not encode it to the same value again."""
 
     def end(self) -> None: ...
 
 
 class Film:
-    """To be entered and left with `with`; the file is whole when it was left without an exception."""
+    """A context manager: the file is complete when the block ends without an exception."""
 
     def __init__(self, path: Path, params: Params, timing: Timing) -> None:
-        """As many frames as `timing` has must be added, in the format and with the options of `params`."""
+        """Exactly as many frames as `timing` has must be added. Format and options are those of `params`."""
         self._path = path
         self._params = params
         self._timing = timing
@@ -53,8 +53,8 @@ class Film:
         self._space = ""
 
     def add(self, image: pyvips.Image) -> None:
-        """The next frame: of the result's size, dressed by metadata.py, as for `save`. Raises ResultImpossible, and
-        pyvips.Error."""
+        """Add the next frame: of the result's size, with the metadata that metadata.py attaches, as for `save`. Raises
+        ResultImpossible and pyvips.Error."""
         check_image(image, self._params)
         image = converted(image, self._params).copy_memory()
         samples = image.numpy().reshape(image.height, image.width, image.bands)
@@ -69,8 +69,8 @@ class Film:
             self._write(_whole(samples) if self._writer.always_whole else box)
 
     def repeat(self) -> None:
-        """The next frame is the same as the last one."""
-        assert self._last is not None  # one was added
+        """Add the last frame again."""
+        assert self._last is not None  # a frame was added before
         if self._writer.always_whole:
             self._write(_whole(self._last))
         else:
@@ -88,14 +88,7 @@ class Film:
         return pyvips.Image.new_from_array(part, interpretation=self._space)
 
     def _open(self, first: pyvips.Image) -> Writer:
-        params = self._params
-        if params.format == "gif":
-            return GifWriter(self._file, first, self._timing, *gif_words(first))
-        if params.format == "png":
-            return PngWriter(self._file, first, self._timing)
-        quality = params.quality or FORMATS["webp"].default_quality
-        assert params.format == "webp" and quality is not None  # the plan refuses others
-        return WebpWriter(self._file, first, self._timing, quality=quality, lossless=params.lossless)
+        return _WRITERS[self._params.format](self._file, first, self._timing, self._params)
 
     def __enter__(self) -> "Film":
         self._file: BinaryIO = self._path.open("wb")
@@ -108,12 +101,32 @@ class Film:
                 self._writer.end()
 
 
+def _gif(file: BinaryIO, first: pyvips.Image, timing: Timing, _: Params) -> Writer:
+    return GifWriter(file, first, timing, *gif_metadata(first))
+
+
+def _png(file: BinaryIO, first: pyvips.Image, timing: Timing, _: Params) -> Writer:
+    return PngWriter(file, first, timing)
+
+
+def _webp(file: BinaryIO, first: pyvips.Image, timing: Timing, params: Params) -> Writer:
+    return WebpWriter(file, first, timing, quality=quality_of(params), lossless=params.lossless)
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, pyvips.Image, Timing, Params], Writer]] = {
+    "gif": _gif,
+    "png": _png,
+    "webp": _webp,
+}
+"""Of the formats that can be animated; the plan refuses others."""
+
+
 def _whole(samples: NDArray[Any]) -> Box:
     return 0, 0, samples.shape[1], samples.shape[0]
 
 
 def _changed(old: NDArray[Any], new: NDArray[Any], step: int) -> Box | None:
-    """The smallest box around all that differs, beginning at multiples of `step`; None, if nothing does."""
+    """The smallest box around all pixels that differ, with left and top at multiples of `step`; None if none differ."""
     differs = (old != new).any(axis=2)
     rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
     if not len(rows):

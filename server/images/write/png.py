@@ -1,9 +1,9 @@
-"""Writing PNG, still and animated: row by row, in parallel, faster than libpng.
+"""Write PNG, still and animated: row by row, in parallel, faster than libpng.
 
-A large result in PNG is mostly time spent in deflate. With ISA-L's it takes a half to a quarter of libpng's time at the
-same size, and the picture is cut into bands that are compressed at the same time (figures: benchmarks/codecs.py).
-Each band is a deflate block that ends at a byte, so that together they are one stream (RFC 1951, section 3.2.4). Every
-row is filtered by "Up": on enlarged pictures no other filter, nor choosing among them, made smaller files.
+Writing a large PNG takes mostly the time of deflate. ISA-L's deflate takes a half to a quarter of libpng's time at the
+same size, and the bands of the picture are compressed in parallel (measured by benchmarks/codecs.py). Each band ends at
+a byte boundary, so that all bands together are one deflate stream (RFC 1951, section 3.2.4). Every row has the filter
+"Up": on enlarged pictures no other filter, nor a choice among them for each row, made smaller files.
 """
 
 import os
@@ -20,6 +20,7 @@ import numpy as np
 import pyvips
 from isal import isal_zlib
 
+from server.images.chunks import PNG_SIGNATURE, png_chunk
 from server.images.metadata import resolution, texts
 from server.images.metadata.fields import EXIF, ICC, RESOLUTION, TEXTS, XMP, get_field
 from server.images.metadata.timing import Timing
@@ -29,19 +30,20 @@ _BAND_BYTES = 2 << 20
 _WORKERS = min(8, os.cpu_count() or 1)
 
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-"""Of the PNG specification (W3C, 2025, section 11.2.1), by channels: grey, grey + alpha, RGB, RGB + alpha."""
+"""By channels: grey, grey + alpha, RGB, RGB + alpha (PNG, third edition, W3C 2025, section 11.2.1)."""
 _UP = 2
 _MOST_PLAYS = 2**31 - 1
 
 
 def save_png(image: pyvips.Image, path: Path) -> None:
-    """`image`: 8 or 16 bits, grey or RGB, perhaps with alpha. Its profile, EXIF, XMP and resolution go with it. It
-    is read once, from top to bottom. Raises pyvips.Error when it can't be computed, OSError when not be written."""
+    """`image`: 8 or 16 bits, grey or RGB, with or without alpha. Its profile, EXIF, XMP, texts and resolution are
+    written too. It is read once, from top to bottom. Raises pyvips.Error if it can't be computed, OSError if it can't
+    be written."""
     with path.open("wb") as file:
         _write_header(file, image)
         _write_metadata(file, image)
-        _write_pixels(image, lambda data: _write_chunk(file, b"IDAT", data))
-        _write_chunk(file, b"IEND", b"")
+        _write_pixels(image, lambda data: file.write(png_chunk(b"IDAT", data)))
+        file.write(png_chunk(b"IEND", b""))
 
 
 class PngWriter:
@@ -56,14 +58,14 @@ class PngWriter:
         self._sequence = 0
         self.always_whole = False
         _write_header(file, first)
-        _write_chunk(file, b"acTL", struct.pack(">II", timing.frames, min(timing.plays, _MOST_PLAYS)))
+        file.write(png_chunk(b"acTL", struct.pack(">II", timing.frames, min(timing.plays, _MOST_PLAYS))))
         _write_metadata(file, first)
 
     def write(self, image: pyvips.Image, left: int, top: int) -> None:
         delay = _fraction(self._timing.delays[self._frames])
         place = image.width, image.height, left, top
-        # What is below is kept when its time is over, and replaced when the frame is painted.
-        _write_chunk(self._file, b"fcTL", struct.pack(">IIIIIHHBB", self._next(), *place, *delay, 0, 0))
+        # The last two numbers: nothing is cleared after the frame, and its pixels replace those below.
+        self._file.write(png_chunk(b"fcTL", struct.pack(">IIIIIHHBB", self._next(), *place, *delay, 0, 0)))
         first = self._frames == 0
         _write_pixels(image, self._write_data if first else self._write_frame_data)
         self._frames += 1
@@ -72,13 +74,13 @@ class PngWriter:
         self.write(pixel, 0, 0)
 
     def end(self) -> None:
-        _write_chunk(self._file, b"IEND", b"")
+        self._file.write(png_chunk(b"IEND", b""))
 
     def _write_data(self, data: bytes) -> None:
-        _write_chunk(self._file, b"IDAT", data)
+        self._file.write(png_chunk(b"IDAT", data))
 
     def _write_frame_data(self, data: bytes) -> None:
-        _write_chunk(self._file, b"fdAT", struct.pack(">I", self._next()) + data)
+        self._file.write(png_chunk(b"fdAT", struct.pack(">I", self._next()) + data))
 
     def _next(self) -> int:
         self._sequence += 1
@@ -86,7 +88,7 @@ class PngWriter:
 
 
 def _fraction(delay: Fraction) -> tuple[int, int]:
-    """Of a second, as two numbers of 16 bits: exactly, where that can be."""
+    """Seconds as numerator and denominator of 16 bits: exact if possible."""
     nearest = delay.limit_denominator(0xFFFF)
     if nearest.numerator > 0xFFFF:
         nearest = Fraction(min(round(delay), 0xFFFF))
@@ -94,12 +96,12 @@ def _fraction(delay: Fraction) -> tuple[int, int]:
 
 
 def _write_header(file: BinaryIO, image: pyvips.Image) -> None:
-    file.write(b"\x89PNG\r\n\x1a\n")
+    file.write(PNG_SIGNATURE)
     header = image.width, image.height, 16 if image.format == "ushort" else 8, _COLOUR_TYPES[image.bands], 0, 0, 0
-    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", *header))
+    file.write(png_chunk(b"IHDR", struct.pack(">IIBBBBB", *header)))
 
 
-def _write_pixels(image: pyvips.Image, write: Callable[[bytes], None]) -> None:
+def _write_pixels(image: pyvips.Image, write: Callable[[bytes], object]) -> None:
     deep = image.format == "ushort"
     with ThreadPoolExecutor(_WORKERS) as pool:
         deflater = _Deflater(write, pool, row_bytes=image.width * image.bands * (2 if deep else 1))
@@ -108,13 +110,13 @@ def _write_pixels(image: pyvips.Image, write: Callable[[bytes], None]) -> None:
 
 
 def _read_rows(image: pyvips.Image, add: Callable[[bytes], None]) -> None:
-    """Give `add` all bytes of `image`, in pieces of any length. What it raises ends the reading."""
+    """Pass all bytes of `image` to `add`, in pieces of any length. An exception of `add` stops the reading."""
     raised: list[BaseException] = []
 
     def write(data: bytes) -> int:
         try:
             add(data)
-        except BaseException as error:  # libvips calls: it would be printed, and lost
+        except BaseException as error:  # libvips is the caller, and would only print it
             raised.append(error)
             return -1
         return len(data)
@@ -131,9 +133,9 @@ def _read_rows(image: pyvips.Image, add: Callable[[bytes], None]) -> None:
 
 
 class _Deflater:
-    """Raw samples in, a zlib stream out, in parts that `write` is given."""
+    """Compresses raw samples to a zlib stream, and passes its parts to `write`."""
 
-    def __init__(self, write: Callable[[bytes], None], pool: ThreadPoolExecutor, row_bytes: int) -> None:
+    def __init__(self, write: Callable[[bytes], object], pool: ThreadPoolExecutor, row_bytes: int) -> None:
         self._write = write
         self._pool = pool
         self._row_bytes = row_bytes
@@ -142,7 +144,7 @@ class _Deflater:
         self._above = bytes(row_bytes)
         self._waiting: deque[Future[tuple[bytes, bytes]]] = deque()
         self._checksum = isal_zlib.adler32(b"")
-        self._start = b"\x78\x01"  # zlib's header (RFC 1950): 32 KiB of window, fast
+        self._start = b"\x78\x01"  # zlib's header (RFC 1950): a window of 32 KiB, fastest compression
 
     def add(self, data: bytes) -> None:
         self._raw += data
@@ -171,7 +173,7 @@ class _Deflater:
 
 
 def _deflate(above: bytes, band: bytes) -> tuple[bytes, bytes]:
-    """Rows and the one above them → filtered rows, and these compressed."""
+    """Rows, and the row above them → the filtered rows, uncompressed and compressed."""
     rows = np.frombuffer(band, np.uint8).reshape(-1, len(above))
     filtered = np.empty((len(rows), len(above) + 1), np.uint8)
     filtered[:, 0] = _UP
@@ -189,19 +191,13 @@ def _compressed(data: bytes, *, last: bool = False) -> bytes:
 def _write_metadata(file: BinaryIO, image: pyvips.Image) -> None:
     profile, tags, packet = (get_field(image, name) for name in (ICC, EXIF, XMP))
     if profile is not None:
-        _write_chunk(file, b"iCCP", b"icc\0\0" + zlib.compress(profile))
+        file.write(png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile)))
     stated = resolution.unpack(get_field(image, RESOLUTION))
     if stated is not None and (contents := resolution.phys(stated)) is not None:
-        _write_chunk(file, b"pHYs", contents)
+        file.write(png_chunk(b"pHYs", contents))
     if tags is not None:
-        _write_chunk(file, b"eXIf", tags.removeprefix(b"Exif\0\0"))
+        file.write(png_chunk(b"eXIf", tags.removeprefix(b"Exif\0\0")))
     if packet is not None:
-        _write_chunk(file, b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + packet)
+        file.write(png_chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + packet))
     for name, contents in texts.unpack(get_field(image, TEXTS)).as_chunks():
-        _write_chunk(file, name, contents)
-
-
-def _write_chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
-    file.write(struct.pack(">I", len(data)) + name)
-    file.write(data)
-    file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(name))))
+        file.write(png_chunk(name, contents))

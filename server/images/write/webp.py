@@ -1,21 +1,22 @@
-"""Animated WebP (RFC 9649): libvips encodes each frame as a picture of its own, which is put in here.
+"""Animated WebP (RFC 9649): libvips encodes each frame as a file of its own, and its chunks are copied into one file.
 
-libwebp's own way is to hold all frames until the last is there.
+libwebp's own encoder holds all frames until the last one.
 """
 
 import struct
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import pyvips
 
 from server.errors import ResultImpossible
+from server.images.chunks import riff_chunk, riff_chunks
 from server.images.metadata.fields import kept
 from server.images.metadata.timing import Timing
 
 _PROFILE, _ALPHA, _EXIF, _XMP, _ANIMATION = 0x20, 0x10, 0x08, 0x04, 0x02
 _REPLACES, _SHOWS_THROUGH = 0x02, 0x00
-"""A frame is put in the place of what is below, or blended with it."""
+"""A frame replaces the pixels below it, or is blended with them."""
+_PIXELS = (b"ALPH", b"VP8 ", b"VP8L")
 _FLAGS_START = 20
 _LONGEST_MS = 2**24 - 1
 _MOST_BYTES = 2**32 - 2
@@ -23,9 +24,11 @@ _MOST_BYTES = 2**32 - 2
 
 class WebpWriter:
     STEP = 2
-    """Frames begin at even places."""
+    """RFC 9649 stores left and top of a frame in units of two pixels."""
 
-    def __init__(self, file: BinaryIO, first: pyvips.Image, timing: Timing, *, quality: int, lossless: bool) -> None:
+    def __init__(
+        self, file: BinaryIO, first: pyvips.Image, timing: Timing, *, quality: int | None, lossless: bool
+    ) -> None:
         self._file = file
         self._first: pyvips.Image | None = first
         self._plays = timing.plays
@@ -39,21 +42,21 @@ class WebpWriter:
         if self._first is None:
             self._add(image.webpsave_buffer(keep="none", **self._options), box, _REPLACES)
         else:
-            # Of the first picture libvips writes all that goes with it, too.
+            # libvips writes the first picture's metadata with it.
             encoded = self._first.webpsave_buffer(keep=kept(self._first), **self._options)
-            self._begin(self._first, dict(_chunks(encoded)))
+            self._begin(self._first, dict(riff_chunks(encoded)))
             self._first = None
             self._add(encoded, box, _REPLACES)
 
-    def _begin(self, first: pyvips.Image, dressed: dict[bytes, bytes]) -> None:
+    def _begin(self, first: pyvips.Image, metadata: dict[bytes, bytes]) -> None:
         self._flags = _ANIMATION | (_ALPHA if first.hasalpha() else 0)
         for name, flag in ((b"ICCP", _PROFILE), (b"EXIF", _EXIF), (b"XMP ", _XMP)):
-            self._flags |= flag if name in dressed else 0
-        self._last = [(name, dressed[name]) for name in (b"EXIF", b"XMP ") if name in dressed]
+            self._flags |= flag if name in metadata else 0
+        self._last = [(name, metadata[name]) for name in (b"EXIF", b"XMP ") if name in metadata]
         self._file.write(b"RIFF\0\0\0\0WEBP")
         self._write(b"VP8X", struct.pack("<I", self._flags) + _three(first.width - 1) + _three(first.height - 1))
-        if b"ICCP" in dressed:
-            self._write(b"ICCP", dressed[b"ICCP"])
+        if b"ICCP" in metadata:
+            self._write(b"ICCP", metadata[b"ICCP"])
         self._write(b"ANIM", struct.pack("<IH", 0, min(self._plays, 0xFFFF)))
 
     def repeat(self, _: pyvips.Image) -> None:
@@ -64,7 +67,7 @@ class WebpWriter:
     def _add(self, encoded: bytes, box: tuple[int, int, int, int], flag: int) -> None:
         left, top, width, height = box
         place = _three(left // 2) + _three(top // 2) + _three(width - 1) + _three(height - 1)
-        pixels = b"".join(_chunk(name, data) for name, data in _chunks(encoded) if name in (b"ALPH", b"VP8 ", b"VP8L"))
+        pixels = b"".join(riff_chunk(name, data) for name, data in riff_chunks(encoded) if name in _PIXELS)
         self._write(b"ANMF", place + _three(next(self._delays)) + bytes([flag]) + pixels)
 
     def end(self) -> None:
@@ -77,21 +80,9 @@ class WebpWriter:
         self._file.write(struct.pack("<I", self._flags))
 
     def _write(self, name: bytes, data: bytes) -> None:
-        self._file.write(_chunk(name, data))
+        self._file.write(riff_chunk(name, data))
         if self._file.tell() > _MOST_BYTES:
             raise ResultImpossible("webp can't hold more than 4 GiB; use png", field="format")
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    place = 12
-    while place < len(data):
-        name, length = struct.unpack_from("<4sI", data, place)
-        yield name, data[place + 8 : place + 8 + length]
-        place += 8 + length + length % 2
 
 
 def _three(number: int) -> bytes:

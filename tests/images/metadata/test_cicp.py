@@ -1,4 +1,4 @@
-"""What PNG and HEIF files say of their colours in numbers is heard."""
+"""Colours that PNG and HEIF files state in numbers are used."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def png(*chunks: bytes) -> bytes:
-    """A PNG with these after its header."""
+    """A PNG with these chunks after its header."""
     data = encoded(scene(), "PNG")
     return data[:33] + b"".join(chunks) + data[33:]
 

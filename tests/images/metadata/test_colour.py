@@ -1,4 +1,4 @@
-"""Colours stay what they are, through profiles, depths and spaces."""
+"""Colours stay the same through profiles, depths and colour spaces."""
 
 import io
 from typing import Any
@@ -22,7 +22,7 @@ TO_SRGB = {
     "Display P3": ([[1.2249402, -0.2249402, 0], [-0.0420570, 1.0420570, 0], [-0.0196376, -0.0786361, 1.0982735]], None),
     "Adobe RGB": ([[1.3983557, -0.3983557, 0], [0, 1, 0], [0, -0.0429290, 1.0429290]], 563 / 256),
 }
-"""Matrix from light to light, and the exponent (None: sRGB's curve), as published for both spaces."""
+"""Matrix between linear colours, and the exponent (None: sRGB's curve), as published for both spaces."""
 
 
 def cmyk_profile() -> bytes:

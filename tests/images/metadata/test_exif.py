@@ -1,4 +1,4 @@
-"""EXIF that goes through us: what must change does, and everything else stays bit by bit."""
+"""EXIF of the result: what must change is changed, and everything else stays the same bytes."""
 
 import struct
 from pathlib import Path
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from server.images.metadata.exif import ARTIST, COPYRIGHT, MAX_BYTES, Exif, Value, append, parse, serialise
-from server.images.metadata.placement import Change
+from server.images.metadata.placement import Placement
 from tests.pictures import scene, to_vips
 
 
 def camera() -> Exif:
-    """As from a camera, in three directories."""
+    """EXIF as from a camera, in three directories."""
     photo = {0x829A: Value(5, struct.pack("<II", 1, 250)), 0xA002: Value(4, struct.pack("<I", 48))}
     gps = {1: Value(2, b"N\0"), 2: Value(5, struct.pack("<6I", 48, 1, 12, 1, 7, 2))}
     image = {0x010F: Value(2, b"Maker\0"), 0x0112: Value(3, b"\x06\0"), ARTIST: Value(2, "Zoë ©\0".encode())}
@@ -52,7 +52,7 @@ def test_both_byte_orders_are_read(order: str) -> None:
 
 
 def test_upright_drops_the_orientation_and_states_the_size() -> None:
-    exif = by_pillow(serialise(camera().upright(Change(6, (48, 32), (64, 96)))))
+    exif = by_pillow(serialise(camera().upright(Placement(6, (48, 32), (64, 96)))))
     assert 0x0112 not in exif
     photo = exif.get_ifd(0x8769)
     assert (photo[0xA002], photo[0xA003], photo[0x829A]) == (64, 96, 1 / 250)
@@ -93,7 +93,7 @@ def test_a_tiff_file_gets_exif_and_stays_what_it_was(tmp_path: Path, big: bool) 
     samples = scene(301, 200)
     path = tmp_path / "a.tiff"
     to_vips(samples).tiffsave(str(path), compression="deflate", bigtiff=big, xres=11.811, yres=11.811)
-    append(path, camera().upright(Change(1, (301, 200), (301, 200))))
+    append(path, camera().upright(Placement(1, (301, 200), (301, 200))))
     with tifffile.TiffFile(path) as file:
         assert file.is_bigtiff == big
         page = file.pages[0]
@@ -103,7 +103,7 @@ def test_a_tiff_file_gets_exif_and_stays_what_it_was(tmp_path: Path, big: bool) 
         assert tags["ExifTag"].value["ExposureTime"] == (1, 250)
         assert tags["GPSTag"].value["GPSLatitudeRef"] == "N"
     again = parse(path.read_bytes())
-    assert again.photo == camera().upright(Change(1, (301, 200), (301, 200))).photo and again.gps == camera().gps
+    assert again.photo == camera().upright(Placement(1, (301, 200), (301, 200))).photo and again.gps == camera().gps
     if not big:  # which Pillow does not read
         with Image.open(path) as image:
             assert image.getexif()[0x010F] == "Maker"

@@ -1,4 +1,4 @@
-"""Profiles made of numbers say the same as those that others made."""
+"""Profiles made from numbers are equivalent to those of other programs."""
 
 import io
 

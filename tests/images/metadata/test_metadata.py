@@ -1,4 +1,4 @@
-"""What a file says beside its pixels: in each format, and by each policy."""
+"""Metadata in each format, with each policy."""
 
 import io
 import struct
@@ -29,7 +29,7 @@ XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.
 </x:xmpmeta>"""
 PROFILE = rgb_profile(DISPLAY_P3)
 HOLDING = [name for name, form in FORMATS.items() if form.profile]
-"""The others hold nothing but pixels."""
+"""The formats that hold metadata."""
 EXIF = Exif(
     {
         0x010F: Value(2, b"Maker\0"),
@@ -43,7 +43,7 @@ EXIF = Exif(
 
 
 def source() -> pyvips.Image:
-    """A JPEG that has everything."""
+    """A JPEG with all kinds of metadata."""
     data = encoded(scene(), "JPEG", exif=exif.serialise(EXIF), xmp=XMP, icc_profile=PROFILE, dpi=(300, 150), quality=95)
     block = photoshop_block(IIM)
     segment = b"\xff\xed" + struct.pack(">H", len(block) + 2) + block

@@ -1,4 +1,4 @@
-"""Faults that users of others' programs reported: each is tried here, and so are its neighbours.
+"""Faults that users of other programs have reported: each is tested here, with similar cases.
 
 A file goes all the way in and out, without a network between: decoded, repeated pixel by pixel, dressed, encoded.
 """
@@ -27,7 +27,7 @@ from server.images.metadata import xmp
 from server.images.metadata.exif import ORIENTATION, Exif, Value, serialise
 from server.images.metadata.icc import ADOBE_RGB, ADOBE_RGB_GAMMA, rgb_profile
 from server.images.metadata.metadata import dress
-from server.images.metadata.placement import Change
+from server.images.metadata.placement import Placement
 from server.images.read.open import open_picture, read_header
 from server.images.read.sniff import sniff
 from server.images.write.save import save
@@ -47,7 +47,7 @@ def decoded(data: bytes, **options: Any) -> Run:
 
 
 def refused(data: bytes) -> str:
-    """In the same words, be only its header read or all of it."""
+    """Returns the message, which is the same for the header alone and for the whole file."""
     said = []
     for read in (lambda: read_header(data, MANY), lambda: decoded(data)):
         with pytest.raises(SourceUnreadable) as raised:
@@ -384,8 +384,8 @@ POINTERS = {
         b"Item:Length",
     ),
     "depth": ('GDepth:Format="RangeInverse" GDepth:Near="0.7"', "", ["depth map"], b"GDepth:Near"),
-    "film": ('GCamera:MicroVideo="1" GCamera:MicroVideoOffset="2891"', "", ["film of a motion photo"], b"MicroVideo"),
-    "newer film": ('GCamera:MotionPhoto="1"', "", ["film of a motion photo"], b"MotionPhoto"),
+    "video": ('GCamera:MicroVideo="1" GCamera:MicroVideoOffset="2891"', "", ["video of a motion photo"], b"MicroVideo"),
+    "newer video": ('GCamera:MotionPhoto="1"', "", ["video of a motion photo"], b"MotionPhoto"),
     "other eye": ('GImage:Mime="image/jpeg"', "", ["picture for the other eye"], b"GImage:Mime"),
 }  # fmt: skip
 
@@ -420,14 +420,14 @@ def test_regions_keep_to_their_faces() -> None:
     size = '<mwg-rs:AppliedToDimensions stDim:w="48" stDim:h="32" stDim:unit="pixel"/>'
     area = '<mwg-rs:Area stArea:x="0.25" stArea:y="0.5" stArea:w="0.1" stArea:h="0.2" stArea:unit="normalized"/>'
     block = packet(elements=f"<mwg-rs:Regions>{size}{area}</mwg-rs:Regions>")
-    straight = xmp.upright(block, Change(1, (48, 32), (96, 64)))
+    straight = xmp.upright(block, Placement(1, (48, 32), (96, 64)))
     assert straight == block.replace(b'stDim:w="48" stDim:h="32"', b'stDim:w="96" stDim:h="64"')
-    turned = xmp.upright(block, Change(6, (48, 32), (64, 96)))
+    turned = xmp.upright(block, Placement(6, (48, 32), (64, 96)))
     assert turned is not None and b'stDim:w="64" stDim:h="96"' in turned
     assert b'stArea:x="0.5" stArea:y="0.25" stArea:w="0.2" stArea:h="0.1"' in turned
     # Some programs state them as the picture is shown.
     shown = block.replace(b'stDim:w="48" stDim:h="32"', b'stDim:w="32" stDim:h="48"')
-    turned = xmp.upright(shown, Change(6, (48, 32), (64, 96)))
+    turned = xmp.upright(shown, Placement(6, (48, 32), (64, 96)))
     assert turned is not None and b'stArea:x="0.25" stArea:y="0.5"' in turned
 
 
@@ -437,7 +437,7 @@ def test_a_place_goes_where_the_pixels_go(orientation: int) -> None:
     samples[4:9, 6:13] = 255
     data = encoded(samples, "PNG", exif=says(orientation))
     upright = decoded(data).samples
-    change = Change(orientation, (48, 32), upright.shape[1::-1])  # type: ignore[arg-type]
+    change = Placement(orientation, (48, 32), upright.shape[1::-1])  # type: ignore[arg-type]
     left, top, width, height = (round(number) for number in change.box((6, 4, 7, 5)))
     assert upright[top : top + height, left : left + width].min() == 255 and upright.sum() == 255 * 3 * 35
 
@@ -449,10 +449,10 @@ def test_exif_that_is_measured_in_pixels_is_scaled() -> None:
         0xA20E: Value(5, struct.pack("<II", 3000, 1)),
         0xA20F: Value(5, struct.pack("<II", 2000, 1)),
     }
-    scaled = Exif(photo=photo).upright(Change(1, (48, 32), (192, 128))).photo
+    scaled = Exif(photo=photo).upright(Placement(1, (48, 32), (192, 128))).photo
     assert scaled[0x9214].numbers == (40, 32, 16, 24) and scaled[0xA214].numbers == (40, 32)
     assert scaled[0xA20E].data == struct.pack("<II", 12_000, 1) and scaled[0xA20F].data == struct.pack("<II", 8000, 1)
-    turned = Exif(photo=photo).upright(Change(6, (48, 32), (32, 48))).photo
+    turned = Exif(photo=photo).upright(Placement(6, (48, 32), (32, 48))).photo
     assert turned[0xA214].numbers == (24, 10) and turned[0xA20E].data == struct.pack("<II", 2000, 1)
 
 
@@ -497,7 +497,7 @@ def test_copyright_keeps_who_and_whose_of_the_texts_and_strip_none(through: Call
 
 
 def test_a_format_without_a_place_for_texts_says_so(through: Callable[..., Path]) -> None:
-    words = "has no place for the source's texts (parameters, workflow, Comment, Author, Copyright)"
+    words = "can't hold the source's texts (parameters, workflow, Comment, Author, Copyright)"
     for format_ in ("webp", "avif", "tiff"):
         assert decoded(texts(), format=format_).notes == [f"{format_} {words}"]
     for format_ in ("jpeg", "gif"):
@@ -587,7 +587,7 @@ def test_heif_with_another_codec_is_named() -> None:
 )
 def test_a_compression_of_tiff_that_is_not_read_is_named(code: int, name: str) -> None:
     assert refused(with_tag(tiff((scene(), {})), 259, code)) == (
-        f"TIFF with {name} compression is not read; save it with LZW, deflate or none"
+        f"TIFF with {name} compression is not supported; save it with LZW, deflate or none"
     )
 
 
@@ -601,7 +601,7 @@ def test_compressions_of_tiff_that_are_read_still_are(compression: str | None) -
 def test_tiles_with_a_plane_for_each_channel_are_named() -> None:
     planes = np.moveaxis(scene(96, 64), -1, 0).copy()
     tiled = tiff((planes, {"photometric": "rgb", "planarconfig": "separate", "tile": (32, 32)}))
-    assert "in tiles with a plane for each channel" in refused(tiled)
+    assert "in tiles with one plane per channel" in refused(tiled)
     strips = tiff((planes, {"photometric": "rgb", "planarconfig": "separate"}))
     assert np.array_equal(decoded(strips).samples, scene(96, 64))
 
@@ -679,7 +679,7 @@ def test_kinds_of_jpeg_that_are_not_read_are_named(code: int, words: str) -> Non
         (b"\xff\x0a" + bytes(50), "JPEG XL"),
         (b"8BPS\0\1" + bytes(50), "Photoshop"),
         (b"%PDF-1.7\n", "PDF"),
-        (b"\0\0\0\x18ftypisom\0\0\2\0isommp42", "a film"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isommp42", "a video"),
     ],
 )
 def test_other_files_are_named(data: bytes, words: str) -> None:
@@ -703,7 +703,7 @@ def density(across: int, down: int, unit: int) -> bytes:
 
 
 def stated(path: Path) -> tuple[Any, ...]:
-    """What the file says itself: numbers and the unit."""
+    """The numbers and the unit in the file."""
     data = path.read_bytes()
     if path.suffix == ".png":
         place = data.find(b"pHYs")

@@ -1,4 +1,4 @@
-"""Times of frames are exact where a format can say them, and never drift where it can't."""
+"""Times of frames are exact if the format can hold them, and else do not drift."""
 
 from fractions import Fraction
 

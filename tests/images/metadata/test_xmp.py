@@ -1,11 +1,12 @@
-"""XMP that goes through us."""
+"""XMP packets: what changes in them for the result, what stays, and what a hostile one costs."""
 
+import tracemalloc
 from xml.etree import ElementTree
 
 import pytest
 
-from server.images.metadata.placement import Change
-from server.images.metadata.xmp import orientation, rights, upright
+from server.images.metadata.placement import Placement
+from server.images.metadata.xmp import MAX_BYTES, orientation, rights, upright
 
 ATTRIBUTES = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -31,13 +32,13 @@ def test_the_orientation_is_found_in_either_form(packet: bytes, expected: int) -
 
 
 def test_only_what_belongs_to_the_old_picture_changes() -> None:
-    straight = upright(ATTRIBUTES, Change(6, (48, 32), (1280, 1920)))
+    straight = upright(ATTRIBUTES, Placement(6, (48, 32), (1280, 1920)))
     expected = ATTRIBUTES.replace(b'Orientation="6"', b'Orientation="1"')
     expected = expected.replace(b'XDimension="48"', b'XDimension="1280"').replace(
         b'YDimension="32"', b'YDimension="1920"'
     )
     assert straight == expected
-    other = upright(ELEMENTS, Change(1, (5, 5), (10, 10)))
+    other = upright(ELEMENTS, Placement(1, (5, 5), (10, 10)))
     assert other is not None and orientation(other) == 1 and b"/9j/4AAQ" not in other and b"Sommer" in other
     ElementTree.fromstring(other)
 
@@ -69,3 +70,53 @@ def test_where_there_are_none_nothing_is_kept(packet: bytes) -> None:
 )
 def test_packets_that_python_can_not_read_or_write_say_nothing(packet: bytes) -> None:
     assert rights(packet) is None
+
+
+SPACES = b"""xmlns:exif="http://ns.adobe.com/exif/1.0/" xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+ xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:iptc="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+ xmlns:dim="http://ns.adobe.com/xap/1.0/sType/Dimensions#" """
+
+
+def with_content(content: str) -> bytes:
+    return (
+        ELEMENTS.split(b"xmlns:tiff")[0]
+        + SPACES
+        + b">"
+        + content.encode()
+        + b"</rdf:Description></rdf:RDF></x:xmpmeta>"
+    )
+
+
+HOSTILE = {
+    "declarations in each other": "".join(f'<a xmlns:p{n}="u">' for n in range(2000)) + "</a>" * 2000,
+    "many declarations, many elements": (
+        "<b " + " ".join(f'xmlns:p{n}="u"' for n in range(2000)) + ">" + '<a xmlns:q="v"/>' * 1500 + "</b>"
+    ),
+    "thumbnails in each other": "<xmp:Thumbnails>" * 1700 + "</xmp:Thumbnails>" * 1700,
+    "thumbnails without an end": "<xmp:Thumbnails>" * 3500,
+    "units beside numbers": "<a>" + "<iptc:rbUnit>pixel</iptc:rbUnit>" * 800 + "<iptc:rbX>1</iptc:rbX>" * 1200 + "</a>",
+    "units in each other": '<a iptc:rbUnit="pixel" iptc:rbX="1">' * 1200 + "</a>" * 1200,
+    "subjects in each other": "<exif:SubjectArea>" * 1500 + "</exif:SubjectArea>" * 1500,
+    "sizes in each other": '<a dim:w="1">' * 3000 + "</a>" * 3000,
+    "rights in each other": "<dc:rights><rdf:Description>" * 300 + "</rdf:Description></dc:rights>" * 300,
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_packet_costs_no_more_than_its_length(content: str) -> None:
+    packet = with_content(content)
+    assert len(packet) <= MAX_BYTES
+    tracemalloc.start()
+    try:
+        changed, kept = upright(packet, Placement(6, (48, 32), (1280, 1920))), rights(packet)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(changed or b"") + len(kept or b"") < 2 * len(packet)
+    assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("number", ["9" * 5000 + "/1", "9" * 400 + "/1", "1/" + "9" * 5000])
+def test_a_number_that_is_too_long_stays(number: str) -> None:
+    packet = with_content(f"<exif:FocalPlaneXResolution>{number}</exif:FocalPlaneXResolution>")
+    assert upright(packet, Placement(1, (48, 32), (96, 64))) == packet

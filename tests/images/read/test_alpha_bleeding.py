@@ -1,4 +1,4 @@
-"""Colours under what is transparent are those nearby; all else stays."""
+"""Transparent pixels get the colours nearby; all others stay."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Frames come out as browsers show them: places, disposals, transparency, times, and one after the other."""
+"""Frames are as browsers show them: positions, disposals, transparency, times; decoded one after the other."""
 
 import io
 import resource
@@ -34,7 +34,7 @@ def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Animation | None:
 
 
 def frames(data: bytes) -> list[NDArray[Any]]:
-    """With alpha, whether the file has any or not."""
+    """With an alpha channel, even if the file has none."""
     animation = opened(data)
     assert animation is not None
     found = list(animation.frames)
@@ -46,7 +46,7 @@ def frames(data: bytes) -> list[NDArray[Any]]:
 
 
 def same(ours: list[NDArray[Any]], theirs: list[NDArray[Any]], levels: int = 0) -> None:
-    """Where nothing is seen, colours do not matter."""
+    """The colours of transparent pixels do not matter."""
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):
         assert np.array_equal(mine[..., 3], other[..., 3])

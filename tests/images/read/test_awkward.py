@@ -1,4 +1,5 @@
-"""Odd and hostile files are read right, or refused in words. `tests/stress/awkward.py` says what right means."""
+"""Unusual and hostile files are read correctly, or refused with a reason. `tests/stress/awkward.py` defines
+correctly."""
 
 import csv
 import io
@@ -22,7 +23,7 @@ from tests.stress.awkward import MAX_PIXELS, MAX_SECONDS, Run, judge
 
 COLLECTION = SHARED / "images" / "awkward"
 PIXELS_HERE = 600_000
-"""Larger ones only take longer; the benchmark has them."""
+"""Larger files only take longer; the stress program has them."""
 UNCONFIRMED = {
     "hostile/iccp_bomb.png",  # Pillow does not inflate what is not needed to see the picture
     "hostile/png_decompression_dos.png",
@@ -151,7 +152,7 @@ def test_damaged_files_break_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_one_wrong_byte_is_read_or_refused(name: str) -> None:
-    """Single ones find what many at once hide: the file still looks sound. Most are put where headers are."""
+    """Single errors, after which the file still looks valid. Most are in headers."""
     data = OWN[name]
     generator = np.random.default_rng(len(data))
     places = [*generator.integers(0, min(len(data), 400), 30), *generator.integers(0, len(data), 10)]

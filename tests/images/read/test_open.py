@@ -1,4 +1,4 @@
-"""Headers: read fast and cheaply, whatever the file claims."""
+"""Headers are read fast and with little memory, whatever size the file states."""
 
 import io
 import resource
@@ -24,7 +24,7 @@ MANY = 10**12
 
 
 def claim(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it has that many pixels."""
+    """A PNG of a few bytes that states so many pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -145,7 +145,7 @@ def test_orientation_is_also_found_in_the_texts_of_png() -> None:
 def test_reasons_are_told_where_they_are_known() -> None:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, np.zeros((9, 9), np.complex64))
-    with pytest.raises(SourceUnreadable, match="TIFF with samples of this kind is not read"):
+    with pytest.raises(SourceUnreadable, match="TIFF with samples of this kind is not supported"):
         read_header(buffer.getvalue(), MANY)
     with pytest.raises(SourceUnreadable, match="JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC"):
         read_header(b"\xff\x0a" + bytes(50), MANY)
@@ -161,7 +161,7 @@ def test_a_heic_with_names_in_no_encoding_is_refused_and_kills_nobody(place: int
 
 
 def test_an_error_in_no_encoding_spoils_no_later_one(picture: Picture) -> None:
-    """The AVIF has a property whose name is not UTF-8, which libvips quotes."""
+    """The AVIF has a property whose name is not UTF-8; libvips copies it to its message."""
     for data in ((FILES / "bad_name.avif").read_bytes(), picture(40, 30, "RGB", "png")[:20]):
         with pytest.raises(SourceUnreadable, match="damaged|not read"):
             open_picture(data, MANY)

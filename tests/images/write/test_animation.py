@@ -1,4 +1,4 @@
-"""Animations are written so that others read the same frames, times and loops; and only what differs is written."""
+"""Other programs read the same frames, times and loops from a written animation; only differences are written."""
 
 import io
 import struct
@@ -31,7 +31,7 @@ def timing(*milliseconds: int, plays: int = 4) -> Timing:
 def written(
     path: Path, pictures: list[NDArray[Any] | None], times: Timing, found: Metadata | None = None, **options: Any
 ) -> bytes:
-    """None: the last one again."""
+    """None: the last frame again."""
     with Film(path, Params(scale=1, **options), times) as film:
         for samples in pictures:
             film.repeat() if samples is None else film.add(dress(to_vips(samples), found or Metadata()))
@@ -39,7 +39,7 @@ def written(
 
 
 def others(data: bytes) -> tuple[list[NDArray[np.uint8]], list[float], int | None]:
-    """Frames in RGBA, milliseconds, and the loop count, by Pillow."""
+    """Frames in RGBA, milliseconds, and the loop count, as Pillow reads them."""
     frames, times = [], []
     with Image.open(io.BytesIO(data)) as image:
         for number in range(image.n_frames):  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def others(data: bytes) -> tuple[list[NDArray[np.uint8]], list[float], int | Non
 
 
 def steps(channels: int, dtype: type[np.generic] = np.uint8) -> list[NDArray[Any]]:
-    """A square that moves, on a background that does not; of few colours, and wholly transparent or not at all."""
+    """A moving square on a still background; few colours, each pixel transparent or opaque."""
     pictures = []
     for step in range(len(TIMES)):
         picture = np.rint(scene(61, 40, channels, dtype) / 32).astype(dtype) * 32

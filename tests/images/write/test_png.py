@@ -1,4 +1,4 @@
-"""PNG as we write it: what others read from it is what was put in."""
+"""Other programs read the same samples and metadata from a written PNG."""
 
 import io
 from pathlib import Path

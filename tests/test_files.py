@@ -1,4 +1,4 @@
-"""What is half written does not stay, however the process ends."""
+"""Partial files are removed, however the process ends."""
 
 import os
 import signal
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from server.atomic_files import removed_when_ended, written
+from server.files import atomic_file, partial_files_removed_on_signals
 from tests.paths import ROOT
 
 _BUSY = """
 import hashlib, sys, time
 from pathlib import Path
-from server.written import removed_when_ended, written
-with removed_when_ended(), written(Path(sys.argv[1])) as partial:
+from server.files import partial_files_removed_on_signals, atomic_file
+with partial_files_removed_on_signals(), atomic_file(Path(sys.argv[1])) as partial:
     partial.write_bytes(b"half")
     print("begun", flush=True)
     if sys.argv[2] == "library":
@@ -64,29 +64,29 @@ def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
 def test_a_failure_leaves_neither_file_nor_folder_but_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "there" / "new" / "a.png"
     target.parent.parent.mkdir()
-    with pytest.raises(ZeroDivisionError), written(target) as partial:
+    with pytest.raises(ZeroDivisionError), atomic_file(target) as partial:
         partial.write_bytes(b"half")
         _ = 1 / 0
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
-    with written(target) as partial:
+    with atomic_file(target) as partial:
         partial.write_bytes(b"whole")
     assert target.read_bytes() == b"whole" and len(list(target.parent.iterdir())) == 1
 
 
 def test_the_temporary_name_is_short_and_no_other_run_has_it(tmp_path: Path) -> None:
     target = tmp_path / ("n" * 255)
-    with written(target) as one, written(target) as other:
+    with atomic_file(target) as one, atomic_file(target) as other:
         assert one != other and len(os.fsencode(one.name)) < 40 and one.parent == tmp_path
         one.touch()
         other.touch()
-    with pytest.raises(OSError, match="too long"), written(tmp_path / ("n" * 256)):
+    with pytest.raises(OSError, match="too long"), atomic_file(tmp_path / ("n" * 256)):
         raise AssertionError
-    with pytest.raises(IsADirectoryError), written(tmp_path):
+    with pytest.raises(IsADirectoryError), atomic_file(tmp_path):
         raise AssertionError
 
 
 def test_handlers_are_as_they_were_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with removed_when_ended():
+    with partial_files_removed_on_signals():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before

@@ -1,4 +1,4 @@
-"""Files that are small and make their reader work for long are refused; those of real programs are not."""
+"""Small files that would keep their reader busy are refused; files of real programs are not."""
 
 import io
 import zlib
@@ -7,16 +7,16 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from server.errors import SourceUnreadable
-from server.images.read.apng import chunk
-from server.images.read.bounds import MAX_OTHERS, MAX_UNPACKED_BYTES
+from server.images.chunks import png_chunk as chunk
 from server.images.read.open import read_header
+from server.images.read.png import MAX_OTHERS, MAX_UNPACKED_BYTES
 from tests.conftest import draw
 
 LARGE = zlib.compress(bytes(50_000_000), 9)
 
 
 def with_chunks(*chunks: bytes) -> bytes:
-    """A sound PNG with these between its header and its pixels."""
+    """A valid PNG with these chunks between its header and its pixels."""
     data, place = draw(64, 48), 8 + 25
     return data[:place] + b"".join(chunks) + data[place:]
 

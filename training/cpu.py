@@ -1,9 +1,9 @@
 """Training pairs on the CPU: a sliding window over an endless, numbered stream.
 
-Pair number i is a pure function of (seed, i), so a run that stops and resumes, or one with other worker counts, sees
-the same data. Degrading a pair costs about as much CPU as training on it once, so each pair stays in a window of
-`WINDOW` pairs and is met about four times, each time as another crop, flip and rotation. What a teacher makes of a pair
-is computed when it enters the window.
+Pair number i is a pure function of (seed, i), so a run that stops and resumes, or has another number of workers, uses
+the same data. Degrading a pair takes about as much CPU time as training on it once, so each pair stays in a window of
+`WINDOW` pairs and is used about four times, each time with another crop, flip and rotation. The distillation target of
+a pair is computed when it enters the window.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,16 +16,16 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from training import degrade, plain
-from training.drawn import Pages
-from training.pair import HR_SIZE, LR_SIZE, Batch, Mix, Pixels, Teacher, to_pixels, to_tensor
+from training.dataset import HR_SIZE, LR_SIZE, Batch, Mix, Pixels, Teacher, to_pixels, to_tensor
+from training.synthetic import Pages
 from training.window import window_at
 
 WINDOW = 512
-"""Pairs that are live at any time."""
+"""Pairs in the window."""
 
 
 class Pairs(Dataset[tuple[Pixels, Pixels, bool]]):
-    """Random access to the numbered stream: (lr, hr, whether the damage is of the second-order kind)."""
+    """Random access to the numbered stream: (lr, hr, whether the degradation is second-order)."""
 
     def __init__(self, pictures: Sequence[Pixels], mix: Mix, seed: int) -> None:
         self.pictures = pictures
@@ -38,10 +38,10 @@ class Pairs(Dataset[tuple[Pixels, Pixels, bool]]):
 
     def __getitem__(self, number: int) -> tuple[Pixels, Pixels, bool]:
         rng = np.random.default_rng((self.seed, number))
-        # Nothing is drawn from the generator for shares of 0, so that older streams stay what they were.
+        # A share of 0 uses no random number, so that older streams stay the same.
         if self.mix.plain and rng.random() < self.mix.plain:
             return *plain.pair(rng), False
-        source = self.pages if rng.random() < self.mix.drawn else self.pictures
+        source = self.pages if rng.random() < self.mix.synthetic else self.pictures
         hr = crop(source[int(rng.integers(len(source)))], rng)
         if self.mix.grey and rng.random() < self.mix.grey:
             hr = plain.without_colour(hr)
@@ -50,7 +50,7 @@ class Pairs(Dataset[tuple[Pixels, Pixels, bool]]):
 
 
 def crop(picture: Pixels, rng: np.random.Generator) -> Pixels:
-    """A random HR_SIZE² cut; two in five are taken larger and reduced, which also hides the source's compression."""
+    """A random crop of HR_SIZE²; two of five are cut larger and reduced, which also removes compression artefacts."""
     h, w = picture.shape[:2]
     size = HR_SIZE if rng.random() < 0.6 else int(HR_SIZE * rng.uniform(1.0, 2.0))
     size = min(size, h, w)
@@ -107,11 +107,11 @@ def batches(
 
 
 def _as_it_is(pair: Any) -> Any:
-    return pair  # torch's default would wrap arrays that are not its own to write
+    return pair  # torch's default would convert read-only arrays to tensors, with a warning
 
 
 def _vary(pair: Sequence[Pixels], size: int, rng: np.random.Generator) -> list[Pixels]:
-    """The same cut, turn and flip of a low-resolution picture and of its partners; `size` is that of the former."""
+    """The same crop, rotation and flip of a low-resolution picture and of its partners; `size`: of the former."""
     y, x = rng.integers(LR_SIZE - size + 1, size=2)
     turns, flip = int(rng.integers(4)), rng.random() < 0.5
     varied = []
@@ -123,7 +123,7 @@ def _vary(pair: Sequence[Pixels], size: int, rng: np.random.Generator) -> list[P
 
 
 class _Numbers(Sampler[int]):
-    """The given numbers, then `following`, + 1, + 2, … without the list that torch's samplers would need."""
+    """The given numbers, then `following`, + 1, + 2, …, without the list that torch's samplers need."""
 
     def __init__(self, given: list[int], following: int) -> None:
         self.given = given

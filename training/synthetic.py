@@ -1,8 +1,8 @@
-"""Pictures drawn by a program from a seed, for what the photographs are short of: text, interfaces, charts, line art,
+"""Synthetic pictures, drawn from a seed, of what the photographs have little of: text, interfaces, charts, line art,
 occluding shapes, regular patterns, smooth gradients.
 
-They cost nothing, have no licence but ours, and no compression of their own. The fonts are those that
-come with matplotlib (DejaVu and STIX, free licences); none lies in this repository.
+They have no foreign licence and no compression artefacts. The fonts are part of matplotlib (DejaVu and STIX, free
+licences); this repository contains none.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from training.pair import Pixels
+from training.dataset import Pixels
 
 SIDE = 1024
 PAGES = 64
-"""200 MB once all are drawn, in every process that makes pairs."""
+"""200 MB when all are drawn, in every process that makes pairs."""
 
 Colour = tuple[int, int, int]
 _FACES = ("DejaVuSans*.ttf", "DejaVuSerif*.ttf", "STIXGeneral*.ttf")
@@ -32,7 +32,7 @@ _SIGNS = (".", ",", ":", "!", "?", " –", "%", " €", "/", ")", "")
 
 
 class Pages(Sequence[Pixels]):
-    """Page number n is a function of (seed, n). It is drawn when first asked for, then kept: half a second saved."""
+    """Page number n is a function of (seed, n). It is drawn at first use, which takes half a second, and then kept."""
 
     def __init__(self, seed: int, count: int = PAGES) -> None:
         self.seed = seed
@@ -56,7 +56,7 @@ class Pages(Sequence[Pixels]):
 
 
 def text(rng: np.random.Generator) -> Pixels:
-    """Two columns of paragraphs in many faces and sizes, headings among them."""
+    """Two columns of paragraphs and headings in many typefaces and sizes."""
     paper, ink = _contrast(rng)
     page = Image.new("RGB", (SIDE, SIDE), paper)
     draw = ImageDraw.Draw(page)
@@ -210,7 +210,7 @@ def patterns(rng: np.random.Generator) -> Pixels:
 
 
 def gradients(rng: np.random.Generator) -> Pixels:
-    """Skies and backdrops: what a network must not draw bands or texture into. Dithered, as cameras do it."""
+    """Smooth areas such as skies, in which a network must not draw bands or texture. Dithered, as by cameras."""
     page = np.empty((SIDE, SIDE, 3))
     side = SIDE // 2
     y, x = np.mgrid[:side, :side] / side

@@ -1,6 +1,6 @@
-"""What the trainers learn from: low- and high-resolution partners, and how they are mixed.
+"""The training data: pairs of low and high resolution, and the shares of the kinds of pairs.
 
-Everything that makes or meets pairs imports this file, the GPU's half of the training too, so it needs only torch.
+All modules that make or use pairs import this one, on a GPU machine too: it needs only numpy and torch.
 """
 
 from collections.abc import Callable
@@ -21,39 +21,40 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of the kinds of damage, the rest being second-order; and how many targets are drawn instead of taken from
-    pictures. A network that only ever saw second-order damage smooths good pictures; the clean share keeps it sharp."""
+    """Shares of the kinds of degradation; the rest is second-order. A network that is trained on second-order
+    degradation alone smooths good pictures; the clean share keeps it sharp."""
 
     clean: float
     light: float
     recompressed: float = 0.0
     screenshot: float = 0.0
-    drawn: float = 0.0
+    synthetic: float = 0.0
+    """Share of synthetic high-resolution pictures (`synthetic.py`)."""
     plain: float = 0.0
-    """Share of pairs with next to nothing in them: flat colours and ramps (`plain.py`)."""
+    """Share of pairs of flat colours and ramps (`plain.py`)."""
     grey: float = 0.0
-    """Share of the others that lose their colour."""
+    """Share of the others that are converted to grey."""
 
     def __post_init__(self) -> None:
         shares = (self.clean, self.light, self.recompressed, self.screenshot)
-        others = (self.drawn, self.plain, self.grey)
+        others = (self.synthetic, self.plain, self.grey)
         if min(*shares, *others) < 0 or sum(shares) > 1 or max(others) > 1:
-            raise SystemExit(f"{self}: shares must not be negative, nor be more than 1 together")
+            raise SystemExit(f"{self}: shares must not be negative, and their sum must not be more than 1")
 
 
 Teacher = Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor]
-"""N×3×h×w and the truth N×3×4h×4w in [0, 1], whether the damage is of the second-order kind → what it shall become."""
+"""N×3×h×w and the ground truth N×3×4h×4w in [0, 1], whether the degradation is second-order → distillation target."""
 
 
 class Batch(NamedTuple):
-    """float32 NCHW in [0, 1], RGB; `hr` and `taught` four times the size of `lr`.
+    """float32 NCHW in [0, 1], RGB; `hr` and `target` have four times the size of `lr`.
 
-    `taught` is what a teacher makes of the pair, `hr` where there is none.
+    `target`: the teacher's distillation target; `hr` without a teacher.
     """
 
     lr: torch.Tensor
     hr: torch.Tensor
-    taught: torch.Tensor
+    target: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(tensor.to(device, memory_format=torch.channels_last) for tensor in self))
@@ -65,6 +66,6 @@ def to_tensor(pixels: Pixels) -> torch.Tensor:
 
 
 def to_pixels(image: torch.Tensor) -> Pixels:
-    """The way back: NCHW in about [0, 1] → N×H×W×3 uint8, rounded."""
+    """The inverse: NCHW in about [0, 1] → N×H×W×3 uint8, rounded."""
     levels = image.detach().clamp(0, 1).mul(255).round().byte()
     return np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())
