@@ -2,7 +2,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from server.api.auth import LOCAL, Caller, Gate
+from server.api.auth import LOCAL, Auth, Caller
 from server.config import Config
 from server.db.database import open_database
 from server.db.keys import Keys
@@ -15,19 +15,19 @@ def keys_of(config: Config) -> Keys:
     return Keys(open_database(config.database))
 
 
-def gate_of(config: Config) -> Gate:
-    return Gate(config, keys_of(config))
+def gate_of(config: Config) -> Auth:
+    return Auth(config, keys_of(config))
 
 
 @pytest.mark.parametrize("header", [None, "", "anything", "Bearer anything"])
 def test_without_keys_everybody_is_local(config: MakeConfig, header: str | None) -> None:
-    assert gate_of(config()).admit(header) is LOCAL
+    assert gate_of(config()).authenticate(header) is LOCAL
 
 
 @pytest.mark.parametrize("header", ["Bearer second", "bearer  second ", "second", " second"])
 def test_a_key_is_known_with_and_without_bearer(config: MakeConfig, header: str) -> None:
-    caller = gate_of(config(api_keys=("first", "second"))).admit(header)
-    assert caller == gate_of(config(api_keys=("second",))).admit("Bearer second")
+    caller = gate_of(config(api_keys=("first", "second"))).authenticate(header)
+    assert caller == gate_of(config(api_keys=("second",))).authenticate("Bearer second")
     assert len(caller.id) == 16 and "second" not in caller.id
 
 
@@ -35,7 +35,7 @@ def test_each_key_is_another_caller(config: MakeConfig) -> None:
     made = config(api_keys=("first", "second"))
     _, third = keys_of(made).create("third", Limits())
     gate = gate_of(made)
-    assert len({gate.admit(key).id for key in ("first", "second", third)}) == 3
+    assert len({gate.authenticate(key).id for key in ("first", "second", third)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -47,29 +47,29 @@ def test_anything_else_is_refused(config: MakeConfig, header: str | None, beside
     if beside:
         keys_of(made).create("another", Limits())
     with pytest.raises(Unauthorized, match="^Invalid API key$"):
-        gate_of(made).admit(header)
+        gate_of(made).authenticate(header)
 
 
 def test_a_key_of_the_table_is_the_same_caller_as_in_the_settings(config: MakeConfig) -> None:
     made = config()
     key, secret = keys_of(made).create("ann", Limits())
-    assert gate_of(made).admit(f"Bearer {secret}") == Caller(key.id)
-    assert gate_of(config(api_keys=(secret,))).admit(secret) == Caller(key.id)
+    assert gate_of(made).authenticate(f"Bearer {secret}") == Caller(key.id)
+    assert gate_of(config(api_keys=(secret,))).authenticate(secret) == Caller(key.id)
 
 
 def test_the_first_key_closes_a_gate_that_was_open_and_the_last_revoked_does_not_open_it(config: MakeConfig) -> None:
     made = config()
     gate, keys = gate_of(made), keys_of(made)
-    assert gate.is_open() and gate.admit("anything") is LOCAL
+    assert gate.is_open() and gate.authenticate("anything") is LOCAL
     key, secret = keys.create("ann", Limits())
-    assert not gate.is_open() and gate.admit(secret).id == key.id
+    assert not gate.is_open() and gate.authenticate(secret).id == key.id
     gate.check(Caller(key.id))
     keys.revoke("ann")
     for each in (gate, gate_of(made)):
         assert not each.is_open()
         for header in (None, "anything", secret):
             with pytest.raises(Unauthorized):
-                each.admit(header)
+                each.authenticate(header)
         for caller in (LOCAL, Caller(key.id)):
             with pytest.raises(Unauthorized):
                 each.check(caller)
@@ -77,7 +77,7 @@ def test_the_first_key_closes_a_gate_that_was_open_and_the_last_revoked_does_not
 
 def test_who_was_let_in_by_the_settings_may_stay(config: MakeConfig) -> None:
     gate = gate_of(config(api_keys=("first",)))
-    gate.check(gate.admit("first"))
+    gate.check(gate.authenticate("first"))
     gate_of(config()).check(LOCAL)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.api.dialects.base import read_json
+from server.api.dialects.fields import read_json
 from server.errors import InvalidField, InvalidRequest
 from server.outbound.source import parse_source
 from tests.conftest import Live

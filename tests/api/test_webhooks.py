@@ -12,9 +12,10 @@ from sqlalchemy import Engine, update
 
 from server.api import webhooks as webhook
 from server.api.app import create_app
-from server.api.dialects.wavespeed import routes as wavespeed
+from server.api.dialects.wavespeed import translate as wavespeed
 from server.api.webhooks import Sender
-from server.blobs.local import Blobs, new_key
+from server.blobs.base import new_key
+from server.blobs.folder import FolderBlobs
 from server.db import database
 from server.db.deliveries import DEAD, DELIVERED, PENDING, UPLOAD, WEBHOOK, Deliveries, Delivery
 from server.db.jobs import Jobs
@@ -35,7 +36,7 @@ class Owing:
         self.secret = load_secret(made)
         self.jobs = Jobs(engine, lease_s=10)
         self.deliveries = Deliveries(engine)
-        self.blobs = Blobs(made.blobs_dir)
+        self.blobs = FolderBlobs(made.blobs_dir)
         self.sender = Sender(self.jobs, self.deliveries, self.blobs, made)
         self._engine = engine
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 
 from server.api.app import create_app
-from server.api.dialects.wavespeed import routes as wavespeed
+from server.api.dialects.wavespeed import translate as wavespeed
 from server.job.job import State
 from server.service.waiting import Waiting
 from tests.conftest import LiveServer, MakeConfig, Picture, StandIn, serve

@@ -2,7 +2,7 @@
 
 from typing import Any, get_args
 
-from server.api.dialects.native.routes import JobRequest, PlanRequest
+from server.api.dialects.native.translate import JobRequest, PlanRequest
 from server.api.openapi.base import (
     BYTES,
     FLAG,

@@ -2,8 +2,8 @@
 
 from typing import get_args
 
-from server.api.dialects.base import VENDOR_FORMATS
-from server.api.dialects.novita.routes import LEAST_FACTOR, LEGACY, MOCKS, MODELS, MOST_FACTOR, STATUS, UPSCALER
+from server.api.dialects.fields import VENDOR_FORMATS
+from server.api.dialects.novita.translate import LEGACY, MAX_FACTOR, MIN_FACTOR, MOCKS, MODELS, STATUS, UPSCALER
 from server.api.openapi.base import (
     ANY,
     FLAG,
@@ -76,7 +76,7 @@ _LEGACY_REQUEST = request(
             {
                 "model_name": choice(MODELS),
                 "image_base64": PICTURE,
-                "scale_factor": number(exclusiveMinimum=LEAST_FACTOR, maximum=MOST_FACTOR),
+                "scale_factor": number(exclusiveMinimum=MIN_FACTOR, maximum=MAX_FACTOR),
             }
         )
     },

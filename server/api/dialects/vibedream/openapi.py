@@ -2,8 +2,8 @@
 
 from typing import get_args
 
-from server.api.dialects.base import VENDOR_FORMATS
-from server.api.dialects.vibedream.routes import MODEL, STATUS
+from server.api.dialects.fields import VENDOR_FORMATS
+from server.api.dialects.vibedream.translate import MODEL, STATUS
 from server.api.openapi.base import (
     FLAG,
     JSON,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.dialects.test_wavespeed_sdk import size_at
+from tests.api.dialects.wavespeed.test_sdk import size_at
 from tests.conftest import Live, LiveServer, Picture
 
 OLD_CLIENTS = Path(sys.prefix) / "old-clients"

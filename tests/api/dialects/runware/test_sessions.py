@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI, WebSocket
 from websockets.sync.client import connect
 
-from server.api.dialects.runware import sessions as session
+from server.api.dialects.runware import sessions
 from server.api.dialects.runware.sessions import Session, Sessions, next_frame, say
 from tests.conftest import serve
 
@@ -70,7 +70,7 @@ def test_answers_wait_for_the_caller_in_their_order(parrot: tuple[Parrot, str]) 
 
 def test_answers_are_kept_only_for_so_long(parrot: tuple[Parrot, str], monkeypatch: pytest.MonkeyPatch) -> None:
     made, url = parrot
-    monkeypatch.setattr(session, "KEEP_S", 0.1)
+    monkeypatch.setattr(sessions, "STORE_S", 0.1)
     session_id = break_off(url, "one")
     assert made.said.acquire(timeout=5)
     time.sleep(0.4)

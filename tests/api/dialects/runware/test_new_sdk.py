@@ -18,7 +18,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from server.api.dialects.runware import routes as runware
+from server.api.dialects.runware import translate as runware
 from server.errors import BY_CODE, JobFailed
 from tests.conftest import Live, LiveServer, Picture, Receiver
 
@@ -234,8 +234,10 @@ print(json.dumps({each: derive_code(each) for each in json.loads(sys.argv[1])}))
 
 
 def test_no_code_of_ours_is_unknown_to_it() -> None:
-    codes = {code for _, code in runware._CODES}
-    codes |= {runware._item(each("words"))["code"] for name, each in BY_CODE.items() if name != "range_not_satisfiable"}
+    codes = {code for _, code in runware.CODES}
+    codes |= {
+        runware.to_item(each("words"))["code"] for name, each in BY_CODE.items() if name != "range_not_satisfiable"
+    }
     env = os.environ | {"PYTHONPATH": str(NEW_CLIENTS)}
     command = [sys.executable, "-c", KINDS, json.dumps(sorted(codes))]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
