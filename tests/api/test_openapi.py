@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 
 from server.api.app import create_app
 from server.api.dialects import DIALECTS
-from server.api.openapi.document import SCHEMAS, document
+from server.api.openapi.document import document
 from server.errors import JobFailed
 from tests.conftest import Live, LiveServer, MakeConfig, draw
 
@@ -53,7 +53,7 @@ SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
     "runware": ("/v1", TASK),
     "native": ("/jobs", {"image": PICTURE, "scale": 1}),
 }
-OPERATIONS = [(each.NAME, label) for each in DIALECTS for label in SCHEMAS[each.NAME].OPERATIONS]
+OPERATIONS = [(each.NAME, label) for each in DIALECTS for label in each.openapi.OPERATIONS]
 
 
 class Things:
