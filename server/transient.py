@@ -1,7 +1,7 @@
-"""Failures of the disk and the database that pass: which they are, what callers are told, and when to try again.
+"""Transient failures of the disk and the database: which errors they are, what callers get, and when to retry.
 
 A disk that is full or read-only, a database that is locked for longer than its timeout, full, read-only or unreachable:
-each passes once the operator has fixed it, and no process of this server has to be restarted for that.
+the server works again as soon as the operator has fixed it, without a restart of any process.
 """
 
 import errno

@@ -31,16 +31,16 @@ def check_encoding(headers: Mapping[str, str]) -> None:
     """Raises UnsupportedMedia for a compressed body: its real size is not known in advance."""
     coding = headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):
-        raise UnsupportedMedia(f"the body is compressed ({coding[:40]}): send it as it is", headers=_UNCOMPRESSED)
+        raise UnsupportedMedia(f"the body is compressed ({coding[:40]}): send it uncompressed", headers=_UNCOMPRESSED)
 
 
 def check_readable(body: bytes, remedy: str) -> None:
     """Raises UnsupportedMedia, with the remedy in the message, for a body that is a picture, gzip data or no text."""
     mime = sniff(body[:32])
     if mime is not None:
-        raise UnsupportedMedia(f"the body is a picture as it is ({mime}): {remedy}")
+        raise UnsupportedMedia(f"the body is a picture file ({mime}): {remedy}")
     if body.startswith(_GZIP):
-        raise UnsupportedMedia("the body is compressed (gzip): send it as it is", headers=_UNCOMPRESSED)
+        raise UnsupportedMedia("the body is compressed (gzip): send it uncompressed", headers=_UNCOMPRESSED)
     if _CONTROL.search(body[:1024]) and not looks_like_json(body):  # for example a picture sent with `curl -d @NAME`
         raise UnsupportedMedia(f"the body is neither JSON nor a form: {remedy}")
 

@@ -25,11 +25,11 @@ def new_key(suffix: str = "") -> str:
 def checked(key: str) -> str:
     """The same key. Raises NotFound if it is not a valid one."""
     if not KEY.fullmatch(key):
-        raise gone()
+        raise not_found()
     return key
 
 
-def gone() -> NotFound:
+def not_found() -> NotFound:
     """The error for a blob that does not exist."""
     return NotFound("there is no such file, or it has expired")
 

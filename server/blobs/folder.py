@@ -22,7 +22,7 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore
 
-from server.blobs.base import KEY, Stored, checked, gone
+from server.blobs.base import KEY, Stored, checked, not_found
 from server.fsync import make_private, sync
 
 SPARE_BYTES = 32 << 20
@@ -46,7 +46,7 @@ class FileReader:
         try:
             self._file = path.open("rb", buffering=0)
         except FileNotFoundError as error:
-            raise gone() from error
+            raise not_found() from error
         status = os.fstat(self._file.fileno())
         self.size, self.modified_at = status.st_size, status.st_mtime
 
@@ -147,7 +147,7 @@ class FolderBlobs:
             with _as_os_error():
                 return bytes(obstore.get(self._store, checked(key)).bytes())
         except FileNotFoundError as error:
-            raise gone() from error
+            raise not_found() from error
 
     def has(self, key: str) -> bool:
         return KEY.fullmatch(key) is not None and (self._folder / key).is_file()

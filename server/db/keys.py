@@ -101,7 +101,7 @@ class Keys:
             if not found:
                 raise NotFound(f"there is no key {name_or_prefix} that could be revoked; `keys list` shows them")
             if len(found) > 1:
-                raise Conflict(f"several keys fit {name_or_prefix}; name one by its prefix, which `keys list` shows")
+                raise Conflict(f"several keys match {name_or_prefix}; name one by its prefix, which `keys list` shows")
             revoked = update(keys).where(keys.c.id == found[0].id).values(revoked_at=time.time())
             return _from_row(db.execute(revoked.returning(*_COLUMNS)).one())
 

@@ -104,7 +104,7 @@ def _fetch(client: httpx.Client, wanted: Wanted, store: Store, on_progress: OnPr
         total = start + int(length) if length else wanted.size
         if wanted.size is not None and total != wanted.size:
             _discard(partial)
-            raise Unavailable(f"{wanted.url} is not the file it should be: it has {total} bytes, not {wanted.size}")
+            raise Unavailable(f"{wanted.url} is not the expected file: it has {total} bytes, not {wanted.size}")
         store.require_space((total or 0) - start)
         _remember_version(partial, response)
         with partial.open("ab" if start else "wb") as file:
@@ -129,7 +129,7 @@ def _check(partial: Path, wanted: Wanted) -> str:
     if wanted.sha256 not in (None, found):
         _discard(partial)
         raise Unavailable(
-            f"{wanted.url} is not the file it should be: its SHA-256 is {found}, not {wanted.sha256}. It was not kept"
+            f"{wanted.url} is not the expected file: its SHA-256 is {found}, not {wanted.sha256}. It was deleted"
         )
     _etag_of(partial).unlink(missing_ok=True)
     return found

@@ -133,7 +133,7 @@ async def request(
         try:
             response = await client.send(sent, stream=True)
         except UnicodeError as error:  # httpx parses the target of a redirect even if it does not follow it
-            raise Unreachable("its server redirects to something that is no address") from error
+            raise Unreachable("its server redirects to an invalid URL") from error
         try:
             yield response
         finally:

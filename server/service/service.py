@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import structlog
 from anyio import CapacityLimiter, to_thread
 
-from server.blobs.base import Blob, Blobs, gone, new_key
+from server.blobs.base import Blob, Blobs, new_key, not_found
 from server.config import Config
 from server.db.deliveries import Delivery
 from server.db.jobs import Jobs, WorkerInfo
@@ -182,7 +182,7 @@ class Service:
     def cancel(self, job_id: str, owner: str) -> Job:
         """Request the job's cancellation. Raises NotFound, or Conflict when it has already ended."""
         if self.get(job_id, owner).state.final:
-            raise Conflict("the job has ended already")
+            raise Conflict("the job has already ended")
         return self._jobs.cancel(job_id)
 
     async def wait(self, job_id: str, owner: str, timeout_s: float) -> Job:
@@ -336,7 +336,7 @@ class Service:
 
     def _blob(self, key: str) -> Blob:
         if not self.blobs.has(key):
-            raise gone()
+            raise not_found()
         return Blob(self.blobs, key)
 
     def _delete_pictures(self, job: Job) -> None:
@@ -365,7 +365,7 @@ class Service:
         try:
             return future.result(_LOOK_S)
         except FutureTimeout:
-            raise SourceUnreadable(f"the picture takes more than {_LOOK_S:g} seconds to look at") from None
+            raise SourceUnreadable(f"the picture takes more than {_LOOK_S:g} seconds to read") from None
 
 
 def _drop(task: "asyncio.Future[Any]") -> None:

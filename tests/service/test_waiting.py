@@ -152,7 +152,7 @@ def test_a_runware_caller_who_waits_at_the_end_is_told_to_ask_again(config: Make
     answer = at_the_end(create_app(made), "/v1", [task], waits_for(worker, "runware"))
     (error,) = answer.json()["errors"]
     assert (answer.status_code, error["code"], error["taskUUID"]) == (400, "providerTimeout", TASK)
-    assert error["message"] == "The server is restarting. It goes on: use getResponse."
+    assert error["message"] == "The server is restarting. It continues: use getResponse."
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def dashed(hex32: str) -> str:
 
 
 def undashed(text: str) -> str:
-    """A UUID as an id of 32 hex digits; other text is no id, before and afterwards."""
+    """A UUID as an id of 32 hex digits. Other text does not become a valid id."""
     return text.replace("-", "").lower()
 
 

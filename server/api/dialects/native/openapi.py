@@ -1,4 +1,4 @@
-"""Our own API, described."""
+"""OpenAPI description of our own API."""
 
 from typing import Any, get_args
 

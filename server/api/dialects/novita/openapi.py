@@ -1,4 +1,4 @@
-"""Novita, described."""
+"""OpenAPI description of Novita."""
 
 from typing import get_args
 

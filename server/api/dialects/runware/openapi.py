@@ -1,4 +1,4 @@
-"""Runware over REST, described. OpenAPI has no words for the WebSocket there, which takes the same tasks."""
+"""OpenAPI description of Runware over REST. OpenAPI can't describe the WebSocket, which takes the same tasks."""
 
 from server.api.dialects.runware.translate import (
     FACTORS,

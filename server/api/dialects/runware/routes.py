@@ -68,7 +68,7 @@ async def tasks(context: ContextDep, request: Request) -> Response:
     if is_authentication(found[0]):
         found.pop(0)
     if not found:
-        raise InvalidRequest("There is no task beside the authentication.")
+        raise InvalidRequest("There is no task besides the authentication.")
     answers = await asyncio.gather(*[do_task(context, owner, task) for task in found])
     return await run_in_threadpool(_response, answers)
 

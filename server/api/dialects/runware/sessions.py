@@ -47,7 +47,7 @@ async def next_frame(socket: WebSocket, session: "Session | None", idle_s: float
             return text if text is not None else text_of(bytes(message.get("bytes") or b""), "replace")
 
 
-async def say(socket: WebSocket, text: str) -> bool:
+async def send_text(socket: WebSocket, text: str) -> bool:
     """False: the connection is closed, as the next call of `next_frame` reports as well."""
     try:
         await socket.send_text(text)
@@ -81,7 +81,7 @@ class Session:
         """Send it to the caller, now or when it connects again."""
         while (socket := self._socket) is not None:
             async with frame() as text:
-                if await say(socket, text):
+                if await send_text(socket, text):
                     return
             self.leave(socket)
         self._unsent.append(frame)

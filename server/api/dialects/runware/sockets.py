@@ -9,7 +9,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from starlette.concurrency import run_in_threadpool
 
 from server.api.auth import Caller
-from server.api.dialects.runware.sessions import Session, allow_large_messages, next_frame, say
+from server.api.dialects.runware.sessions import Session, allow_large_messages, next_frame, send_text
 from server.api.dialects.runware.tasks import (
     PONG,
     UNAUTHENTICATED_BYTES,
@@ -42,15 +42,15 @@ async def converse(socket: WebSocket, context: ContextDep) -> None:
             try:
                 found = await _read_frame(context, frame, session)
             except UpscaleError as error:
-                await say(socket, refused(error, None, None).frame())
+                await send_text(socket, refused(error, None, None).frame())
                 continue
             for task in found:
                 if is_authentication(task):
                     session = await _join(context, socket, session, task)
                 elif isinstance(task, dict) and task.get("taskType") == "ping":
-                    await say(socket, PONG.frame())
+                    await send_text(socket, PONG.frame())
                 elif session is None:
-                    await say(socket, refused(KeyMissing(NO_KEY), None, None).frame())
+                    await send_text(socket, refused(KeyMissing(NO_KEY), None, None).frame())
                 else:
                     session.begin(_do(context, session, task))
             del frame, found, task  # they may be large, and the next frame may take long
@@ -74,14 +74,14 @@ async def _join(context: Context, socket: WebSocket, session: Session | None, ta
     try:
         owner = await run_in_threadpool(owner_of, task, context.auth)
     except Unauthorized as error:
-        await say(socket, refused(error, None, None).frame())
+        await send_text(socket, refused(error, None, None).frame())
         return session
     if session is not None:
         session.leave(socket)
     allow_large_messages(socket)
     session = context.shared.sessions.open(owner, task.get("connectionSessionUUID") or (session and session.id))
     answer = Answer({"taskType": "authentication", "connectionSessionUUID": session.id})
-    await say(socket, answer.frame())
+    await send_text(socket, answer.frame())
     await session.join(socket)
     return session
 

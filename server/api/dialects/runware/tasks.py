@@ -125,8 +125,8 @@ class Answer:
         try:
             return to_json({"data" if self.status == 200 else "errors": self.items()}).decode("ascii")
         except (NotFound, OSError):
-            gone = NotFound("The picture has expired.")
-            return refused(gone, self.item.get("taskType"), self.item.get("taskUUID")).frame()
+            expired = NotFound("The picture has expired.")
+            return refused(expired, self.item.get("taskType"), self.item.get("taskUUID")).frame()
 
     @property
     def large(self) -> bool:
@@ -177,7 +177,7 @@ async def _upscale(context: Context, owner: str, task: dict[str, Any]) -> Answer
     if job.state.final:
         return await run_in_threadpool(_ended, context, job)
     late = f"The task was not done within {wait_s:g} seconds."
-    message = f"{'The server is restarting.' if context.service.closing else late} It goes on: use getResponse."
+    message = f"{'The server is restarting.' if context.service.closing else late} It continues: use getResponse."
     return Answer(to_item(TimedOut(message)) | named(job), 400)
 
 

@@ -1,4 +1,4 @@
-"""VibeDream, described."""
+"""OpenAPI description of VibeDream."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""WaveSpeedAI, described: the same under /api/v3 and /api/v2."""
+"""OpenAPI description of WaveSpeedAI: the same under /api/v3 and /api/v2."""
 
 from server.api.dialects.wavespeed.translate import (
     FIELDS,

@@ -16,9 +16,9 @@ from server.api.dialects.wavespeed.translate import (
     NAME,
     PREFIXES,
     WebhookWithBase64,
+    checked_model,
     ids_of,
     image_of,
-    known,
     ticket_of,
     to_filters,
     to_model,
@@ -185,7 +185,7 @@ async def price(call: CallDep, raw: RawBody) -> Response:
         raise MissingField('property "model_id" is missing', field="model_id")
     if not isinstance(inputs, dict):
         raise InvalidField("inputs must be an object", field="inputs")
-    params, size = to_params(known(model), inputs), None
+    params, size = to_params(checked_model(model), inputs), None
     if inputs.get("image") and config.price_per_megapixel:
         owner = call.caller.id
         source = await call.service.reading.run(owner, parse_source, image_of(inputs), call.own_bases)
@@ -217,7 +217,7 @@ async def submit(request: Request) -> Response:
 
 
 def _submit(model: str, call: Call, raw: bytes) -> tuple[Job, bool]:
-    known(model)
+    checked_model(model)
     body = read_object(raw)
     image = image_of(body)
     params, request, sync = to_params(model, body), to_request(model, body), read_flag(body, "enable_sync_mode")

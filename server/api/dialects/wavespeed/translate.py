@@ -194,7 +194,7 @@ def to_filters(body: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def known(model: Any) -> str:
+def checked_model(model: Any) -> str:
     """The same name. Raises NotFound for a model that does not exist."""
     if isinstance(model, str) and model in FIELDS:
         return model

@@ -11,7 +11,7 @@ from fastapi import FastAPI, WebSocket
 from websockets.sync.client import connect
 
 from server.api.dialects.runware import sessions
-from server.api.dialects.runware.sessions import Session, Sessions, next_frame, say
+from server.api.dialects.runware.sessions import Session, Sessions, next_frame, send_text
 from tests.conftest import serve
 
 LATER_S = 0.3
@@ -91,9 +91,9 @@ def test_what_is_said_into_a_closed_line_is_no_error() -> None:
 
     async def talk(socket: WebSocket) -> None:
         await socket.accept()
-        said.append(await say(socket, "heard"))
+        said.append(await send_text(socket, "heard"))
         await socket.close()
-        said.append(await say(socket, "not heard"))
+        said.append(await send_text(socket, "not heard"))
         done.set()
 
     app.router.add_api_websocket_route("/", talk)
