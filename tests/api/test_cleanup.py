@@ -141,7 +141,7 @@ def test_a_quota_far_exceeded_is_reached_in_several_turns(house: Callable[..., H
     assert not any(here.there(job) for job in made)
 
 
-def test_pictures_of_nobody_go_once_they_are_old(house: Callable[..., House]) -> None:
+def test_pictures_of_no_one_go_once_they_are_old(house: Callable[..., House]) -> None:
     here = house(keep_s=3 * DAY_S)
     fresh, old = here.picture(7, DAY_S), here.picture(7, 4 * DAY_S)
     job, waiting = here.job(10, 100), here.job(10)

@@ -165,7 +165,7 @@ def operations(made: dict[str, Any]) -> Iterator[str]:
     return (f"{method.upper()} {path}" for path, methods in made["paths"].items() for method in methods)
 
 
-def test_no_document_knows_of_what_nobody_gets(live: Live) -> None:
+def test_no_document_knows_of_what_no_one_gets(live: Live) -> None:
     whole = live.client.get("/openapi.json")
     assert whole.json()["openapi"] == "3.1.0"
     assert "HTTPValidationError" not in whole.text

@@ -233,7 +233,7 @@ def test_a_message_of_endless_empty_fragments_ends(parrot: str) -> None:
         line.recv(10)
 
 
-def test_whoever_pings_and_does_not_listen_is_not_listened_to(parrot: str) -> None:
+def test_callers_who_pings_and_does_not_listen_is_not_listened_to(parrot: str) -> None:
     """Answers that nobody reads would fill the memory."""
     ping = bytes([0x89, 0xFD]) + b"\0\0\0\0" + b"x" * 125
     host, port = parrot.removeprefix("ws://").split(":")

@@ -130,7 +130,7 @@ def test_tags_in_every_form_and_dates_tell_what_a_caller_has(live: Live, file: t
         assert (answer.status_code, answer.content) == (200, whole.content), headers
 
 
-def test_a_resumed_download_is_told_by_tag_or_date(live: Live, file: tuple[str, bytes]) -> None:
+def test_a_resumed_download_is_reported_by_tag_or_date(live: Live, file: tuple[str, bytes]) -> None:
     path, data = file
     head = live.client.head(path).headers
     for good in (head["ETag"], head["Last-Modified"]):

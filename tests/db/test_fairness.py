@@ -33,7 +33,7 @@ def to_fetch(jobs: Jobs, owner: str, host: str, created_at: float) -> Job:
     return job
 
 
-def owe(jobs: Jobs, owner: str, host: str, due_at: float, kind: str = WEBHOOK) -> Job:
+def deliver(jobs: Jobs, owner: str, host: str, due_at: float, kind: str = WEBHOOK) -> Job:
     job = Job(dialect="native", owner=owner, params=Params(scale=2), state=State.FAILED)
     jobs.enqueue(job, [Delivery(job_id=job.id, kind=kind, url=f"http://{host}/", base_url="", due_at=due_at)])
     return job
@@ -55,7 +55,7 @@ def sendings(jobs: Jobs, deliveries: Deliveries) -> tuple[Callable[[str, str, fl
         delivery = deliveries.claim(45)
         return delivery.job_id if delivery else None
 
-    return lambda owner, host, at: owe(jobs, owner, host, at), take
+    return lambda owner, host, at: deliver(jobs, owner, host, at), take
 
 
 LINES = pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_an_owner_of_many_hosts_gets_some_places_and_others_the_rest(
 
 def test_a_place_is_free_again_once_it_is_done(jobs: Jobs, deliveries: Deliveries) -> None:
     for n in range(MAX_OF_HOST + 2):
-        owe(jobs, "ann", "slow.example", float(n))
+        deliver(jobs, "ann", "slow.example", float(n))
     taken = [deliveries.claim(45) for _ in range(MAX_OF_HOST)]
     assert deliveries.claim(45) is None
     assert taken[0] is not None and taken[1] is not None
@@ -125,7 +125,7 @@ def ahead(engine: Engine, table: object, **columns: float) -> None:
 def test_a_delivery_held_by_a_clock_that_was_set_back_is_due(
     engine: Engine, jobs: Jobs, deliveries: Deliveries
 ) -> None:
-    job = owe(jobs, "ann", "a.example", 0.0)
+    job = deliver(jobs, "ann", "a.example", 0.0)
     assert deliveries.claim(45) is not None
     assert deliveries.claim(45) is None
     ahead(engine, database.deliveries, due_at=3600.0, held_until=3600.0)
@@ -137,26 +137,26 @@ def test_what_was_held_by_a_clock_that_was_set_back_takes_no_place(
     engine: Engine, jobs: Jobs, deliveries: Deliveries
 ) -> None:
     for n in range(MAX_OF_HOST):
-        owe(jobs, "ann", "a.example", float(n))
+        deliver(jobs, "ann", "a.example", float(n))
         assert deliveries.claim(45) is not None
     ahead(engine, database.deliveries, held_until=3600.0)
-    owe(jobs, "ann", "a.example", 100.0)
+    deliver(jobs, "ann", "a.example", 100.0)
     assert deliveries.claim(45) is not None
 
 
 def test_a_turn_that_is_still_to_come_says_nothing(engine: Engine, jobs: Jobs, deliveries: Deliveries) -> None:
-    owe(jobs, "early", "a.example", 0.0)
+    deliver(jobs, "early", "a.example", 0.0)
     assert deliveries.claim(0) is not None
     ahead(engine, database.turns, served_at=3600.0)
     with engine.begin() as db:
         db.execute(database.deliveries.delete())
-    owe(jobs, "late", "b.example", 0.5)
+    deliver(jobs, "late", "b.example", 0.5)
     first = deliveries.claim(0)
     assert first is not None and first.owner == "late"
     with engine.begin() as db:
         db.execute(database.deliveries.delete())
-    early = owe(jobs, "early", "a.example", 1.0)
-    owe(jobs, "late", "b.example", 0.5)
+    early = deliver(jobs, "early", "a.example", 1.0)
+    deliver(jobs, "late", "b.example", 0.5)
     second = deliveries.claim(45)
     assert second is not None and second.job_id == early.id, "the other has had a turn since"
 
@@ -193,16 +193,16 @@ def test_hanging_receivers_of_one_key_do_not_delay_anothers_webhook(
     hang = Hanging()
     with serving(hang, "127.0.0.1") as slow:
         for _ in range(30):
-            owe_live(live, "one", slow, UPLOAD)
+            deliver_live(live, "one", slow, UPLOAD)
         for _ in range(MAX_OF_HOST):
             assert hang.arrived.acquire(timeout=20)
-        owe_live(live, "two", receiver.url, WEBHOOK)
+        deliver_live(live, "two", receiver.url, WEBHOOK)
         receiver.wait(seconds=20)
         assert not hang.arrived.acquire(blocking=False), "no more than so many at a time"
         hang.goes_on.set()
 
 
-def owe_live(live: Live, owner: str, url: str, kind: str) -> None:
+def deliver_live(live: Live, owner: str, url: str, kind: str) -> None:
     """A job that has ended, and whose caller is to be told."""
     from server.api.dialects.wavespeed import translate as wavespeed
     from server.blobs.base import new_key

@@ -121,7 +121,7 @@ def test_what_is_remembered_is_found_anew_after_its_time() -> None:
     assert remembered.get() == 1
 
 
-def test_a_host_is_told_with_its_port() -> None:
+def test_a_host_is_reported_with_its_port() -> None:
     assert host_of("https://a.example/x") == "a.example:443" and host_of("http://A.example:81/") == "a.example:81"
     assert host_of("http://[::1]:5/") == "::1:5" and host_of("http://[") == "" == host_of("http://a:x/")
     assert len(host_of(f"http://{uuid.uuid4().hex * 20}/")) == 255

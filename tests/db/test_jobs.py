@@ -390,7 +390,7 @@ def test_who_gave_a_job_back_writes_nothing_more(table: Jobs, write: str) -> Non
     assert table.get(current.id) == current
 
 
-def test_a_lapsed_attempt_may_still_finish_when_nobody_has_taken_over(table: Jobs, lapsing: Jobs) -> None:
+def test_a_lapsed_attempt_may_still_finish_when_no_one_has_taken_over(table: Jobs, lapsing: Jobs) -> None:
     add(table)
     assert table.finish(take(lapsing), RESULT)
     assert table.claim("b") is None
@@ -462,7 +462,7 @@ def ahead(engine: Engine) -> Jobs:
     return Jobs(engine, lease_s=3600)
 
 
-def test_a_lease_further_ahead_than_its_length_is_no_good(table: Jobs, ahead: Jobs) -> None:
+def test_a_lease_further_ahead_than_its_length_is_bad(table: Jobs, ahead: Jobs) -> None:
     add(table)
     lost = take(ahead, "dead")
     again = take(table, "b")

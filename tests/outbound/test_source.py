@@ -401,7 +401,7 @@ def test_a_server_that_says_nothing_is_left_in_time(config: MakeConfig, serve: S
         download(url, config(allow_hosts=("127.0.0.1",), fetch_timeout_s=0.3))
 
 
-def test_nobody_there_and_no_such_name_and_half_a_body_are_unreachable(config: MakeConfig, serve: Serve) -> None:
+def test_no_one_there_and_no_such_name_and_half_a_body_are_unreachable(config: MakeConfig, serve: Serve) -> None:
     made = config(allow_hosts=("127.0.0.1", "nowhere.invalid"))
     half = serve(say("200 OK\r\nContent-Length: 10", b"half"))
     for url in ("http://127.0.0.1:1/", "http://nowhere.invalid/", half, serve(lambda _: None)):

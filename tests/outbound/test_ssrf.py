@@ -166,7 +166,7 @@ def test_who_does_not_answer_is_left_in_time(config: MakeConfig) -> None:
             assert time.monotonic() - start < 1
 
 
-def test_nobody_there_is_unreachable(config: MakeConfig) -> None:
+def test_no_one_there_is_unreachable(config: MakeConfig) -> None:
     with pytest.raises(Unreachable, match="^its server can't be reached$"):
         send("POST", "http://127.0.0.1:1/", b"x", {}, config(allow_hosts=HERE), 5)
 

@@ -33,7 +33,7 @@ def test_requests_take_turns_by_owner() -> None:
     assert order[2:4] in (["many1", "one1"], ["one1", "many1"])
 
 
-def test_whoever_waits_too_long_is_sent_away_and_holds_no_place() -> None:
+def test_a_caller_who_waits_too_long_is_sent_away_and_holds_no_place() -> None:
     async def go() -> None:
         turns = Turns(1, wait_s=0.05)
         async with turns.turn("ann"):
@@ -50,7 +50,7 @@ def test_whoever_waits_too_long_is_sent_away_and_holds_no_place() -> None:
     asyncio.run(go())
 
 
-def test_at_the_end_whoever_waits_is_told_at_once() -> None:
+def test_at_the_end_a_caller_who_waits_is_reported_at_once() -> None:
     async def go() -> None:
         turns = Turns(1, wait_s=60)
         async with turns.turn("ann"):

@@ -14,7 +14,7 @@ from server.api.dialects.runware import sockets
 from server.api.dialects.runware.tasks import (
     UNAUTHENTICATED_BYTES,
     Answer,
-    ContextDep,
+    TaskContextDep,
     do_task,
     is_authentication,
     owner_of,
@@ -57,7 +57,7 @@ def _first_task(start: bytes) -> dict[str, Any]:
 
 
 @router.post("/v1")
-async def tasks(context: ContextDep, request: Request) -> Response:
+async def tasks(context: TaskContextDep, request: Request) -> Response:
     owner, body = await _read(request, context.auth)
     check_json(request.headers, body)
     if len(body) <= UNAUTHENTICATED_BYTES:  # no large picture: polls must not wait for large bodies

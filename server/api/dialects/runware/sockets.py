@@ -14,8 +14,8 @@ from server.api.dialects.runware.tasks import (
     PONG,
     UNAUTHENTICATED_BYTES,
     Answer,
-    Context,
-    ContextDep,
+    TaskContext,
+    TaskContextDep,
     do_task,
     is_authentication,
     owner_of,
@@ -33,7 +33,7 @@ router = APIRouter()
 
 @router.websocket("/v1")
 @router.websocket("/")
-async def converse(socket: WebSocket, context: ContextDep) -> None:
+async def converse(socket: WebSocket, context: TaskContextDep) -> None:
     """Each answer is sent in a frame of its own as soon as its task is done, whatever the order of the tasks."""
     await socket.accept()
     session: Session | None = None
@@ -61,7 +61,7 @@ async def converse(socket: WebSocket, context: ContextDep) -> None:
             session.leave(socket)
 
 
-async def _read_frame(context: Context, frame: str, session: Session | None) -> list[Any]:
+async def _read_frame(context: TaskContext, frame: str, session: Session | None) -> list[Any]:
     if session is None and len(frame) > UNAUTHENTICATED_BYTES:
         raise KeyMissing(NO_KEY)
     if session is None or len(frame) <= UNAUTHENTICATED_BYTES:
@@ -69,7 +69,9 @@ async def _read_frame(context: Context, frame: str, session: Session | None) -> 
     return await context.service.reading.run(session.owner, read_tasks, frame)
 
 
-async def _join(context: Context, socket: WebSocket, session: Session | None, task: dict[str, Any]) -> Session | None:
+async def _join(
+    context: TaskContext, socket: WebSocket, session: Session | None, task: dict[str, Any]
+) -> Session | None:
     """The session that this authentication opens or continues; the former one if the key is wrong."""
     try:
         owner = await run_in_threadpool(owner_of, task, context.auth)
@@ -86,7 +88,7 @@ async def _join(context: Context, socket: WebSocket, session: Session | None, ta
     return session
 
 
-async def _do(context: Context, session: Session, task: Any) -> None:
+async def _do(context: TaskContext, session: Session, task: Any) -> None:
     try:
         if session.running > MAX_TASKS:
             raise TooManyRequests(f"At most {MAX_TASKS} tasks are done at a time; wait for some to end.")
@@ -101,7 +103,7 @@ async def _do(context: Context, session: Session, task: Any) -> None:
 
 
 @asynccontextmanager
-async def _sending(context: Context, answer: Answer) -> AsyncIterator[str]:
+async def _sending(context: TaskContext, answer: Answer) -> AsyncIterator[str]:
     """The answer's frame, while it is sent. One with a picture is in memory several times: only a few at a time."""
     async with context.shared.large_frames if answer.large else nullcontext():
         yield await run_in_threadpool(answer.frame)

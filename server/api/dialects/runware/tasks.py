@@ -90,7 +90,7 @@ async def _shared(connection: HTTPConnection) -> Shared:
 
 
 @dataclass(frozen=True)
-class Context:
+class TaskContext:
     """What a task needs of its server and of its request."""
 
     auth: AuthDep
@@ -100,7 +100,7 @@ class Context:
     own_bases: OwnBases
 
 
-ContextDep = Annotated[Context, Depends(in_place(Context))]
+TaskContextDep = Annotated[TaskContext, Depends(in_place(TaskContext))]
 
 
 @dataclass(frozen=True)
@@ -134,16 +134,16 @@ class Answer:
         return any(isinstance(value, Inline) for value in self.item.values())
 
 
-async def do_task(context: Context, owner: str, task: Any) -> Answer:
+async def do_task(context: TaskContext, owner: str, task: Any) -> Answer:
     """Do one task. A failure is an answer too."""
     kind, task_uuid = (task.get("taskType"), task.get("taskUUID")) if isinstance(task, dict) else (None, None)
     try:
         if kind is None:
             raise missing("taskType")
-        work = WORKS.get(kind) if isinstance(kind, str) else None
-        if work is None:
-            raise invalid("taskType", f"Must be one of {', '.join(WORKS)}.")
-        return await work(context, owner, task)
+        handler = HANDLERS.get(kind) if isinstance(kind, str) else None
+        if handler is None:
+            raise invalid("taskType", f"Must be one of {', '.join(HANDLERS)}.")
+        return await handler(context, owner, task)
     except UpscaleError as error:
         return refused(error, kind, task_uuid)
     except Exception as error:
@@ -167,7 +167,7 @@ def refused(error: UpscaleError, kind: Any, task_uuid: Any) -> Answer:
     return Answer(item, status_of(error), pause_s)
 
 
-async def _upscale(context: Context, owner: str, task: dict[str, Any]) -> Answer:
+async def _upscale(context: TaskContext, owner: str, task: dict[str, Any]) -> Answer:
     job, waits = await context.service.reading.run(owner, _submit, context, owner, task)
     if not waits:
         return Answer(named(job))
@@ -181,7 +181,7 @@ async def _upscale(context: Context, owner: str, task: dict[str, Any]) -> Answer
     return Answer(to_item(TimedOut(message)) | named(job), 400)
 
 
-def _submit(context: Context, owner: str, task: dict[str, Any]) -> tuple[Job, bool]:
+def _submit(context: TaskContext, owner: str, task: dict[str, Any]) -> tuple[Job, bool]:
     """The job, and whether to wait for its end."""
     service, request, params = context.service, to_request(task), to_params(task)
     deliver = deliveries_of(task, request["output"], service.config)
@@ -208,7 +208,7 @@ def _submit(context: Context, owner: str, task: dict[str, Any]) -> tuple[Job, bo
     return job, waits
 
 
-def _source(context: Context, owner: str, parameter: str, text: str) -> Source:
+def _source(context: TaskContext, owner: str, parameter: str, text: str) -> Source:
     if not UUID.fullmatch(text):
         return _inline(context, parameter, text, "Must be a UUID, an http or https URL, a data URI or base64.")
     try:
@@ -217,7 +217,7 @@ def _source(context: Context, owner: str, parameter: str, text: str) -> Source:
         raise invalid(parameter, "There is no picture of this UUID.") from error
 
 
-def _inline(context: Context, parameter: str, text: str, must: str) -> Source:
+def _inline(context: TaskContext, parameter: str, text: str, must: str) -> Source:
     try:
         source = parse_source(text, context.own_bases)
     except InvalidField as error:
@@ -228,7 +228,7 @@ def _inline(context: Context, parameter: str, text: str, must: str) -> Source:
     return source
 
 
-def _ended(context: Context, job: Job) -> Answer:
+def _ended(context: TaskContext, job: Job) -> Answer:
     if job.result is None:
         return Answer(to_item(failure_of(job)) | named(job), 400)
     inline = job.request["output"] != "URL"
@@ -236,11 +236,11 @@ def _ended(context: Context, job: Job) -> Answer:
     return Answer(item, results=job.request.get("results", 1))
 
 
-async def _get_response(context: Context, owner: str, task: dict[str, Any]) -> Answer:
+async def _get_response(context: TaskContext, owner: str, task: dict[str, Any]) -> Answer:
     return await run_in_threadpool(_poll, context, owner, task_uuid_of(task))
 
 
-def _poll(context: Context, owner: str, task_uuid: str) -> Answer:
+def _poll(context: TaskContext, owner: str, task_uuid: str) -> Answer:
     try:
         job = context.service.find(owner, NAME, task_uuid.lower())
     except NotFound as error:
@@ -254,13 +254,13 @@ def _poll(context: Context, owner: str, task_uuid: str) -> Answer:
     return Answer(answer.item | asked | status, answer.status, results=answer.results)
 
 
-async def _image_upload(context: Context, owner: str, task: dict[str, Any]) -> Answer:
+async def _image_upload(context: TaskContext, owner: str, task: dict[str, Any]) -> Answer:
     named = {"taskType": "imageUpload", "taskUUID": task_uuid_of(task)}
     upload = await _store_upload(context, owner, task, "image")
     return Answer(named | {"imageUUID": dashed(upload.key[:32]), "imageURL": file_url(context.base_url, upload.key)})
 
 
-async def _media_storage(context: Context, owner: str, task: dict[str, Any]) -> Answer:
+async def _media_storage(context: TaskContext, owner: str, task: dict[str, Any]) -> Answer:
     named = {"taskType": "mediaStorage", "taskUUID": task_uuid_of(task)}
     if task.get("operation") != "upload":
         raise invalid("operation", "Must be upload.")
@@ -268,7 +268,7 @@ async def _media_storage(context: Context, owner: str, task: dict[str, Any]) -> 
     return Answer(named | {"mediaUUID": dashed(upload.key[:32])})
 
 
-async def _store_upload(context: Context, owner: str, task: dict[str, Any], parameter: str) -> Upload:
+async def _store_upload(context: TaskContext, owner: str, task: dict[str, Any], parameter: str) -> Upload:
     text = read_string(task, parameter)
     if not text:
         raise missing(parameter)
@@ -291,13 +291,13 @@ def _store(service: Service, owner: str, source: Source) -> Upload:
     return service.uploads.fill(ticket.key, data)
 
 
-async def _ping(context: Context, owner: str, task: dict[str, Any]) -> Answer:
+async def _ping(context: TaskContext, owner: str, task: dict[str, Any]) -> Answer:
     return PONG
 
 
 PONG = Answer({"taskType": "ping", "pong": True})
 
-WORKS: dict[str, Callable[[Context, str, dict[str, Any]], Awaitable[Answer]]] = {
+HANDLERS: dict[str, Callable[[TaskContext, str, dict[str, Any]], Awaitable[Answer]]] = {
     UPSCALE: _upscale,
     "upscale": _upscale,
     "imageUpload": _image_upload,

@@ -190,7 +190,7 @@ def test_a_webhook_comes_beside_the_result(working: Live, transport: str, receiv
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_mistakes_are_told_in_kinds_that_it_knows(working: Live, transport: str) -> None:
+def test_mistakes_are_reported_in_kinds_that_it_knows(working: Live, transport: str) -> None:
     url = "http://127.0.0.1:9/a.png"
     lost, inside, none, wrong, many = ask(
         working,
@@ -213,7 +213,7 @@ def test_mistakes_are_told_in_kinds_that_it_knows(working: Live, transport: str)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_failure_while_working_is_told(server: Live, transport: str) -> None:
+def test_a_failure_while_working_is_reported(server: Live, transport: str) -> None:
     process = start(server, transport, upscale(server))
     server.worker.loop.jobs.fail(server.worker.loop.claim(30), JobFailed("it broke"))
     (error,) = end(process)
@@ -221,7 +221,7 @@ def test_a_failure_while_working_is_told(server: Live, transport: str) -> None:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_wrong_key_is_told(working: Live, transport: str) -> None:
+def test_a_wrong_key_is_reported(working: Live, transport: str) -> None:
     (error,) = ask(working, transport, upscale(working), key="wrong")
     assert (error["code"], error["retryable"]) == ("auth", False)
 

@@ -119,7 +119,7 @@ def test_r_bad_key_body_and_401(locked: Live) -> None:
         assert (answer.status_code, answer.json()) == (401, {"errors": [BAD_KEY]})
 
 
-def test_a_missing_key_is_told_from_a_bad_one(locked: Live) -> None:
+def test_a_missing_key_is_distinguished_from_a_bad_one(locked: Live) -> None:
     late = [upscale("x"), {"taskType": "authentication", "apiKey": "key"}]
     for content in (SEED, b"", b"[", b"7", b"[" * 70000, json.dumps(late), '[{"taskType":"authentication"}]'):
         error = error_of(locked.client.post("/v1", content=content), 401)

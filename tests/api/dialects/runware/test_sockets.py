@@ -169,7 +169,7 @@ def test_pings_go_on_while_large_frames_are_read(live: Live, dial: Dial, picture
 # --- sockets ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_bad_key_is_told_as_the_clients_need_it_and_may_be_corrected(locked: Live, dial: Dial) -> None:
+def test_a_bad_key_is_reported_as_the_clients_need_it_and_may_be_corrected(locked: Live, dial: Dial) -> None:
     talk = dial(locked)
     for key in ("wrong", "\ud800"):
         assert talk.ask({"taskType": "authentication", "apiKey": key}) == {"errors": [BAD_KEY]}
@@ -177,7 +177,7 @@ def test_a_bad_key_is_told_as_the_clients_need_it_and_may_be_corrected(locked: L
     talk.open()
 
 
-def test_a_task_before_the_key_is_told_so(live: Live, dial: Dial, picture: Picture) -> None:
+def test_a_task_before_the_key_is_reported(live: Live, dial: Dial, picture: Picture) -> None:
     talk = dial(live)
     for task in (upscale(inline(picture())), upscale("A" * 100_000), "text", {"taskType": "authentication"}):
         error = talk.error(task)
@@ -197,7 +197,7 @@ def test_each_error_has_a_frame_of_its_own(live: Live, dial: Dial) -> None:
 
 
 @pytest.mark.parametrize("frame", ["", "{", "[]", "[" * 100_000, "NaN", b"\xff"])
-def test_a_frame_that_is_no_array_of_tasks_is_told_and_the_line_stays(live: Live, dial: Dial, frame: str) -> None:
+def test_a_frame_that_is_no_array_of_tasks_is_reported_and_the_line_stays(live: Live, dial: Dial, frame: str) -> None:
     talk = dial(live)
     talk.open()
     talk.line.send(frame)

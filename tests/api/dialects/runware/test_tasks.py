@@ -78,7 +78,7 @@ def test_a_picture_that_is_none_is_refused(live: Live, data: bytes) -> None:
     assert live.worker.jobs.counts() == {}
 
 
-def test_a_picture_that_cannot_be_got_is_told(live: Live) -> None:
+def test_a_picture_that_cannot_be_got_is_reported(live: Live) -> None:
     task = upscale("http://127.0.0.1:9/a.png")
     error = error_of(post(live, task))
     assert error.pop("message") == "the picture's address is not one that this server may fetch from"
@@ -96,13 +96,13 @@ def test_a_picture_that_cannot_be_got_is_told(live: Live) -> None:
     assert code_of(post(live, gone)) == ("downloadFailed", "inputImage")
 
 
-def test_a_picture_by_url_that_is_none_is_told_after_the_download(live_server: LiveServer) -> None:
+def test_a_picture_by_url_that_is_none_is_reported_after_the_download(live_server: LiveServer) -> None:
     other, live = live_server(), live_server(allow_hosts=("127.0.0.1",))
     other.worker.blobs.put("0" * 32, b"text")
     assert code_of(post(live, upscale(f"{other.url}/files/{'0' * 32}"))) == ("invalidInputImage", "inputImage")
 
 
-def test_a_picture_of_somebody_else_is_not_there(live_server: LiveServer, picture: Picture) -> None:
+def test_a_picture_of_another_caller_is_not_there(live_server: LiveServer, picture: Picture) -> None:
     live = live_server(api_keys=("ann", "bob"))
     task = {"taskType": "imageUpload", "taskUUID": new_uuid(), "image": inline(picture())}
     ann, bob = {"Authorization": "ann"}, {"Authorization": "bob"}
@@ -252,7 +252,7 @@ def test_a_task_whose_result_is_impossible_after_the_download_names_the_factor()
     assert runware.to_item(runware.failure_of(failed))["parameter"] == "upscaleFactor"
 
 
-def test_a_sync_task_that_takes_too_long_is_told_and_goes_on(live_server: LiveServer, picture: Picture) -> None:
+def test_a_sync_task_that_takes_too_long_is_reported_and_goes_on(live_server: LiveServer, picture: Picture) -> None:
     live = live_server(sync_wait_s=0.2)
     task = upscale(inline(picture()))
     error = error_of(post(live, task))
@@ -283,7 +283,7 @@ def test_the_job_is_the_same_job_everywhere(live: Live, picture: Picture) -> Non
     assert live.client.get(f"/jobs/{job['id']}").json()["id"] == job["id"]
 
 
-def test_a_failed_task_is_told_to_its_webhook(live_server: LiveServer, picture: Picture, receiver: Receiver) -> None:
+def test_a_failed_task_is_reported_to_its_webhook(live_server: LiveServer, picture: Picture, receiver: Receiver) -> None:
     live = live_server(allow_hosts=("127.0.0.1",))
     receiver.answers = [500]
     task = upscale(inline(picture()), webhookURL=receiver.url)
@@ -399,7 +399,7 @@ def test_what_breaks_is_an_internal_error(
 
     app.router.add_api_route("/v1/broken", fail)
     # One of several tasks, too: the others are answered.
-    monkeypatch.setitem(tasks.WORKS, "getResponse", lambda *_: 1 / 0)
+    monkeypatch.setitem(tasks.HANDLERS, "getResponse", lambda *_: 1 / 0)
     with serve(app) as url, httpx.Client(base_url=url, trust_env=False, timeout=60) as client:  # it draws a traceback
         assert code_of(client.get("/v1/broken"), 500) == ("internalServerError", None)
         broken = {"taskType": "getResponse", "taskUUID": TASK}

@@ -391,7 +391,7 @@ def test_prices_follow_the_list_and_the_picture_where_there_is_one(live_server: 
         ({"model_id": wavespeed.ESRGAN, "inputs": {"image": "AAAA"}}, 400, "the file is not a picture"),
     ],
 )
-def test_a_price_that_cannot_be_told(live_server: LiveServer, body: dict[str, Any], status: int, message: str) -> None:
+def test_a_price_that_cannot_be_reported(live_server: LiveServer, body: dict[str, Any], status: int, message: str) -> None:
     live = live_server(price_per_megapixel=1)
     answer = live.client.post("/api/v3/model/price", json=body)
     assert answer.status_code == status

@@ -63,7 +63,7 @@ def test_upload_by_form_then_both_models(server: Live, picture: Picture, tmp_pat
     assert size_at(scaled["outputs"][0]) == ("PNG", (120, 60))
 
 
-def test_a_failure_is_told(server: Live) -> None:
+def test_a_failure_is_reported(server: Live) -> None:
     body = {"image": "http://127.0.0.1:9/a.png"}
     told = call(server, "run", "wavespeed-ai/real-esrgan", body, poll_interval=0.05)
     assert told == "Prediction failed: the picture's address is not one that this server may fetch from"
@@ -72,6 +72,6 @@ def test_a_failure_is_told(server: Live) -> None:
     assert told == {"outputs": []}
 
 
-def test_a_wrong_key_is_told(server: Live) -> None:
+def test_a_wrong_key_is_reported(server: Live) -> None:
     told = call(server, "run", "wavespeed-ai/real-esrgan", {"image": "x"}, key="wrong")
     assert told.startswith("Failed to submit prediction: HTTP 401: ") and "Invalid API key" in told
