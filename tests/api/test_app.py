@@ -1,4 +1,4 @@
-"""The server as a whole: whose words an error is in, how large a body may be, when it is ready."""
+"""The server as a whole: the forms of errors, the limit of bodies, readiness."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What is removed without anybody asking, and what never is."""
+"""Pictures that cleanup removes, and pictures that it never removes."""
 
 import os
 import time
@@ -73,7 +73,7 @@ class House:
         return key
 
     def there(self, job: Job) -> bool:
-        """With all of its pictures; or gone, with all of them."""
+        """Whether the job exists with all of its pictures; False: neither it nor any of them exists."""
         keys = [key for key in (job.source_key, job.result and job.result.key) if key]
         found = [(self.folder / key).exists() for key in keys]
         try:

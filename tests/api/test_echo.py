@@ -1,4 +1,4 @@
-"""The caller's own text never comes back whole: names are cut, what nobody reads is not kept."""
+"""The caller's own text is never sent back whole: names are cut, unknown fields are not stored."""
 
 import base64
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is read before anybody is known, over real sockets: heads, frames and tiny pieces have bounds."""
+"""Limits on what is read before the caller is known, over real sockets: heads, frames and tiny pieces."""
 
 import asyncio
 import json
@@ -234,7 +234,7 @@ def test_a_message_of_endless_empty_fragments_ends(parrot: str) -> None:
 
 
 def test_callers_who_pings_and_does_not_listen_is_not_listened_to(parrot: str) -> None:
-    """Answers that nobody reads would fill the memory."""
+    """Answers that the caller does not read would fill the memory."""
     ping = bytes([0x89, 0xFD]) + b"\0\0\0\0" + b"x" * 125
     host, port = parrot.removeprefix("ws://").split(":")
     upgrade = (b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13")

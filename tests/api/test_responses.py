@@ -1,4 +1,4 @@
-"""Files as answers: ranges in our own words, and pictures in JSON that are never whole in memory."""
+"""Files as answers: ranges, conditional requests, and pictures in JSON that are never whole in memory."""
 
 import base64
 import json

@@ -29,7 +29,7 @@ REQUEST = {"model": wavespeed.ESRGAN, "base64": False, "input": {"image": "https
 
 
 class Outbox:
-    """A sender on a job table of its own, and jobs that have ended with something owed."""
+    """A sender on a job table of its own, and ended jobs with pending deliveries."""
 
     def __init__(self, engine: Engine, config: MakeConfig, *allow_hosts: str) -> None:
         made = config(allow_hosts=allow_hosts)
@@ -70,7 +70,7 @@ def outbox(engine: Engine, config: MakeConfig) -> Outbox:
 
 
 def check_signature(got: Received, secret: str) -> None:
-    """As the vendor's documents tell receivers to."""
+    """As the vendor's documents describe for receivers."""
     signed = f"{got.headers['webhook-id']}.{got.headers['webhook-timestamp']}.".encode() + got.body
     digest = hmac.new(secret.removeprefix("whsec_").encode(), signed, hashlib.sha256).hexdigest()
     assert got.headers["webhook-signature"] == f"v3,{digest}"
@@ -87,7 +87,7 @@ def test_nothing_owed_is_nothing_to_do(outbox: Outbox) -> None:
 @pytest.mark.parametrize(
     ("state", "word"), [(State.SUCCEEDED, "completed"), (State.FAILED, "failed"), (State.CANCELLED, "failed")]
 )
-def test_any_end_is_reported_once_in_the_dialects_words(outbox: Outbox, receiver: Receiver, state: State, word: str) -> None:
+def test_any_end_is_sent_once_in_the_dialects_form(outbox: Outbox, receiver: Receiver, state: State, word: str) -> None:
     job = outbox.add(WEBHOOK, receiver.url + "/hook?token=1", state)
     assert outbox.sender.send_next()
     assert not outbox.sender.send_next()

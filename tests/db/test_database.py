@@ -1,4 +1,4 @@
-"""The schema, and what SQLite is told so that processes do not stand in each other's way."""
+"""The schema, and SQLite's settings for several processes."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What is owed to callers: due when the job ends, claimed by one at a time, never forgotten. On both databases."""
+"""Pending deliveries: due when the job ends, claimed by one sender at a time, never lost. On both databases."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -175,7 +175,7 @@ def test_pauses_and_attempts_are_within_what_a_delivery_may_be_ahead() -> None:
 
 
 class Hanging:
-    """A server that takes requests and answers none until it is told to."""
+    """A server that accepts requests and answers none until `goes_on` is set."""
 
     def __init__(self) -> None:
         self.arrived = threading.Semaphore(0)
@@ -203,7 +203,7 @@ def test_hanging_receivers_of_one_key_do_not_delay_anothers_webhook(
 
 
 def deliver_live(live: Live, owner: str, url: str, kind: str) -> None:
-    """A job that has ended, and whose caller is to be told."""
+    """A job that has ended, with a pending delivery."""
     from server.api.dialects.wavespeed import translate as wavespeed
     from server.blobs.base import new_key
     from server.job.job import Result

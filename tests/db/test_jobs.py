@@ -643,7 +643,7 @@ def test_expired_jobs_are_found_and_can_be_deleted(table: Jobs) -> None:
     assert [job.id for job in table.expired(keep_s=75)] == [old.id, brief.id]
     assert [job.id for job in table.expired(keep_s=75, limit=1)] == [old.id]
     table.delete(old.id)
-    table.delete(old.id)  # also fine when it is gone
+    table.delete(old.id)  # no error when it no longer exists
     assert {job.id for job in table.list()[0]} == {new.id, brief.id, waiting.id}
 
 

@@ -1,4 +1,4 @@
-"""The table of keys: what is kept of them, and who is found by them."""
+"""The table of keys: what is stored of them, and finding owners by them."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""Upload tickets: good for one file, for an hour, by whoever knows them."""
+"""Upload tickets: valid for one file, for an hour, for anyone who knows them."""
 
 import time
 from pathlib import Path

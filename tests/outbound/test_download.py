@@ -45,7 +45,7 @@ def get(publisher: Publisher, path: Path) -> Iterator[Get]:
 
 
 def left(path: Path) -> list[str]:
-    """The names of what lies in the folder."""
+    """The names of the files in the folder."""
     return sorted(each.name for each in path.parent.iterdir())
 
 

@@ -224,7 +224,7 @@ def test_what_is_not_public_is_refused_before_anybody_is_called(config: MakeConf
 
 
 class Rebinding:
-    """A resolver of the test's own, in the form of socket.getaddrinfo: its answers change from question to question."""
+    """A resolver for tests, in the form of socket.getaddrinfo: its answers change from call to call."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.asked = 0
@@ -243,7 +243,7 @@ class Rebinding:
 
 
 PUBLIC = "198.18.0.1"
-"""Nobody's; the operator's list lets it through, so that what happens next is seen without a network."""
+"""An unused network; the operator's list allows it, so that the next step is tested without a network."""
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_source_that_kills_callers_who_reads_it_is_not_read_for_ever(live: Liv
 def test_pictures_that_are_slow_to_read_delay_neither_polls_nor_other_keys(
     live_server: LiveServer, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More of them than the server has threads. What takes so long stands for a file that nobody has thought of."""
+    """More of them than the server has threads. The slow read stands for an unexpected kind of file."""
     live = live_server(api_keys=("key-one", "key-two"))
     arrived, goes_on = threading.Semaphore(0), threading.Event()
 
@@ -122,7 +122,7 @@ def test_a_picture_that_takes_too_long_to_look_at_is_refused(
 
 
 def test_looking_at_pictures_of_slow_hosts_starves_no_one(live_server: LiveServer) -> None:
-    """More of such requests than the server has threads; whoever asks for anything else is answered meanwhile."""
+    """More of such requests than the server has threads; all other requests are answered meanwhile."""
     live = live_server(allow_hosts=("127.0.0.1",), fetch_timeout_s=60, price_per_megapixel=1)
     arrived, goes_on = threading.Semaphore(0), threading.Event()
 

@@ -186,7 +186,7 @@ def test_a_caller_whose_picture_is_still_being_downloaded_is_asked_to_come_again
 
 
 def test_a_caller_who_is_still_busy_when_the_patience_is_over_is_reported(config: MakeConfig) -> None:
-    """Whatever it is: uvicorn's own words would be a bare "Internal Server Error"."""
+    """uvicorn's own answer would be only "Internal Server Error"."""
     app, begun = create_app(config()), threading.Event()
 
     async def forever(request: Request) -> None:

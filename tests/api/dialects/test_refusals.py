@@ -1,4 +1,4 @@
-"""A key at its limits is told so in every dialect's own words, and when to come back."""
+"""A key at its limits gets an error in the form of every dialect, with the time to wait."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The vendor's own Python client against our server: nothing but its base URL is changed."""
+"""The vendor's own Python client against our server: only its base URL is changed."""
 
 import base64
 import gc

@@ -1,4 +1,4 @@
-"""The vendor's own Python client against our server, over its WebSocket: nothing but the address is changed."""
+"""The vendor's own Python client against our server, over its WebSocket: only the address is changed."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""Sessions: what is said into a broken line is heard on the next, for a while. With real sockets, and no dialect."""
+"""Sessions: answers for a broken connection are sent on the next one, for a while. With real sockets, no dialect."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ LATER_S = 0.3
 
 
 class Parrot:
-    """Names the session in its first frame, joins the one that it is told, and says everything else back, later."""
+    """Sends the session's id first, joins the session named in a frame, and repeats all other frames later."""
 
     def __init__(self) -> None:
         self.sessions = Sessions()
@@ -49,7 +49,7 @@ def parrot() -> Iterator[tuple[Parrot, str]]:
 
 
 def break_off(url: str, *frames: str) -> str:
-    """Says that and is gone before there can be an answer."""
+    """Sends the text and disconnects before there can be an answer."""
     with connect(f"{url}/new", proxy=None) as line:
         session_id = str(line.recv(5))
         for frame in frames:

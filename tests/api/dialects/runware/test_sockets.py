@@ -109,7 +109,7 @@ def test_r_ws_webhook_ack_immediate(live_server: LiveServer, dial: Dial, picture
     hook = f"{receiver.url}/hook?token=a%20b&c=d"
     task = upscale(inline(picture()), deliveryMethod="sync", webhookURL=hook, includeCost=True)
     named = {"taskType": "imageUpscale", "taskUUID": task["taskUUID"]}
-    assert talk.data(task) == named  # though nobody has begun to work
+    assert talk.data(task) == named  # although no worker has begun
     assert receiver.got == []
     live.worker.finish()
     (got,) = receiver.wait()
@@ -217,7 +217,7 @@ def test_a_frame_that_is_too_large_ends_the_line(live: Live, dial: Dial) -> None
     with pytest.raises(ConnectionClosed) as closed:
         talk.line.send("A" * (64 * MIB + 1))
         talk.hear(30)
-    # The rest of the frame is on its way when the server hangs up, and a reset may overtake the reason.
+    # The rest of the frame is still being sent when the server closes; a reset may arrive before the reason.
     assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
 
 

@@ -113,7 +113,7 @@ def test_a_picture_of_another_caller_is_not_there(live_server: LiveServer, pictu
     poll = {"taskType": "getResponse", "taskUUID": use["taskUUID"]}
     assert code_of(live.client.post("/v1", json=[poll], headers=bob), 404) == ("taskFailedOrNotFound", None)
     other = data_of(live.client.post("/v1", json=[use | {"inputImage": inline(picture())}], headers=bob))
-    assert other[0]["taskUUID"] == use["taskUUID"]  # everybody has UUIDs of their own
+    assert other[0]["taskUUID"] == use["taskUUID"]  # every caller has its own UUIDs
     result = data_of(live.client.post("/v1", json=[poll], headers=ann))[0]["imageUUID"]
     early = live.client.post("/v1", json=[upscale(result)], headers=ann)
     assert code_of(early) == ("invalidInputImage", "inputImage")  # not done yet
@@ -283,7 +283,7 @@ def test_the_job_is_the_same_job_everywhere(live: Live, picture: Picture) -> Non
     assert live.client.get(f"/jobs/{job['id']}").json()["id"] == job["id"]
 
 
-def test_a_failed_task_is_reported_to_its_webhook(live_server: LiveServer, picture: Picture, receiver: Receiver) -> None:
+def test_a_failed_task_is_sent_to_its_webhook(live_server: LiveServer, picture: Picture, receiver: Receiver) -> None:
     live = live_server(allow_hosts=("127.0.0.1",))
     receiver.answers = [500]
     task = upscale(inline(picture()), webhookURL=receiver.url)

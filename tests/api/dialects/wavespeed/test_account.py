@@ -359,7 +359,7 @@ def test_models_describe_what_they_take(live_server: LiveServer) -> None:
     assert list(properties) == ["image", "creativity", "target_resolution", "output_format", *flags]
     defaults = {name: each["default"] for name, each in properties.items() if "default" in each}
     params = wavespeed.to_params(wavespeed.UPSCALER, {})
-    assert wavespeed.to_params(wavespeed.UPSCALER, defaults) == params  # what is said is what is done
+    assert wavespeed.to_params(wavespeed.UPSCALER, defaults) == params  # the published defaults are the real ones
 
 
 def test_prices_follow_the_list_and_the_picture_where_there_is_one(live_server: LiveServer, picture: Picture) -> None:
@@ -391,7 +391,7 @@ def test_prices_follow_the_list_and_the_picture_where_there_is_one(live_server: 
         ({"model_id": wavespeed.ESRGAN, "inputs": {"image": "AAAA"}}, 400, "the file is not a picture"),
     ],
 )
-def test_a_price_that_cannot_be_reported(live_server: LiveServer, body: dict[str, Any], status: int, message: str) -> None:
+def test_a_price_that_is_not_known(live_server: LiveServer, body: dict[str, Any], status: int, message: str) -> None:
     live = live_server(price_per_megapixel=1)
     answer = live.client.post("/api/v3/model/price", json=body)
     assert answer.status_code == status

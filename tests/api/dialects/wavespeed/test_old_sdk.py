@@ -67,7 +67,7 @@ def test_a_failure_is_reported(server: Live) -> None:
     body = {"image": "http://127.0.0.1:9/a.png"}
     told = call(server, "run", "wavespeed-ai/real-esrgan", body, poll_interval=0.05)
     assert told == "Prediction failed: the picture's address is not one that this server may fetch from"
-    # In sync mode this version looks at nothing but the outputs, whoever answers it.
+    # In sync mode this version reads only the outputs of an answer.
     told = call(server, "run", "wavespeed-ai/real-esrgan", body, enable_sync_mode=True)
     assert told == {"outputs": []}
 
