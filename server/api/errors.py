@@ -1,6 +1,6 @@
 """Every error as an answer in the form of the address's dialect; no body of Starlette's or FastAPI's own is sent."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
@@ -49,7 +49,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     return await _on_error(request, InvalidField(f"{field}: {first['msg']}", field=field))
 
 
-HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Awaitable[Response]]] = {
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     UpscaleError: _on_error,
     HTTPException: _on_http_error,
     RequestValidationError: _on_invalid,

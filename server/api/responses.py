@@ -76,13 +76,13 @@ def picture(reader: Reader, filename: str, request: Request) -> Response:
     return file_response(reader, request, mime or "application/octet-stream", headers)
 
 
-def file_response(reader: Reader, request: Request, mime: str, headers: Mapping[str, str]) -> Response:
+def file_response(reader: Reader, request: Request, mime: str, extra: Mapping[str, str]) -> Response:
     """The file; 304 when the caller already has this version; or the parts of it that the request asks for. Closes the
-    reader. Raises RangeNotSatisfiable."""
+    reader. `extra`: headers. Raises RangeNotSatisfiable."""
     size = reader.size
     tag = f'"{hashlib.md5(f"{reader.modified_at}-{size}".encode(), usedforsecurity=False).hexdigest()}"'
     modified = formatdate(reader.modified_at, usegmt=True)
-    headers = {"Accept-Ranges": "bytes", "ETag": tag, "Last-Modified": modified, **headers}
+    headers = {"Accept-Ranges": "bytes", "ETag": tag, "Last-Modified": modified, **extra}
     with ExitStack() as stack:
         stack.callback(reader.close)
         if _has_version(request.headers, tag, modified):

@@ -27,7 +27,10 @@ class Dialect(Protocol):
     PREFIXES: tuple[str, ...]
     """Its paths. Any error below them, also where there is no route, is answered by its `to_error`."""
     router: "APIRouter"
-    openapi: Described
+
+    @property
+    def openapi(self) -> Described:
+        """A module. A property, because attributes of protocols must have exactly the same type."""
 
     def to_error(self, error: UpscaleError) -> tuple[dict[str, Any], int]:
         """The vendor's own form of an error: JSON body and HTTP status."""
