@@ -6,16 +6,18 @@ import re
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 from server.api.bodies import BOM, text_of
 from server.errors import InvalidField, InvalidRequest, MissingField
 from server.job.formats import FormatName
+from server.job.job import Target
 
 _T = TypeVar("_T", bound=str)
 
 VENDOR_FORMATS: tuple[FormatName, ...] = ("jpeg", "png", "webp")
 """Result formats that every vendor offers; the native API has more."""
+TARGETS: tuple[Target, ...] = get_args(Target)
 FORM_REMEDY = "send it as the field `file` of a form (curl -F file=@NAME)"
 """What to do with a picture that was sent as a whole body."""
 

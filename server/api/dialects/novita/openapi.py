@@ -1,8 +1,6 @@
 """OpenAPI description of Novita."""
 
-from typing import get_args
-
-from server.api.dialects.fields import VENDOR_FORMATS
+from server.api.dialects.fields import TARGETS, VENDOR_FORMATS
 from server.api.dialects.novita.translate import LEGACY, MAX_FACTOR, MIN_FACTOR, MOCKS, MODELS, STATUS, UPSCALER
 from server.api.openapi.base import (
     ANY,
@@ -22,7 +20,6 @@ from server.api.openapi.base import (
     request,
     whole,
 )
-from server.job.job import Target
 
 TITLE = "Novita, under /v3"
 ERROR = answer(code=WHOLE, reason=TEXT, message=TEXT, metadata={"type": "object"})
@@ -66,7 +63,7 @@ _RESULT = answer(
 )
 _REQUEST = request(
     {"image": PICTURE},
-    resolution=choice(get_args(Target)),
+    resolution=choice(TARGETS),
     output_format=choice(VENDOR_FORMATS),
     extra=request({}, webhook=_WEBHOOK),
 )

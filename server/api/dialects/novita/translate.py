@@ -4,10 +4,10 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from server.api.dialects.base import Webhook
-from server.api.dialects.fields import VENDOR_FORMATS, dashed, file_url, read_choice, read_text
+from server.api.dialects.fields import TARGETS, VENDOR_FORMATS, dashed, file_url, read_choice, read_text
 from server.api.inline import to_json
 from server.errors import (
     Forbidden,
@@ -21,7 +21,7 @@ from server.errors import (
     Unavailable,
     UpscaleError,
 )
-from server.job.job import Job, Params, Result, State, Target
+from server.job.job import Job, Params, Result, State
 from server.outbound.ssrf import is_web_url
 from server.weights.choice import REAL_ESRGAN
 
@@ -67,7 +67,7 @@ _REASONS: tuple[tuple[type[UpscaleError], str], ...] = (
 def to_params(body: Mapping[str, Any]) -> Params:
     """What a body of image-upscaler asks for. Raises InvalidField."""
     return Params(
-        target=read_choice(body, "resolution", get_args(Target), "4k"),
+        target=read_choice(body, "resolution", TARGETS, "4k"),
         format=read_choice(body, "output_format", VENDOR_FORMATS, "jpeg"),
     )
 

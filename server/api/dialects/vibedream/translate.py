@@ -1,13 +1,13 @@
 """VibeDream requests → Params, jobs → the vendor's bodies. Pure."""
 
 import math
-from typing import Any, get_args
+from typing import Any
 
-from server.api.dialects.fields import VENDOR_FORMATS, dashed, file_url, iso_time, read_choice
+from server.api.dialects.fields import TARGETS, VENDOR_FORMATS, dashed, file_url, iso_time, read_choice
 from server.api.inline import Inline
 from server.blobs.base import Blob
 from server.errors import ModelNotFound, UpscaleError
-from server.job.job import Job, Params, State, Target
+from server.job.job import Job, Params, State
 
 NAME = "vibedream"
 PREFIXES: tuple[str, ...] = ("/api/v1",)
@@ -28,7 +28,7 @@ STATUS = {
 def to_params(body: dict[str, Any]) -> Params:
     """What a submit body asks for. Raises InvalidRequest."""
     return Params(
-        target=read_choice(body, "target_resolution", get_args(Target)),
+        target=read_choice(body, "target_resolution", TARGETS),
         format=read_choice(body, "output_format", VENDOR_FORMATS),
     )
 

@@ -4,11 +4,12 @@ import hashlib
 import hmac
 import re
 import time
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import unquote
 
 from server.api.dialects.base import Webhook
 from server.api.dialects.fields import (
+    TARGETS,
     VENDOR_FORMATS,
     file_url,
     iso_time,
@@ -38,7 +39,7 @@ from server.errors import (
     cut,
 )
 from server.job.creativity import MAX_CREATIVITY
-from server.job.job import MAX_SCALE, Faces, Job, Params, State, Target
+from server.job.job import MAX_SCALE, Faces, Job, Params, State
 from server.outbound.ssrf import is_web_url
 from server.weights.choice import REAL_ESRGAN
 
@@ -58,7 +59,7 @@ WEBHOOK_FIELDS = ("webhook_url", "webhookURL", "webhook")
 INPUTS: dict[str, dict[str, Any]] = {
     "image": {"type": "string", "description": "URL, data URI or base64 of the picture."},
     "creativity": {"type": "number", "minimum": -MAX_CREATIVITY, "maximum": MAX_CREATIVITY, "default": 0},
-    "target_resolution": {"type": "string", "enum": list(get_args(Target)), "default": "4k"},
+    "target_resolution": {"type": "string", "enum": list(TARGETS), "default": "4k"},
     "output_format": {"type": "string", "enum": list(VENDOR_FORMATS), "default": "jpeg"},
     "scale": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_SCALE, "default": 4},
     "face_enhance": {"type": "boolean", "default": False},
@@ -110,7 +111,7 @@ def to_params(model: str, body: dict[str, Any]) -> Params:
     """What a submit body asks for. Raises InvalidField."""
     if model == UPSCALER:
         return Params(
-            target=read_choice(body, "target_resolution", get_args(Target), "4k"),
+            target=read_choice(body, "target_resolution", TARGETS, "4k"),
             format=read_choice(body, "output_format", VENDOR_FORMATS, "jpeg"),
             # 0 is the vendor's default, so sending it means the same as leaving it out.
             creativity=read_number(body, "creativity", 0.0) or None,
