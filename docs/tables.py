@@ -17,10 +17,9 @@ from pydantic_core import PydanticUndefined
 import server.errors
 import server.job.job
 from server.api.dialects import DIALECTS
-from server.api.dialects.base import Telling
 from server.api.dialects.native.openapi import OPERATIONS
 from server.api.openapi.document import document
-from server.api.webhooks import UPLOAD_PAUSES_S, UPLOAD_TIMEOUT_S
+from server.api.webhooks import RETRIES, UPLOAD_RETRIES
 from server.cli import app
 from server.config import PREFIX, Config
 from server.errors import BY_CODE
@@ -120,16 +119,19 @@ def _range(field: Any) -> str:
 
 
 def deliveries() -> str:
-    """How often, and after which pauses, what is owed to callers' addresses is tried."""
-    rows = [
-        (each.NAME, "webhook", each.WEBHOOK_PAUSES_S, each.WEBHOOK_TIMEOUT_S)
-        for each in DIALECTS
-        if isinstance(each, Telling)
-    ]
-    rows.append(("runware", "`uploadEndpoint`", UPLOAD_PAUSES_S, UPLOAD_TIMEOUT_S))
+    """The attempts at a delivery to a caller's address, and the pauses between them."""
+    rows = [(name, "webhook", retries) for name, retries in RETRIES.items()]
+    rows.append(("runware", "`uploadEndpoint`", UPLOAD_RETRIES))
     cells = (
-        (name, kind, f"{1 + len(pauses)}", ", ".join(f"{each:g}" for each in pauses), f"{sum(pauses):g}", f"{limit:g}")
-        for name, kind, pauses, limit in rows
+        (
+            name,
+            kind,
+            f"{1 + len(retries.pauses_s)}",
+            ", ".join(f"{each:g}" for each in retries.pauses_s),
+            f"{sum(retries.pauses_s):g}",
+            f"{retries.timeout_s:g}",
+        )
+        for name, kind, retries in rows
     )
     head = ("API", "what", "tries", "pauses between them, s", "all pauses, s", "time for one try, s")
     return table(head, cells, numbers=(2, 4, 5))

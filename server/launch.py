@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from server.api.auth import Gate
+from server.api.auth import Auth
 from server.config import Config
 from server.db.database import migrate, open_database
 from server.db.jobs import Jobs
@@ -81,7 +81,7 @@ class Launcher:
         listener = listen(self._config)
         migrate(self._config.database)
         engine = open_database(self._config.database)
-        refuse_strangers(listener, Gate(self._config, Keys(engine)))
+        refuse_strangers(listener, Auth(self._config, Keys(engine)))
         jobs = Jobs(engine, lease_s=self._config.lease_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -147,10 +147,10 @@ def _answers(family: int, address: tuple[Any, ...]) -> bool:
     return True
 
 
-def refuse_strangers(listener: socket.socket, gate: Gate) -> None:
+def refuse_strangers(listener: socket.socket, auth: Auth) -> None:
     """Beyond this machine, keys decide who may come in. Raises CannotListen, having closed the listener."""
     host = str(listener.getsockname()[0])
-    if gate.is_open() and not ipaddress.ip_address(host).is_loopback:
+    if auth.is_open() and not ipaddress.ip_address(host).is_loopback:
         listener.close()
         raise CannotListen(
             f"refusing to listen on {host} without API keys: make one with `keys create`, or use 127.0.0.1"

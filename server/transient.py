@@ -1,16 +1,28 @@
-"""Disks and databases that can't for now, told from what is broken for good: callers are asked to come again.
+"""Transient failures of the disk and the database: which errors they are, what callers get, and when to retry.
 
-A disk that is full or read-only, a database that is locked for longer than its timeout, full, read-only or away: all of
-them pass once the operator has seen to it, and nothing of ours has to be restarted then.
+A disk that is full or read-only, a database that is locked for longer than its timeout, full, read-only or unreachable:
+the server works again as soon as the operator has fixed it, without a restart of any process.
 """
 
 import errno
 import sqlite3
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+import structlog
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from server.errors import Unavailable
+
+log = structlog.get_logger()
+_T = TypeVar("_T")
+
+RETRY_S = 1.0
+"""Pause of a thread before it asks a database again that has failed."""
+POSTPONE_S = 10.0
+"""How long a job waits before its source is fetched again, after a failure of our own."""
 
 _DISK = {
     errno.ENOSPC: "the server's disk is full",
@@ -27,24 +39,38 @@ _DATABASE = (
     ("read-only", "the server's database is read-only"),
     ("locked", "the server's database is busy"),
 )
-"""What the databases' own words hold, and ours for it; the first that fits."""
+"""A part of the database's message, and the message for callers; the first match counts."""
 
 
-def outage_of(error: BaseException) -> Unavailable | None:
-    """What to say to callers instead of this error; None if it is no such thing."""
-    if "no space left on device" in str(error).lower():  # libvips tells it in words alone
+def transient_error(error: BaseException) -> Unavailable | None:
+    """The error for callers instead of this one; None if it is not transient."""
+    if "no space left on device" in str(error).lower():  # libvips reports it only as text
         return Unavailable("the server's disk is full; try again later")
     if isinstance(error, OSError):
-        words = _DISK.get(error.errno or 0)
-        return Unavailable(f"{words}; try again later") if words else None
+        message = _DISK.get(error.errno or 0)
+        return Unavailable(f"{message}; try again later") if message else None
     if isinstance(error, PoolTimeout):
         return Unavailable("the server's database is busy; try again later")
     if not isinstance(error, DBAPIError | sqlite3.OperationalError):  # the latter while a connection is made
         return None
-    said = str(error.orig if isinstance(error, DBAPIError) else error).lower()
-    for word, words in _DATABASE:
-        if word in said:
-            return Unavailable(f"{words}; try again later")
+    text = str(error.orig if isinstance(error, DBAPIError) else error).lower()
+    for part, message in _DATABASE:
+        if part in text:
+            return Unavailable(f"{message}; try again later")
     if isinstance(error, OperationalError | InterfaceError | sqlite3.OperationalError) or error.connection_invalidated:
         return Unavailable("the server's database can't be reached; try again later")
     return None
+
+
+def retried(work: Callable[[], _T], timeout_s: float) -> _T:
+    """The result of `work`, which is repeated while the database fails, for `timeout_s` at most. Raises the last
+    SQLAlchemyError."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return work()
+        except SQLAlchemyError:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("the database failed; trying again", exc_info=True)
+            time.sleep(RETRY_S)

@@ -32,7 +32,7 @@ WORKER_HALF = {"worker", "pipeline", "rows", "engine", "faces", "refiners", "mod
 BOTH_START = {"launch", "cli", "__main__"}
 """They start either half, each in a process of its own. Whatever is named nowhere here is used by both halves."""
 
-PLUGINS = ("api/dialects", "models", "refiners", "faces/restorers")
+PLUGINS = ("api/dialects", "blobs", "models", "refiners", "faces/restorers")
 """Folders of things of one kind. `__init__.py` has the list of them, `base.py` what each must offer."""
 
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
@@ -128,9 +128,16 @@ def test_the_halves_meet_only_at_the_tables_and_blobs(path: Path) -> None:
 @pytest.mark.parametrize("folder", PLUGINS)
 def test_every_plug_in_is_in_the_list_of_its_folder(folder: str) -> None:
     listed = ours(SERVER / folder / "__init__.py")
-    plugins = {each.stem for each in (SERVER / folder).iterdir() if not each.name.startswith("_")} - {"base", "shim"}
+    shared = {"base", "shim", "depends", "fields"}
+    plugins = {each.stem for each in (SERVER / folder).iterdir() if not each.name.startswith("_")} - shared
     for plugin in plugins:
         assert any(belongs(module, {f"{folder}/{plugin}"}) for module in listed), f"{folder}/{plugin}"
+
+
+@pytest.mark.parametrize("path", SERVER.glob("api/dialects/*/translate.py"), ids=ids)
+def test_translation_needs_no_web_framework(path: Path) -> None:
+    assert not {dotted.split(".")[0] for dotted in imports(path)} & WEB
+    assert not ours(path) & {"api/dialects/depends", "api/responses", "service/service"}
 
 
 def test_the_api_half_starts_without_torch() -> None:

@@ -1,4 +1,4 @@
-"""API keys: the `Authorization` header of a request → whose request it is; and who may ask where there are none."""
+"""Authentication: the `Authorization` header of a request → its caller; and which requests are allowed without keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from server.errors import Forbidden, Unauthorized
 @dataclass(frozen=True)
 class Caller:
     id: str
-    """Stands for a key wherever jobs and uploads name their owner."""
+    """The owner id of a key, which jobs and uploads store."""
 
 
 LOCAL = Caller("local")
-"""Everybody, on a server without keys: such a server listens on loopback only."""
+"""Every caller of a server without keys; such a server listens on loopback only."""
 
 
-class Gate:
-    """Who may come in. It is open, to this machine, until there is a key in the settings or in the table.
+class Auth:
+    """Authenticates callers. Without a key in the settings or in the table the server is open to its own machine.
 
-    It never opens again, not even when every key has been revoked: who takes a key away wants less access, not more.
-    It reads the database each time, so that what an operator does to a key counts from the next request on.
+    It never becomes open again, not even when every key has been revoked: an operator who revokes a key wants less
+    access, not more. The database is read each time, so that a change of a key takes effect at the next request.
     """
 
     def __init__(self, config: Config, keys: Keys) -> None:
@@ -34,18 +34,19 @@ class Gate:
         self._cors = Cors(config)
         self._public = urlsplit(config.public_base_url).hostname if config.public_base_url else None
         self._fixed = {hashed: owner_of(hashed) for hashed in map(hash_key, config.api_keys)}
-        self._closed = bool(self._fixed)
+        self._has_keys = bool(self._fixed)
 
     def is_open(self) -> bool:
-        if not self._closed:
-            self._closed = self._keys.any()
-        return not self._closed
+        """Whether there has never been a key."""
+        if not self._has_keys:
+            self._has_keys = self._keys.any()
+        return not self._has_keys
 
-    def admit(self, authorization: str | None) -> Caller:
-        """Who sends this header: `Bearer KEY`, or the bare `KEY` that some vendors' SDKs send. Raises Unauthorized."""
+    def authenticate(self, authorization: str | None) -> Caller:
+        """The caller with this header: `Bearer KEY`, or only `KEY` as some vendors' SDKs send. Raises Unauthorized."""
         if self.is_open():
             return LOCAL
-        # Keys are compared by their hashes, of which nobody who guesses can choose a part: see keys.py.
+        # Keys are compared by their hashes, which an attacker can't choose: see keys.py.
         hashed = hash_key(_key_in(authorization or ""))
         owner = self._fixed.get(hashed) or self._keys.find(hashed)
         if owner is None:
@@ -53,17 +54,17 @@ class Gate:
         return Caller(owner)
 
     def check(self, caller: Caller) -> None:
-        """Whether who was let in before still may be here. Raises Unauthorized."""
-        if not (self.is_open() or caller.id in self._fixed.values() or self._keys.is_good(caller.id)):
+        """Check again a caller who was authenticated before. Raises Unauthorized when the key has been revoked."""
+        if not (self.is_open() or caller.id in self._fixed.values() or self._keys.is_valid(caller.id)):
             raise Unauthorized("Invalid API key")
 
     def check_origin(self, headers: Mapping[str, str]) -> None:
-        """Keep strangers' web pages out of an open server. Raises Forbidden.
+        """Refuse requests of other sites' web pages to an open server. Raises Forbidden.
 
-        Loopback is no wall against a browser on this machine: any page it shows may send requests there, and by DNS
+        Loopback does not protect from a browser on this machine: any page in it may send requests there, and by DNS
         rebinding even read the answers. Such requests name another host, or come from another origin. Origins that the
-        operator has listed one by one may; `*` lets nobody in where there are no keys. Without a Host header it is no
-        browser: they all send one, monitors that speak HTTP/1.0 do not.
+        operator has listed by name are allowed; `*` allows none where there are no keys. A request without a Host
+        header is not a browser's: all browsers send one, monitors that speak HTTP/1.0 do not.
         """
         if self._is_foreign(headers) and self.is_open():
             raise Forbidden("without API keys this server answers its own machine only; `keys create` makes one")
@@ -71,7 +72,7 @@ class Gate:
     def _is_foreign(self, headers: Mapping[str, str]) -> bool:
         host, origin = headers.get("host", ""), headers.get("origin")
         names = [_hostname(f"//{host}")] if host else []
-        if origin is not None and not self._cors.named(origin):
+        if origin is not None and not self._cors.is_listed(origin):
             names.append(_hostname(origin))
         return not all(name is not None and (name == self._public or _is_loopback(name)) for name in names)
 
@@ -79,7 +80,7 @@ class Gate:
 def _hostname(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
-    except ValueError:  # brackets around what is no address
+    except ValueError:  # brackets around text that is not an address
         return None
 
 

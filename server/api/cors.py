@@ -1,7 +1,9 @@
-"""Web pages of other origins: which of them a browser lets read our answers. None, unless the operator names them.
+"""Cross-origin resource sharing: the origins whose web pages may read our answers. None, unless the operator lists
+them.
 
-Browsers ask beforehand (`OPTIONS`) whether a page may send what is no plain form, and show it only answers that name
-its origin. Keys are sent in a header that the page's script sets; there are no cookies here, so none are allowed.
+Browsers send a preflight request (`OPTIONS`) before a page may send anything but a plain form, and show a page only
+answers that name its origin. Keys are sent in a header that the page's script sets; there are no cookies, so none are
+allowed.
 """
 
 import re
@@ -16,9 +18,9 @@ REQUEST_HEADERS = "Authorization, Content-Type, Range, If-Range, If-None-Match, 
 EXPOSED = (
     "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Last-Modified, Location, Retry-After"
 )
-"""Headers of answers that scripts may read, beside those that any may."""
-REMEMBER_S = 7200
-"""For so long a browser need not ask again."""
+"""Headers of answers that scripts may read, in addition to those that are always readable."""
+MAX_AGE_S = 7200
+"""How long a browser may store the answer to a preflight request."""
 _NAMES = re.compile(r"[\w!#$%&'*+.^`|~-]{1,64}(?:, ?[\w!#$%&'*+.^`|~-]{1,64}){0,32}", re.ASCII)
 
 
@@ -27,40 +29,43 @@ class Cors:
         """Raises BadConfig."""
         self._origins = read_origins(config.cors_origins)
 
-    def named(self, origin: str | None) -> bool:
-        """Whether the operator has listed this very origin."""
+    def is_listed(self, origin: str | None) -> bool:
+        """Whether the operator has listed this origin by name."""
         return origin is not None and origin.lower() in self._origins
 
     def allows(self, origin: str | None) -> bool:
-        return origin is not None and (ANY in self._origins or self.named(origin))
+        return origin is not None and (ANY in self._origins or self.is_listed(origin))
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """For the answer to a request with these headers."""
+        """Headers of the answer to a request with these headers."""
         if not self._origins:
             return {}
         varies = {} if ANY in self._origins else {"Vary": "Origin"}
         origin = headers.get("origin")
         if not self.allows(origin):
             return varies
-        return varies | {"Access-Control-Allow-Origin": self._told(origin), "Access-Control-Expose-Headers": EXPOSED}
+        return varies | {
+            "Access-Control-Allow-Origin": self._allowed_origin(origin),
+            "Access-Control-Expose-Headers": EXPOSED,
+        }
 
     def preflight(self, method: str, headers: Mapping[str, str]) -> dict[str, str] | None:
-        """What a browser's question beforehand is answered with, or None if this is no such question."""
-        asked = method == "OPTIONS" and "access-control-request-method" in headers
+        """Headers of the answer to a preflight request; None if the request is not one."""
+        is_preflight = method == "OPTIONS" and "access-control-request-method" in headers
         origin = headers.get("origin")
-        if not asked or not self.allows(origin):
+        if not is_preflight or not self.allows(origin):
             return None
         wanted = headers.get("access-control-request-headers", "")
         answer = {
             "Access-Control-Allow-Methods": METHODS,
             "Access-Control-Allow-Headers": wanted if _NAMES.fullmatch(wanted) else REQUEST_HEADERS,
-            "Access-Control-Max-Age": str(REMEMBER_S),
+            "Access-Control-Max-Age": str(MAX_AGE_S),
         }
         if headers.get("access-control-request-private-network") == "true":
             answer["Access-Control-Allow-Private-Network"] = "true"
         return self.headers(headers) | answer
 
-    def _told(self, origin: str | None) -> str:
+    def _allowed_origin(self, origin: str | None) -> str:
         return ANY if ANY in self._origins else str(origin)
 
 

@@ -1,8 +1,8 @@
-"""What Prometheus reads: requests as they are answered, the job table as it stands, and jobs as they end.
+"""Metrics for Prometheus: answered requests, the present state of the job table, and ended jobs.
 
-Counters are this process's own and begin at 0 with it. Every ended job is counted once, whoever ran it; one that its
-caller deletes within `COUNT_S` of its end may be missed. Workers are other processes: they tell with their heartbeats
-what they have counted, and what came in between is added here; of one that dies the last few seconds may be missing.
+Counters are those of this process and begin at 0. Every ended job is counted once, by whichever worker it ran; one that
+is deleted within `COUNT_S` of its end may be missed. Workers are other processes: they report their counters with their
+heartbeats, and the differences are added here; the last few seconds of a worker that dies may be missing.
 """
 
 import threading
@@ -18,18 +18,18 @@ from prometheus_client.registry import Collector
 from server.db.deliveries import DEAD, PENDING, Deliveries
 from server.db.jobs import Ended, Jobs
 from server.job.job import State
-from server.service.cached import Remembered
+from server.service.timed_cache import TimedCache
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 COUNT_S = 10.0
-"""How often ended jobs are to be counted, also when nobody asks."""
+"""How often ended jobs are counted, whether or not metrics are read."""
 
 _LATE_S = 60.0
-"""A job's end is written this much later than it is dated, at most."""
+"""A job's row may be written at most this much later than the end time in it."""
 _BYTES = "_bytes"
-"""Ends the names of what workers measure."""
-_NOW = ("jobs_in_hand", "graphs")
-"""What else they tell of the moment; everything else is a count since their start."""
+"""Ending of the names of memory measurements of workers."""
+_PRESENT = ("jobs_in_hand", "graphs")
+"""Other values of the moment; all others are counts since the worker's start."""
 _STAGE_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _JOB_BUCKETS_S = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
 
@@ -40,10 +40,10 @@ class Metrics:
     def __init__(self, jobs: Jobs, deliveries: Deliveries) -> None:
         self._jobs = jobs
         self._counting = threading.Lock()
-        self._told: dict[str, Mapping[str, float]] | None = None
+        self._reported: dict[str, Mapping[str, float]] | None = None
         self._started = self._counted_at = time.monotonic()
         self._counted: dict[str, float] = {}
-        """Those seen of late, and when last."""
+        """Ids of the jobs that were counted recently, with the time of their last sighting."""
         registry = CollectorRegistry()
         registry.register(_Table(jobs, deliveries))
         ProcessCollector(registry=registry)
@@ -86,7 +86,7 @@ class Metrics:
         self._worker_events = Counter(
             "upscale_worker_events", "What workers have counted, all of them together.", ["event"], registry=registry
         )
-        self._removed = Counter("upscale_removed", "Pictures removed by upkeep.", ["reason"], registry=registry)
+        self._removed = Counter("upscale_removed", "Pictures removed by cleanup.", ["reason"], registry=registry)
         self._removed_bytes = Counter("upscale_removed_bytes", "Their size.", ["reason"], registry=registry)
         self._stored = Gauge("upscale_stored_pictures", "Sources, results and uploads.", registry=registry)
         self._stored_bytes = Gauge("upscale_stored_bytes", "Their size.", registry=registry)
@@ -96,26 +96,26 @@ class Metrics:
         self._requests.labels(dialect, method, status).inc()
 
     def removed(self, reason: str, sizes: Sequence[int]) -> None:
-        """Upkeep has removed pictures of these sizes, in bytes."""
+        """Cleanup has removed pictures of these sizes in bytes."""
         self._removed.labels(reason).inc(len(sizes))
         self._removed_bytes.labels(reason).inc(sum(sizes))
 
     def stored(self, pictures: int, size: int, free: int) -> None:
-        """How much there is, and how much room, in bytes."""
+        """Stored pictures, their size and the free space in bytes."""
         self._stored.set(pictures)
         self._stored_bytes.set(size)
         self._disk_free.set(free)
 
     def count(self) -> None:
-        """What has happened since the last time: jobs that ended, and what workers tell."""
+        """Add what has happened since the last call: ended jobs, and counters of workers."""
         self._count_ended()
         self._count_workers()
 
     def _count_ended(self) -> None:
-        """Those that were not counted yet, of the last `_LATE_S`: however many there are in all."""
+        """Count the jobs of the last `_LATE_S` that have not been counted."""
         with self._counting:
             now, ticks = time.time(), time.monotonic()
-            # By the clock as it is now: it may have been set back since this process began.
+            # By the present clock: it may have been set back since this process began.
             start = now - min(ticks - self._started, _LATE_S + ticks - self._counted_at)
             found = self._jobs.ended_between(start, now + _LATE_S)
             self._counted_at = time.monotonic()
@@ -127,20 +127,20 @@ class Metrics:
                 del self._counted[next(iter(self._counted))]
 
     def text(self) -> bytes:
-        """In the text format, of the type `CONTENT_TYPE`."""
+        """In the text format of `CONTENT_TYPE`."""
         self.count()
         return generate_latest(self._registry)
 
     def _count_workers(self) -> None:
         with self._counting:
             found = {each.id: each.counters for each in self._jobs.live_workers()}
-            for name, counters in found.items() if self._told is not None else ():
-                before = self._told.get(name, {}) if self._told else {}
+            for name, counters in found.items() if self._reported is not None else ():
+                before = self._reported.get(name, {}) if self._reported else {}
                 for event, number in counters.items():
-                    if event not in _NOW and not event.endswith(_BYTES):
+                    if event not in _PRESENT and not event.endswith(_BYTES):
                         self._worker_events.labels(event).inc(max(0.0, number - before.get(event, 0.0)))
-            # What was counted before this process began is none of its own.
-            self._told = {**(self._told or {}), **found}
+            # Counts from before this process began are not added.
+            self._reported = {**(self._reported or {}), **found}
 
     def _count(self, job: Ended) -> None:
         self._ended.labels(job.dialect, job.state, job.error_code or "").inc()
@@ -156,15 +156,15 @@ class Metrics:
 
 
 class _Table(Collector):
-    """What the tables say at the moment."""
+    """The present state of the tables."""
 
     def __init__(self, jobs: Jobs, deliveries: Deliveries) -> None:
         self._jobs = jobs
         self._deliveries = deliveries
-        self._backlog = Remembered(jobs.backlog)
+        self._backlog = TimedCache(jobs.backlog)
 
     def describe(self) -> Iterator[Metric]:
-        return iter(())  # else the registry would read the tables to learn the names
+        return iter(())  # otherwise the registry would read the tables to learn the names
 
     def collect(self) -> Iterator[Metric]:
         backlog = self._backlog.get()
@@ -175,7 +175,9 @@ class _Table(Collector):
         oldest = min((each.oldest_at for each in backlog if each.state is State.QUEUED), default=None)
         age = 0.0 if oldest is None else max(0.0, time.time() - oldest)
         yield GaugeMetricFamily("upscale_queue_age_seconds", "How long the oldest queued job has waited.", value=age)
-        workers = GaugeMetricFamily("upscale_workers", "Workers heard of within a lease.", labels=["kind", "ready"])
+        workers = GaugeMetricFamily(
+            "upscale_workers", "Workers whose last report is younger than a lease.", labels=["kind", "ready"]
+        )
         live = self._jobs.live_workers()
         tally = Tally((each.kind, each.ready) for each in live)
         for (kind, ready), number in sorted(tally.items()):
@@ -187,14 +189,14 @@ class _Table(Collector):
             for what, number_now in worker.counters.items():
                 if what.endswith(_BYTES):
                     memory.add_metric([worker.id, what.removesuffix(_BYTES)], number_now)
-                elif what in _NOW:
+                elif what in _PRESENT:
                     items.add_metric([worker.id, what], number_now)
         yield memory
         yield items
-        owed = GaugeMetricFamily(
+        pending = GaugeMetricFamily(
             "upscale_deliveries", "Webhooks and results to be sent, or given up.", labels=["state"]
         )
         counts = self._deliveries.counts()
         for state in (PENDING, DEAD):
-            owed.add_metric([state], counts.get(state, 0))
-        yield owed
+            pending.add_metric([state], counts.get(state, 0))
+        yield pending

@@ -1,17 +1,19 @@
-"""The web page: files as they are, no build step. It needs no key; what it asks of the API does."""
+"""The web page: static files, no build step. The page needs no key; its requests to the API do."""
 
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse
 
-from server.api.responses import conditional
+from server import __version__
+from server.api.dialects import DIALECTS
+from server.api.responses import file_response, json_response
+from server.blobs.folder import FileReader
 from server.errors import NotFound
 
 FOLDER = Path(__file__).parent / "web"
 
 _MIME = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-"""NOTE: not left to the system's own table, which may call scripts text/plain: browsers would not run them."""
+"""NOTE: the system's own table may list scripts as text/plain, and browsers would not run them."""
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -26,13 +28,17 @@ _HEADERS = {
 router = APIRouter()
 
 
-def index(request: Request) -> Response:
-    return _file(FOLDER / "index.html", request)
+@router.get("/")
+def root(request: Request) -> Response:
+    """The page for browsers; name and APIs of the server for programs."""
+    if "text/html" in request.headers.get("accept", ""):
+        return _file(FOLDER / "index.html", request)
+    return json_response({"name": "upscale-server", "version": __version__, "apis": [each.NAME for each in DIALECTS]})
 
 
 @router.get("/web/{name}")
 def part(name: str, request: Request) -> Response:
-    """What index.html refers to. Raises NotFound."""
+    """A file that index.html refers to. Raises NotFound."""
     path = FOLDER / name
     if path not in FOLDER.iterdir():
         raise NotFound("there is nothing at this address")
@@ -40,6 +46,4 @@ def part(name: str, request: Request) -> Response:
 
 
 def _file(path: Path, request: Request) -> Response:
-    status = path.stat()
-    response = FileResponse(path, media_type=_MIME[path.suffix], headers=_HEADERS, stat_result=status)
-    return conditional(response, request, status.st_size)
+    return file_response(FileReader(path), request, _MIME[path.suffix], _HEADERS)

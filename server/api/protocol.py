@@ -1,14 +1,13 @@
-"""HTTP and WebSocket as they come over the wire: how much is read before anybody knows whose it is.
+"""HTTP and WebSocket at the level of bytes: limits on what is read before the caller is known.
 
-uvicorn's protocols, with bounds of our own:
+uvicorn's protocols, with limits of our own:
 
-* A request's head has at most `MAX_HEAD_BYTES` and `MAX_FIELDS` fields, and so has what surrounds its body (trailers,
-  chunk extensions). More is refused with 431 in the dialect's words.
-* What has come is read in pieces. Between two pieces the event loop serves others, so that a buffer full of tiny
-  requests, chunks or frames holds nobody up.
-* A WebSocket takes small messages until the application says otherwise, by calling what `scope["extensions"]` holds
-  under `session.LET_IN`.
-* Before a server closes, those who wait are told: see `Server`.
+* A request's head has at most `MAX_HEAD_BYTES` and `MAX_FIELDS` fields; the same limits hold for trailers and chunk
+  extensions. More is refused with 431 in the dialect's form.
+* Received data is parsed in pieces. Between two pieces the event loop serves other connections, so that a buffer full
+  of tiny requests, chunks or frames does not block them.
+* A WebSocket accepts only small messages until the application calls `scope["extensions"][ALLOW_LARGE]["call"]`.
+* Before a server closes its connections, waiting callers are answered: see `Server`.
 """
 
 import asyncio
@@ -24,33 +23,35 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode
 
-from server.api.dialects import dialect_of
-from server.api.dialects.runware.sessions import LET_IN
+from server.api.dialects.runware.sessions import ALLOW_LARGE
+from server.api.errors import error_response
 from server.config import MIB
 from server.errors import HeadTooLarge, InvalidRequest, UpscaleError
 
 MAX_HEAD_BYTES = 65536
 MAX_FIELDS = 100
 MAX_PIPELINED = 256
-"""Requests of one connection that wait for an earlier one's answer."""
-GREETING_BYTES = 4 * 65536
-"""Of a WebSocket message before the application has let larger ones in. It may say no to less than that, in words."""
+"""Requests of one connection that wait for an earlier answer."""
+MAX_SMALL_MESSAGE_BYTES = 4 * 65536
+"""Of a WebSocket message before the application has allowed larger ones. It may itself refuse smaller ones, with a
+message."""
 MAX_MESSAGE_BYTES = 64 * MIB
-"""Of one after that: pictures come in messages, as base64."""
+"""Of a message after that: pictures are sent as base64 in messages."""
 MAX_FRAGMENTS = 4096
-"""Of one message."""
+"""Of one WebSocket message."""
 _SMALL_PIECE, _LARGE_PIECE = 1024, 65536
 _MANY_EVENTS = 100
-"""In one piece: the next one is small then."""
+"""If one piece has more events, the next piece is small."""
 _LONGEST_LINE = 512
 _LINE = re.compile(rb"[^ ]{1,64} (/[^ ]*)")
 """A method and an address."""
 _LINGER_S = 2.0
-"""How long what a refused caller still sends is read and dropped. Closed at once, it would often lose the answer."""
+"""How long the rest of a refused request is read and dropped. If the connection were closed at once, the caller would
+often not receive the answer."""
 
 
 class _Pieces:
-    """What has come and is not read yet. `read` takes a piece, and returns how many things it found in it."""
+    """Received data that has not been parsed. `read` parses a piece and returns the number of events in it."""
 
     def __init__(self, read: Callable[[bytes], int], largest: int = _LARGE_PIECE) -> None:
         self.largest = largest
@@ -70,7 +71,7 @@ class _Pieces:
         self._data, self._at = b"", 0
 
     def read(self) -> None:
-        """The next piece."""
+        """Parse the next piece."""
         piece = self._data[self._at : self._at + self._size]
         self._at += len(piece)
         if not self:
@@ -80,11 +81,11 @@ class _Pieces:
 
 
 class _Refused(Exception):
-    """Ends the parser's work; why, the protocol has noted."""
+    """Stops the parser; the protocol stores the reason."""
 
 
 class _Flow(FlowControl):
-    """Of a connection: may it read on? What has come already is read first."""
+    """Flow control of a connection; data already received is parsed before more is read."""
 
     def __init__(self, transport: asyncio.Transport, resumed: Callable[[], None]) -> None:
         super().__init__(transport)
@@ -103,10 +104,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._refusal: UpscaleError | None = None
         self._scheduled = False
         self._over = False
-        """Refused: what still comes is dropped."""
+        """The request was refused: further data is dropped."""
         self._head_bytes = self._fields = self._idle_bytes = self._events = 0
         self._begun = b""
-        """How the latest piece began: where the parser knows no method, it does not come to the address."""
+        """The beginning of the latest piece: for an unknown method the parser stops before the address."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -138,7 +139,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.resume_reading()
 
     def _is_done(self) -> bool:
-        """Nothing more is to be read by us: it was refused, is closing, or has become a WebSocket."""
+        """Nothing more is to be parsed here: refused, closing, or upgraded to a WebSocket."""
         return self._over or self.transport.is_closing() or self.transport.get_protocol() is not self
 
     def _read(self, piece: bytes) -> int:
@@ -146,7 +147,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_bytes += len(piece)
         self._begun = piece[:_LONGEST_LINE]
         super().data_received(piece)
-        # What the parser keeps without telling: a field that has not ended, or what surrounds chunks.
+        # Data that the parser stores without an event: an unfinished field, or chunk extensions.
         if self._idle_bytes > MAX_HEAD_BYTES and not self._over:
             self._refusal = _too_large()
             self.send_400_response("")
@@ -188,14 +189,14 @@ class HttpProtocol(HttpToolsProtocol):
         raise _Refused
 
     def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls for anything that is no request; in the dialect's words."""
+        """uvicorn calls this for invalid requests; the answer has the dialect's form."""
         if self._over:
             return
         self._over = True
         self._unset_keepalive_if_required()
         answering = self.cycle is not None and not self.cycle.response_complete
         if answering and (self.cycle.response_started or self.pipeline):
-            self.transport.close()  # an answer in the middle of another would be taken for a part of it
+            self.transport.close()  # this answer would be read as part of the unfinished one
             return
         if answering:
             self.cycle.disconnected = True
@@ -213,7 +214,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def url_path(self) -> str:
-        """Of the latest request, as far as it has come; perhaps it is none."""
+        """The path of the latest request, as far as it has been received; "/" if there is none."""
         try:
             address = self.url or _LINE.match(self._begun)[1]  # type: ignore[index]
             return (httptools.parse_url(address).path or b"/").decode("ascii", "replace")
@@ -228,8 +229,8 @@ def _too_large() -> HeadTooLarge:
 
 
 def _response(path: str, error: UpscaleError) -> bytes:
-    """Whole, for a connection that ends with it."""
-    answer = dialect_of(path if path.startswith("/") else "/").to_error(error)
+    """A complete answer; the connection is closed after it."""
+    answer = error_response(error, path if path.startswith("/") else "/")
     fields: Iterable[tuple[bytes, bytes]] = (*answer.raw_headers, (b"connection", b"close"))
     head = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
     return STATUS_LINE[answer.status_code] + head + b"\r\n" + bytes(answer.body)
@@ -241,21 +242,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._pieces = _Pieces(self._read, _SMALL_PIECE)
         self._events = 0
         self._held = bytearray()
-        """Frames after one that the application has not seen yet: it may be what lets larger ones in."""
-        self._greeting = True
-        self._asked = False
-        """The application waits for what comes."""
-        self.conn.max_message_size = GREETING_BYTES
+        """Frames after one that the application has not read yet: that one may be what allows larger messages."""
+        self._only_small = True
+        self._receiving = False
+        """The application waits for a message."""
+        self.conn.max_message_size = MAX_SMALL_MESSAGE_BYTES
 
-    def _let_in(self) -> None:
-        self._greeting = False
+    def _allow_large(self) -> None:
+        self._only_small = False
         self._pieces.largest = _LARGE_PIECE
         self.conn.max_message_size = MAX_MESSAGE_BYTES
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         if not self.handshake_complete:  # else it was refused
-            self.scope["extensions"][LET_IN] = {"call": self._let_in}
+            self.scope["extensions"][ALLOW_LARGE] = {"call": self._allow_large}
 
     def data_received(self, data: bytes) -> None:
         if not self.handshake_initiated:
@@ -280,8 +281,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._listen()
 
     def _listen(self) -> None:
-        """Take what comes, unless somebody has to do something first."""
-        held = self._held and not self._asked and not self.close_sent
+        """Read from the socket, unless the application has to do something first."""
+        held = self._held and not self._receiving and not self.close_sent
         if self._pieces or self.read_paused or held or not self.writable.is_set():
             self.transport.pause_reading()
         elif not self.transport.is_closing():
@@ -289,7 +290,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _read(self, piece: bytes) -> int:
         self._events = 0
-        if self._greeting or self._held:
+        if self._only_small or self._held:
             self._held += piece
             self._read_held()
         else:
@@ -297,28 +298,28 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return self._events
 
     def _read_held(self) -> None:
-        """Frame by frame, no further than to the end of a message."""
-        while self._held and (self.close_sent or (self._asked and self.queue.empty())):
-            size = _frame_size(self._held) if self._greeting else len(self._held)
-            if size is None or (size > len(self._held) and size <= GREETING_BYTES + _FRAME_HEAD):
+        """Parse frame by frame, no further than to the end of a message."""
+        while self._held and (self.close_sent or (self._receiving and self.queue.empty())):
+            size = _frame_size(self._held) if self._only_small else len(self._held)
+            if size is None or (size > len(self._held) and size <= MAX_SMALL_MESSAGE_BYTES + _FRAME_HEAD):
                 return  # the rest of it is still to come
             frame = bytes(self._held[:size])
             del self._held[:size]
             super().data_received(frame)
 
     async def receive(self) -> Any:
-        self._asked = True
+        self._receiving = True
         self._read_held()
         self._listen()
         try:
             return await super().receive()
         finally:
-            self._asked = False
+            self._receiving = False
             self._listen()
 
     async def send(self, message: Any) -> None:
         await super().send(message)
-        if self.close_sent:  # the caller's own goodbye may be among what is held
+        if self.close_sent:  # the caller's own close frame may be among the held data
             self._read_held()
             self._listen()
 
@@ -335,7 +336,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_cont(event)
 
     def pause_writing(self) -> None:
-        # Whoever sends pings and reads no answers is not listened to meanwhile: the answers would fill the memory.
+        # Nothing is read from a caller who reads no answers, such as those to pings: they would fill the memory.
         super().pause_writing()
         self._listen()
 
@@ -348,7 +349,7 @@ _FRAME_HEAD = 14
 
 
 def _frame_size(data: bytearray) -> int | None:
-    """Of the frame that begins there, with its head (RFC 6455, section 5.2). None: it can't be told yet."""
+    """Size of the frame at the beginning of `data`, with its head (RFC 6455, section 5.2). None: not yet known."""
     if len(data) < 2:
         return None
     masked, length = data[1] >> 7, data[1] & 127
@@ -361,7 +362,7 @@ def _frame_size(data: bytearray) -> int | None:
 
 
 class Server(uvicorn.Server):
-    """Tells the application before it closes the connections: those who wait are answered first."""
+    """Before it closes the connections it calls the application's `close`, so that waiting callers are answered."""
 
     async def shutdown(self, sockets: Any = None) -> None:
         app = self.config.app
@@ -379,8 +380,8 @@ def server_of(app: FastAPI, *, graceful_s: int = 10) -> Server:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=graceful_s,
-            timeout_keep_alive=75,  # some clients poll every five seconds, which is uvicorn's own limit
+            timeout_keep_alive=75,  # some clients poll every five seconds, which is uvicorn's default
             ws_max_size=MAX_MESSAGE_BYTES,
-            ws_per_message_deflate=False,  # pictures hardly shrink, and everybody would wait for it
+            ws_per_message_deflate=False,  # pictures hardly shrink, and compression would delay all callers
         )
     )

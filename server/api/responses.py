@@ -1,75 +1,125 @@
-"""Files of ours as HTTP answers: a picture, whole or in ranges, and pictures as base64 within a JSON body.
+"""Files as HTTP answers: whole or in ranges, and pictures as base64 within a JSON body.
 
-Neither is ever whole in memory, however many callers ask at once and however slowly they read.
+No answer is ever whole in memory, however many callers ask at once and however slowly they read.
 """
 
 import base64
+import hashlib
 import json
-import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import IO, Any
+from email.utils import formatdate, parsedate_to_datetime
+from itertools import chain
+from typing import Any
 
 from fastapi import Request, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from server.errors import NotFound, RangeNotSatisfiable
+from server.api.inline import Inline
+from server.blobs.base import Reader
+from server.errors import RangeNotSatisfiable
 from server.images.read.sniff import SNIFFED_BYTES, sniff
 
-_PIECE_BYTES = 3 << 18
-"""A multiple of 3: the base64 of the pieces, joined, is that of the whole."""
+_PIECE_BYTES = 1 << 17
+_BASE64_PIECE_BYTES = 3 << 18
+"""A multiple of 3: the base64 of the pieces, joined, is the base64 of the whole."""
 _LONGEST_DATE = 40
+_MAX_RANGES = 100
 _RANGE = re.compile(r"\s*(\d{1,18})-(\d{1,18})?\s*|\s*-(\d{1,18})\s*")
+_KEPT_IN_304 = ("ETag", "Last-Modified", "Cache-Control", "X-Content-Type-Options")
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
+class _Streamed(StreamingResponse):
+    """Sends these pieces, then closes the readers, however little was sent."""
+
+    def __init__(
+        self, pieces: Iterator[bytes], readers: Sequence[Reader], status: int, headers: Mapping[str, str], mime: str
+    ) -> None:
+        super().__init__(pieces, status, headers, media_type=mime)
+        self._readers = readers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for reader in self._readers:
+                reader.close()
 
 
-def picture(path: Path, filename: str, request: Request) -> Response:
-    """The file, or what the request's headers ask of it. Raises RangeNotSatisfiable, and NotFound when it is gone.
+def _pieces(reader: Reader, start: int, end: int, size: int = _PIECE_BYTES) -> Iterator[bytes]:
+    while start < end:
+        piece = reader.read(start, min(size, end - start))
+        if not piece:
+            raise RuntimeError(f"the file ends at byte {start}, before the expected {end}")
+        yield piece
+        start += len(piece)
 
-    What is no picture is never shown by a browser, only saved.
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def picture(reader: Reader, filename: str, request: Request) -> Response:
+    """A picture's file, or the parts of it that the request asks for; closes the reader. Raises RangeNotSatisfiable.
+
+    A browser shows pictures; it only saves any other kind of file.
     """
-    with _open(path) as start:
-        mime = sniff(start.read(SNIFFED_BYTES))
-        status = os.fstat(start.fileno())
-    response = FileResponse(
-        path,
-        media_type=mime or "application/octet-stream",
-        filename=filename,
-        content_disposition_type="inline" if mime else "attachment",
-        headers={"X-Content-Type-Options": "nosniff"},
-        stat_result=status,
-    )
-    return conditional(response, request, status.st_size)
+    mime = sniff(reader.read(0, SNIFFED_BYTES))
+    headers = {
+        "Content-Disposition": f'{"inline" if mime else "attachment"}; filename="{filename}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return file_response(reader, request, mime or "application/octet-stream", headers)
 
 
-def conditional(response: FileResponse, request: Request, size: int) -> Response:
-    """The file of that size, or what the request's headers ask of it: nothing, when the caller has it already, or parts
-    of it. Raises RangeNotSatisfiable."""
-    tag, modified = response.headers["ETag"], response.headers["Last-Modified"]
-    if _has_it(request.headers, tag, modified):
-        kept = ("ETag", "Last-Modified", "Cache-Control", "X-Content-Type-Options")
-        return Response(
-            status_code=304, headers={name: response.headers[name] for name in kept if name in response.headers}
-        )
-    # NOTE: FileResponse answers ranges that it does not like by itself, and in nobody's words.
-    in_force = request.headers.get("If-Range", tag) in (tag, modified)
-    wanted = _ranges(request.headers.get("Range", ""), size) if in_force else ""
-    headers = [(name, value) for name, value in request.scope["headers"] if name not in (b"range", b"if-range")]
-    request.scope["headers"] = headers + ([(b"range", wanted.encode())] if wanted else [])
-    return response
+def file_response(reader: Reader, request: Request, mime: str, extra: Mapping[str, str]) -> Response:
+    """The file; 304 when the caller already has this version; or the parts of it that the request asks for. Closes the
+    reader. `extra`: headers. Raises RangeNotSatisfiable."""
+    size = reader.size
+    tag = f'"{hashlib.md5(f"{reader.modified_at}-{size}".encode(), usedforsecurity=False).hexdigest()}"'
+    modified = formatdate(reader.modified_at, usegmt=True)
+    headers = {"Accept-Ranges": "bytes", "ETag": tag, "Last-Modified": modified, **extra}
+    with ExitStack() as stack:
+        stack.callback(reader.close)
+        if _has_version(request.headers, tag, modified):
+            return Response(status_code=304, headers={name: headers[name] for name in _KEPT_IN_304 if name in headers})
+        in_force = request.headers.get("If-Range", tag) in (tag, modified)
+        ranges = _ranges(request.headers.get("Range", ""), size) if in_force else []
+        stack.pop_all()
+    if not ranges:
+        pieces, length = _pieces(reader, 0, size), size
+    elif len(ranges) == 1:
+        start, end = ranges[0]
+        pieces, length = _pieces(reader, start, end), end - start
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    else:
+        boundary = uuid.uuid4().hex
+        pieces, length = _multipart(reader, ranges, boundary, mime)
+        mime = f"multipart/byteranges; boundary={boundary}"
+    headers["Content-Length"] = str(length)
+    return _Streamed(pieces, [reader], 206 if ranges else 200, headers, mime)
 
 
-def _has_it(headers: Headers, tag: str, modified: str) -> bool:
-    """Whether the caller has this very version, by the tags it names or else by the date: RFC 9110, 13.1."""
+def _multipart(
+    reader: Reader, ranges: Sequence[tuple[int, int]], boundary: str, mime: str
+) -> tuple[Iterator[bytes], int]:
+    """The body of several ranges (RFC 9110, 14.6), and its length in bytes."""
+    parts: list[Iterator[bytes]] = []
+    length = 0
+    for start, end in ranges:
+        head = f"--{boundary}\r\nContent-Type: {mime}\r\nContent-Range: bytes {start}-{end - 1}/{reader.size}\r\n\r\n"
+        parts += [iter([head.encode("latin-1")]), _pieces(reader, start, end), iter([b"\r\n"])]
+        length += len(head) + end - start + 2
+    last = f"--{boundary}--".encode("latin-1")
+    return chain(*parts, [last]), length + len(last)
+
+
+def _has_version(headers: Headers, tag: str, modified: str) -> bool:
+    """Whether the caller already has this version, by the tags it names or else by the date: RFC 9110, 13.1."""
     tags = [each.strip() for line in headers.getlist("If-None-Match") for each in line.split(",")]
     if tags:
         return "*" in tags or tag in (each.removeprefix("W/") for each in tags)
@@ -79,7 +129,7 @@ def _has_it(headers: Headers, tag: str, modified: str) -> bool:
 
 
 def _moment(text: str) -> datetime | None:
-    """Of an HTTP date, or None if it is none."""
+    """An HTTP date, or None if the text is not one."""
     try:
         found = parsedate_to_datetime(text) if len(text) <= _LONGEST_DATE else None
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -87,44 +137,43 @@ def _moment(text: str) -> datetime | None:
     return found.replace(tzinfo=timezone.utc) if found is not None and found.tzinfo is None else found
 
 
-def _ranges(value: str, size: int) -> str:
-    """The header with those ranges alone that the file has; nothing if it is none, which RFC 9110 wants passed over.
-    Raises RangeNotSatisfiable when the file has none of them."""
+def _ranges(value: str, size: int) -> list[tuple[int, int]]:
+    """The parts of a file of `size` bytes that a Range header asks for: first byte and the one after the last, sorted,
+    without overlaps. Empty: the whole file, also for a header that is not valid, which RFC 9110 wants ignored.
+
+    Raises RangeNotSatisfiable when the file has none of these bytes.
+    """
     unit, _, rest = value.partition("=")
     found = [_RANGE.fullmatch(each) for each in rest.split(",")]
     if unit.strip().lower() != "bytes" or not all(found):
-        return ""
-    ranges = [each.groups() for each in found if each]
-    if any(end is not None and int(end) < int(start) for start, end, _ in ranges):
-        return ""
-    there = [each for each in ranges if (int(each[0]) < size if each[0] else int(each[2]) > 0 and size > 0)]
-    if not there:
+        return []
+    asked = [each.groups() for each in found if each]
+    if any(end is not None and int(end) < int(start) for start, end, _ in asked):
+        return []
+    spans = [
+        (int(start), min(int(end) + 1, size) if end else size) if start else (max(0, size - int(last)), size)
+        for start, end, last in asked
+    ]
+    spans = sorted(span for span in spans if span[0] < size)
+    if not spans:
         raise RangeNotSatisfiable(size)
-    return "bytes=" + ",".join(f"{start}-{end or ''}" if start else f"-{last}" for start, end, last in there)
+    if len(spans) > _MAX_RANGES:
+        return []
+    merged = spans[:1]
+    for start, end in spans[1:]:
+        last_start, last_end = merged[-1]
+        if start <= last_end:
+            merged[-1] = (last_start, max(last_end, end))
+        else:
+            merged.append((start, end))
+    return merged
 
 
-# --- pictures in JSON -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Inline:
-    """Stands in what is to be written as JSON for a text: the file in base64, after `head`."""
-
-    path: Path
-    head: str = ""
-
-    def text(self) -> str:
-        return self.head + base64.b64encode(self.path.read_bytes()).decode("ascii")
-
-
-def to_json(content: Any) -> bytes:
-    """Whole, with what is inline in it."""
-    # Escaped to ASCII: callers may send lone surrogates, which UTF-8 can't hold, and get their own words back.
-    return json.dumps(content, allow_nan=False, separators=(",", ":"), default=_text).encode("ascii")
+# --- JSON -----------------------------------------------------------------------------------------------------------
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """The same as an answer; what is inline in it is read while it is sent. Raises NotFound when that is gone."""
+    """JSON in which inline pictures are read while they are sent. Raises NotFound when one no longer exists."""
     marks: dict[str, Inline] = {}
 
     def mark(value: object) -> str:
@@ -136,50 +185,15 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
     text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=mark)
     if not marks:
         return Response(text.encode("ascii"), status, headers, media_type="application/json")
-    parts: list[bytes | IO[bytes]] = []
-    size = 0
-    for name, inline in marks.items():  # in the order in which they stand in the text
+    parts: list[Iterator[bytes]] = []
+    readers: list[Reader] = []
+    length = 0
+    for name, inline in marks.items():  # in the order in which they occur in the text
         before, text = text.split(name)
-        parts += [f"{before}{inline.head}".encode("ascii"), _open(inline.path)]
-        size += len(before) + len(inline.head) + (inline.path.stat().st_size + 2) // 3 * 4
-    parts.append(text.encode("ascii"))
-    length = {"Content-Length": str(size + len(text))}
-    return _Opened(parts, status, {**(headers or {}), **length})
-
-
-class _Opened(StreamingResponse):
-    """Sends these parts, and closes the files among them, however little of it was sent."""
-
-    def __init__(self, parts: list[bytes | IO[bytes]], status: int, headers: Mapping[str, str]) -> None:
-        super().__init__(_pieces(parts), status, headers, media_type="application/json")
-        self._files = [part for part in parts if not isinstance(part, bytes)]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            for file in self._files:
-                file.close()
-
-
-def _text(value: object) -> str:
-    assert isinstance(value, Inline)
-    return value.text()
-
-
-def _open(path: Path) -> IO[bytes]:
-    """Open from now on, so that it can be sent whole even if it is deleted meanwhile."""
-    try:
-        return path.open("rb")
-    except FileNotFoundError as error:
-        raise NotFound("there is no such file, or it has expired") from error
-
-
-def _pieces(parts: list[bytes | IO[bytes]]) -> Iterator[bytes]:
-    for part in parts:
-        if isinstance(part, bytes):
-            yield part
-        else:
-            with part:
-                while piece := part.read(_PIECE_BYTES):
-                    yield base64.b64encode(piece)
+        reader = inline.blob.open()
+        readers.append(reader)
+        pieces = _pieces(reader, 0, reader.size, _BASE64_PIECE_BYTES)
+        parts += [iter([f"{before}{inline.head}".encode("ascii")]), map(base64.b64encode, pieces)]
+        length += len(before) + len(inline.head) + (reader.size + 2) // 3 * 4
+    all_headers = {**(headers or {}), "Content-Length": str(length + len(text))}
+    return _Streamed(chain(*parts, [text.encode("ascii")]), readers, status, all_headers, "application/json")

@@ -1,19 +1,20 @@
-"""Pays what is owed to callers' own addresses: webhooks in the words of the job's dialect, and results put there.
+"""Sends what is pending when a job ends: webhooks in the form of the job's dialect, and results to callers' URLs.
 
-Above the dialects, because the worker that ends a job must not know their words. An attempt that gets an answer other
-than 2xx, or none, is repeated after the pauses below or the dialect's, each time with a request made anew, so that
-what it says of time and signature is fresh. After the last one the delivery is dead; so is, at once, one to an address
-that this server must not call.
+An attempt that gets another status than 2xx, or no answer, is repeated after the pauses of `RETRIES`, each time with a
+new message, so that time and signature in it are fresh. After the last attempt the delivery is dead; one to an address
+that this server must not call is dead at once.
+
+The worker that ends a job does not know the dialects' terms, so this is part of the API half.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import dataclass
 
 import structlog
 
 from server.api.dialects import DIALECTS
-from server.api.dialects.base import Telling, Webhook
-from server.blobs.local import Blobs
+from server.api.dialects.base import Webhook, WithWebhooks
+from server.blobs.base import Blobs
 from server.config import Config
 from server.db.deliveries import WEBHOOK, Deliveries, Delivery
 from server.db.jobs import Jobs
@@ -25,15 +26,34 @@ from server.outbound.ssrf import NotAllowed, Unreachable, send
 
 log = structlog.get_logger()
 
-UPLOAD_PAUSES_S = (1.0, 4.0, 16.0)
-UPLOAD_TIMEOUT_S = 120.0
+SENDERS = 24
+"""Deliveries at a time; for one owner, and to one host, fewer: see db/deliveries.py."""
 _CLAIM_S = 10.0
-"""For finding out what is to be sent; then it is held for as long as the sending may take."""
+"""The lease while the message is made; then it is extended by the time limit of the attempt."""
 
-_TELLING = {each.NAME: each for each in DIALECTS if isinstance(each, Telling)}
+
+@dataclass(frozen=True)
+class Retries:
+    pauses_s: tuple[float, ...]
+    """Pause before each retry; there are as many retries as pauses."""
+    timeout_s: float
+    """Time limit of one attempt."""
+
+
+UPLOAD_RETRIES = Retries((1.0, 4.0, 16.0), 120.0)
+RETRIES = {
+    "wavespeed": Retries((2.0, 10.0, 50.0), 10.0),
+    "novita": Retries((1.0, 5.0, 25.0, 125.0, 625.0), 5.0),  # the vendor documents the number, not the pauses
+    "runware": Retries((0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0), 5.0),
+}
+"""Of webhooks, by the dialect's NAME; a dialect without a line here has those of uploads."""
+
+_WITH_WEBHOOKS = {each.NAME: each for each in DIALECTS if isinstance(each, WithWebhooks)}
 
 
 class Sender:
+    """For any thread."""
+
     def __init__(self, jobs: Jobs, deliveries: Deliveries, blobs: Blobs, config: Config) -> None:
         self._jobs = jobs
         self._deliveries = deliveries
@@ -41,60 +61,60 @@ class Sender:
         self._config = config
 
     def send_next(self) -> bool:
-        """One attempt at one delivery that is due. False when none is."""
+        """One attempt at one delivery that is due. False when none is due."""
         delivery = self.claim()
         if delivery is not None:
             self.attempt(delivery)
         return delivery is not None
 
     def claim(self) -> Delivery | None:
-        """The next one that is due, for `attempt`."""
+        """The next delivery that is due, for `attempt`."""
         return self._deliveries.claim(_CLAIM_S)
 
     def attempt(self, delivery: Delivery) -> None:
         bound = structlog.contextvars.bound_contextvars(job=delivery.job_id, kind=delivery.kind)
-        with bound, suppress(NotFound):  # deleted since, and this with it
+        with bound, suppress(NotFound):  # the job was deleted, and the delivery with it
             self._attempt(delivery, self._jobs.get(delivery.job_id))
 
     def _attempt(self, delivery: Delivery, job: Job) -> None:
-        pauses_s: Sequence[float] = UPLOAD_PAUSES_S
-        timeout_s = UPLOAD_TIMEOUT_S
+        retries = RETRIES.get(job.dialect, UPLOAD_RETRIES) if delivery.kind == WEBHOOK else UPLOAD_RETRIES
         try:
-            if delivery.kind == WEBHOOK:
-                dialect = _TELLING[job.dialect]
-                pauses_s, timeout_s = dialect.WEBHOOK_PAUSES_S, dialect.WEBHOOK_TIMEOUT_S
-            self._deliveries.hold(delivery, timeout_s + _CLAIM_S)
-            message = self._message(job, delivery)
-            if message is not None:
-                method = "POST" if delivery.kind == WEBHOOK else "PUT"
-                status = send(method, delivery.url, message.body, message.headers, self._config, timeout_s)
-                if not 200 <= status < 300:
-                    raise Unreachable(f"its server answered {status}")
+            self._deliveries.hold(delivery, retries.timeout_s + _CLAIM_S)
+            status = self._send(delivery, job, retries.timeout_s)
+            if status is not None and not 200 <= status < 300:
+                raise Unreachable(f"its server answered {status}")
         except NotAllowed as error:
             self._give_up(delivery, str(error))
         except Unreachable as error:
-            self._failed(delivery, pauses_s, str(error))
+            self._failed(delivery, retries, str(error))
         except Exception:
             log.exception("delivering broke")
-            self._failed(delivery, pauses_s, "something went wrong inside the server")
+            self._failed(delivery, retries, "something went wrong inside the server")
         else:
             self._deliveries.delivered(delivery)
-            event = "delivered" if message is not None else "nothing to deliver"
-            log.info(event, attempt=delivery.attempts)
+            log.info("nothing to deliver" if status is None else "delivered", attempt=delivery.attempts)
 
-    def _message(self, job: Job, delivery: Delivery) -> Webhook | None:
-        """None: nothing is to be sent for this ending."""
+    def _send(self, delivery: Delivery, job: Job, timeout_s: float) -> int | None:
+        """The status of the answer. None: for this end of the job nothing is sent."""
         if delivery.kind == WEBHOOK:
-            return _TELLING[job.dialect].to_webhook(job, delivery.base_url, load_secret(self._config))
+            message = self._webhook(job, delivery)
+            if message is None:
+                return None
+            return send("POST", delivery.url, message.body, message.headers, self._config, timeout_s)
         if job.result is None:
             return None
-        return Webhook(self._blobs.path(job.result.key), {"Content-Type": FORMATS[job.result.format].mime})
+        headers = {"Content-Type": FORMATS[job.result.format].mime}
+        with closing(self._blobs.open(job.result.key)) as reader:
+            return send("PUT", delivery.url, reader, headers, self._config, timeout_s)
 
-    def _failed(self, delivery: Delivery, pauses_s: Sequence[float], reason: str) -> None:
-        if delivery.attempts > len(pauses_s):
+    def _webhook(self, job: Job, delivery: Delivery) -> Webhook | None:
+        return _WITH_WEBHOOKS[job.dialect].to_webhook(job, delivery.base_url, load_secret(self._config))
+
+    def _failed(self, delivery: Delivery, retries: Retries, reason: str) -> None:
+        if delivery.attempts > len(retries.pauses_s):
             self._give_up(delivery, reason)
             return
-        pause_s = pauses_s[delivery.attempts - 1]
+        pause_s = retries.pauses_s[delivery.attempts - 1]
         self._deliveries.retry(delivery, pause_s, reason)
         log.info("delivery failed", reason=reason, again_in_s=pause_s)
 

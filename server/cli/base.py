@@ -32,9 +32,9 @@ def plain_errors() -> Iterator[None]:
     except (UpscaleError, BadConfig) as error:
         fail(str(error))
     except Exception as error:
-        from server.transient import outage_of
+        from server.transient import transient_error
 
-        outage = outage_of(error)
+        outage = transient_error(error)
         if outage is None:
             raise
         fail(outage.message)

@@ -1,7 +1,7 @@
 """The tables, and an engine on the database that holds them: SQLite in a file, or PostgreSQL.
 
 Times are Unix seconds as floats: they compare the same on both databases. The schema that runs is the one that
-`migrations/` builds; a test holds the two together.
+`migrations/` builds; a test compares the two.
 """
 
 import os
@@ -35,6 +35,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from server.config import BadConfig
 from server.files import make_private_folder
+from server.job.job import State
 
 metadata = MetaData()
 
@@ -147,29 +148,32 @@ turns = Table(
 )
 
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
-_PATIENCE_S = 30
+_LOCK_TIMEOUT_S = 30
 """How long a writer waits for others on SQLite, unless the URL says `?timeout=`."""
-_LOOK_S = 0.005
-_ASK_AGAIN_S = 0.1
+_CHECK_S = 0.005
+_POLL_S = 0.1
 _READ_ONLY = "upscale_read_only"
-_PASSING = "upscale_passing"
+_UNSYNCED = "upscale_unsynced"
+
+ENDED = [state.value for state in State if state.final]
+UNENDED = [state.value for state in State if not state.final]
 
 
 def open_database(url: str) -> Engine:
-    """An engine whose `begin()` is a write transaction. The schema must be there: see `migrate`.
+    """An engine whose `begin()` is a write transaction. The schema must exist: see `migrate`.
 
-    Raises BadConfig for what is no URL of a database that this server can use. Nothing is connected to yet.
+    Raises BadConfig for a text that is not the URL of a database that this server can use. Does not connect yet.
     """
     parsed = _parse(url)
     try:
-        # NOTE: without the values of statements in errors, which are the default: they hold callers' keys to files.
+        # NOTE: hide_parameters, because the values of statements contain keys of callers' files.
         if not url.startswith("sqlite"):
             return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
         if parsed.database:
             make_private_folder(Path(parsed.database).parent)
             _make_file(Path(parsed.database))
-        patience = {} if "timeout" in parsed.query else {"timeout": _PATIENCE_S}
-        engine = create_engine(parsed, connect_args=patience, hide_parameters=True)
+        timeout = {} if "timeout" in parsed.query else {"timeout": _LOCK_TIMEOUT_S}
+        engine = create_engine(parsed, connect_args=timeout, hide_parameters=True)
     except ImportError as error:
         raise BadConfig(f"UPSCALE_DATABASE_URL: its driver is missing: {error}") from error
     except OSError as error:
@@ -178,7 +182,7 @@ def open_database(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:
-        # pysqlite's own transaction control begins too late; we say BEGIN ourselves, below.
+        # pysqlite's own transaction control begins too late; `begin` below sends BEGIN.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
@@ -190,7 +194,7 @@ def open_database(url: str) -> Engine:
         if options.get(_READ_ONLY):
             return  # each SELECT sees the database as it is at that moment
         # FULL waits for the disk; NORMAL may lose the last commits when power fails, but not when a process dies.
-        connection.exec_driver_sql(f"PRAGMA synchronous={'NORMAL' if options.get(_PASSING) else 'FULL'}")
+        connection.exec_driver_sql(f"PRAGMA synchronous={'NORMAL' if options.get(_UNSYNCED) else 'FULL'}")
         # A deferred transaction that turns from reading to writing fails at once with "database is locked".
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
@@ -198,15 +202,15 @@ def open_database(url: str) -> Engine:
 
 
 def _make_file(path: Path) -> None:
-    """For our user alone, if it is not there. What SQLite writes beside it takes its mode from it."""
+    """Create the file, readable only by our user, if it does not exist. SQLite's other files get the same mode."""
     if str(path) != ":memory:" and not path.exists():
-        with suppress(OSError):  # that it can't be made is told when it is opened
+        with suppress(OSError):  # opening it reports the error
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def _parse(url: str) -> URL:
     """Raises BadConfig, whose text never shows a password."""
-    # The driver we come with, whatever SQLAlchemy's default is: it changed with 2.1.
+    # Our driver, whatever SQLAlchemy's default is: it changed with 2.1.
     url = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
     try:
         parsed = make_url(url)
@@ -225,16 +229,15 @@ def reading(engine: Engine) -> Connection:
     return engine.connect().execution_options(**{_READ_ONLY: True})
 
 
-def passing(engine: Engine) -> Engine:
-    """The same database for writes that mean nothing after a power cut, such as leases: the disk is not waited for."""
-    return engine.execution_options(**{_PASSING: True})
+def unsynced(engine: Engine) -> Engine:
+    """The same database for writes without meaning after a power cut, such as leases: they do not wait for the disk."""
+    return engine.execution_options(**{_UNSYNCED: True})
 
 
 class Changes:
-    """Tells when some other connection has written, sooner and cheaper than asking for work again and again.
+    """Detects that another connection has written; faster and cheaper than querying for work.
 
-    On SQLite that is the file's `data_version`, a read of a few microseconds; elsewhere only time passes. For one
-    thread.
+    On SQLite by the file's `data_version`, a read of a few microseconds; elsewhere it only waits. For one thread.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -244,11 +247,11 @@ class Changes:
     def wait(self, stop: threading.Event, timeout_s: float) -> None:
         """Return after a change, after `timeout_s`, or when `stop` is set."""
         if self._connection is None:
-            stop.wait(min(timeout_s, _ASK_AGAIN_S))
+            stop.wait(min(timeout_s, _POLL_S))
             return
         deadline = time.monotonic() + timeout_s
         while (version := self._version()) == self._seen and time.monotonic() < deadline:
-            if stop.wait(_LOOK_S):
+            if stop.wait(_CHECK_S):
                 return
         self._seen = version
 
@@ -263,8 +266,8 @@ class Changes:
 
 
 def migrate(url: str) -> None:
-    """Bring the schema up to date. Once, before any process that uses it starts. Raises BadConfig when there is no
-    database there that could be, now."""
+    """Bring the schema up to date; once, before any process that uses it starts. Raises BadConfig when the database
+    can't be used now."""
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -280,7 +283,7 @@ def migrate(url: str) -> None:
     except CommandError as error:
         raise BadConfig(f"the database {shown} is of another version of this server: {error}") from error
     except (SQLAlchemyError, sqlite3.Error) as error:
-        said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
-        raise BadConfig(f"the database {shown} can't be used: {said.splitlines()[0]}") from error
+        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip()
+        raise BadConfig(f"the database {shown} can't be used: {reason.splitlines()[0]}") from error
     finally:
         engine.dispose()

@@ -1,14 +1,14 @@
-"""What is owed to callers' own addresses when a job ends: webhooks, and results put where the caller wants them.
+"""Pending messages to callers' own addresses when a job ends: webhooks, and results uploaded to a caller's URL.
 
-A row is written with its job and becomes due when the job ends, so nothing has to happen at that moment for it to be
-sent, and no crash loses it. Claiming one pushes its due time ahead for as long as an attempt may take: whoever dies
-while sending leaves it to be sent again. At least once, then; receivers tell repeats by the job's id.
+A row is written together with its job and becomes due when the job ends, so no crash loses it. A claim moves the due
+time ahead by as long as an attempt may take: after a crash while sending, the message is sent again. So each is sent at
+least once; receivers recognise repeats by the job's id.
 
     pending ──sent──► delivered
        │ └──failed──► pending, later
        └──failed too often──► dead
 
-Owners and hosts take turns, see turns.py: receivers that hang delay nobody else's.
+The order is fair between owners and hosts, see fairness.py: slow receivers do not delay the messages to others.
 """
 
 import time
@@ -18,28 +18,26 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import CursorResult, Engine, and_, func, or_, select, update
 
-from server.db.database import deliveries, jobs, reading
-from server.db.turns import CLOCKS_APART_S, Line, in_turn, is_live, served
-from server.job.job import State
+from server.db.database import ENDED, deliveries, jobs, reading
+from server.db.fairness import CLOCKS_APART_S, Line, fair_order, is_live, note_turn
 
 WEBHOOK, UPLOAD = "webhook", "upload"
 PENDING, DELIVERED, DEAD = "pending", "delivered", "dead"
 
 LONGEST_S = 900.0
-"""No attempt takes longer, and no pause between two: what is due later than that was written by another clock."""
-MOST_OF_OWNER, MOST_OF_HOST = 8, 3
+"""No attempt and no pause between two takes longer: a due time further ahead was written by another clock."""
+MAX_OF_OWNER, MAX_OF_HOST = 8, 3
 """Attempts at a time."""
 
 _LINE = Line(
     "delivery",
     deliveries,
-    at_work=lambda rows: and_(rows.c.state == PENDING, is_live(rows.c.held_until, LONGEST_S, time.time())),
+    active=lambda rows: and_(rows.c.state == PENDING, is_live(rows.c.held_until, LONGEST_S, time.time())),
     since=deliveries.c.due_at,
     host="host",
-    most_of_owner=MOST_OF_OWNER,
-    most_of_host=MOST_OF_HOST,
+    max_of_owner=MAX_OF_OWNER,
+    max_of_host=MAX_OF_HOST,
 )
-_ENDED = [state.value for state in State if state.final]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +45,18 @@ class Delivery:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     job_id: str
     kind: str
-    """WEBHOOK: tell `url` in the dialect's words. UPLOAD: put the result's bytes there."""
+    """WEBHOOK: post to `url` in the dialect's form. UPLOAD: put the result's bytes there."""
     url: str
     base_url: str
-    """Start of the links in what is told; there is no request to take it from by then."""
+    """Start of the links in the message; there is no request to take it from at that time."""
     state: str = PENDING
     attempts: int = 0
-    """Begun, the running one included."""
+    """Attempts begun, the running one included."""
     due_at: float = 0.0
     held_until: float | None = None
-    """Of the running attempt: when it is over at the latest."""
+    """When the running attempt ends at the latest."""
     owner: str | None = None
-    """The job's; and below, where `url` leads. Both are filled in when the job is kept."""
+    """The job's owner; `host` is that of `url`. Both are filled in when the job is stored."""
     host: str | None = None
     last_error: str | None = None
 
@@ -68,11 +66,11 @@ class Deliveries:
         self._engine = engine
 
     def claim(self, seconds: float) -> Delivery | None:
-        """The next one due whose job has ended; nobody else gets it for `seconds`. None: nothing is due."""
+        """The next one due whose job has ended; no other sender gets it for `seconds`. None: none is due."""
         now = time.time()
         is_due = or_(deliveries.c.due_at <= now, deliveries.c.due_at > now + LONGEST_S + CLOCKS_APART_S)
-        of_ended = select(jobs.c.id).where(jobs.c.id == deliveries.c.job_id, jobs.c.state.in_(_ENDED)).exists()
-        due = in_turn(_LINE, and_(deliveries.c.state == PENDING, is_due, of_ended), now).limit(1)
+        of_ended = select(jobs.c.id).where(jobs.c.id == deliveries.c.job_id, jobs.c.state.in_(ENDED)).exists()
+        due = fair_order(_LINE, and_(deliveries.c.state == PENDING, is_due, of_ended), now).limit(1)
         with reading(self._engine) as db:
             if db.execute(due).first() is None:
                 return None
@@ -86,11 +84,11 @@ class Deliveries:
         with self._engine.begin() as db:
             row = db.execute(statement).one_or_none()
             if row is not None:
-                served(db, _LINE.name, row.owner, now)
+                note_turn(db, _LINE.name, row.owner, now)
         return Delivery(**row._mapping) if row else None
 
     def hold(self, delivery: Delivery, seconds: float) -> None:
-        """This attempt takes so long: nobody else gets the delivery meanwhile."""
+        """No other sender gets the delivery for `seconds` from now."""
         until = time.time() + seconds
         self._set(delivery, due_at=until, held_until=until)
 
@@ -109,13 +107,13 @@ class Deliveries:
             return [Delivery(**row._mapping) for row in rows]
 
     def dead(self, limit: int) -> Sequence[Delivery]:
-        """What was given up, the latest first."""
+        """The deliveries that were given up, the latest first."""
         query = select(deliveries).where(deliveries.c.state == DEAD).order_by(deliveries.c.due_at.desc()).limit(limit)
         with reading(self._engine) as db:
             return [Delivery(**row._mapping) for row in db.execute(query)]
 
     def revive(self, job_id: str) -> int:
-        """What was given up of this job's is due again, with all its tries. Returns how many."""
+        """The job's deliveries that were given up are due again, with all attempts. Returns how many."""
         given_up = update(deliveries).where(deliveries.c.job_id == job_id, deliveries.c.state == DEAD)
         with self._engine.begin() as db:
             result = db.execute(given_up.values(state=PENDING, attempts=0, due_at=0.0, held_until=None))
@@ -123,14 +121,14 @@ class Deliveries:
             return result.rowcount
 
     def counts(self) -> dict[str, int]:
-        """By state; delivered ones are left out."""
+        """Number by state; delivered ones are left out."""
         open_ = deliveries.c.state.in_((PENDING, DEAD))
         query = select(deliveries.c.state, func.count().label("number")).where(open_).group_by(deliveries.c.state)
         with reading(self._engine) as db:
             return {row.state: row.number for row in db.execute(query)}
 
     def _set(self, delivery: Delivery, **values: object) -> None:
-        # The attempt number fences: a slow sender must not undo what a later one has found out.
+        # The attempt number fences: a slow sender must not overwrite what a later one has written.
         mine = update(deliveries).where(deliveries.c.id == delivery.id, deliveries.c.attempts == delivery.attempts)
         with self._engine.begin() as db:
             db.execute(mine.values(**values))

@@ -1,21 +1,21 @@
-"""The job table: where requests wait, and the only place where the API half and the worker half meet.
+"""The job table: where requests wait, and where the API half and the worker half meet.
 
-Every call is one short transaction. A worker owns a job by a lease: it must `heartbeat` before the lease runs out, or
-another may claim the job. Its name and the `attempt` number, raised by every claim, fence the rest: a write of a worker
-that froze and came back, or has given the job back, changes nothing, because the row's attempt is no longer its own. So
-a result becomes visible once, whatever happens in between.
+Every call is one short transaction. A worker owns a job by a lease: it must `heartbeat` before the lease expires, or
+another worker may claim the job. The worker's name and the `attempt` number, which every claim raises, fence all other
+writes: a write of a worker that froze and came back, or that has given the job back, changes nothing, because the row's
+attempt is no longer its own. So a result becomes visible exactly once, whatever happens in between.
 
     queued ──claim──► running ──finish──► succeeded
       │                 │ ├─────fail────► failed
       │                 │ └──cancelled──► cancelled
-      │                 └──lease lapsed──► claimed again, or failed after MAX_ATTEMPTS
+      │                 └──lease expired─► claimed again, or failed after MAX_ATTEMPTS
       └──cancel──► cancelled            fetch failed ──► failed
 
-Whose turn it is, for workers and for fetchers, is in turns.py: a thousand jobs of one key delay the first job of
-another by no more than what runs already, also where there is only one worker.
+fairness.py has the order in which workers and fetchers get jobs: a thousand jobs of one key delay the first job of
+another key only until a running job ends, also where there is only one worker.
 
 A job that came with a URL has no source yet: `claim_fetch` gives it to a fetcher in the API half, under the same kind
-of lease, and it becomes claimable for workers with `give_source`.
+of lease, and workers can claim it after `give_source`.
 """
 
 import enum
@@ -43,32 +43,33 @@ from sqlalchemy import (
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
+from server.db.database import UNENDED, jobs, reading, unsynced, workers
 from server.db.database import deliveries as _deliveries
-from server.db.database import jobs, passing, reading, workers
 from server.db.deliveries import Delivery
+from server.db.fairness import Line, fair_order, host_of, is_expired, is_live, note_turn
 from server.db.limits import admit
-from server.db.turns import Line, host_of, in_turn, is_lapsed, is_live, served
 from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
 from server.job.job import Job, Params, Result, State
 from server.weights.choice import DeviceKind
 
 MAX_ATTEMPTS = 3
-"""A job is retried twice after crashes, then fails: a picture that kills workers must not kill them for ever."""
+"""A job is retried twice after crashes of its worker, then fails: a picture that crashes workers must not do so for
+ever."""
 
 _GOOD_FOR = 50
-"""Times that counting the queue takes, its count is good for."""
-_AT_ONCE = 500
-"""Ids in one statement."""
+"""A count of the queue is used for so many times the time that counting took."""
+_MAX_IDS = 500
+"""In one statement."""
 _RECENT = 20
-"""Jobs that tell how fast things go."""
+"""The last jobs from which a network's speed is measured."""
 _ID = re.compile("[0-9a-f]{32}")
-"""Whatever else a caller asks for is no job's id, and may be text that the database can't even compare."""
+"""Other text is not a job's id, and may be text that the database can't compare."""
 
-MOST_FETCHES_OF_OWNER, MOST_FETCHES_FROM_HOST = 8, 3
+MAX_FETCHES_OF_OWNER, MAX_FETCHES_FROM_HOST = 8, 3
 """At a time."""
 
 _COLUMNS = [column for column in jobs.c if column.name not in ("lease_until", "source_host")]
-# Made once: to put a statement together takes twice as long as to run it, and these run at each poll and submit.
+# Built once: building a statement takes twice as long as running it, and these run at each poll and submit.
 _BY_ID = select(*_COLUMNS).where(jobs.c.id == bindparam("wanted"))
 _QUEUED = select(jobs.c.id).where(jobs.c.state == State.QUEUED.value).limit(bindparam("most", type_=Integer)).subquery()
 _COUNT_QUEUED = select(func.count()).select_from(_QUEUED)
@@ -76,18 +77,18 @@ _TAKEN = select(jobs.c.id).where(
     jobs.c.owner == bindparam("owner"), jobs.c.dialect == bindparam("dialect"), jobs.c.external_id == bindparam("name")
 )
 _NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
-_HEARD = and_(workers.c.beat_at > bindparam("since"), workers.c.beat_at < bindparam("until"))
-_LIVE = select(workers).where(_HEARD).order_by(workers.c.id)
+_IS_LIVE = and_(workers.c.beat_at > bindparam("since"), workers.c.beat_at < bindparam("until"))
+_LIVE = select(workers).where(_IS_LIVE).order_by(workers.c.id)
 
 
-class Beat(enum.Enum):
-    """What a heartbeat learns."""
+class HeartbeatResult(enum.Enum):
+    """The answer to a worker's heartbeat."""
 
     CONTINUE = "continue"
     CANCEL = "cancel"
-    """The caller wants the job stopped: do so, then say `cancelled`."""
+    """The caller wants the job cancelled: stop it, then call `cancelled`."""
     LOST = "lost"
-    """The job is somebody else's now: drop it without a word."""
+    """The job belongs to another worker now, or was deleted: drop it and write nothing."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,12 @@ class WorkerInfo:
     beat_at: float
     kind: DeviceKind = "cpu"
     counters: Mapping[str, float] = field(default_factory=dict)
-    """What it has counted since it started, by name; see worker.py."""
+    """What it has counted since it started, by name; see worker/loop.py."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What is counted of a job that has ended."""
+    """What the metrics need of a job that has ended."""
 
     id: str
     dialect: str
@@ -113,7 +114,7 @@ class Ended:
     created_at: float
     finished_at: float
     result: Mapping[str, Any] | None
-    """As Result.to_dict has it."""
+    """As `Result.to_dict` returns it."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Backlog:
 class Jobs:
     def __init__(self, engine: Engine, *, lease_s: float, max_queue: int = 1000) -> None:
         self._engine = engine
-        self._passing = passing(engine)
+        self._unsynced = unsynced(engine)
         self._lease_s = lease_s
         self._max_queue = max_queue
         self._room = 0
@@ -139,10 +140,10 @@ class Jobs:
     # --- for callers ------------------------------------------------------------------------------------------------
 
     def enqueue(self, job: Job, deliveries: Sequence[Delivery] = ()) -> None:
-        """Keep the job, durably, in the state it is in, with what is to be delivered at its end. Its owner's priority
-        is added to its own.
+        """Store the job durably, in its present state, with the deliveries for its end. Its owner's priority is added
+        to its own.
 
-        Raises TooManyRequests when too many wait already or its owner's key has reached a limit, Conflict when its
+        Raises TooManyRequests when the queue is full or the owner's key has reached a limit, Conflict when the
         `external_id` is taken, Unauthorized when the key has been revoked.
         """
         taken = {"owner": job.owner, "dialect": job.dialect, "name": job.external_id}
@@ -153,21 +154,21 @@ class Jobs:
                 raise TooManyRequests("the queue is full; try again later")
             priority = job.priority + admit(db, job.owner, waits=not job.state.final)
             try:
-                kept = {"priority": priority, "source_host": host_of(job.source_url or "")}
-                db.execute(_NEW, _to_row(job) | kept)
-            except IntegrityError as error:  # on PostgreSQL, two at the same moment
+                computed = {"priority": priority, "source_host": host_of(job.source_url or "")}
+                db.execute(_NEW, _to_row(job) | computed)
+            except IntegrityError as error:  # on PostgreSQL, two requests at the same moment
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already") from error
             if deliveries:
                 rows = [vars(each) | {"owner": job.owner, "host": host_of(each.url)} for each in deliveries]
                 db.execute(_NEW_DELIVERY, rows)
 
     def find(self, owner: str, dialect: str, external_id: str) -> Job:
-        """The job that its caller has given this name. Raises NotFound."""
+        """The job to which its caller gave this id. Raises NotFound."""
         where = and_(jobs.c.owner == owner, jobs.c.dialect == dialect, jobs.c.external_id == external_id)
         return self._one(where, f"there is no job of the name {external_id}")
 
     def with_picture(self, owner: str, picture_id: str) -> Job:
-        """The job whose `source_id` or `result_id` that is. Raises NotFound."""
+        """The job with this `source_id` or `result_id`. Raises NotFound."""
         named = or_(jobs.c.source_id == picture_id, jobs.c.result_id == picture_id)
         return self._one(and_(jobs.c.owner == owner, named), f"there is no picture {picture_id}")
 
@@ -183,13 +184,12 @@ class Jobs:
         return _from_row(row)
 
     def ended(self, job_ids: Collection[str]) -> set[str]:
-        """Those of these jobs that nothing more happens to: they have ended, or are gone."""
+        """Those of these jobs that have ended or no longer exist."""
         ids, unended = sorted(job_ids), set[str]()
-        states = [state.value for state in State if not state.final]
         with reading(self._engine) as db:
-            for start in range(0, len(ids), _AT_ONCE):
-                some = jobs.c.id.in_(ids[start : start + _AT_ONCE])
-                unended.update(db.execute(select(jobs.c.id).where(some, jobs.c.state.in_(states))).scalars())
+            for start in range(0, len(ids), _MAX_IDS):
+                some = jobs.c.id.in_(ids[start : start + _MAX_IDS])
+                unended.update(db.execute(select(jobs.c.id).where(some, jobs.c.state.in_(UNENDED))).scalars())
         return set(ids) - unended
 
     def list(
@@ -204,9 +204,9 @@ class Jobs:
         limit: int = 50,
         offset: int = 0,
     ) -> tuple[Sequence[Job], int]:
-        """A page of the jobs that fit, newest first, and how many fit in all. `states` empty: any.
+        """A page of the matching jobs, newest first, and how many match in all. `states` empty: any.
 
-        `request`: what fields of `Job.request` must be.
+        `request`: required values of fields of `Job.request`.
         """
         where = [jobs.c.created_at >= created_from]
         where += [jobs.c.created_at < created_before] if created_before is not None else []
@@ -220,21 +220,21 @@ class Jobs:
             return found, db.execute(select(func.count()).select_from(jobs).where(*where)).scalar_one()
 
     def counts(self) -> dict[str, int]:
-        """Jobs by state; states without any are left out."""
+        """The number of jobs by state; states without jobs are left out."""
         query = select(jobs.c.state, func.count().label("jobs")).group_by(jobs.c.state)
         with reading(self._engine) as db:
             return {row.state: row.jobs for row in db.execute(query)}
 
     def backlog(self) -> Sequence[Backlog]:
         """The jobs that have not ended, by dialect and state."""
-        unended = jobs.c.state.in_([state.value for state in State if not state.final])
+        unended = jobs.c.state.in_(UNENDED)
         query = select(jobs.c.dialect, jobs.c.state, func.count(), func.min(jobs.c.created_at)).where(unended)
         with reading(self._engine) as db:
             rows = db.execute(query.group_by(jobs.c.dialect, jobs.c.state))
             return [Backlog(dialect, State(state), number, oldest) for dialect, state, number, oldest in rows]
 
     def ended_between(self, start: float, stop: float) -> Sequence[Ended]:
-        """Jobs that ended then, stop included."""
+        """Jobs that ended between these times, both included."""
         columns = (jobs.c.id, jobs.c.dialect, jobs.c.state, jobs.c.error_code, jobs.c.attempt, jobs.c.created_at)
         query = select(*columns, jobs.c.finished_at, jobs.c.result).where(
             jobs.c.finished_at >= start, jobs.c.finished_at <= stop
@@ -243,7 +243,7 @@ class Jobs:
             return [Ended(*row) for row in db.execute(query.order_by(jobs.c.finished_at))]
 
     def speed(self, model: str) -> float | None:
-        """Pixels that this network was fed in a second of late, or None when it has not run."""
+        """Input pixels per second of this network in recent jobs, or None when it has not run."""
         query = select(jobs.c.result).where(jobs.c.state == State.SUCCEEDED.value).order_by(jobs.c.finished_at.desc())
         with reading(self._engine) as db:
             results = [Result.from_dict(row.result) for row in db.execute(query.limit(_RECENT))]
@@ -252,7 +252,7 @@ class Jobs:
         return sum(pixels for pixels, _ in runs) / seconds if seconds else None
 
     def cancel(self, job_id: str) -> Job:
-        """A waiting job ends now, a running one at its worker's next heartbeat; a finished one stays. Raises
+        """A waiting job ends now, a running one at its worker's next heartbeat; an ended one does not change. Raises
         NotFound."""
         self.get(job_id)
         now = time.time()
@@ -262,9 +262,9 @@ class Jobs:
                 .where(jobs.c.id == job_id, jobs.c.state == State.QUEUED.value)
                 .values(state=State.CANCELLED.value, finished_at=now, cancel_requested=True)
             )
-            db.execute(  # its worker is gone, and would never read what is asked of it
+            db.execute(  # its worker is dead and would never read the request
                 update(jobs)
-                .where(jobs.c.id == job_id, self._lapsed(now))
+                .where(jobs.c.id == job_id, self._abandoned(now))
                 .values(state=State.CANCELLED.value, finished_at=now, cancel_requested=True)
             )
             db.execute(
@@ -277,15 +277,15 @@ class Jobs:
     # --- for fetchers -----------------------------------------------------------------------------------------------
 
     def claim_fetch(self, fetcher: str, seconds: float) -> Job | None:
-        """The next job whose source nobody is fetching, for `seconds`; or None. Its `attempt` says how often that was
-        tried: more than once only when processes died of it."""
+        """Lease the next job whose source is to be fetched, for `seconds`; None: there is none. Its `attempt` counts
+        the fetches of it: more than one only if earlier ones crashed their process."""
         now = time.time()
-        free = or_(jobs.c.lease_until.is_(None), is_lapsed(jobs.c.lease_until, seconds, now))
+        free = or_(jobs.c.lease_until.is_(None), is_expired(jobs.c.lease_until, seconds, now))
         waiting = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_(None), free)
         line = Line(
             "fetch",
             jobs,
-            at_work=lambda rows: and_(
+            active=lambda rows: and_(
                 rows.c.state == State.QUEUED.value,
                 rows.c.worker.is_not(None),
                 is_live(rows.c.lease_until, seconds, now),
@@ -293,29 +293,30 @@ class Jobs:
             since=jobs.c.created_at,
             priority=jobs.c.priority,
             host="source_host",
-            most_of_owner=MOST_FETCHES_OF_OWNER,
-            most_of_host=MOST_FETCHES_FROM_HOST,
+            max_of_owner=MAX_FETCHES_OF_OWNER,
+            max_of_host=MAX_FETCHES_FROM_HOST,
         )
         if not self._any(waiting):
             return None
         lease = {"worker": fetcher, "attempt": jobs.c.attempt + 1, "lease_until": now + seconds}
-        with self._passing.begin() as db:
+        with self._unsynced.begin() as db:
             return _take(db, line, waiting, now, **lease)
 
     def give_source(self, job_id: str, fetcher: str, source_key: str) -> bool:
-        """The source is here: workers may have the job, whose attempts count anew. False when the job is no longer this
-        fetcher's."""
+        """The source is stored: workers may claim the job, and its attempts count from 0. False when the job is no
+        longer this fetcher's."""
         given = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None}
         return self._write(_fetching(job_id, fetcher), **given)
 
     def hold_fetch(self, job_id: str, fetcher: str, seconds: float) -> bool:
-        """It takes so much longer."""
-        with self._passing.begin() as db:
+        """Extend the fetcher's lease to `seconds` from now."""
+        with self._unsynced.begin() as db:
             mine = update(jobs).where(_fetching(job_id, fetcher)).values(lease_until=time.time() + seconds)
             return _count(db.execute(mine)) == 1
 
     def postpone_fetch(self, job_id: str, fetcher: str, seconds: float) -> bool:
-        """It can't be fetched now, for a reason of ours: nobody tries for so long, and this try does not count."""
+        """The source can't be fetched now, for a reason of our own: no fetcher tries for so long, and this attempt does
+        not count."""
         later = {"worker": None, "lease_until": time.time() + seconds, "attempt": jobs.c.attempt - 1}
         return self._write(_fetching(job_id, fetcher), **later)
 
@@ -325,23 +326,23 @@ class Jobs:
     # --- for workers ------------------------------------------------------------------------------------------------
 
     def claim(self, worker: str) -> Job | None:
-        """Lease the job whose turn it is; those of lapsed leases are among them. None: no work."""
+        """Lease the next job; jobs whose lease has expired are among the candidates. None: there is no work."""
         now = time.time()
-        self.sweep()
+        self.end_abandoned()
         ready = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_not(None))
-        waiting = or_(ready, self._lapsed(now))
+        waiting = or_(ready, self._abandoned(now))
         if not self._any(waiting):
             return None
         line = Line(
             "job",
             jobs,
-            at_work=lambda rows: and_(
+            active=lambda rows: and_(
                 rows.c.state == State.RUNNING.value, is_live(rows.c.lease_until, self._lease_s, now)
             ),
             since=jobs.c.created_at,
             priority=jobs.c.priority,
         )
-        with self._passing.begin() as db:
+        with self._unsynced.begin() as db:
             return _take(
                 db,
                 line,
@@ -356,9 +357,9 @@ class Jobs:
                 stage="loading",
             )
 
-    def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> Beat:
-        """Renew the lease and report progress (0 … 1) and what is being done, see Job.stage."""
-        with self._passing.begin() as db:
+    def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> HeartbeatResult:
+        """Renew the lease and report progress (0 … 1) and the stage, see `Job.stage`."""
+        with self._unsynced.begin() as db:
             row = db.execute(
                 update(jobs)
                 .where(_owned(job))
@@ -366,11 +367,11 @@ class Jobs:
                 .returning(jobs.c.cancel_requested)
             ).one_or_none()
         if row is None:
-            return Beat.LOST
-        return Beat.CANCEL if row.cancel_requested else Beat.CONTINUE
+            return HeartbeatResult.LOST
+        return HeartbeatResult.CANCEL if row.cancel_requested else HeartbeatResult.CONTINUE
 
     def finish(self, job: Job, result: Result) -> bool:
-        """Publish the result. False when the job is no longer this attempt's: nothing was written, drop the blob."""
+        """Publish the result. False when the job is no longer this attempt's: nothing was written; delete the blob."""
         state = State.SUCCEEDED.value
         return self._write(_owned(job), state=state, result=result.to_dict(), progress=1.0, finished_at=time.time())
 
@@ -378,11 +379,11 @@ class Jobs:
         return self._write(_owned(job), **_failure(error))
 
     def cancelled(self, job: Job) -> bool:
-        """The worker has stopped it, as asked."""
+        """The worker has stopped the job on request."""
         return self._write(_owned(job), state=State.CANCELLED.value, finished_at=time.time())
 
     def requeue(self, job: Job) -> bool:
-        """Give the job back untouched, because this worker is shutting down; the attempt does not count."""
+        """Return the job to the queue, because this worker is shutting down; the attempt does not count."""
         values: dict[str, Any] = {
             "state": State.QUEUED.value,
             "worker": None,
@@ -392,31 +393,34 @@ class Jobs:
         }
         return self._write(_owned(job), attempt=jobs.c.attempt - 1, **values)
 
-    # --- for the launcher and upkeep --------------------------------------------------------------------------------
+    # --- for the launcher and cleanup -------------------------------------------------------------------------------
 
     def release(self, worker: str) -> int:
-        """The process is known to be dead: its leases lapse now instead of in `lease_s`. Returns how many."""
+        """The process is known to be dead: its leases expire now. Returns how many."""
         where = and_(jobs.c.worker == worker, jobs.c.state.in_((State.RUNNING.value, State.QUEUED.value)))
         with self._engine.begin() as db:
             db.execute(delete(workers).where(workers.c.id == worker))
-            fetching = jobs.c.state == State.QUEUED.value  # that was no attempt which failed
+            fetching = jobs.c.state == State.QUEUED.value  # a fetch that was interrupted is not a failed attempt
             attempt = case((fetching, jobs.c.attempt - 1), else_=jobs.c.attempt)
             return _count(db.execute(update(jobs).where(where).values(lease_until=0.0, attempt=attempt)))
 
-    def sweep(self) -> int:
-        """End the lapsed jobs that must not run again: cancelled ones, and those of too many crashes."""
+    def end_abandoned(self) -> int:
+        """End the jobs with expired leases that must not run again: cancelled ones, and those of too many crashes.
+        Returns how many."""
         now = time.time()
-        lapsed = self._lapsed(now)
-        with reading(self._engine) as db:  # nearly always nothing to do, and reading waits for no writer
-            if not db.execute(select(jobs.c.id).where(lapsed).limit(1)).first():
+        abandoned = self._abandoned(now)
+        with reading(self._engine) as db:  # usually there is none, and reading waits for no writer
+            if not db.execute(select(jobs.c.id).where(abandoned).limit(1)).first():
                 return 0
         with self._engine.begin() as db:
             stopped = db.execute(
-                update(jobs).where(lapsed, jobs.c.cancel_requested).values(state=State.CANCELLED.value, finished_at=now)
+                update(jobs)
+                .where(abandoned, jobs.c.cancel_requested)
+                .values(state=State.CANCELLED.value, finished_at=now)
             )
             crashed = db.execute(
                 update(jobs)
-                .where(lapsed, jobs.c.attempt >= MAX_ATTEMPTS)
+                .where(abandoned, jobs.c.attempt >= MAX_ATTEMPTS)
                 .values(
                     state=State.FAILED.value,
                     finished_at=now,
@@ -427,33 +431,33 @@ class Jobs:
             return _count(stopped) + _count(crashed)
 
     def expired(self, keep_s: float, limit: int = 100) -> Sequence[Job]:
-        """Jobs that finished longer ago than their own `keep_s`, or else the one given."""
+        """Jobs that ended longer ago than their own `keep_s`, or the given one if they have none."""
         over = jobs.c.finished_at + func.coalesce(jobs.c.keep_s, keep_s) < time.time()
         query = select(*_COLUMNS).where(over).order_by(jobs.c.finished_at).limit(limit)
         with reading(self._engine) as db:
             return [_from_row(row) for row in db.execute(query)]
 
     def oldest_ended(self, limit: int) -> Sequence[Job]:
-        """Those that ended first."""
+        """The jobs that ended first."""
         query = select(*_COLUMNS).where(jobs.c.finished_at.is_not(None)).order_by(jobs.c.finished_at).limit(limit)
         with reading(self._engine) as db:
             return [_from_row(row) for row in db.execute(query)]
 
     def keys(self) -> set[str]:
-        """Of the blobs of all jobs."""
+        """The keys of all jobs' blobs."""
         query = select(jobs.c.source_key, jobs.c.result["key"].as_string())
         with reading(self._engine) as db:
             return {key for row in db.execute(query) for key in row if key is not None}
 
     def delete(self, job_id: str) -> Job | None:
-        """Returns it as it was at last, or None when it was gone already."""
+        """Returns the job in its last state, or None when it did not exist."""
         with self._engine.begin() as db:
             db.execute(delete(_deliveries).where(_deliveries.c.job_id == job_id))
             row = db.execute(delete(jobs).where(jobs.c.id == job_id).returning(*_COLUMNS)).one_or_none()
         return _from_row(row) if row else None
 
     def worker_beat(self, worker: WorkerInfo) -> None:
-        """A worker process is there; `ready` once its weights are verified and loaded."""
+        """A worker process reports that it is alive; `ready` once its weights are verified and loaded."""
         values = {
             "device": worker.device,
             "kind": worker.kind,
@@ -461,26 +465,26 @@ class Jobs:
             "beat_at": worker.beat_at,
             "counters": dict(worker.counters),
         }
-        with self._passing.begin() as db:
+        with self._unsynced.begin() as db:
             if not _count(db.execute(update(workers).where(workers.c.id == worker.id).values(**values))):
                 db.execute(insert(workers).values(id=worker.id, **values))
 
     def live_workers(self) -> Sequence[WorkerInfo]:
-        """Workers heard of within a lease; rows of older ones are nobody's and stay until `release` or upkeep."""
+        """Workers whose last report is younger than a lease. Rows of dead workers stay until `release`."""
         now = time.time()
-        heard = {"since": now - self._lease_s, "until": now + max(self._lease_s, 1)}
+        bounds = {"since": now - self._lease_s, "until": now + max(self._lease_s, 1)}
         with reading(self._engine) as db:
             return [
                 WorkerInfo(row.id, row.device, row.ready, row.beat_at, row.kind, row.counters)
-                for row in db.execute(_LIVE, heard)
+                for row in db.execute(_LIVE, bounds)
             ]
 
-    # --- within -----------------------------------------------------------------------------------------------------
+    # --- internal ---------------------------------------------------------------------------------------------------
 
     def _has_room(self, db: Connection) -> bool:
-        """For one more job that waits. Counting takes the longer the more wait, so it is not done each time: what came
-        since is known here, and what went only makes more room. (Several API processes on one database may keep a few
-        jobs too many for as long as a count is good.)"""
+        """Whether one more job may wait. Counting takes longer the more jobs wait, so a count is used for some time:
+        jobs that came since are subtracted here, and jobs that left only make more room. (Several API processes on one
+        database may accept a few jobs too many within that time.)"""
         if self._room <= 0 or time.monotonic() >= self._room_until:
             started = time.monotonic()
             self._room = self._max_queue - db.execute(_COUNT_QUEUED, {"most": self._max_queue}).scalar_one()
@@ -489,12 +493,12 @@ class Jobs:
         self._room -= 1
         return self._room >= 0
 
-    def _lapsed(self, now: float) -> Any:
-        """Jobs that run, and whose worker is not heard of."""
-        return and_(jobs.c.state == State.RUNNING.value, is_lapsed(jobs.c.lease_until, self._lease_s, now))
+    def _abandoned(self, now: float) -> Any:
+        """Running jobs whose lease has expired."""
+        return and_(jobs.c.state == State.RUNNING.value, is_expired(jobs.c.lease_until, self._lease_s, now))
 
     def _any(self, where: Any) -> bool:
-        """Idle processes ask all the time; reading holds nobody up."""
+        """Idle processes ask this often; a read blocks no writer."""
         with reading(self._engine) as db:
             return db.execute(select(jobs.c.id).where(where).limit(1)).first() is not None
 
@@ -511,12 +515,12 @@ class Jobs:
 
 
 def _take(db: Connection, line: Line, waiting: Any, now: float, **values: Any) -> Job | None:
-    """Write these values into the job whose turn it is, in one statement that works on both databases."""
-    chosen = in_turn(line, waiting, now).limit(1).with_for_update(skip_locked=True, of=jobs).scalar_subquery()
+    """Write these values into the next job, in one statement that works on both databases."""
+    chosen = fair_order(line, waiting, now).limit(1).with_for_update(skip_locked=True, of=jobs).scalar_subquery()
     row = db.execute(update(jobs).where(jobs.c.id == chosen).values(**values).returning(*_COLUMNS)).one_or_none()
     if row is None:
         return None
-    served(db, line.name, row.owner, now)
+    note_turn(db, line.name, row.owner, now)
     return _from_row(row)
 
 

@@ -1,8 +1,8 @@
-"""API keys that operators make: a table of their hashes, each with a name and limits.
+"""API keys that operators create: a table of their hashes, each with a name and limits.
 
-A key is 256 random bits, so its hash needs neither salt nor a slow function: there is no dictionary of such keys to
-try, and no two are alike. It also makes a lookup as good as a comparison in constant time: what a lookup's time could
-tell is how much of a hash fits, and nobody can choose a key by its hash.
+A key is 256 random bits, so its hash needs neither salt nor a slow function: keys can't be guessed from a dictionary,
+and no two are the same. For the same reason a lookup need not take constant time: its time can reveal only how much of
+a hash matches, and no one can choose a key by its hash.
 """
 
 import hashlib
@@ -20,26 +20,26 @@ from server.db.limits import DAY_S, Limits
 from server.errors import Conflict, InvalidField, NotFound
 
 _MARK = "up_"
-"""How every key begins: for people, and for programs that search for keys in what should have none."""
+"""How every key begins: for people, and for programs that search for leaked keys."""
 _SHOWN = 11
-_MOST_NAME = 64
+_MAX_NAME = 64
 
 _ANY = select(keys.c.id).limit(1)
 _BY_HASH = select(keys.c.id).where(keys.c.hash == bindparam("wanted"), keys.c.revoked_at.is_(None))
 _BY_OWNER = select(keys.c.id).where(keys.c.id == bindparam("wanted"), keys.c.revoked_at.is_(None))
-"""Made once: they run at each request."""
+"""Built once: they run at each request."""
 _COLUMNS = [column for column in keys.c if column.name not in ("hash", "rate_until")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """All that is known of a key once it has been shown."""
+    """What is known about a key after it has been shown once."""
 
     id: str
-    """Names the owner of its jobs: see `owner_of`."""
+    """The owner of its jobs: see `owner_of`."""
     name: str
     prefix: str
-    """How it begins, to recognise it by."""
+    """Its first characters, to recognise it."""
     created_at: float
     revoked_at: float | None
     limits: Limits
@@ -48,12 +48,12 @@ class Key:
 
 
 def hash_key(key: str) -> str:
-    """SHA-256 as 64 hex digits. Keys are any text: also what no file could hold, as a caller may send it."""
+    """SHA-256 as 64 hex digits. Callers may send any text as a key, lone surrogates included."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def owner_of(hashed: str) -> str:
-    """What stands for a key wherever jobs and uploads name their owner; neither key nor hash can be told from it."""
+    """The owner id of a key, which jobs and uploads store; neither key nor hash can be derived from it."""
     return hashed[:16]
 
 
@@ -62,9 +62,9 @@ class Keys:
         self._engine = engine
 
     def create(self, name: str, limits: Limits) -> tuple[Key, str]:
-        """A new key, and the key itself: nobody can tell it from then on. Raises InvalidField, Conflict."""
-        if not name.strip() or len(name) > _MOST_NAME or not name.isprintable():
-            raise InvalidField(f"a key's name must be 1 to {_MOST_NAME} printable characters", field="name")
+        """A new key's record, and the key itself, which can't be read again. Raises InvalidField, Conflict."""
+        if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
+            raise InvalidField(f"a key's name must be 1 to {_MAX_NAME} printable characters", field="name")
         secret = _MARK + secrets.token_urlsafe(32)
         hashed = hash_key(secret)
         values = {"id": owner_of(hashed), "hash": hashed, "name": name, "prefix": secret[:_SHOWN]}
@@ -76,10 +76,10 @@ class Keys:
             return _from_row(db.execute(new).one()), secret
 
     def find(self, hashed: str) -> str | None:
-        """The owner of the key that has this hash, unless it has been revoked."""
+        """The owner of the key with this hash, unless the key has been revoked."""
         return self._owner(_BY_HASH, hashed)
 
-    def is_good(self, owner: str) -> bool:
+    def is_valid(self, owner: str) -> bool:
         """Whether this owner has a key here that has not been revoked."""
         return self._owner(_BY_OWNER, owner) is not None
 
@@ -89,19 +89,19 @@ class Keys:
             return db.execute(_ANY).first() is not None
 
     def list(self) -> Sequence[Key]:
-        """All there ever were, oldest first."""
+        """All keys, revoked ones included, oldest first."""
         with reading(self._engine) as db:
             return [_from_row(row) for row in db.execute(select(*_COLUMNS).order_by(keys.c.created_at))]
 
     def revoke(self, name_or_prefix: str) -> Key:
-        """From now on nobody gets in with that key. Raises NotFound, and Conflict when several fit."""
+        """The key is refused from now on. Raises NotFound, and Conflict when several keys match."""
         named = or_(keys.c.name == name_or_prefix, keys.c.prefix == name_or_prefix[:_SHOWN])
         with self._engine.begin() as db:
             found = list(db.execute(select(*_COLUMNS).where(named, keys.c.revoked_at.is_(None))))
             if not found:
                 raise NotFound(f"there is no key {name_or_prefix} that could be revoked; `keys list` shows them")
             if len(found) > 1:
-                raise Conflict(f"several keys fit {name_or_prefix}; name one by its prefix, which `keys list` shows")
+                raise Conflict(f"several keys match {name_or_prefix}; name one by its prefix, which `keys list` shows")
             revoked = update(keys).where(keys.c.id == found[0].id).values(revoked_at=time.time())
             return _from_row(db.execute(revoked.returning(*_COLUMNS)).one())
 

@@ -1,7 +1,7 @@
-"""What a key may use: jobs a minute, a day and at a time. Counted in the key's own row, as its jobs are kept.
+"""Limits of a key: jobs a minute, a day and at a time. They are counted in the key's own row when a job is stored.
 
-The rate is a token bucket in the form of GCRA (ITU-T I.371): `rate_until` is the time up to which the key has used up
-its share, and may be a minute ahead at most. So `rate` jobs may come at once, then one every 60 / rate seconds.
+The rate is a token bucket in the form of GCRA (ITU-T I.371): `rate_until` is the time up to which the key has used its
+share, and may be a minute ahead at most. So `rate` jobs may come at once, then one every 60 / rate seconds.
 """
 
 import time
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from server.db.database import jobs, keys
+from server.db.database import UNENDED, jobs, keys
 from server.errors import TooManyRequests, Unauthorized
-from server.job.job import State
 
 DAY_S = 86400
 _BURST_S = 60.0
 _ROUNDING_S = 1e-3
-"""Sums of a float's fractions at today's Unix time are this exact, and more."""
+"""Floats at today's Unix time are at least this exact."""
 
 
 _KEY = select(keys).where(keys.c.id == bindparam("owner")).with_for_update()
@@ -29,21 +28,21 @@ class Limits:
     rate: int | None = None
     """Jobs a minute, 1 or more."""
     daily: int | None = None
-    """Jobs a day, from midnight to midnight UTC. 0: the key can look, and start nothing."""
+    """Jobs a day, from midnight to midnight UTC. 0: the key can read, and start no job."""
     concurrent: int | None = None
     """Jobs that have not ended, 1 or more."""
     priority: int = 0
-    """Of its jobs: higher ones run sooner, whatever has waited longer."""
+    """Priority of its jobs: higher ones run first, however long others have waited."""
 
 
 def admit(db: Connection, owner: str, *, waits: bool) -> int:
-    """Count one job against its key's limits, in the transaction that keeps the job. Returns the key's priority.
+    """Count one job against its key's limits, in the transaction that stores the job. Returns the key's priority.
 
-    `waits`: the job has not ended yet, and takes one of the places for such. Owners without a row, whose keys come
-    from the settings, have no limits. Raises TooManyRequests, having counted nothing, and Unauthorized when the key has
-    been revoked meanwhile.
+    `waits`: the job has not ended, so it counts as concurrent. Owners without a row, whose keys come from the settings,
+    have no limits. Raises TooManyRequests, and then nothing is counted, and Unauthorized when the key has been revoked
+    meanwhile.
     """
-    # The row is locked before anything is counted, so that of several submits at once none counts what another adds.
+    # The row is locked before anything is counted, so that simultaneous submits do not count each other's jobs wrongly.
     key = db.execute(_KEY, {"owner": owner}).one_or_none()
     if key is None:
         return 0
@@ -61,7 +60,7 @@ def admit(db: Connection, owner: str, *, waits: bool) -> int:
         )
     rate_until = key.rate_until
     if key.rate is not None:
-        # A clock that was set back must not lock anybody out for longer than a minute.
+        # A clock that was set back must not lock a key out for longer than a minute.
         rate_until = min(max(now, rate_until), now + _BURST_S) + 60 / key.rate
         early_s = rate_until - now - _BURST_S
         if early_s > _ROUNDING_S:
@@ -73,6 +72,5 @@ def admit(db: Connection, owner: str, *, waits: bool) -> int:
 
 
 def _unended(db: Connection, owner: str) -> int:
-    states = [state.value for state in State if not state.final]
-    query = select(func.count()).select_from(jobs).where(jobs.c.owner == owner, jobs.c.state.in_(states))
+    query = select(func.count()).select_from(jobs).where(jobs.c.owner == owner, jobs.c.state.in_(UNENDED))
     return db.execute(query).scalar_one()

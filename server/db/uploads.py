@@ -1,4 +1,4 @@
-"""Upload tickets: a caller asks for one, then puts the bytes at its address without showing a key again."""
+"""Upload tickets: a caller requests one, then puts the bytes at its address without an API key."""
 
 import re
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine, and_, delete, insert, select, update
 
-from server.blobs.local import KEY, Blobs, new_key
+from server.blobs.base import KEY, Blobs, new_key
 from server.db.database import reading, uploads
 from server.errors import NotFound
 
@@ -19,11 +19,11 @@ _NO_TICKET = "there is no such upload ticket, or it has been used or has expired
 @dataclass(frozen=True)
 class Upload:
     key: str
-    """The blob's key, and the ticket: who knows it may put the bytes, once, and read them."""
+    """The blob's key, and the ticket: anyone who knows it may put the bytes, once, and read them."""
     owner: str
     filename: str
     ready: bool
-    """The bytes are there."""
+    """The bytes are stored."""
     created_at: float
     expires_at: float
 
@@ -35,7 +35,7 @@ class Uploads:
         self._keep_s = keep_s
 
     def issue(self, owner: str, filename: str, suffix: str) -> Upload:
-        """A ticket; `suffix` is the file ending the blob will have, with its dot."""
+        """A ticket; `suffix` is the blob's file ending, with its dot."""
         now = time.time()
         ticket = Upload(new_key(suffix), owner, filename, False, now, now + TICKET_S)
         with self._engine.begin() as db:
@@ -54,13 +54,13 @@ class Uploads:
         return Upload(**row._mapping)
 
     def fill(self, key: str, data: bytes) -> Upload:
-        """Put the ticket's bytes. Raises NotFound as `ticket` does; of two at once, the later."""
+        """Store the ticket's bytes. Raises NotFound as `ticket` does; of two simultaneous calls, for the later one."""
         filled = replace(self.ticket(key), ready=True, expires_at=time.time() + self._keep_s)
         mine = update(uploads).where(uploads.c.key == key, ~uploads.c.ready)
         with self._engine.begin() as db:
             if not db.execute(mine.values(ready=True, expires_at=filled.expires_at)).rowcount:
                 raise NotFound(_NO_TICKET)
-            self._blobs.put(key, data)  # within the transaction: if it fails, the ticket is still good
+            self._blobs.put(key, data)  # within the transaction: if it fails, the ticket is still valid
         return filled
 
     def find(self, owner: str, upload_id: str) -> Upload | None:
@@ -71,37 +71,37 @@ class Uploads:
         return Upload(**row._mapping) if row else None
 
     def remove_expired(self) -> Sequence[str]:
-        """Forget tickets and uploads whose time is over, with their bytes. Returns their keys."""
+        """Delete expired tickets and uploads, with their bytes. Returns their keys."""
         with reading(self._engine) as db:
-            over = list(db.execute(select(uploads.c.key).where(uploads.c.expires_at < time.time())).scalars())
-        for key in over:
+            expired = list(db.execute(select(uploads.c.key).where(uploads.c.expires_at < time.time())).scalars())
+        for key in expired:
             self.remove(key)
-        return over
+        return expired
 
     def remove(self, key: str) -> None:
-        """Forget an upload, with its bytes; also fine when it is gone already."""
+        """Delete an upload with its bytes; nothing happens if it does not exist."""
         self._blobs.delete(key)
         with self._engine.begin() as db:
             db.execute(delete(uploads).where(uploads.c.key == key))
 
     def oldest(self, limit: int) -> Sequence[Upload]:
-        """Of those that have their bytes."""
+        """The oldest uploads that have their bytes."""
         query = select(uploads).where(uploads.c.ready).order_by(uploads.c.created_at).limit(limit)
         with reading(self._engine) as db:
             return [Upload(**row._mapping) for row in db.execute(query)]
 
     def keys(self) -> set[str]:
-        """Of tickets too."""
+        """The keys of all uploads and tickets."""
         with reading(self._engine) as db:
             return set(db.execute(select(uploads.c.key)).scalars())
 
 
 def clean_name(filename: str) -> str:
-    """A caller's name for its file, without folders and without what a database can't hold."""
+    """A caller's file name without folders and without characters that a database can't store."""
     return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", re.split(r"[/\\]", filename)[-1])[-255:] or "upload"
 
 
 def suffix_of(filename: str) -> str:
-    """Its ending with the dot, or nothing: for people to see; what a file is, its bytes tell."""
+    """The file ending with its dot, or nothing. It is only shown: a file's kind is found from its bytes."""
     ending = re.search(r"\.[a-z0-9]{1,8}\Z", filename.lower())
     return ending[0] if ending else ""

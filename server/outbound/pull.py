@@ -1,4 +1,4 @@
-"""`weights pull`: from the manifest's addresses, or a mirror, into the weights folder."""
+"""`weights pull`: from the manifest's URLs, or a mirror, into the weights folder."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ class Pulled:
     sha256: str
     was_here: bool
     pinned: bool
-    """Nobody vouches for this hash; from now on it must stay the same."""
+    """The manifest has no hash for this file; from now on the hash must stay the same."""
 
 
 def pull(
     entries: Sequence[Entry], config: Config, progress: Callable[[File], OnProgress], *, pause_s: float = 1.0
 ) -> Iterator[Pulled]:
-    """Every file of the entries, one after the other, as it is installed. What is here already is checked, and fetched
-    again when it is damaged.
+    """Yields each file of the entries once it is installed. Files that are already installed are checked, and
+    downloaded again if they are damaged.
 
-    Nothing is downloaded unless all may be and all have room. Raises InvalidRequest, ModelNotFound (the licence
-    policy), Conflict (another one runs) and Unavailable.
+    Nothing is downloaded unless all files are allowed and the disk has room for all. Raises InvalidRequest,
+    ModelNotFound (the licence policy), Conflict (another pull runs) and Unavailable.
     """
     for entry in entries:
         if entry.bundled:
@@ -38,12 +38,12 @@ def pull(
     with store.locked(), open_client(config.weights_proxy) as client:
         missing = []
         for file in files:
-            digest = _digest_if_good(store, file)
+            digest = _digest_if_intact(store, file)
             if digest is None:
                 missing.append(file)
             else:
                 yield Pulled(file, digest, was_here=True, pinned=False)
-        store.require_space(sum(_still_to_come(store, file) for file in missing))
+        store.require_space(sum(_missing_bytes(store, file) for file in missing))
         for file in missing:
             url = f"{config.weights_mirror}/{file.path}" if config.weights_mirror else file.url
             wanted = Wanted(url, store.path(file), store.expected(file), file.size)
@@ -52,12 +52,12 @@ def pull(
             yield Pulled(file, digest, was_here=False, pinned=pinned)
 
 
-def _digest_if_good(store: Store, file: File) -> str | None:
+def _digest_if_intact(store: Store, file: File) -> str | None:
     path = store.path(file)
     digest = sha256_of(path) if path.is_file() else None
     return digest if store.expected(file) in (None, digest) else None
 
 
-def _still_to_come(store: Store, file: File) -> int:
+def _missing_bytes(store: Store, file: File) -> int:
     partial = partial_of(store.path(file))
     return max(0, (file.size or 0) - (partial.stat().st_size if partial.exists() else 0))

@@ -1,4 +1,4 @@
-"""Where a source picture comes from: an address, one of our own files, or the bytes themselves."""
+"""Source pictures: a URL, one of our own files, or the bytes themselves."""
 
 import base64
 import io
@@ -19,10 +19,10 @@ from server.outbound.ssrf import NotAllowed, Unreachable, is_web_url, request, r
 MAX_REDIRECTS = 5
 _HEADERS = {
     "Accept": "image/*, */*;q=0.5",
-    "Accept-Encoding": "identity",  # so that the bytes counted are the bytes kept
+    "Accept-Encoding": "identity",  # so that the counted bytes are the stored bytes
 }
 _DATA_URI = re.compile(
-    # Bounded: unbounded repeats remember every place they could go back to, gigabytes for a hostile text.
+    # Bounded: unbounded repeats store every position for backtracking, gigabytes for a hostile text.
     r"data:(image/[\w.+-]{1,100}|application/octet-stream|)((?:;[^;,]{0,100}){0,8}),",
     re.IGNORECASE,
 )
@@ -35,11 +35,11 @@ _OWN_JOB = re.compile(r"/jobs/([0-9a-f]{32})/(result|source)/*\Z")
 
 @dataclass(frozen=True)
 class Source:
-    """A picture to be worked on; exactly one of the three is given."""
+    """A source picture; exactly one of the three is given."""
 
     data: bytes | None = None
     url: str | None = None
-    """Still to be downloaded."""
+    """To be downloaded."""
     key: str | None = None
     """One of our own files."""
 
@@ -48,10 +48,10 @@ class Source:
 
 
 def parse_source(text: str, own_bases: Sequence[str]) -> Source:
-    """What a caller wrote as its picture: a URL, a data URI or bare base64. Raises InvalidField.
+    """A caller's text for a picture: a URL, a data URI or plain base64. Raises InvalidField.
 
-    `own_bases` are the starts of our own links: a file of ours is read directly, not over the network. Those that lead
-    to us under any other name are still a URL here: `Service` knows them by `own_file` and `own_job`.
+    `own_bases` are the starts of our own links: our own files are read directly, not over the network. Links to this
+    server under another name stay URLs here; `Service.resolve` recognises them by `own_file` and `own_job`.
     """
     text = text.strip()
     if text[:8].lower().startswith(("http://", "https://")):
@@ -73,18 +73,18 @@ def parse_source(text: str, own_bases: Sequence[str]) -> Source:
 
 
 def own_file(url: str) -> str | None:
-    """The key of the file that a link of ours leads to, or None if it is no such link.
+    """The key of the file that one of our links leads to, or None for any other URL.
 
-    Links are known by their path and the name in it, whatever stands before and behind: the same server is asked under
-    several names, through proxies with prefixes, and some clients append a query. Names are too long to be met by
-    chance; whether there is such a file is for the caller of this to find out.
+    Links are recognised by their path alone, whatever comes before and after it: the same server has several names and
+    proxies with prefixes, and some clients append a query. Keys are too long to match by chance. Whether the file
+    exists is not checked.
     """
     found = _OWN_FILE.search(_path_of(url))
     return found[1] if found else None
 
 
 def own_job(url: str) -> tuple[str, str] | None:
-    """The job, and which of its pictures (`result` or `source`), that such a link leads to; or None."""
+    """The job, and which of its pictures (`result` or `source`), that one of our links leads to; or None."""
     found = _OWN_JOB.search(_path_of(url))
     return (found[1], found[2]) if found else None
 
@@ -92,13 +92,13 @@ def own_job(url: str) -> tuple[str, str] | None:
 def _path_of(url: str) -> str:
     try:
         return unquote(urlsplit(url).path)
-    except ValueError:  # brackets around what is no address
+    except ValueError:  # brackets around text that is not an address
         return ""
 
 
 def _from_base64(text: str) -> bytes:
-    """Standard or URL-safe alphabet, padded or not, in lines or not, with blanks or without. It is read in pieces,
-    between which other threads have their turn."""
+    """Standard or URL-safe alphabet, with or without padding, line breaks and blanks. Decoded in pieces, so that other
+    threads run in between."""
     text = text.rstrip("= \t\r\n")
     pieces, rest, has_blanks = list[bytes](), "", False
     try:
@@ -116,7 +116,7 @@ def _from_base64(text: str) -> bytes:
     except ValueError as error:
         raise _not_a_source() from error
     data = b"".join(pieces)
-    # Words with blanks between them are base64 as well, of nothing that anybody meant.
+    # Ordinary words with blanks between them are valid base64 too, but were not meant as base64.
     if not data or (has_blanks and sniff(data[:32]) is None):
         raise _not_a_source()
     return data
@@ -127,9 +127,9 @@ def _not_a_source() -> InvalidField:
 
 
 def download(url: str, config: Config, resolver: Resolver | None = None) -> bytes:
-    """The file at that address. Raises SourceUnreachable, SourceNotAllowed or SourceTooLarge.
+    """The file at that URL. Raises SourceUnreachable, SourceNotAllowed or SourceTooLarge.
 
-    Ends within `config.fetch_timeout_s`, however slowly the other side drips. `resolver`: see guard.request.
+    Ends within `config.fetch_timeout_s`, however slowly the other side sends. `resolver`: see ssrf.request.
     """
     file = io.BytesIO()
     download_to(file, url, config, resolver)
@@ -160,7 +160,7 @@ async def _download(file: Writable, url: str, config: Config, resolver: Resolver
 
 
 async def _ask(file: Writable, url: str, config: Config, resolver: Resolver | None) -> str | None:
-    """One request: the address that it redirects to, or None when its body is in the file."""
+    """One request: the URL that it redirects to, or None when the body has been written to the file."""
     async with request("GET", url, config, config.fetch_timeout_s, _HEADERS, resolver=resolver) as response:
         if response.next_request is not None:
             return str(response.next_request.url)

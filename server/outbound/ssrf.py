@@ -1,20 +1,19 @@
-"""Requests to addresses that callers choose, guarded: downloads of pictures, webhooks, results put somewhere.
+"""Requests to URLs that callers choose, protected against server-side request forgery (SSRF): downloads of pictures,
+webhooks and uploads of results.
 
-A name is resolved once, every address it has must be public (or on the operator's list, `UPSCALE_ALLOW_HOSTS`), the
-connection goes to the address that was looked at, and nothing is followed on its own: a redirect is another address, to
-be looked at anew. What callers get to read never tells what a name resolved to.
+A name is resolved once, each of its addresses must be public (or on the operator's list, `UPSCALE_ALLOW_HOSTS`), and
+the connection goes to the checked address. Redirects are not followed automatically: each is a new URL to be checked.
+Error messages for callers never reveal what a name resolved to.
 """
 
-import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from pathlib import Path
 from ssl import SSLContext
-from typing import IO, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -23,6 +22,7 @@ from ssrfguard import Policy, Resolver, SSRFGuardError
 from ssrfguard.httpx import AsyncClient
 
 from server import __version__
+from server.blobs.base import Reader
 from server.config import BadConfig, Config
 
 MAX_URL_LENGTH = 8192
@@ -31,7 +31,7 @@ _ANSWER_BYTES = 4096
 _PIECE_BYTES = 1 << 18
 _NOT_ALLOWED = "the address is not one that this server may call"
 _USER_AGENT = f"upscale-server/{__version__}"
-# Lone surrogates can't be encoded, NUL can't be kept by PostgreSQL; neither is part of any URL.
+# Lone surrogates can't be encoded, PostgreSQL can't store NUL; neither is part of any URL.
 _NOT_IN_URL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
@@ -43,17 +43,17 @@ class NotAllowed(Exception):
 
 
 class Unreachable(Exception):
-    """No answer, or not all of it; the text says why."""
+    """No answer, or an incomplete one; the text gives the reason."""
 
 
 def is_web_url(text: str) -> bool:
-    """Whether it is an http(s) address at all; whether it may be called is found out by calling."""
+    """Whether it is an http(s) URL at all. Whether it may be called is checked when it is called."""
     return _read_url(text) is not None
 
 
 def why_not(url: str, config: Config) -> str | None:
-    """Why this server must not call the address, as far as it can be told without asking what a name resolves to: its
-    port, or an address that is private. None: nothing speaks against it yet."""
+    """Why this server must not call the URL, as far as that is known before a name is resolved: its port, or a private
+    address. None: no reason is known."""
     address = _read_url(url)
     if address is None:
         return _NOT_ALLOWED
@@ -70,23 +70,21 @@ def why_not(url: str, config: Config) -> str | None:
 
 
 def send(
-    method: str, url: str, body: bytes | Path, headers: Mapping[str, str], config: Config, timeout_s: float
+    method: str, url: str, body: bytes | Reader, headers: Mapping[str, str], config: Config, timeout_s: float
 ) -> int:
-    """The answer's status, whatever it is; the rest of the answer is nobody's business. No redirect is followed. A body
-    that is a file is read while it is sent.
+    """The status of the answer; the rest of the answer is dropped. No redirect is followed. A blob is read while it is
+    sent.
 
     Raises NotAllowed and Unreachable; ends within `timeout_s`.
     """
-    if isinstance(body, Path):
-        with body.open("rb") as file:
-            length = {"Content-Length": str(os.fstat(file.fileno()).st_size)}
-            return _send(method, url, _pieces(file), {**headers, **length}, config, timeout_s)
-    return _send(method, url, body, headers, config, timeout_s)
+    if isinstance(body, bytes):
+        return _send(method, url, body, headers, config, timeout_s)
+    return _send(method, url, _pieces(body), {**headers, "Content-Length": str(body.size)}, config, timeout_s)
 
 
-async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
-    while piece := file.read(_PIECE_BYTES):
-        yield piece
+async def _pieces(reader: Reader) -> AsyncIterator[bytes]:
+    for start in range(0, reader.size, _PIECE_BYTES):
+        yield reader.read(start, _PIECE_BYTES)
 
 
 def _send(
@@ -99,7 +97,7 @@ def _send(
 ) -> int:
     async def exchange() -> int:
         async with request(method, url, config, timeout_s, headers, body) as response:
-            # Most answers are short. Hearing them out spares the other side an error when we hang up.
+            # Most answers are short. Reading them whole avoids a connection error on the other side.
             with suppress(httpx.HTTPError), anyio.move_on_after(1):
                 size = 0
                 async for chunk in response.aiter_raw():
@@ -121,9 +119,9 @@ async def request(
     body: bytes | AsyncIterator[bytes] | None = None,
     resolver: Resolver | None = None,
 ) -> AsyncIterator[httpx.Response]:
-    """One request, its answer's body still to be read. To be used within `run`.
+    """One request; the body of its answer is not read yet. To be used within `run`.
 
-    `resolver` has the form of socket.getaddrinfo, which is asked without it; whatever it says is looked at.
+    `resolver` has the form of socket.getaddrinfo, its default; the addresses that it returns are checked.
     """
     address = _read_url(url)
     if address is None:
@@ -134,8 +132,8 @@ async def request(
         sent = client.build_request(method, address, headers={"User-Agent": _USER_AGENT, **headers}, content=body)
         try:
             response = await client.send(sent, stream=True)
-        except UnicodeError as error:  # httpx reads where a redirect goes, also when it is not to follow it
-            raise Unreachable("its server redirects to something that is no address") from error
+        except UnicodeError as error:  # httpx parses the target of a redirect even if it does not follow it
+            raise Unreachable("its server redirects to an invalid URL") from error
         try:
             yield response
         finally:
@@ -143,7 +141,8 @@ async def request(
 
 
 def run(exchange: Callable[[], Awaitable[_T]], timeout_s: float) -> _T:
-    """Do it, however slowly the other side drips, within that time. Raises NotAllowed and Unreachable."""
+    """Run the exchange, for `timeout_s` at most, however slowly the other side sends. Raises NotAllowed and
+    Unreachable."""
 
     async def timed() -> _T:
         with anyio.fail_after(timeout_s):
@@ -162,10 +161,10 @@ def run(exchange: Callable[[], Awaitable[_T]], timeout_s: float) -> _T:
 
 
 def _read_url(text: str) -> httpx.URL | None:
-    """None if it is no http(s) address.
+    """None if it is not an http(s) URL.
 
-    Both readers are asked, for each lets pass what the other refuses: httpx ports like 99999, +80 and 8_0, urlsplit
-    names that no IDNA has.
+    Two parsers check it, because each accepts what the other refuses: httpx ports like 99999, +80 and 8_0, urlsplit
+    names that are invalid in IDNA.
     """
     if len(text) > MAX_URL_LENGTH or _NOT_IN_URL.search(text):
         return None
@@ -182,7 +181,7 @@ def _read_url(text: str) -> httpx.URL | None:
 
 @dataclass(frozen=True)
 class Allowed:
-    """One entry of `allow_hosts`: a name or a network, at one port or at all."""
+    """One entry of `allow_hosts`: a name or a network, at one port or at any."""
 
     name: str | None
     network: IPv4Network | IPv6Network | None
@@ -190,7 +189,7 @@ class Allowed:
 
 
 def read_allowed(entries: Iterable[str]) -> tuple[Allowed, ...]:
-    """`name`, `address` or `network/bits`, perhaps with `:port` (then IPv6 in brackets). Raises BadConfig."""
+    """`name`, `address` or `network/bits`, optionally with `:port` (then IPv6 in brackets). Raises BadConfig."""
     return tuple(_read_entry(entry) for entry in entries)
 
 
@@ -202,7 +201,7 @@ def _read_entry(entry: str) -> Allowed:
             raise ValueError("no such port")
         if re.fullmatch(r"[0-9.]+|.*[:/].*", host):
             network = ip_network(host)
-            Policy(allowed_networks=(network,))  # knows networks that would let everything through by translation
+            Policy(allowed_networks=(network,))  # refuses networks that would allow every address by translation
             return Allowed(None, network, int(port) if port else None)
         if not re.fullmatch(r"[\w.-]+", host):
             raise ValueError("not a host name")
@@ -212,7 +211,7 @@ def _read_entry(entry: str) -> Allowed:
 
 
 def _policy(url: httpx.URL, allowed: Sequence[Allowed]) -> Policy:
-    """What one request may reach. Of public hosts, web and unprivileged ports: nobody is to talk to mail servers."""
+    """What one request may reach. On public hosts only web and unprivileged ports, so that no mail server is called."""
     host = url.raw_host.decode("ascii")
     port = url.port or (443 if url.scheme == "https" else 80)
     here = [each for each in allowed if each.port in (None, port)]
@@ -235,4 +234,4 @@ def _literal_in(host: str, network: IPv4Network | IPv6Network) -> bool:
 
 @cache
 def _tls() -> SSLContext:
-    return httpx.create_ssl_context(trust_env=False)  # costs 20 ms, and nothing in it changes
+    return httpx.create_ssl_context(trust_env=False)  # takes 20 ms, and it never changes

@@ -1,28 +1,24 @@
-"""The one door from the APIs to work: submit, get, wait, cancel, result, plan; and the API half's background work.
+"""What the dialects' endpoints call: submit, get, wait, cancel, result, plan.
 
-Everything here is synchronous and short, but `wait`. Dialects call it from their endpoints and only translate.
+Everything here is synchronous and short, except `wait`, `look` and `fetched`.
 """
 
 import asyncio
-import os
-import secrets
 import threading
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 from anyio import CapacityLimiter, to_thread
 
-from server.blobs.local import Blobs, new_key
+from server.blobs.base import Blob, Blobs, new_key, not_found
 from server.config import Config
 from server.db.deliveries import Delivery
-from server.db.jobs import MAX_ATTEMPTS, Jobs, WorkerInfo
-from server.db.turns import Turns
+from server.db.jobs import Jobs, WorkerInfo
 from server.db.uploads import Uploads
 from server.errors import (
     BadSource,
@@ -32,6 +28,7 @@ from server.errors import (
     ResultImpossible,
     SourceUnreachable,
     SourceUnreadable,
+    TooLarge,
     Unavailable,
     UpscaleError,
 )
@@ -39,10 +36,10 @@ from server.images.read.open import Header, read_header
 from server.job.creativity import recipe
 from server.job.job import Job, Params, State
 from server.job.plan import Estimate, Plan, checked_sizes, estimate, make_plan
-from server.outbound.source import Source, download, download_to, own_file, own_job
-from server.service.cached import Remembered
+from server.outbound.source import Source, download, own_file, own_job
+from server.service.timed_cache import TimedCache
+from server.service.turns import Turns, shutting_down
 from server.service.waiting import Waiting
-from server.transient import outage_of
 from server.weights.catalog import Catalog, Content, DeviceKind
 from server.weights.faces import face_weights
 from server.weights.rates import REFINER, read_rates
@@ -50,19 +47,15 @@ from server.weights.rates import REFINER, read_rates
 log = structlog.get_logger()
 _T = TypeVar("_T")
 
-_OUTAGE_S = 10.0
-"""Before a fetch is tried again that failed because of our own disk or database."""
-_READ_S = 15.0
-"""For reading and keeping a picture, beside the time for its download."""
-_FETCHED = 2
-"""Pictures that have been fetched, and are read at a time."""
 READERS = 3
 """Bodies with pictures that are read at a time."""
+_HEADER_READERS = READERS + 2
+"""Threads that read headers: for those bodies, and for the pictures of fetching.py."""
 _READING_WAIT_S = 60.0
 _LOOK_S = 20.0
-"""For finding out what a picture is, and for waiting until others have been."""
+"""Time limit for reading a picture's header, and before that for a free thread."""
 LOOKS = 4
-"""Pictures downloaded at a time while their callers wait, only to learn what they are."""
+"""Pictures downloaded at a time for `look`, while their callers wait."""
 
 
 class Service:
@@ -73,21 +66,22 @@ class Service:
         self.catalog = catalog
         self._jobs = jobs
         self._looks = CapacityLimiter(LOOKS)
-        self._fetch_s = config.fetch_timeout_s + _READ_S
         self.reading = Turns(READERS, wait_s=_READING_WAIT_S)
-        """For what endpoints do with bodies and pictures: owners take turns, and polls need no place."""
-        self._counts = Remembered(jobs.counts)
+        """For work of endpoints on bodies and pictures: owners take turns. Polls do not use it."""
+        self._counts = TimedCache(jobs.counts)
         self._waiting = Waiting(jobs.ended)
         self._end = asyncio.Event()
-        self._readers = ThreadPoolExecutor(READERS + _FETCHED, thread_name_prefix="look")
-        self._fetched = threading.BoundedSemaphore(_FETCHED)
-        self._fetcher = f"fetch:{os.getpid()}:{secrets.token_hex(4)}"
+        self._readers = ThreadPoolExecutor(_HEADER_READERS, thread_name_prefix="look")
 
     def close(self) -> None:
-        """The process is to end: whoever waits is answered now."""
+        """The process is about to end: all waiting callers are answered now."""
         self.reading.close()
         self._waiting.close()
         self._end.set()
+
+    def stop_readers(self) -> None:
+        """The process ends: pictures that wait to be read are dropped."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def submit(
         self,
@@ -103,14 +97,14 @@ class Service:
         base_url: str = "",
         strict: bool = True,
     ) -> Job:
-        """Keep the request as a durable job and return it.
+        """Store the request as a durable job and return it.
 
-        A source that came as bytes is looked at now: if it is no good, `strict` raises (BadSource, ResultImpossible),
-        otherwise the job is kept as failed with that error, which is how the vendors answer. A URL is fetched in the
-        background. Raises ModelNotFound, TooManyRequests, and Conflict (`external_id` is taken) in either case.
+        A source that came as bytes is checked now: if it is bad, `strict` raises (BadSource, ResultImpossible);
+        otherwise the job is stored as failed with that error, as the vendors do. A URL is fetched in the background.
+        Raises ModelNotFound, TooManyRequests, and Conflict (`external_id` is taken) in either case.
 
-        `deliver`: addresses by kind (deliveries.WEBHOOK, UPLOAD), to be served when the job ends with links that start
-        with `base_url`.
+        `deliver`: URLs by kind (deliveries.WEBHOOK, UPLOAD) to which the job's end is reported. Links in those messages
+        start with `base_url`.
         """
         self.catalog.choose(params)
         if params.faces is not None:
@@ -128,7 +122,7 @@ class Service:
             source = self.resolve(source, owner)
             data = None if source.url is not None else self.read(source)
             if data is not None:
-                self._check_source(data, params)
+                self.check_source(data, params)
         except (BadSource, ResultImpossible) as error:
             if strict:
                 raise
@@ -136,43 +130,45 @@ class Service:
             job = replace(job, state=State.FAILED, finished_at=now, error_code=error.code, error_message=error.message)
         else:
             if data is not None:
-                # An upload may expire before its job runs, or be used by several: every job has its own copy.
+                # Every job has its own copy: an upload may expire before the job runs, or serve several jobs.
                 job = replace(job, source_url=None, source_key=new_key())
                 assert job.source_key is not None
                 self.blobs.put(job.source_key, data)
-        self.keep(job, deliver, base_url)
+        self.store(job, deliver, base_url)
         return job
 
-    def keep(self, job: Job, deliver: Mapping[str, str] | None = None, base_url: str = "") -> None:
-        """Keep a job as it is, durably, with what is owed at its end. One that has ended already never runs: callers
-        ask for such to try their own side. Raises TooManyRequests and Conflict; its pictures are removed then."""
-        owed = [Delivery(job_id=job.id, kind=kind, url=url, base_url=base_url) for kind, url in (deliver or {}).items()]
+    def store(self, job: Job, deliver: Mapping[str, str] | None = None, base_url: str = "") -> None:
+        """Store a job durably as it is, with its deliveries. A job that has already ended never runs: callers use such
+        jobs to test their own side. Raises TooManyRequests and Conflict; the job's pictures are deleted then."""
+        pending = [
+            Delivery(job_id=job.id, kind=kind, url=url, base_url=base_url) for kind, url in (deliver or {}).items()
+        ]
         try:
-            self._jobs.enqueue(job, owed)
-        except UpscaleError:  # refused; a database that failed may have kept it all the same
+            self._jobs.enqueue(job, pending)
+        except UpscaleError:  # refused; a database that failed may have stored it all the same
             self._delete_pictures(job)
             raise
         log.info("job accepted", job=job.id, dialect=job.dialect, state=job.state.value)
 
     def get(self, job_id: str, owner: str, dialect: str | None = None) -> Job:
-        """Raises NotFound, also for a job of somebody else: its existence is nobody's business. `dialect`: only one
-        that came through it, whose `request` its words can be made of."""
+        """Raises NotFound, also for another caller's job: its existence is not revealed. `dialect`: only a job that
+        came through it, whose `request` it can read."""
         job = self._jobs.get(job_id)
         if job.owner != owner or dialect not in (None, job.dialect):
             raise NotFound(f"there is no job {job_id}")
         return job
 
     def find(self, owner: str, dialect: str, external_id: str) -> Job:
-        """The job that its caller has given this name. Raises NotFound."""
+        """The job to which its caller gave this id. Raises NotFound."""
         return self._jobs.find(owner, dialect, external_id)
 
     def list(self, owner: str, **filters: Any) -> tuple[Sequence[Job], int]:
-        """A page of the caller's jobs, newest first, and how many there are; `filters` are those of Jobs.list."""
+        """A page of the caller's jobs, newest first, and how many match; `filters` are those of Jobs.list."""
         return self._jobs.list(owner=owner, **filters)
 
     def picture(self, owner: str, picture_id: str) -> Source:
-        """A picture of the caller's own, by its id: an upload's, or a job's `source_id` or `result_id` (32 hex digits).
-        Raises NotFound, also while it is not there yet."""
+        """One of the caller's pictures, by its id: an upload's, or a job's `source_id` or `result_id` (32 hex digits).
+        Raises NotFound, also while it does not exist yet."""
         upload = self.uploads.find(owner, picture_id)
         if upload is not None:
             return Source(key=upload.key)
@@ -184,48 +180,55 @@ class Service:
         return Source(key=key)
 
     def cancel(self, job_id: str, owner: str) -> Job:
-        """Ask for the job's end. Raises NotFound, or Conflict when it has ended already."""
+        """Request the job's cancellation. Raises NotFound, or Conflict when it has already ended."""
         if self.get(job_id, owner).state.final:
-            raise Conflict("the job has ended already")
+            raise Conflict("the job has already ended")
         return self._jobs.cancel(job_id)
 
     async def wait(self, job_id: str, owner: str, timeout_s: float) -> Job:
-        """The job as it is when it has ended, after `timeout_s`, or when this process is to end (`closing`), whichever
+        """The job once it has ended, after `timeout_s`, or when this process is about to end (`closing`), whichever
         comes first."""
         await self._waiting.until_ended(job_id, timeout_s)
         return await to_thread.run_sync(self.get, job_id, owner)
 
     @property
     def closing(self) -> bool:
-        """This process is to end: what it can't finish now goes on in the next one."""
+        """This process is about to end; unfinished jobs continue in the next one."""
         return self._waiting.closed
 
     async def unless_closing(self, work: Awaitable[_T]) -> _T:
-        """The same, for what may take long and changes nothing. Raises Unavailable once this process is to end."""
+        """The result of work that may take long and changes nothing. Raises Unavailable when this process is about to
+        end."""
         if not self.closing:
             task, end = asyncio.ensure_future(work), asyncio.ensure_future(self._end.wait())
             await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
             end.cancel()
             if task.done():
                 return task.result()
-            task.add_done_callback(_drop)  # it ends by itself, in a thread that nobody waits for
-        raise Unavailable("the server is shutting down; try again", retry_after_s=5)
+            task.add_done_callback(_drop)  # its thread ends by itself; nothing waits for it
+        raise shutting_down()
 
-    def result_path(self, job: Job) -> Path:
+    def result(self, job: Job) -> Blob:
         """The encoded result. Raises Conflict while there is none, NotFound after it has expired."""
         if job.result is None:
             raise Conflict(f"the job has no result: it is {job.state.value}")
-        return self.blobs.path(job.result.key)
+        return self._blob(job.result.key)
 
-    def source_path(self, job: Job) -> Path:
-        """The picture it was made of. Raises Conflict while it is not here, NotFound after it has expired."""
+    def source(self, job: Job) -> Blob:
+        """The source picture. Raises Conflict until it has been fetched, NotFound after it has expired."""
         if job.source_key is None:
             raise Conflict("the job's picture has not been fetched")
-        return self.blobs.path(job.source_key)
+        return self._blob(job.source_key)
+
+    def check_file_size(self, size: int) -> None:
+        """Raises TooLarge for an uploaded file of so many bytes."""
+        limit = self.config.max_source_bytes
+        if size > limit:
+            raise TooLarge(f"the file is over this server's limit of {limit} bytes")
 
     def resolve(self, source: Source, owner: str) -> Source:
-        """The same source; a link to a file of ours, or to a picture of one of the owner's jobs, as that file, under
-        whatever name it was asked for. Raises SourceUnreachable for a job that has no such picture."""
+        """The same source; but a link to one of our files, or to a picture of one of the owner's jobs, becomes that
+        file, under whichever host name it was given. Raises SourceUnreachable for a job that has no such picture."""
         if source.url is None:
             return source
         key = own_file(source.url)
@@ -236,34 +239,34 @@ class Service:
             return source
         try:
             job = self.get(named[0], owner)
-        except NotFound:  # of somebody else, or of another server like this one: as any address
+        except NotFound:  # another caller's, or of another server like this one: an ordinary URL
             return source
         try:
-            return Source(key=(self.result_path(job) if named[1] == "result" else self.source_path(job)).name)
+            return Source(key=(self.result(job) if named[1] == "result" else self.source(job)).key)
         except (Conflict, NotFound) as error:
             raise SourceUnreachable(f"the picture is not here: {error.message}") from error
 
     def read(self, source: Source) -> bytes:
-        """A picture's file, downloaded now if need be. Raises BadSource."""
+        """A picture's file, downloaded now if it is a URL. Raises BadSource."""
         if source.url is not None:
             return download(source.url, self.config)
         return source.data if source.data is not None else self._own_file(source.key)
 
     def header(self, source: Source) -> Header:
-        """Size and kind of a picture, downloaded now if need be: see `look`. Raises BadSource."""
+        """Size and kind of a picture, downloaded now if it is a URL. Raises BadSource."""
         return self._header(self.read(source))
 
     async def look(self, owner: str, source: Source) -> Header:
-        """The same, for endpoints. Downloads take their time, so they are few at once, and whoever waits for one takes
-        no thread from the others; then it is the owner's turn to have it read."""
+        """The same, for endpoints. Downloads may take long: only a few run at a time, and waiting for one uses no
+        thread of the endpoints. Then the picture is read when it is the owner's turn."""
         source = await self.fetched(await to_thread.run_sync(self.resolve, source, owner))
         return await self.reading.run(owner, self.header, source)
 
-    async def fetched(self, source: Source) -> Source:
-        """A source whose bytes are here. Raises BadSource."""
+    async def fetched(self, source: Source, limiter: CapacityLimiter | None = None) -> Source:
+        """The same source, downloaded if it is a URL. `limiter` bounds the downloads at a time. Raises BadSource."""
         if source.url is None:
             return source
-        download = to_thread.run_sync(self.read, source, limiter=self._looks)
+        download = to_thread.run_sync(self.read, source, limiter=limiter or self._looks)
         return Source(data=await self.unless_closing(download))
 
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
@@ -308,75 +311,30 @@ class Service:
         return self._jobs.live_workers()
 
     def counts(self) -> dict[str, int]:
-        """Jobs by state; of large tables not quite of this moment."""
+        """Jobs by state; for large tables the numbers may be a little old."""
         return self._counts.get()
 
-    # --- background work, called in a loop by app.py ----------------------------------------------------------------
-
-    def fetch_next(self) -> bool:
-        """Fetch the source of one waiting job. False when none waits."""
-        job = self.claim_fetch()
-        if job is not None:
-            self.fetch(job)
-        return job is not None
-
-    def claim_fetch(self) -> Job | None:
-        """The next job whose source is to be fetched, for `fetch`."""
-        # The lease outlasts the download's own time limit, so that only a dead process loses it.
-        return self._jobs.claim_fetch(self._fetcher, self._fetch_s)
-
-    def fetch(self, job: Job) -> None:
-        assert job.source_url is not None
-        if job.attempt > MAX_ATTEMPTS:
-            reason = SourceUnreadable(f"the server's process died {MAX_ATTEMPTS} times while it read this picture")
-            self._jobs.fail_fetch(job.id, self._fetcher, reason)
-            return
-        with structlog.contextvars.bound_contextvars(job=job.id):
-            try:
-                self._fetch(job, job.source_url)
-            except UpscaleError as error:
-                log.info("source refused", code=error.code, reason=error.message)
-                self._jobs.fail_fetch(job.id, self._fetcher, error)
-            except Exception as error:
-                if outage_of(error) is not None:
-                    log.error("fetching put off", reason=str(error))
-                    self._jobs.postpone_fetch(job.id, self._fetcher, _OUTAGE_S)
-                else:
-                    log.exception("fetching broke")
-                    self._jobs.fail_fetch(job.id, self._fetcher, SourceUnreachable("the picture could not be fetched"))
-
-    def release_fetches(self) -> None:
-        """This process ends: others may fetch what it was about to."""
-        self._jobs.release(self._fetcher)
-        self._readers.shutdown(wait=False, cancel_futures=True)
+    def check_source(self, data: bytes, params: Params) -> None:
+        """Raises BadSource, ResultImpossible."""
+        self.plan(params, self._header(data))
 
     def delete(self, job: Job) -> None:
-        """The job and its pictures, whatever its state: a worker that has it finds out at its next heartbeat."""
-        self._delete_pictures(job)  # before the row: what a crash leaves behind, upkeep still finds
+        """Delete the job and its pictures, in any state: a worker that runs it learns of that at its next heartbeat."""
+        self._delete_pictures(job)  # before the row: after a crash, cleanup still finds the rest
         last = self._jobs.delete(job.id)
         if last is not None:
-            self._delete_pictures(last)  # it may have got one since
+            self._delete_pictures(last)  # it may have got a result since
 
-    # --- within -----------------------------------------------------------------------------------------------------
-
-    def _fetch(self, job: Job, url: str) -> None:
-        key = new_key()
-        with self.blobs.scratch() as file:
-            download_to(file, url, self.config)
-            self._jobs.hold_fetch(job.id, self._fetcher, self._fetch_s)
-            with self._fetched:  # few pictures are in memory at a time, however many downloads are on their way
-                self._jobs.hold_fetch(job.id, self._fetcher, self._fetch_s)
-                data = file.read()
-                self._check_source(data, job.params)
-                self.blobs.put(key, data)
-        if self._jobs.give_source(job.id, self._fetcher, key):
-            log.info("source fetched", bytes=len(data))
-        else:
-            self.blobs.delete(key)  # cancelled meanwhile
+    # --- internal ---------------------------------------------------------------------------------------------------
 
     def _device(self) -> DeviceKind:
         """Where a job is likely to run: on a GPU, if any worker has one."""
         return "cuda" if any(worker.kind == "cuda" for worker in self._jobs.live_workers()) else "cpu"
+
+    def _blob(self, key: str) -> Blob:
+        if not self.blobs.has(key):
+            raise not_found()
+        return Blob(self.blobs, key)
 
     def _delete_pictures(self, job: Job) -> None:
         for key in pictures_of(job):
@@ -389,11 +347,8 @@ class Service:
         except NotFound as error:
             raise SourceUnreachable(error.message) from error
 
-    def _check_source(self, data: bytes, params: Params) -> None:
-        self.plan(params, self._header(data))
-
     def _header(self, data: bytes) -> Header:
-        """In a thread of those that are for nothing else, and in bounded time. Raises BadSource."""
+        """Read in one of the threads for headers, within a time limit. Raises BadSource."""
         started = threading.Event()
 
         def look() -> Header:
@@ -407,7 +362,7 @@ class Service:
         try:
             return future.result(_LOOK_S)
         except FutureTimeout:
-            raise SourceUnreadable(f"the picture takes more than {_LOOK_S:g} seconds to look at") from None
+            raise SourceUnreadable(f"the picture takes more than {_LOOK_S:g} seconds to read") from None
 
 
 def _drop(task: "asyncio.Future[Any]") -> None:
@@ -416,6 +371,6 @@ def _drop(task: "asyncio.Future[Any]") -> None:
 
 
 def pictures_of(job: Job) -> list[str]:
-    """The keys of its blobs."""
+    """The keys of the job's blobs."""
     keys = (job.source_key, job.result.key if job.result else None)
     return [key for key in keys if key is not None]

@@ -1,32 +1,32 @@
-"""Callers who wait for jobs to end: one look at the table for all of them at a time, and a thread for none."""
+"""Callers who wait for jobs to end: one query for all of them at a time, and no thread for any of them."""
 
 import asyncio
 from collections.abc import Callable, Collection
 
 from anyio import CapacityLimiter, to_thread
 
-_LOOK_S = 0.05
+_POLL_S = 0.05
 
 
 class Waiting:
     """For one event loop."""
 
     def __init__(self, ended: Callable[[Collection[str]], set[str]]) -> None:
-        """`ended`: which of these jobs wait for nothing any more; called in a thread."""
+        """`ended`: those of these jobs that have ended or no longer exist; called in a thread."""
         self._ended = ended
         self._limiter = CapacityLimiter(1)
         self._futures: dict[str, set[asyncio.Future[None]]] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
         self.closed = False
 
     async def until_ended(self, job_id: str, timeout_s: float) -> None:
-        """Return when it has ended, after `timeout_s`, or when the process is to end, whichever comes first."""
+        """Return when the job has ended, after `timeout_s`, or after `close`, whichever comes first."""
         if self.closed or timeout_s <= 0:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._futures.setdefault(job_id, set()).add(future)
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look())
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll())
         try:
             await asyncio.wait({future}, timeout=timeout_s)
             if future.done():
@@ -35,25 +35,25 @@ class Waiting:
             self._forget(job_id, future)
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """All callers return now, and later ones at once."""
         self.closed = True
-        self._tell(list(self._futures), None)
+        self._wake(list(self._futures), None)
 
-    async def _look(self) -> None:
-        """For as long as somebody waits."""
+    async def _poll(self) -> None:
+        """Query while any caller waits."""
         try:
             while self._futures:
                 try:
                     ended = await to_thread.run_sync(self._ended, list(self._futures), limiter=self._limiter)
-                except Exception as error:  # the database is away: each of them says so in its own words
-                    self._tell(list(self._futures), error)
+                except Exception as error:  # the database failed: every caller gets the error
+                    self._wake(list(self._futures), error)
                 else:
-                    self._tell(ended, None)
-                await asyncio.sleep(_LOOK_S)
+                    self._wake(ended, None)
+                await asyncio.sleep(_POLL_S)
         finally:
-            self._looking = None
+            self._polling = None
 
-    def _tell(self, job_ids: Collection[str], error: Exception | None) -> None:
+    def _wake(self, job_ids: Collection[str], error: Exception | None) -> None:
         for job_id in job_ids:
             for future in self._futures.pop(job_id, ()):
                 if not future.done():

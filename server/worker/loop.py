@@ -24,16 +24,17 @@ import structlog
 import torch
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.blobs.local import Blobs, new_key
+from server.blobs import open_blobs
+from server.blobs.base import Blobs, new_key
 from server.config import Config
 from server.db.database import Changes, open_database
-from server.db.jobs import Beat, Jobs, WorkerInfo
+from server.db.jobs import HeartbeatResult, Jobs, WorkerInfo
 from server.errors import JobCancelled, JobFailed, NotFound, UpscaleError
 from server.job.formats import FORMATS
 from server.job.job import Job, Result
 from server.job.price import cost_of
 from server.pipeline import Context
-from server.transient import outage_of
+from server.transient import RETRY_S, retried, transient_error
 from server.weights.catalog import Catalog
 from server.worker.indexer import index
 from server.worker.upscaler import Upscaler
@@ -42,8 +43,6 @@ log = structlog.get_logger()
 
 _IDLE_S = 0.5
 """How long an idle worker waits for a notification of new jobs before it looks for jobs whose lease has expired."""
-_DATABASE_PAUSE_S = 1.0
-"""Pause before the next attempt after the database failed."""
 _PROGRESS_S = 0.5
 """How often progress is written while a job runs."""
 _GRACE_S = 12.0
@@ -73,7 +72,7 @@ class _Run:
     job: Job
     ctx: Context | None = None
     """None until its thread has begun."""
-    news: Beat = Beat.CONTINUE
+    news: HeartbeatResult = HeartbeatResult.CONTINUE
 
     @property
     def progress(self) -> float:
@@ -135,7 +134,7 @@ class Worker:
             except SQLAlchemyError:
                 # It is unknown what was written. Either the job is finished, or it is claimed again after its lease.
                 log.exception("the database failed")
-                self._stop.wait(_DATABASE_PAUSE_S)
+                self._stop.wait(RETRY_S)
         if self._failure is None:
             self._drain()
         if self._failure is not None:
@@ -236,9 +235,9 @@ class Worker:
         except Exception as error:
             if "CUDA error" in str(error):
                 raise
-            if outage := outage_of(error):
+            if transient := transient_error(error):
                 log.error("the disk failed", reason=str(error))
-                self._jobs.fail(job, outage)
+                self._jobs.fail(job, transient)
                 return
             log.exception("job failed unexpectedly")
             self._jobs.fail(job, JobFailed("the picture could not be processed; the server's log says why"))
@@ -254,19 +253,13 @@ class Worker:
         size_bytes = run.ctx.target.stat().st_size
         self._blobs.adopt(key, run.ctx.target)
         result = self._result(key, size_bytes, run.ctx)
-        deadline = time.monotonic() + self._config.lease_s
-        while True:
-            try:
-                # If the answer to a commit was lost, the next attempt finds the job finished by this run.
-                published = self._jobs.finish(run.job, result) or self._is_published(run.job, key)
-            except SQLAlchemyError:
-                if time.monotonic() > deadline:
-                    raise  # the blob stays, because the row may name it
-                log.warning("finishing failed; trying again", exc_info=True)
-                time.sleep(_DATABASE_PAUSE_S)
-            else:
-                break
-        if not published:
+
+        def finish() -> bool:
+            # If the answer to a commit was lost, the next attempt finds the job finished by this run.
+            return self._jobs.finish(run.job, result) or self._is_published(run.job, key)
+
+        # If it raises, the blob stays, because the row may name it.
+        if not retried(finish, self._config.lease_s):
             self._blobs.delete(key)
             raise JobLost
         log.info("job succeeded", seconds=run.ctx.seconds, network_pixels=run.ctx.network_pixels)
@@ -305,9 +298,9 @@ class Worker:
         return WorkerInfo(self._id, self._device, True, time.time(), self._upscaler.kind, counters)
 
     def _check(self, run: _Run) -> None:
-        if run.news is Beat.LOST:
+        if run.news is HeartbeatResult.LOST:
             raise JobLost
-        if run.news is Beat.CANCEL:
+        if run.news is HeartbeatResult.CANCEL:
             raise JobCancelled("the job was cancelled")
         if self._stop.is_set() and run.progress < 1:
             raise WorkerStopping
@@ -358,7 +351,7 @@ def run_worker(config: Config, worker_id: str | None = None, *, supervised: bool
     worker = Worker(
         config,
         jobs,
-        Blobs(config.blobs_dir),
+        open_blobs(config),
         upscaler,
         Changes(engine),
         name,

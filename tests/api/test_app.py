@@ -1,4 +1,4 @@
-"""The server as a whole: whose words an error is in, how large a body may be, when it is ready."""
+"""The server as a whole: the forms of errors, the limit of bodies, readiness."""
 
 import base64
 import json
@@ -13,9 +13,10 @@ import pytest
 from fastapi import FastAPI
 from websockets.sync.client import connect
 
-from server.api.app import _repeat, create_app
+from server.api.app import create_app
+from server.api.background import repeat
 from server.api.dialects import DIALECTS, dialect_of
-from server.api.dialects.base import ServiceDep
+from server.api.dialects.depends import ServiceDep
 from server.config import MIB, BadConfig
 from tests.conftest import Live, LiveServer, MakeConfig, Picture, draw, serve
 
@@ -259,7 +260,7 @@ def test_background_work_goes_on_after_what_broke(capsys: pytest.CaptureFixture[
             raise sqlite3.OperationalError("database is locked")
         return True
 
-    _repeat(stop, work, idle_s=0.01)
+    repeat(stop, work, idle_s=0.01)
     assert len(calls) == 3
     assert "database is locked" in "".join(capsys.readouterr())
 
@@ -297,13 +298,13 @@ def test_a_host_list_that_means_nothing_stops_the_start(config: MakeConfig) -> N
 def test_its_threads_end_with_it(live_server: LiveServer, config: MakeConfig) -> None:
     with serve(create_app(config())):
         names = {thread.name for thread in threading.enumerate()}
-        assert {"fetch-0", "fetch-1", "fetch-2", "fetch-3", "upkeep"} <= names
+        assert {"fetch-0", "fetch-1", "fetch-2", "fetch-3", "cleanup"} <= names
     assert not {thread.name for thread in threading.enumerate()} & {
         "fetch-0",
         "fetch-1",
         "fetch-2",
         "fetch-3",
-        "upkeep",
+        "cleanup",
     }
 
 

@@ -2,7 +2,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from server.api.auth import LOCAL, Caller, Gate
+from server.api.auth import LOCAL, Auth, Caller
 from server.config import Config
 from server.db.database import open_database
 from server.db.keys import Keys
@@ -15,27 +15,27 @@ def keys_of(config: Config) -> Keys:
     return Keys(open_database(config.database))
 
 
-def gate_of(config: Config) -> Gate:
-    return Gate(config, keys_of(config))
+def auth_of(config: Config) -> Auth:
+    return Auth(config, keys_of(config))
 
 
 @pytest.mark.parametrize("header", [None, "", "anything", "Bearer anything"])
 def test_without_keys_everybody_is_local(config: MakeConfig, header: str | None) -> None:
-    assert gate_of(config()).admit(header) is LOCAL
+    assert auth_of(config()).authenticate(header) is LOCAL
 
 
 @pytest.mark.parametrize("header", ["Bearer second", "bearer  second ", "second", " second"])
 def test_a_key_is_known_with_and_without_bearer(config: MakeConfig, header: str) -> None:
-    caller = gate_of(config(api_keys=("first", "second"))).admit(header)
-    assert caller == gate_of(config(api_keys=("second",))).admit("Bearer second")
+    caller = auth_of(config(api_keys=("first", "second"))).authenticate(header)
+    assert caller == auth_of(config(api_keys=("second",))).authenticate("Bearer second")
     assert len(caller.id) == 16 and "second" not in caller.id
 
 
 def test_each_key_is_another_caller(config: MakeConfig) -> None:
     made = config(api_keys=("first", "second"))
     _, third = keys_of(made).create("third", Limits())
-    gate = gate_of(made)
-    assert len({gate.admit(key).id for key in ("first", "second", third)}) == 3
+    auth = auth_of(made)
+    assert len({auth.authenticate(key).id for key in ("first", "second", third)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -47,38 +47,38 @@ def test_anything_else_is_refused(config: MakeConfig, header: str | None, beside
     if beside:
         keys_of(made).create("another", Limits())
     with pytest.raises(Unauthorized, match="^Invalid API key$"):
-        gate_of(made).admit(header)
+        auth_of(made).authenticate(header)
 
 
 def test_a_key_of_the_table_is_the_same_caller_as_in_the_settings(config: MakeConfig) -> None:
     made = config()
     key, secret = keys_of(made).create("ann", Limits())
-    assert gate_of(made).admit(f"Bearer {secret}") == Caller(key.id)
-    assert gate_of(config(api_keys=(secret,))).admit(secret) == Caller(key.id)
+    assert auth_of(made).authenticate(f"Bearer {secret}") == Caller(key.id)
+    assert auth_of(config(api_keys=(secret,))).authenticate(secret) == Caller(key.id)
 
 
-def test_the_first_key_closes_a_gate_that_was_open_and_the_last_revoked_does_not_open_it(config: MakeConfig) -> None:
+def test_the_first_key_closes_an_open_server_and_the_last_revoked_does_not_open_it(config: MakeConfig) -> None:
     made = config()
-    gate, keys = gate_of(made), keys_of(made)
-    assert gate.is_open() and gate.admit("anything") is LOCAL
+    auth, keys = auth_of(made), keys_of(made)
+    assert auth.is_open() and auth.authenticate("anything") is LOCAL
     key, secret = keys.create("ann", Limits())
-    assert not gate.is_open() and gate.admit(secret).id == key.id
-    gate.check(Caller(key.id))
+    assert not auth.is_open() and auth.authenticate(secret).id == key.id
+    auth.check(Caller(key.id))
     keys.revoke("ann")
-    for each in (gate, gate_of(made)):
+    for each in (auth, auth_of(made)):
         assert not each.is_open()
         for header in (None, "anything", secret):
             with pytest.raises(Unauthorized):
-                each.admit(header)
+                each.authenticate(header)
         for caller in (LOCAL, Caller(key.id)):
             with pytest.raises(Unauthorized):
                 each.check(caller)
 
 
 def test_who_was_let_in_by_the_settings_may_stay(config: MakeConfig) -> None:
-    gate = gate_of(config(api_keys=("first",)))
-    gate.check(gate.admit("first"))
-    gate_of(config()).check(LOCAL)
+    auth = auth_of(config(api_keys=("first",)))
+    auth.check(auth.authenticate("first"))
+    auth_of(config()).check(LOCAL)
 
 
 def test_a_key_opens_a_running_server_and_revoked_no_more(live_server: LiveServer) -> None:
@@ -100,7 +100,7 @@ LOCAL_HOSTS = ["127.0.0.1:8000", "localhost:8000", "up.localhost", "[::1]:8000",
 @pytest.mark.parametrize("host", LOCAL_HOSTS)
 @pytest.mark.parametrize("origin", [None, "http://127.0.0.1:8000", "http://localhost:3000"])
 def test_without_keys_this_machine_may_ask(config: MakeConfig, host: str, origin: str | None) -> None:
-    gate_of(config()).check_origin({"host": host} | ({"origin": origin} if origin else {}))
+    auth_of(config()).check_origin({"host": host} | ({"origin": origin} if origin else {}))
 
 
 @pytest.mark.parametrize(
@@ -119,15 +119,15 @@ def test_without_keys_this_machine_may_ask(config: MakeConfig, host: str, origin
 def test_without_keys_strangers_pages_may_not_ask(config: MakeConfig, headers: dict[str, str]) -> None:
     made = config()
     with pytest.raises(Forbidden, match="without API keys"):
-        gate_of(made).check_origin(headers)
-    gate_of(config(api_keys=("secret",))).check_origin(headers)
+        auth_of(made).check_origin(headers)
+    auth_of(config(api_keys=("secret",))).check_origin(headers)
     keys_of(made).create("ann", Limits())
-    gate_of(made).check_origin(headers)
+    auth_of(made).check_origin(headers)
 
 
 def test_without_keys_the_public_address_may_be_asked(config: MakeConfig) -> None:
     public = config(public_base_url="https://up.example")
-    gate_of(public).check_origin({"host": "up.example", "origin": "https://up.example"})
+    auth_of(public).check_origin({"host": "up.example", "origin": "https://up.example"})
 
 
 def test_strangers_pages_get_neither_answers_nor_sockets(live: Live) -> None:

@@ -206,7 +206,7 @@ def test_a_picture_as_the_body_is_refused_with_the_remedy(
         "curl -F file=@NAME" if dialect == "native" else "send JSON, with the picture as a URL, a data URI or base64"
     )
     assert answer.status_code == 415
-    assert "the body is a picture as it is (image/png)" in refusal(answer) and remedy in refusal(answer)
+    assert "the body is a picture file (image/png)" in refusal(answer) and remedy in refusal(answer)
 
 
 @pytest.mark.parametrize("path", ["/api/v3/media/upload/binary", "/api/v2/upload"])
@@ -224,14 +224,14 @@ def test_a_compressed_body_is_refused_with_the_reason(live: Live, dialect: str, 
     path, body = submit_body(dialect)
     answer = live.client.post(path, content=gzip.compress(body), headers={"Content-Encoding": said})
     assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
-    assert refusal(answer) == f"the body is compressed ({said.lower()}): send it as it is"
+    assert refusal(answer) == f"the body is compressed ({said.lower()}): send it uncompressed"
 
 
 @pytest.mark.parametrize("dialect", SUBMITS)
 def test_a_compressed_body_that_does_not_say_so_is_refused_too(live: Live, dialect: str) -> None:
     path, body = submit_body(dialect)
     answer = live.client.post(path, content=gzip.compress(body), headers={"Content-Type": "application/json"})
-    assert (answer.status_code, refusal(answer)) == (415, "the body is compressed (gzip): send it as it is")
+    assert (answer.status_code, refusal(answer)) == (415, "the body is compressed (gzip): send it uncompressed")
     assert live.client.post(path, content=body, headers={"Content-Encoding": "identity"}).is_success
 
 

@@ -1,4 +1,4 @@
-"""What is removed without anybody asking, and what never is."""
+"""Pictures that cleanup removes, and pictures that it never removes."""
 
 import os
 import time
@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from server.api.cleanup import Upkeep
+from server.api.cleanup import Cleanup
 from server.api.metrics import Metrics
-from server.blobs.local import Blobs, new_key
+from server.blobs.base import new_key
+from server.blobs.folder import FolderBlobs
 from server.config import Config
 from server.db.database import jobs, open_database, uploads
 from server.db.deliveries import Deliveries
@@ -29,17 +30,17 @@ DAY_S = 86400.0
 
 
 class House:
-    """Everything that upkeep looks after."""
+    """Everything that cleanup looks after."""
 
     def __init__(self, config: Config) -> None:
         self.engine = open_database(config.database)
         self.folder = config.blobs_dir
-        self.blobs = Blobs(self.folder)
+        self.blobs = FolderBlobs(self.folder)
         self.jobs = Jobs(self.engine, lease_s=60)
         self.uploads = Uploads(self.engine, self.blobs, keep_s=config.keep_s)
         self.metrics = Metrics(self.jobs, Deliveries(self.engine))
         service = Service(config, self.jobs, self.uploads, self.blobs, Catalog.of(config))
-        self.upkeep = Upkeep(config, service, self.jobs, self.uploads, self.blobs, self.metrics)
+        self.cleanup = Cleanup(config, service, self.jobs, self.uploads, self.blobs, self.metrics)
 
     def picture(self, size: int, age_s: float = 0.0) -> str:
         key = new_key()
@@ -72,7 +73,7 @@ class House:
         return key
 
     def there(self, job: Job) -> bool:
-        """With all of its pictures; or gone, with all of them."""
+        """Whether the job exists with all of its pictures; False: neither it nor any of them exists."""
         keys = [key for key in (job.source_key, job.result and job.result.key) if key]
         found = [(self.folder / key).exists() for key in keys]
         try:
@@ -96,7 +97,7 @@ def house(config: MakeConfig) -> Callable[..., House]:
 def test_what_has_expired_goes_with_its_pictures(house: Callable[..., House]) -> None:
     here = house(keep_s=100)
     old, new, own = here.job(10, 101), here.job(10, 50), here.job(10, 50, keep_s=20.0)
-    assert not here.upkeep.once()
+    assert not here.cleanup.once()
     assert (here.there(old), here.there(new), here.there(own)) == (False, True, False)
     assert here.counted("expired") == (4, 40)
 
@@ -106,7 +107,7 @@ def test_over_the_quota_the_oldest_go_first_and_no_more_than_must(house: Callabl
     waiting = here.job(1000, created_at=time.time() - 10 * DAY_S)
     first, second, third = (here.job(1000, age) for age in (300, 200, 100))
     upload = here.upload(1000, 250)
-    assert not here.upkeep.once()
+    assert not here.cleanup.once()
     assert [here.there(job) for job in (waiting, first, second, third)] == [True, False, True, True]
     assert not (here.folder / upload).exists(), "it is older than the second"
     assert here.counted("quota") == (3, 3000)
@@ -118,7 +119,7 @@ def test_over_the_quota_the_oldest_go_first_and_no_more_than_must(house: Callabl
 def test_within_the_quota_nothing_goes(house: Callable[..., House]) -> None:
     here = house(keep_bytes=2000)
     job = here.job(1000, 300)
-    here.upkeep.once()
+    here.cleanup.once()
     assert here.there(job) and here.counted("quota") == (None, None)
 
 
@@ -126,7 +127,7 @@ def test_unfinished_jobs_are_never_removed_for_the_quota(house: Callable[..., Ho
     here = house(keep_bytes=1)
     queued, running = here.job(1000), here.job(1000)
     assert here.jobs.claim("worker") is not None
-    assert not here.upkeep.once()
+    assert not here.cleanup.once()
     assert here.there(queued) and here.there(running)
 
 
@@ -134,13 +135,13 @@ def test_a_quota_far_exceeded_is_reached_in_several_turns(house: Callable[..., H
     here = house(keep_bytes=100)
     made = [here.job(100, 1000 - number) for number in range(130)]
     turns = 1
-    while here.upkeep.once():
+    while here.cleanup.once():
         turns += 1
     assert 1 < turns < 6
     assert not any(here.there(job) for job in made)
 
 
-def test_pictures_of_nobody_go_once_they_are_old(house: Callable[..., House]) -> None:
+def test_pictures_of_no_one_go_once_they_are_old(house: Callable[..., House]) -> None:
     here = house(keep_s=3 * DAY_S)
     fresh, old = here.picture(7, DAY_S), here.picture(7, 4 * DAY_S)
     job, waiting = here.job(10, 100), here.job(10)
@@ -148,7 +149,7 @@ def test_pictures_of_nobody_go_once_they_are_old(house: Callable[..., House]) ->
     for path in here.folder.iterdir():
         if path.is_file() and path.name != fresh:
             os.utime(path, (time.time() - 4 * DAY_S,) * 2)
-    here.upkeep.once()
+    here.cleanup.once()
     assert (here.folder / fresh).exists() and not (here.folder / old).exists()
     assert here.there(job) and here.there(waiting) and (here.folder / upload).exists()
     assert here.uploads.ticket(ticket.key)
@@ -158,7 +159,7 @@ def test_pictures_of_nobody_go_once_they_are_old(house: Callable[..., House]) ->
 def test_a_short_life_of_jobs_does_not_make_orphans_of_what_is_being_written(house: Callable[..., House]) -> None:
     here = house(keep_s=1)
     young = here.picture(7, DAY_S / 2)
-    here.upkeep.once()
+    here.cleanup.once()
     assert (here.folder / young).exists()
 
 
@@ -170,7 +171,7 @@ def test_what_a_killed_process_left_is_counted_and_gone_at_the_first_turn(
     dead.mkdir()
     (dead / "part").write_bytes(b"12345")
     dead.with_suffix(".lock").touch()
-    here.upkeep.once()
+    here.cleanup.once()
     assert not dead.exists() and here.counted("part") == (1, 5)
 
 
@@ -180,5 +181,5 @@ def test_lapsed_jobs_are_ended(house: Callable[..., House]) -> None:
     assert here.jobs.claim("worker") is not None
     with here.engine.begin() as db:
         db.execute(update(jobs).values(lease_until=1.0, cancel_requested=True))
-    here.upkeep.once()
+    here.cleanup.once()
     assert here.jobs.get(job.id).state is State.CANCELLED

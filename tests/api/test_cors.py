@@ -22,7 +22,7 @@ def told(answer: httpx.Response) -> str | None:
     return answer.headers.get("access-control-allow-origin")
 
 
-def test_without_the_setting_no_origin_is_told_anything(live_server: LiveServer) -> None:
+def test_without_the_setting_no_origin_is_reported_anything(live_server: LiveServer) -> None:
     live = live_server(api_keys=("key",))
     asked = preflight(live, APP)
     assert (asked.status_code, told(asked)) == (405, None)
@@ -32,7 +32,7 @@ def test_without_the_setting_no_origin_is_told_anything(live_server: LiveServer)
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/v1", "/api/v3/wavespeed-ai/real-esrgan", "/files/x", "/no/such"])
-def test_a_listed_origin_is_told_that_it_may(live_server: LiveServer, path: str) -> None:
+def test_a_listed_origin_is_reported_that_it_may(live_server: LiveServer, path: str) -> None:
     live = live_server(api_keys=("key",), cors_origins=("HTTPS://App.example:443", "http://localhost:3000"))
     asked = preflight(live, APP, path)
     assert (asked.status_code, asked.content, told(asked)) == (204, b"", APP)

@@ -1,4 +1,4 @@
-"""The caller's own text never comes back whole: names are cut, what nobody reads is not kept."""
+"""The caller's own text is never sent back whole: names are cut, unknown fields are not stored."""
 
 import base64
 from typing import Any
@@ -71,7 +71,7 @@ def test_unknown_and_unused_values_are_not_kept(live: Live, picture: Picture) ->
     assert len(str(live.worker.jobs.get(job_id).request)) < SMALL
 
 
-def test_what_was_meant_is_still_told(live: Live, picture: Picture) -> None:
+def test_what_was_meant_is_still_reported(live: Live, picture: Picture) -> None:
     image = base64.b64encode(picture()).decode()
     body = {"image": image, "guidance_scale": 3, "enable_base64_output": True}
     told = live.client.post(WAVESPEED, json=body).json()["data"]["input"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.api.dialects.base import read_json
+from server.api.dialects.fields import read_json
 from server.errors import InvalidField, InvalidRequest
 from server.outbound.source import parse_source
 from tests.conftest import Live
@@ -81,7 +81,7 @@ def test_padding_in_the_middle_is_no_base64(place: int) -> None:
 
 
 def test_a_large_body_comes_through_every_door(live: Live) -> None:
-    """Not a picture, and told so: it was read."""
+    """The answer says that it is not a picture: so the body was read."""
     image = base64.b64encode(b"no picture" * 200_000).decode()
     answer = live.client.post("/jobs", json={"image": image})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "source_unreadable")

@@ -46,7 +46,7 @@ def table(database: Engine) -> Jobs:
 
 
 @pytest.fixture
-def owed(database: Engine) -> Deliveries:
+def pending(database: Engine) -> Deliveries:
     return Deliveries(database)
 
 
@@ -66,29 +66,29 @@ def end(table: Jobs, **values: Any) -> None:
     assert table.finish(job, result)
 
 
-def test_a_server_that_has_done_nothing_says_so(table: Jobs, owed: Deliveries) -> None:
-    text = Metrics(table, owed).text().decode()
+def test_a_server_that_has_done_nothing_says_so(table: Jobs, pending: Deliveries) -> None:
+    text = Metrics(table, pending).text().decode()
     assert value(text, "upscale_queue_age_seconds") == 0
     assert not [name for name, _ in samples(text) if name.startswith(("upscale_jobs_ended", "upscale_stage"))]
 
 
-def test_the_backlog_is_told_by_dialect_and_state(table: Jobs, owed: Deliveries) -> None:
+def test_the_backlog_is_reported_by_dialect_and_state(table: Jobs, pending: Deliveries) -> None:
     add(table, created_at=time.time() - 100)
     add(table, dialect="novita", created_at=time.time() - 50)
     add(table, created_at=time.time() - 10)
     assert table.claim("worker") is not None
-    text = Metrics(table, owed).text().decode()
+    text = Metrics(table, pending).text().decode()
     assert value(text, "upscale_jobs", "native", "running") == 1
     assert value(text, "upscale_jobs", "native", "queued") == value(text, "upscale_jobs", "novita", "queued") == 1
     age = value(text, "upscale_queue_age_seconds")
     assert age is not None and 50 <= age < 60
 
 
-def test_every_end_is_counted_once(table: Jobs, owed: Deliveries) -> None:
+def test_every_end_is_counted_once(table: Jobs, pending: Deliveries) -> None:
     add(table)
     end(table)  # before the process began
     time.sleep(0.01)
-    metrics = Metrics(table, owed)
+    metrics = Metrics(table, pending)
     for _ in range(3):
         add(table)
         end(table, network_pixels=1000, seconds={"decode": 0.02, "upscale": 2.0}, model="one 0.25 + two 0.75")
@@ -107,8 +107,8 @@ def test_every_end_is_counted_once(table: Jobs, owed: Deliveries) -> None:
         assert value(text, "upscale_network_pixels_total", "one") == 3000
 
 
-def test_an_end_that_is_written_late_is_counted(table: Jobs, owed: Deliveries) -> None:
-    metrics = Metrics(table, owed)
+def test_an_end_that_is_written_late_is_counted(table: Jobs, pending: Deliveries) -> None:
+    metrics = Metrics(table, pending)
     add(table)
     end(table)
     metrics.count()
@@ -119,8 +119,8 @@ def test_an_end_that_is_written_late_is_counted(table: Jobs, owed: Deliveries) -
     assert value(metrics.text().decode(), "upscale_jobs_ended_total", "native", "failed", "") == 2
 
 
-def test_attempts_that_workers_died_in_are_counted(table: Jobs, config: MakeConfig, owed: Deliveries) -> None:
-    metrics = Metrics(table, owed)
+def test_attempts_that_workers_died_in_are_counted(table: Jobs, config: MakeConfig, pending: Deliveries) -> None:
+    metrics = Metrics(table, pending)
     add(table)
     assert table.claim("dies") is not None
     table.release("dies")
@@ -128,10 +128,10 @@ def test_attempts_that_workers_died_in_are_counted(table: Jobs, config: MakeConf
     assert value(metrics.text().decode(), "upscale_jobs_repeated_total") == 1
 
 
-def test_workers_are_told_by_kind_as_long_as_they_are_heard_of(table: Jobs, owed: Deliveries) -> None:
+def test_workers_are_reported_by_kind_as_long_as_they_are_heard_of(table: Jobs, pending: Deliveries) -> None:
     for name, kind, beat_at in (("a", "cpu", 0.0), ("b", "cuda", 0.0), ("c", "cuda", -3600.0)):
         table.worker_beat(WorkerInfo(name, "device", True, time.time() + beat_at, kind))  # type: ignore[arg-type]
-    text = Metrics(table, owed).text().decode()
+    text = Metrics(table, pending).text().decode()
     assert value(text, "upscale_workers", "cpu", "true") == value(text, "upscale_workers", "cuda", "true") == 1
 
 
@@ -139,9 +139,9 @@ def beat(table: Jobs, name: str, **counters: float) -> None:
     table.worker_beat(WorkerInfo(name, "device", True, time.time(), counters=counters))
 
 
-def test_what_workers_count_is_added_up_over_their_lives(table: Jobs, owed: Deliveries) -> None:
+def test_what_workers_count_is_added_up_over_their_lives(table: Jobs, pending: Deliveries) -> None:
     beat(table, "old", tiles=1000)
-    metrics = Metrics(table, owed)
+    metrics = Metrics(table, pending)
     metrics.count()  # what was before is none of this process's own
     beat(table, "old", tiles=1010, oom_retries=1)
     beat(table, "new", tiles=5)
@@ -154,10 +154,10 @@ def test_what_workers_count_is_added_up_over_their_lives(table: Jobs, owed: Deli
         assert value(text, "upscale_worker_events_total", "oom_retries") == 1
 
 
-def test_what_workers_measure_is_told_of_each(table: Jobs, owed: Deliveries) -> None:
+def test_what_workers_measure_is_reported_of_each(table: Jobs, pending: Deliveries) -> None:
     beat(table, "a", device_bytes=100, tiles=3, graphs=2)
     beat(table, "b", device_bytes=200)
-    text = Metrics(table, owed).text().decode()
+    text = Metrics(table, pending).text().decode()
     assert value(text, "upscale_worker_bytes", "a", "device") == 100
     assert value(text, "upscale_worker_bytes", "b", "device") == 200
     assert value(text, "upscale_worker_items", "a", "graphs") == 2
@@ -165,21 +165,21 @@ def test_what_workers_measure_is_told_of_each(table: Jobs, owed: Deliveries) -> 
         assert value(text, "upscale_worker_events_total", name) is None
 
 
-def test_results_are_counted_by_network_and_format(table: Jobs, owed: Deliveries) -> None:
-    metrics = Metrics(table, owed)
+def test_results_are_counted_by_network_and_format(table: Jobs, pending: Deliveries) -> None:
+    metrics = Metrics(table, pending)
     for model in ("one", "one 0.25 + two 0.75"):
         add(table)
         end(table, model=model)
     assert value(metrics.text().decode(), "upscale_results_total", "one", "png") == 2
 
 
-def test_what_is_owed_to_callers_is_told(table: Jobs, owed: Deliveries) -> None:
+def test_what_is_pending_for_callers_is_reported(table: Jobs, pending: Deliveries) -> None:
     job = Job(dialect="native", owner="local", params=Params(scale=2), state=State.FAILED, finished_at=time.time())
     waiting, dead = (Delivery(job_id=job.id, kind=WEBHOOK, url="http://x", base_url="") for _ in range(2))
     table.enqueue(job, [waiting, dead])
-    metrics = Metrics(table, owed)
+    metrics = Metrics(table, pending)
     assert value(metrics.text().decode(), "upscale_deliveries", "pending") == 2
-    owed.give_up(dead, "nobody is there")
+    pending.give_up(dead, "nobody is there")
     text = metrics.text().decode()
     assert (value(text, "upscale_deliveries", "pending"), value(text, "upscale_deliveries", "dead")) == (1, 1)
 
@@ -213,9 +213,9 @@ def test_strangers_pages_get_no_metrics(live: Live) -> None:
     assert live.client.get("/metrics", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-def test_the_dashboard_and_its_page_ask_for_what_there_is(table: Jobs, owed: Deliveries) -> None:
+def test_the_dashboard_and_its_page_ask_for_what_there_is(table: Jobs, pending: Deliveries) -> None:
     root = ROOT
-    metrics = Metrics(table, owed)
+    metrics = Metrics(table, pending)
     metrics.answered("native", "GET", 200)
     add(table)
     end(table, network_pixels=1, seconds={"upscale": 1.0})

@@ -1,4 +1,4 @@
-"""The web page in a real browser, against a real server; who plays the worker is fast.
+"""The web page in a real browser, against a real server with a fast stand-in for the worker.
 
 Needs Chromium or Chrome: on the path, or named by UPSCALE_TEST_BROWSER. Nothing is downloaded.
 """
@@ -30,7 +30,7 @@ VENDOR = "/api/v3/wavespeed-ai/real-esrgan"
 
 
 class Visit:
-    """A visitor's tab; what goes wrong in it behind the scenes is kept."""
+    """A visitor's tab; errors in it are collected."""
 
     def __init__(self, page: Page, live: Live) -> None:
         self.page = page
@@ -76,7 +76,7 @@ Visitor = Callable[..., Visit]
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visitor]:
-    """`visit(live, **context)`: opens the page. In the end nothing may have gone wrong that a test did not expect."""
+    """`visit(live, **context)`: opens the page. At the end there must be no error that a test did not expect."""
     visits: list[Visit] = []
 
     def open_page(live: Live, **context: Any) -> Visit:
@@ -279,7 +279,7 @@ def test_a_running_job_is_cancelled(live: Live, visit: Visitor, picture: Picture
     expect(card).to_contain_text("Loading the networks")
     card.get_by_role("button", name="Cancel").click()
     expect(card).to_contain_text("Cancelling")
-    expect(card).to_be_focused()  # as the button is gone
+    expect(card).to_be_focused()  # because the button no longer exists
     assert live.worker.jobs.heartbeat(job, 0.5).name == "CANCEL"
     live.worker.jobs.cancelled(job)
     expect(card).to_contain_text("Cancelled")
@@ -457,7 +457,7 @@ def test_all_can_be_done_with_the_keyboard(live: Live, visit: Visitor, picture: 
                 return
         pytest.fail(f"Tab does not lead to {target}")
 
-    # NOTE: without a listener the first chooser may open before the browser has been told to hand it over.
+    # NOTE: without a listener the first chooser may open before the browser is set to hand it over.
     page.on("filechooser", lambda _: None)
     tab_to(page.locator("#files"))
     with page.expect_file_chooser() as chooser:
@@ -494,7 +494,7 @@ def test_all_can_be_done_with_the_keyboard(live: Live, visit: Visitor, picture: 
     assert placed(page)[1] == x - 48 or placed(page)[1] == page.locator(".view").evaluate("v => v.clientWidth") - 800
 
 
-# --- for everybody --------------------------------------------------------------------------------------------------
+# --- accessibility --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1280)])

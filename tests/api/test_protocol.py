@@ -1,4 +1,4 @@
-"""What is read before anybody is known, over real sockets: heads, frames and tiny pieces have bounds."""
+"""Limits on what is read before the caller is known, over real sockets: heads, frames and tiny pieces."""
 
 import asyncio
 import json
@@ -13,8 +13,8 @@ from fastapi import FastAPI, Request, Response, WebSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from server.api.dialects.runware.sessions import let_in
-from server.api.protocol import GREETING_BYTES, MAX_FIELDS, MAX_FRAGMENTS, MAX_HEAD_BYTES, HttpProtocol
+from server.api.dialects.runware.sessions import allow_large_messages
+from server.api.protocol import MAX_FIELDS, MAX_FRAGMENTS, MAX_HEAD_BYTES, MAX_SMALL_MESSAGE_BYTES, HttpProtocol
 from tests.conftest import Live, serve
 
 
@@ -194,7 +194,7 @@ def parrot() -> Iterator[str]:
             text = message.get("text") or ""
             if text == "please":
                 await asyncio.sleep(0.1)  # what follows has come by then
-                let_in(line)
+                allow_large_messages(line)
             await line.send_text(str(len(text)))
 
     with serve(app) as url:
@@ -203,9 +203,9 @@ def parrot() -> Iterator[str]:
 
 def test_before_a_caller_is_known_its_messages_are_small(parrot: str) -> None:
     with connect(parrot, proxy=None) as line:
-        line.send("x" * GREETING_BYTES)
-        assert line.recv(10) == str(GREETING_BYTES)
-        line.send("x" * (GREETING_BYTES + 1))
+        line.send("x" * MAX_SMALL_MESSAGE_BYTES)
+        assert line.recv(10) == str(MAX_SMALL_MESSAGE_BYTES)
+        line.send("x" * (MAX_SMALL_MESSAGE_BYTES + 1))
         with pytest.raises(ConnectionClosed) as closed:
             line.recv(10)
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
@@ -213,7 +213,7 @@ def test_before_a_caller_is_known_its_messages_are_small(parrot: str) -> None:
 
 def test_fragments_count_together(parrot: str) -> None:
     with connect(parrot, proxy=None) as line, pytest.raises(ConnectionClosed):
-        line.send("x" * 1000 for _ in range(1 + GREETING_BYTES // 1000))
+        line.send("x" * 1000 for _ in range(1 + MAX_SMALL_MESSAGE_BYTES // 1000))
         line.recv(10)
 
 
@@ -233,8 +233,8 @@ def test_a_message_of_endless_empty_fragments_ends(parrot: str) -> None:
         line.recv(10)
 
 
-def test_whoever_pings_and_does_not_listen_is_not_listened_to(parrot: str) -> None:
-    """Answers that nobody reads would fill the memory."""
+def test_callers_who_pings_and_does_not_listen_is_not_listened_to(parrot: str) -> None:
+    """Answers that the caller does not read would fill the memory."""
     ping = bytes([0x89, 0xFD]) + b"\0\0\0\0" + b"x" * 125
     host, port = parrot.removeprefix("ws://").split(":")
     upgrade = (b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13")

@@ -1,4 +1,4 @@
-"""Files as answers: ranges in our own words, and pictures in JSON that are never whole in memory."""
+"""Files as answers: ranges, conditional requests, and pictures in JSON that are never whole in memory."""
 
 import base64
 import json
@@ -11,8 +11,10 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from server.api.responses import Inline, json_response, picture, to_json
-from server.blobs.local import new_key
+from server.api.inline import Inline, to_json
+from server.api.responses import json_response, picture
+from server.blobs.base import Blob, new_key
+from server.blobs.folder import FolderBlobs
 from server.config import MIB
 from server.errors import NotFound
 from tests.conftest import Live, Picture, serve
@@ -128,7 +130,7 @@ def test_tags_in_every_form_and_dates_tell_what_a_caller_has(live: Live, file: t
         assert (answer.status_code, answer.content) == (200, whole.content), headers
 
 
-def test_a_resumed_download_is_told_by_tag_or_date(live: Live, file: tuple[str, bytes]) -> None:
+def test_a_resumed_download_is_reported_by_tag_or_date(live: Live, file: tuple[str, bytes]) -> None:
     path, data = file
     head = live.client.head(path).headers
     for good in (head["ETag"], head["Last-Modified"]):
@@ -167,10 +169,10 @@ def test_a_source_that_was_never_here_is_a_conflict(live: Live) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 786431, 786432, 786433, 2_000_000])
 def test_what_is_inline_is_the_files_base64(tmp_path: Path, size: int) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(n % 251 for n in range(size)))
-    text = base64.b64encode(path.read_bytes()).decode()
-    content = {"a": ["ü", Inline(path)], "b": {"c": Inline(path, "data:image/png;base64,"), "d": None}}
+    blob, data = Blob(FolderBlobs(tmp_path), new_key()), bytes(n % 251 for n in range(size))
+    blob.store.put(blob.key, data)
+    text = base64.b64encode(data).decode()
+    content = {"a": ["ü", Inline(blob)], "b": {"c": Inline(blob, "data:image/png;base64,"), "d": None}}
     plain = {"a": ["ü", text], "b": {"c": f"data:image/png;base64,{text}", "d": None}}
     assert json.loads(to_json(content)) == plain
     app = FastAPI()
@@ -184,18 +186,19 @@ def test_what_is_inline_is_the_files_base64(tmp_path: Path, size: int) -> None:
 
 
 def test_what_is_gone_is_not_found(tmp_path: Path) -> None:
+    gone = Blob(FolderBlobs(tmp_path), new_key())
     with pytest.raises(NotFound):
-        json_response({"a": Inline(tmp_path / "gone")})
+        json_response({"a": Inline(gone)})
     with pytest.raises(NotFound):  # deleted after it was looked for
-        picture(tmp_path / "gone", "gone.png", Request({"type": "http", "headers": []}))
+        picture(gone.open(), "gone.png", Request({"type": "http", "headers": []}))
 
 
 def test_many_large_pictures_at_once_take_little_memory(tmp_path: Path) -> None:
     """Twelve times 20 MB: whole, with their base64 and its copies, they would be 1.3 GB."""
-    path = tmp_path / "large"
-    path.write_bytes(bytes(20 * MIB))
+    blob = Blob(FolderBlobs(tmp_path), new_key())
+    blob.store.put(blob.key, bytes(20 * MIB))
     app = FastAPI()
-    app.router.add_api_route("/", lambda: json_response({"outputs": [Inline(path)]}))
+    app.router.add_api_route("/", lambda: json_response({"outputs": [Inline(blob)]}))
     sizes: list[int] = []
 
     def read(url: str) -> None:
@@ -218,13 +221,13 @@ def test_many_large_pictures_at_once_take_little_memory(tmp_path: Path) -> None:
 @pytest.fixture
 def odd(tmp_path: Path) -> Iterator[str]:
     """A server of one file that is no picture."""
-    path = tmp_path / "page"
-    path.write_bytes(b"<script>alert(1)</script>")
+    blobs, key = FolderBlobs(tmp_path), new_key()
+    blobs.put(key, b"<script>alert(1)</script>")
     app = FastAPI()
 
     @app.get("/")
     def give(request: Request) -> Response:
-        return picture(path, "page.html", request)
+        return picture(blobs.open(key), "page.html", request)
 
     with serve(app) as url:
         yield url

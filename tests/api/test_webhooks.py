@@ -12,9 +12,10 @@ from sqlalchemy import Engine, update
 
 from server.api import webhooks as webhook
 from server.api.app import create_app
-from server.api.dialects.wavespeed import routes as wavespeed
+from server.api.dialects.wavespeed import translate as wavespeed
 from server.api.webhooks import Sender
-from server.blobs.local import Blobs, new_key
+from server.blobs.base import new_key
+from server.blobs.folder import FolderBlobs
 from server.db import database
 from server.db.deliveries import DEAD, DELIVERED, PENDING, UPLOAD, WEBHOOK, Deliveries, Delivery
 from server.db.jobs import Jobs
@@ -27,19 +28,19 @@ BASE = "https://here.example"
 REQUEST = {"model": wavespeed.ESRGAN, "base64": False, "input": {"image": "https://example.com/a.png"}}
 
 
-class Owing:
-    """A sender on a job table of its own, and jobs that have ended with something owed."""
+class Outbox:
+    """A sender on a job table of its own, and ended jobs with pending deliveries."""
 
     def __init__(self, engine: Engine, config: MakeConfig, *allow_hosts: str) -> None:
         made = config(allow_hosts=allow_hosts)
         self.secret = load_secret(made)
         self.jobs = Jobs(engine, lease_s=10)
         self.deliveries = Deliveries(engine)
-        self.blobs = Blobs(made.blobs_dir)
+        self.blobs = FolderBlobs(made.blobs_dir)
         self.sender = Sender(self.jobs, self.deliveries, self.blobs, made)
         self._engine = engine
 
-    def owe(self, kind: str, url: str, state: State = State.FAILED, dialect: str = "wavespeed") -> Job:
+    def add(self, kind: str, url: str, state: State = State.FAILED, dialect: str = "wavespeed") -> Job:
         result = None
         if state is State.SUCCEEDED:
             key = new_key(".webp")
@@ -64,12 +65,12 @@ class Owing:
 
 
 @pytest.fixture
-def owing(engine: Engine, config: MakeConfig) -> Owing:
-    return Owing(engine, config, "127.0.0.1")
+def outbox(engine: Engine, config: MakeConfig) -> Outbox:
+    return Outbox(engine, config, "127.0.0.1")
 
 
 def check_signature(got: Received, secret: str) -> None:
-    """As the vendor's documents tell receivers to."""
+    """As the vendor's documents describe for receivers."""
     signed = f"{got.headers['webhook-id']}.{got.headers['webhook-timestamp']}.".encode() + got.body
     digest = hmac.new(secret.removeprefix("whsec_").encode(), signed, hashlib.sha256).hexdigest()
     assert got.headers["webhook-signature"] == f"v3,{digest}"
@@ -79,17 +80,17 @@ def check_signature(got: Received, secret: str) -> None:
 # --- webhooks -------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_owed_is_nothing_to_do(owing: Owing) -> None:
-    assert not owing.sender.send_next()
+def test_nothing_owed_is_nothing_to_do(outbox: Outbox) -> None:
+    assert not outbox.sender.send_next()
 
 
 @pytest.mark.parametrize(
     ("state", "word"), [(State.SUCCEEDED, "completed"), (State.FAILED, "failed"), (State.CANCELLED, "failed")]
 )
-def test_any_end_is_told_once_in_the_dialects_words(owing: Owing, receiver: Receiver, state: State, word: str) -> None:
-    job = owing.owe(WEBHOOK, receiver.url + "/hook?token=1", state)
-    assert owing.sender.send_next()
-    assert not owing.sender.send_next()
+def test_any_end_is_sent_once_in_the_dialects_form(outbox: Outbox, receiver: Receiver, state: State, word: str) -> None:
+    job = outbox.add(WEBHOOK, receiver.url + "/hook?token=1", state)
+    assert outbox.sender.send_next()
+    assert not outbox.sender.send_next()
     (got,) = receiver.got
     told = json.loads(got.body)
     assert (got.method, got.path, got.headers["content-type"]) == ("POST", "/hook?token=1", "application/json")
@@ -97,125 +98,125 @@ def test_any_end_is_told_once_in_the_dialects_words(owing: Owing, receiver: Rece
     assert told["status"] == word
     assert told["urls"]["get"] == f"{BASE}/api/v3/predictions/{job.id}/result"
     assert told["outputs"] == ([f"{BASE}/files/{job.result.key}"] if job.result else [])
-    check_signature(got, webhook_secret(owing.secret, "ann"))
-    assert owing.of(job).state == DELIVERED
+    check_signature(got, webhook_secret(outbox.secret, "ann"))
+    assert outbox.of(job).state == DELIVERED
 
 
-def test_it_is_told_again_with_a_fresh_time_and_signature_until_it_is_heard(owing: Owing, receiver: Receiver) -> None:
-    job = owing.owe(WEBHOOK, receiver.url)
+def test_it_is_sent_again_with_a_fresh_time_and_signature_until_it_is_heard(outbox: Outbox, receiver: Receiver) -> None:
+    job = outbox.add(WEBHOOK, receiver.url)
     receiver.answers = [500, 302]
     for pause in wavespeed.WEBHOOK_PAUSES_S[:2]:
-        assert owing.sender.send_next()
-        assert not owing.sender.send_next()
-        assert owing.of(job).state == PENDING
-        assert owing.hurry() == pytest.approx(pause, abs=1)
+        assert outbox.sender.send_next()
+        assert not outbox.sender.send_next()
+        assert outbox.of(job).state == PENDING
+        assert outbox.hurry() == pytest.approx(pause, abs=1)
         time.sleep(1.1)  # times are whole seconds
-    assert owing.sender.send_next()
-    assert (owing.of(job).state, owing.of(job).attempts, owing.of(job).last_error) == (DELIVERED, 3, None)
+    assert outbox.sender.send_next()
+    assert (outbox.of(job).state, outbox.of(job).attempts, outbox.of(job).last_error) == (DELIVERED, 3, None)
     assert len({got.body for got in receiver.got}) == len({got.headers["webhook-id"] for got in receiver.got}) == 1
     for header in ("webhook-timestamp", "webhook-signature"):
         assert len({got.headers[header] for got in receiver.got}) == 3
-    check_signature(receiver.got[-1], webhook_secret(owing.secret, "ann"))
+    check_signature(receiver.got[-1], webhook_secret(outbox.secret, "ann"))
 
 
-def test_after_the_last_retry_it_is_dead(owing: Owing, receiver: Receiver) -> None:
-    job = owing.owe(WEBHOOK, receiver.url)
+def test_after_the_last_retry_it_is_dead(outbox: Outbox, receiver: Receiver) -> None:
+    job = outbox.add(WEBHOOK, receiver.url)
     receiver.answers = [503] * 10
     for _ in range(10):
-        if owing.sender.send_next():
-            owing.hurry()
+        if outbox.sender.send_next():
+            outbox.hurry()
     assert len(receiver.got) == 1 + 3 == 1 + len(wavespeed.WEBHOOK_PAUSES_S)
-    assert (owing.of(job).state, owing.of(job).last_error) == (DEAD, "its server answered 503")
+    assert (outbox.of(job).state, outbox.of(job).last_error) == (DEAD, "its server answered 503")
 
 
-def test_nobody_there_is_tried_again(owing: Owing) -> None:
-    job = owing.owe(WEBHOOK, "http://127.0.0.1:1/hook")
-    assert owing.sender.send_next()
-    assert (owing.of(job).state, owing.of(job).last_error) == (PENDING, "its server can't be reached")
+def test_no_one_there_is_tried_again(outbox: Outbox) -> None:
+    job = outbox.add(WEBHOOK, "http://127.0.0.1:1/hook")
+    assert outbox.sender.send_next()
+    assert (outbox.of(job).state, outbox.of(job).last_error) == (PENDING, "its server can't be reached")
 
 
 def test_a_private_address_is_not_called_and_not_tried_again(
     engine: Engine, config: MakeConfig, receiver: Receiver
 ) -> None:
-    owing = Owing(engine, config)
-    job = owing.owe(WEBHOOK, receiver.url)
-    assert owing.sender.send_next()
+    outbox = Outbox(engine, config)
+    job = outbox.add(WEBHOOK, receiver.url)
+    assert outbox.sender.send_next()
     assert receiver.got == []
-    assert (owing.of(job).state, owing.of(job).attempts) == (DEAD, 1)
-    assert owing.of(job).last_error == "the address is not one that this server may call"
+    assert (outbox.of(job).state, outbox.of(job).attempts) == (DEAD, 1)
+    assert outbox.of(job).last_error == "the address is not one that this server may call"
 
 
-def test_a_sender_that_dies_leaves_it_to_the_next(owing: Owing, receiver: Receiver) -> None:
-    job = owing.owe(WEBHOOK, receiver.url)
-    assert owing.deliveries.claim(0.1) is not None  # and was killed
-    assert not owing.sender.send_next()
+def test_a_sender_that_dies_leaves_it_to_the_next(outbox: Outbox, receiver: Receiver) -> None:
+    job = outbox.add(WEBHOOK, receiver.url)
+    assert outbox.deliveries.claim(0.1) is not None  # and was killed
+    assert not outbox.sender.send_next()
     time.sleep(0.15)
-    assert owing.sender.send_next()
-    assert (owing.of(job).state, owing.of(job).attempts, len(receiver.got)) == (DELIVERED, 2, 1)
+    assert outbox.sender.send_next()
+    assert (outbox.of(job).state, outbox.of(job).attempts, len(receiver.got)) == (DELIVERED, 2, 1)
 
 
-def test_while_one_is_sent_nobody_else_sends_it(
-    owing: Owing, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+def test_while_one_is_sent_no_other_sender_sends_it(
+    outbox: Outbox, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owing.owe(WEBHOOK, receiver.url)
+    outbox.add(WEBHOOK, receiver.url)
     others: list[bool] = []
 
     def sending(*request: object) -> int:
-        others.append(owing.sender.send_next())
+        others.append(outbox.sender.send_next())
         return send(*request)  # type: ignore[arg-type]
 
     monkeypatch.setattr(webhook, "send", sending)
-    assert owing.sender.send_next()
+    assert outbox.sender.send_next()
     assert (others, len(receiver.got)) == ([False], 1)
 
 
-def test_one_that_breaks_us_is_given_up_in_the_end(owing: Owing, receiver: Receiver) -> None:
-    job = owing.owe(WEBHOOK, receiver.url, dialect="native")  # which has no webhooks
+def test_one_that_breaks_us_is_given_up_in_the_end(outbox: Outbox, receiver: Receiver) -> None:
+    job = outbox.add(WEBHOOK, receiver.url, dialect="native")  # which has no webhooks
     for _ in range(10):
-        if owing.sender.send_next():
-            owing.hurry()
-    assert (owing.of(job).state, owing.of(job).last_error) == (DEAD, "something went wrong inside the server")
+        if outbox.sender.send_next():
+            outbox.hurry()
+    assert (outbox.of(job).state, outbox.of(job).last_error) == (DEAD, "something went wrong inside the server")
     assert receiver.got == []
 
 
 # --- uploads --------------------------------------------------------------------------------------------------------
 
 
-def test_a_result_is_put_where_its_caller_wants_it(owing: Owing, receiver: Receiver) -> None:
-    job = owing.owe(UPLOAD, receiver.url + "/bucket/a.webp?signature=1", State.SUCCEEDED)
-    assert owing.sender.send_next()
+def test_a_result_is_put_where_its_caller_wants_it(outbox: Outbox, receiver: Receiver) -> None:
+    job = outbox.add(UPLOAD, receiver.url + "/bucket/a.webp?signature=1", State.SUCCEEDED)
+    assert outbox.sender.send_next()
     (got,) = receiver.got
     assert (got.method, got.path, got.body) == ("PUT", "/bucket/a.webp?signature=1", b"the picture")
     assert got.headers["content-type"] == "image/webp"
-    assert owing.of(job).state == DELIVERED
+    assert outbox.of(job).state == DELIVERED
 
 
-def test_an_upload_is_tried_four_times(owing: Owing, receiver: Receiver) -> None:
-    job = owing.owe(UPLOAD, receiver.url, State.SUCCEEDED)
+def test_an_upload_is_tried_four_times(outbox: Outbox, receiver: Receiver) -> None:
+    job = outbox.add(UPLOAD, receiver.url, State.SUCCEEDED)
     receiver.answers = [403] * 10
     waited = []
     for _ in range(10):
-        if owing.sender.send_next():
-            waited.append(round(owing.hurry()))
+        if outbox.sender.send_next():
+            waited.append(round(outbox.hurry()))
     assert waited[:3] == [1, 4, 16]
     assert len(receiver.got) == 4
-    assert (owing.of(job).state, owing.of(job).last_error) == (DEAD, "its server answered 403")
+    assert (outbox.of(job).state, outbox.of(job).last_error) == (DEAD, "its server answered 403")
 
 
-def test_a_failed_job_has_nothing_to_put(owing: Owing, receiver: Receiver) -> None:
-    job = owing.owe(UPLOAD, receiver.url, State.FAILED)
-    assert owing.sender.send_next()
-    assert (owing.of(job).state, receiver.got) == (DELIVERED, [])
+def test_a_failed_job_has_nothing_to_put(outbox: Outbox, receiver: Receiver) -> None:
+    job = outbox.add(UPLOAD, receiver.url, State.FAILED)
+    assert outbox.sender.send_next()
+    assert (outbox.of(job).state, receiver.got) == (DELIVERED, [])
 
 
-def test_a_result_that_is_gone_is_given_up_in_the_end(owing: Owing, receiver: Receiver) -> None:
-    job = owing.owe(UPLOAD, receiver.url, State.SUCCEEDED)
+def test_a_result_that_is_gone_is_given_up_in_the_end(outbox: Outbox, receiver: Receiver) -> None:
+    job = outbox.add(UPLOAD, receiver.url, State.SUCCEEDED)
     assert job.result is not None
-    owing.blobs.delete(job.result.key)
+    outbox.blobs.delete(job.result.key)
     for _ in range(10):
-        if owing.sender.send_next():
-            owing.hurry()
-    assert (owing.of(job).state, receiver.got) == (DEAD, [])
+        if outbox.sender.send_next():
+            outbox.hurry()
+    assert (outbox.of(job).state, receiver.got) == (DEAD, [])
 
 
 # --- in a running server --------------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ def test_a_running_server_tells_by_itself(live_server: LiveServer, receiver: Rec
     assert len(receiver.got) == 1
 
 
-def test_what_ended_while_the_server_was_down_is_told_by_the_next(
+def test_what_ended_while_the_server_was_down_is_reported_by_the_next(
     config: MakeConfig, receiver: Receiver, picture: Picture
 ) -> None:
     made = config(allow_hosts=("127.0.0.1",))

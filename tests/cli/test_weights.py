@@ -119,7 +119,7 @@ def test_pull_installs_and_says_what_nobody_vouches_for(run: Run, folder: Path, 
 
 def test_pull_refuses_wrong_content_in_one_line(run: Run, folder: Path, mirror: Publisher) -> None:
     words = complaint(run("pull", "parsenet"))
-    assert words == f"{mirror.url}/parsing_parsenet.pth is not the file it should be: it has 14 bytes, not 85331193"
+    assert words == f"{mirror.url}/parsing_parsenet.pth is not the expected file: it has 14 bytes, not 85331193"
     assert not list(folder.glob("parsing*"))
 
 

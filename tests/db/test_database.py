@@ -1,4 +1,4 @@
-"""The schema, and what SQLite is told so that processes do not stand in each other's way."""
+"""The schema, and SQLite's settings for several processes."""
 
 import threading
 import time
@@ -61,7 +61,7 @@ def test_migrating_again_changes_nothing(sqlite: str) -> None:
     engine.dispose()
 
 
-def test_sqlite_is_told_to_keep_what_it_has_committed(sqlite: str) -> None:
+def test_sqlite_is_reported_to_keep_what_it_has_committed(sqlite: str) -> None:
     engine = open_database(sqlite)
     with reading(engine) as db:
         pragmas = {name: db.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")}

@@ -1,4 +1,4 @@
-"""What is owed to callers: due when the job ends, claimed by one at a time, never forgotten. On both databases."""
+"""Pending deliveries: due when the job ends, claimed by one sender at a time, never lost. On both databases."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +43,7 @@ def test_any_end_makes_it_due(jobs: Jobs, deliveries: Deliveries, state: State) 
     assert deliveries.claim(10) is not None
 
 
-def test_one_that_is_claimed_is_nobody_elses_until_its_time_is_over(jobs: Jobs, deliveries: Deliveries) -> None:
+def test_one_that_is_claimed_is_no_one_elses_until_its_time_is_over(jobs: Jobs, deliveries: Deliveries) -> None:
     owe(jobs, WEBHOOK)
     assert deliveries.claim(0.2) is not None
     assert deliveries.claim(10) is None

@@ -13,10 +13,10 @@ from server.api.metrics import Metrics
 from server.db import database
 from server.db.database import open_database
 from server.db.deliveries import Deliveries
+from server.db.fairness import host_of
 from server.db.jobs import Jobs, _to_row
-from server.db.turns import host_of
 from server.job.job import Job, Params, Result, State
-from server.service.cached import Remembered
+from server.service.timed_cache import TimedCache
 from tests.conftest import MakeConfig
 
 RESULT = Result(key="f" * 32, width=8, height=8, size_bytes=1, format="png", model="one", model_sha256=None)
@@ -57,7 +57,7 @@ def steps(engine: Engine) -> Iterator[Callable[[], int]]:
 
 def asks(engine: Engine) -> dict[str, Callable[[], object]]:
     jobs, deliveries = Jobs(engine, lease_s=60, max_queue=1_000_000), Deliveries(engine)
-    metrics, counts = Metrics(jobs, deliveries), Remembered(jobs.counts)
+    metrics, counts = Metrics(jobs, deliveries), TimedCache(jobs.counts)
     known = Job(dialect="native", owner="ann", params=Params(scale=2), source_key="0" * 32)
     jobs.enqueue(known)
 
@@ -115,13 +115,13 @@ def test_what_is_remembered_is_found_anew_after_its_time() -> None:
         time.sleep(0.01)
         return found[-1]
 
-    remembered = Remembered(find)
+    remembered = TimedCache(find)
     assert [remembered.get() for _ in range(50)] == [0] * 50
     time.sleep(0.7)
     assert remembered.get() == 1
 
 
-def test_a_host_is_told_with_its_port() -> None:
+def test_a_host_is_reported_with_its_port() -> None:
     assert host_of("https://a.example/x") == "a.example:443" and host_of("http://A.example:81/") == "a.example:81"
     assert host_of("http://[::1]:5/") == "::1:5" and host_of("http://[") == "" == host_of("http://a:x/")
     assert len(host_of(f"http://{uuid.uuid4().hex * 20}/")) == 255

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from server.db.jobs import MAX_ATTEMPTS, Beat, Jobs, WorkerInfo
+from server.db.jobs import MAX_ATTEMPTS, HeartbeatResult, Jobs, WorkerInfo
 from server.errors import Conflict, NotFound, SourceUnreachable, SourceUnreadable, TooManyRequests
 from server.job.job import Job, Params, Result, State
 
@@ -133,7 +133,7 @@ def test_a_deleted_job_is_returned_as_it_was_at_last(table: Jobs) -> None:
     job = take(table)
     assert table.delete(job.id) == job
     assert table.delete(job.id) is None
-    assert table.heartbeat(job, 0.5) is Beat.LOST
+    assert table.heartbeat(job, 0.5) is HeartbeatResult.LOST
 
 
 def test_jobs_are_counted_by_state(table: Jobs) -> None:
@@ -318,7 +318,7 @@ def test_four_threads_fetch_twelve_sources_each_exactly_once(table: Jobs) -> Non
 def test_a_heartbeat_reports_progress_and_keeps_the_lease(table: Jobs, lapsing: Jobs) -> None:
     add(table)
     job = take(lapsing)
-    assert table.heartbeat(job, 0.25) is Beat.CONTINUE
+    assert table.heartbeat(job, 0.25) is HeartbeatResult.CONTINUE
     assert table.get(job.id).progress == 0.25
     assert table.claim("b") is None, "the lease was renewed"
 
@@ -330,7 +330,7 @@ def test_a_result_is_published_with_the_job(table: Jobs) -> None:
     done = table.get(job.id)
     assert (done.state, done.result, done.progress) == (State.SUCCEEDED, RESULT, 1.0)
     assert done.finished_at is not None and abs(done.finished_at - time.time()) < 10
-    assert table.heartbeat(job, 0.5) is Beat.LOST
+    assert table.heartbeat(job, 0.5) is HeartbeatResult.LOST
 
 
 def test_a_failure_keeps_its_code_and_words(table: Jobs) -> None:
@@ -364,7 +364,7 @@ def test_a_lapsed_attempt_writes_nothing(table: Jobs, lapsing: Jobs, write: str)
     current = take(table, "b")
     assert (lost.id, lost.attempt, current.attempt) == (current.id, 1, 2)
     assert not WRITES[write](table, lost)
-    assert table.heartbeat(lost, 0.9) is Beat.LOST
+    assert table.heartbeat(lost, 0.9) is HeartbeatResult.LOST
     assert table.get(current.id) == current
     assert table.finish(current, RESULT)
 
@@ -386,11 +386,11 @@ def test_who_gave_a_job_back_writes_nothing_more(table: Jobs, write: str) -> Non
     assert table.requeue(given_back)
     current = take(table, "b")
     assert not WRITES[write](table, given_back)
-    assert table.heartbeat(given_back, 0.9) is Beat.LOST
+    assert table.heartbeat(given_back, 0.9) is HeartbeatResult.LOST
     assert table.get(current.id) == current
 
 
-def test_a_lapsed_attempt_may_still_finish_when_nobody_has_taken_over(table: Jobs, lapsing: Jobs) -> None:
+def test_a_lapsed_attempt_may_still_finish_when_no_one_has_taken_over(table: Jobs, lapsing: Jobs) -> None:
     add(table)
     assert table.finish(take(lapsing), RESULT)
     assert table.claim("b") is None
@@ -442,15 +442,15 @@ def test_a_sweep_ends_what_must_not_run_again_and_nothing_else(table: Jobs, laps
     states = {job.id: job.state.value for job in table.list()[0]}
     assert states.pop(crashed.id) == "failed" and states.pop(stopped.id) == "cancelled"
     assert states == {living.id: "running", retried.id: "running", waiting.id: "queued"}
-    assert table.sweep() == 0
+    assert table.end_abandoned() == 0
 
 
 def test_a_sweep_says_how_many_it_ended(table: Jobs, lapsing: Jobs) -> None:
-    assert table.sweep() == 0
+    assert table.end_abandoned() == 0
     add(table)
     for _ in range(MAX_ATTEMPTS):
         take(lapsing)
-    assert table.sweep() == 1
+    assert table.end_abandoned() == 1
 
 
 # --- clocks that were set back ------------------------------------------------------------------------------------
@@ -462,7 +462,7 @@ def ahead(engine: Engine) -> Jobs:
     return Jobs(engine, lease_s=3600)
 
 
-def test_a_lease_further_ahead_than_its_length_is_no_good(table: Jobs, ahead: Jobs) -> None:
+def test_a_lease_further_ahead_than_its_length_is_bad(table: Jobs, ahead: Jobs) -> None:
     add(table)
     lost = take(ahead, "dead")
     again = take(table, "b")
@@ -494,7 +494,7 @@ def test_a_job_that_died_too_often_is_ended_though_its_lease_is_ahead(table: Job
     for _ in range(MAX_ATTEMPTS - 1):
         take(lapsing)
     job = take(ahead)
-    assert table.sweep() == 1
+    assert table.end_abandoned() == 1
     assert table.get(job.id).state is State.FAILED
 
 
@@ -524,10 +524,10 @@ def test_a_running_job_is_cancelled_by_its_worker(table: Jobs) -> None:
     add(table)
     job = take(table)
     assert table.cancel(job.id).state is State.RUNNING
-    assert table.heartbeat(job, 0.5) is Beat.CANCEL
+    assert table.heartbeat(job, 0.5) is HeartbeatResult.CANCEL
     assert table.cancelled(job)
     assert table.get(job.id).state is State.CANCELLED
-    assert table.heartbeat(job, 0.6) is Beat.LOST
+    assert table.heartbeat(job, 0.6) is HeartbeatResult.LOST
 
 
 @pytest.mark.parametrize("write", ["finish", "fail"])
@@ -609,7 +609,7 @@ def test_a_job_cancelled_while_it_is_fetched_gets_no_source(table: Jobs) -> None
     assert not table.fail_fetch(job.id, "f", SourceUnreachable("404"))
 
 
-# --- upkeep ---------------------------------------------------------------------------------------------------------
+# --- cleanup --------------------------------------------------------------------------------------------------------
 
 
 def test_a_dead_workers_jobs_are_free_at_once(table: Jobs) -> None:
@@ -622,7 +622,7 @@ def test_a_dead_workers_jobs_are_free_at_once(table: Jobs) -> None:
     assert table.live_workers() == []
     again = take(table, "new")
     assert (again.id, again.attempt) == (lost.id, 2)
-    assert table.heartbeat(living, 0.5) is Beat.CONTINUE
+    assert table.heartbeat(living, 0.5) is HeartbeatResult.CONTINUE
     assert table.claim("new") is None
     assert table.counts() == {"succeeded": 1, "running": 2}
 
@@ -643,7 +643,7 @@ def test_expired_jobs_are_found_and_can_be_deleted(table: Jobs) -> None:
     assert [job.id for job in table.expired(keep_s=75)] == [old.id, brief.id]
     assert [job.id for job in table.expired(keep_s=75, limit=1)] == [old.id]
     table.delete(old.id)
-    table.delete(old.id)  # also fine when it is gone
+    table.delete(old.id)  # no error when it no longer exists
     assert {job.id for job in table.list()[0]} == {new.id, brief.id, waiting.id}
 
 

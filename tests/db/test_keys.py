@@ -1,4 +1,4 @@
-"""The table of keys: what is kept of them, and who is found by them."""
+"""The table of keys: what is stored of them, and finding owners by them."""
 
 import hashlib
 import time
@@ -44,8 +44,8 @@ def test_a_key_is_found_by_its_hash_until_it_is_revoked(keys: Keys) -> None:
     assert keys.find(hash_key(secret + " ")) is None and keys.find(hash_key("")) is None
     revoked = keys.revoke("ann")
     assert revoked.id == ann.id and revoked.revoked_at is not None
-    assert keys.find(hash_key(secret)) is None and not keys.is_good(ann.id)
-    assert keys.find(hash_key(other)) == bob.id and keys.is_good(bob.id)
+    assert keys.find(hash_key(secret)) is None and not keys.is_valid(ann.id)
+    assert keys.find(hash_key(other)) == bob.id and keys.is_valid(bob.id)
 
 
 def test_there_is_a_key_from_the_first_one_on(keys: Keys) -> None:

@@ -113,7 +113,7 @@ def back(engine: Engine, seconds: float) -> None:
         db.execute(update(keys).values(rate_until=keys.c.rate_until - seconds))
 
 
-def test_a_clock_set_back_locks_nobody_out_for_more_than_a_minute(
+def test_a_clock_set_back_locks_no_one_out_for_more_than_a_minute(
     table: Jobs, engine: Engine, make_key: MakeKey
 ) -> None:
     key = make_key(rate=60)

@@ -1,4 +1,4 @@
-"""Upload tickets: good for one file, for an hour, by whoever knows them."""
+"""Upload tickets: valid for one file, for an hour, for anyone who knows them."""
 
 import time
 from pathlib import Path
@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, update
 
-from server.blobs.local import KEY, Blobs
+from server.blobs.base import KEY
+from server.blobs.folder import FolderBlobs
 from server.db import database
 from server.db.uploads import TICKET_S, Uploads
 from server.errors import NotFound
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return Blobs(tmp_path / "blobs")
+def blobs(tmp_path: Path) -> FolderBlobs:
+    return FolderBlobs(tmp_path / "blobs")
 
 
 @pytest.fixture
-def uploads(engine: Engine, blobs: Blobs) -> Uploads:
+def uploads(engine: Engine, blobs: FolderBlobs) -> Uploads:
     return Uploads(engine, blobs, keep_s=1000)
 
 
@@ -27,7 +28,7 @@ def expire(engine: Engine, key: str) -> None:
         db.execute(update(database.uploads).where(database.uploads.c.key == key).values(expires_at=time.time() - 1))
 
 
-def test_a_ticket_waits_for_its_bytes(uploads: Uploads, blobs: Blobs) -> None:
+def test_a_ticket_waits_for_its_bytes(uploads: Uploads, blobs: FolderBlobs) -> None:
     ticket = uploads.issue("local", "päge 1.png", ".png")
     assert KEY.fullmatch(ticket.key) and ticket.key.endswith(".png")
     assert ticket.expires_at == ticket.created_at + TICKET_S
@@ -37,7 +38,7 @@ def test_a_ticket_waits_for_its_bytes(uploads: Uploads, blobs: Blobs) -> None:
         blobs.get(ticket.key)
 
 
-def test_a_filled_ticket_is_a_file_that_is_kept(uploads: Uploads, blobs: Blobs) -> None:
+def test_a_filled_ticket_is_a_file_that_is_kept(uploads: Uploads, blobs: FolderBlobs) -> None:
     ticket = uploads.issue("local", "a.png", ".png")
     filled = uploads.fill(ticket.key, b"bytes")
     assert blobs.get(ticket.key) == b"bytes"
@@ -45,7 +46,7 @@ def test_a_filled_ticket_is_a_file_that_is_kept(uploads: Uploads, blobs: Blobs) 
     assert abs(filled.expires_at - (time.time() + 1000)) < 10
 
 
-def test_a_ticket_is_good_for_one_file(uploads: Uploads, blobs: Blobs) -> None:
+def test_a_ticket_is_good_for_one_file(uploads: Uploads, blobs: FolderBlobs) -> None:
     ticket = uploads.issue("local", "a.png", ".png")
     uploads.fill(ticket.key, b"first")
     with pytest.raises(NotFound):
@@ -61,7 +62,7 @@ def test_an_unknown_ticket_is_not_found(uploads: Uploads, key: str) -> None:
         uploads.fill(key, b"bytes")
 
 
-def test_a_ticket_expires(engine: Engine, uploads: Uploads, blobs: Blobs) -> None:
+def test_a_ticket_expires(engine: Engine, uploads: Uploads, blobs: FolderBlobs) -> None:
     ticket = uploads.issue("local", "a.png", ".png")
     expire(engine, ticket.key)
     with pytest.raises(NotFound):
@@ -70,7 +71,7 @@ def test_a_ticket_expires(engine: Engine, uploads: Uploads, blobs: Blobs) -> Non
         blobs.get(ticket.key)
 
 
-def test_what_has_expired_is_removed_with_its_bytes(engine: Engine, uploads: Uploads, blobs: Blobs) -> None:
+def test_what_has_expired_is_removed_with_its_bytes(engine: Engine, uploads: Uploads, blobs: FolderBlobs) -> None:
     used, unused, living = (uploads.issue("local", "a.png", ".png").key for _ in range(3))
     uploads.fill(used, b"old")
     expire(engine, used)

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Publisher:
-    """Serves `files` by path. The other attributes are its bad habits; all can be changed while it runs."""
+    """Serves `files` by path. The other attributes are its faults; all can be changed while it runs."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"

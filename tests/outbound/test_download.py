@@ -45,7 +45,7 @@ def get(publisher: Publisher, path: Path) -> Iterator[Get]:
 
 
 def left(path: Path) -> list[str]:
-    """The names of what lies in the folder."""
+    """The names of the files in the folder."""
     return sorted(each.name for each in path.parent.iterdir())
 
 
@@ -175,7 +175,7 @@ def test_progress_tells_what_is_here_and_what_will_be(publisher: Publisher, path
     assert (300_000, len(CONTENT)) in seen
 
 
-def test_a_disk_that_is_too_small_is_told_before_a_byte_is_written(
+def test_a_disk_that_is_too_small_is_reported_before_a_byte_is_written(
     get: Get, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stores, "_SPARE_BYTES", 1 << 60)

@@ -130,7 +130,7 @@ def test_a_pinned_file_that_changes_at_its_source_is_refused(run: Pull, folder: 
     run("parts")
     (folder / "a" / "config.json").unlink()
     publisher.files["/repository/config.json"] = b"[]"
-    with pytest.raises(Unavailable, match=r"config\.json is not the file it should be"):
+    with pytest.raises(Unavailable, match=r"config\.json is not the expected file"):
         run("parts")
     assert not (folder / "a" / "config.json").exists()
 
@@ -193,7 +193,7 @@ def test_a_killed_download_is_resumed_and_never_visible(run: Pull, folder: Path,
 
 def test_wrong_bytes_are_never_visible(run: Pull, folder: Path, publisher: Publisher, manifest: Manifest) -> None:
     publisher.files["/releases/plain.pth"] = CONTENT[::-1]
-    with pytest.raises(Unavailable, match="is not the file it should be"):
+    with pytest.raises(Unavailable, match="is not the expected file"):
         run("plain")
     assert installed(folder) == {}
     with pytest.raises(ModelNotFound, match="`python -m server weights pull plain` gets them"):

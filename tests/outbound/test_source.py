@@ -224,7 +224,7 @@ def test_what_is_not_public_is_refused_before_anybody_is_called(config: MakeConf
 
 
 class Rebinding:
-    """A resolver of the test's own, in the form of socket.getaddrinfo: its answers change from question to question."""
+    """A resolver for tests, in the form of socket.getaddrinfo: its answers change from call to call."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.asked = 0
@@ -243,7 +243,7 @@ class Rebinding:
 
 
 PUBLIC = "198.18.0.1"
-"""Nobody's; the operator's list lets it through, so that what happens next is seen without a network."""
+"""An unused network; the operator's list allows it, so that the next step is tested without a network."""
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_a_server_that_says_nothing_is_left_in_time(config: MakeConfig, serve: S
         download(url, config(allow_hosts=("127.0.0.1",), fetch_timeout_s=0.3))
 
 
-def test_nobody_there_and_no_such_name_and_half_a_body_are_unreachable(config: MakeConfig, serve: Serve) -> None:
+def test_no_one_there_and_no_such_name_and_half_a_body_are_unreachable(config: MakeConfig, serve: Serve) -> None:
     made = config(allow_hosts=("127.0.0.1", "nowhere.invalid"))
     half = serve(say("200 OK\r\nContent-Length: 10", b"half"))
     for url in ("http://127.0.0.1:1/", "http://nowhere.invalid/", half, serve(lambda _: None)):

@@ -1,4 +1,4 @@
-"""Calls to addresses that callers chose: what they tell us, and where they must not go. Downloads: test_fetch.py."""
+"""Requests to URLs that callers choose: their answers, and refused addresses. Downloads: test_source.py."""
 
 import time
 
@@ -97,7 +97,7 @@ NO_ADDRESS = [
     *("http://[127.0.0.1]/", "http://a[b]c/", "http://[::1]a/", "http://256.1.1.1/"),
     *("http://a\tb/", "http://a\nb/", "http://a/\x7f", "http://a/?\ud800", "http://" + "a" * 9000 + "/"),
 ]
-"""Whoever is given one says so at once."""
+"""Refused as soon as one is given."""
 NOWHERE = [
     *("http://a b/", "http://%/", "http://%zz/", "http://%00/", "http://a%2fb/", "http://a\\b/", "http://<>/"),
     *("http://a|b/", "http://{}/", 'http://"/', "http://*/", "http://.", "http://..", "http://a..b/", "http://.a/"),
@@ -105,7 +105,7 @@ NOWHERE = [
     *("http://[::1]80/", "http://[::1%lo]/", "http://[::1%25]/", "http://4294967296/", "http://1.2.3.4.5/"),
     *("http://user:secret@127.0.0.1/", "http://user:@127.0.0.1/", "http://:@127.0.0.1/", "http://a:b@c@127.0.0.1/"),
 ]
-"""These are written as addresses are, and nobody is called."""
+"""These have the form of URLs, and none is called."""
 
 
 @pytest.mark.parametrize("url", NO_ADDRESS + NOWHERE, ids=lambda url: ascii(url)[:60])
@@ -166,7 +166,7 @@ def test_who_does_not_answer_is_left_in_time(config: MakeConfig) -> None:
             assert time.monotonic() - start < 1
 
 
-def test_nobody_there_is_unreachable(config: MakeConfig) -> None:
+def test_no_one_there_is_unreachable(config: MakeConfig) -> None:
     with pytest.raises(Unreachable, match="^its server can't be reached$"):
         send("POST", "http://127.0.0.1:1/", b"x", {}, config(allow_hosts=HERE), 5)
 

@@ -50,7 +50,7 @@ def test_denoise_needs_its_network(live: Live) -> None:
     assert "`python -m server weights pull realesr-general-x4v3` gets them" in str(words)
 
 
-def test_denoise_is_told_as_the_mix_it_is(live: Live) -> None:
+def test_denoise_is_reported_as_the_mix_it_is(live: Live) -> None:
     for name in ("realesr-general-x4v3", "realesr-general-wdn-x4v3"):
         (live.config.weights_path / f"{name}.pth").touch()
     mixed = plan(live, denoise=0.25)["model"]
@@ -64,7 +64,7 @@ def test_the_policy_holds_for_what_callers_name(live_server: LiveServer) -> None
     assert "GFPGANv1.4 is not an upscaling network" in str(error)
 
 
-def test_a_source_that_kills_whoever_reads_it_is_not_read_for_ever(live: Live) -> None:
+def test_a_source_that_kills_callers_who_reads_it_is_not_read_for_ever(live: Live) -> None:
     url = "http://127.0.0.1:9/picture.png"
     job = Job(dialect="native", owner="local", params=Params(scale=2), source_url=url, attempt=MAX_ATTEMPTS)
     live.worker.jobs.enqueue(job)
@@ -77,7 +77,7 @@ def test_a_source_that_kills_whoever_reads_it_is_not_read_for_ever(live: Live) -
 def test_pictures_that_are_slow_to_read_delay_neither_polls_nor_other_keys(
     live_server: LiveServer, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More of them than the server has threads. What takes so long stands for a file that nobody has thought of."""
+    """More of them than the server has threads. The slow read stands for an unexpected kind of file."""
     live = live_server(api_keys=("key-one", "key-two"))
     arrived, goes_on = threading.Semaphore(0), threading.Event()
 
@@ -121,8 +121,8 @@ def test_a_picture_that_takes_too_long_to_look_at_is_refused(
     goes_on.set()
 
 
-def test_looking_at_pictures_of_slow_hosts_starves_nobody(live_server: LiveServer) -> None:
-    """More of such requests than the server has threads; whoever asks for anything else is answered meanwhile."""
+def test_looking_at_pictures_of_slow_hosts_starves_no_one(live_server: LiveServer) -> None:
+    """More of such requests than the server has threads; all other requests are answered meanwhile."""
     live = live_server(allow_hosts=("127.0.0.1",), fetch_timeout_s=60, price_per_megapixel=1)
     arrived, goes_on = threading.Semaphore(0), threading.Event()
 

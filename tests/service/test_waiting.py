@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 
 from server.api.app import create_app
-from server.api.dialects.wavespeed import routes as wavespeed
+from server.api.dialects.wavespeed import translate as wavespeed
 from server.job.job import State
 from server.service.waiting import Waiting
 from tests.conftest import LiveServer, MakeConfig, Picture, StandIn, serve
@@ -66,7 +66,7 @@ def test_a_wait_is_over_in_time_and_leaves_nothing() -> None:
     asyncio.run(go())
 
 
-def test_whoever_waits_is_told_when_it_cannot_be_looked() -> None:
+def test_a_caller_who_waits_is_reported_when_it_cannot_be_looked() -> None:
     def broken(_: Collection[str]) -> set[str]:
         raise OSError("the disk is gone")
 
@@ -77,7 +77,7 @@ def test_whoever_waits_is_told_when_it_cannot_be_looked() -> None:
     asyncio.run(go())
 
 
-def test_many_sync_callers_hold_up_nobody(live_server: LiveServer, picture: Picture) -> None:
+def test_many_sync_callers_hold_up_no_one(live_server: LiveServer, picture: Picture) -> None:
     """More than the server has threads."""
     live = live_server(max_queue=100)
     body = {"image": base64.b64encode(picture()).decode(), "scale": 1, "enable_sync_mode": True}
@@ -145,14 +145,14 @@ def test_a_vibedream_caller_who_waits_at_the_end_gets_the_id(config: MakeConfig,
     assert answer.json()["status"] == "processing"
 
 
-def test_a_runware_caller_who_waits_at_the_end_is_told_to_ask_again(config: MakeConfig, picture: Picture) -> None:
+def test_a_runware_caller_who_waits_at_the_end_is_reported_to_ask_again(config: MakeConfig, picture: Picture) -> None:
     made = config()
     worker, image = StandIn(made), base64.b64encode(picture()).decode()
     task = {"taskType": "imageUpscale", "taskUUID": TASK, "inputImage": image, "upscaleFactor": 2}
     answer = at_the_end(create_app(made), "/v1", [task], waits_for(worker, "runware"))
     (error,) = answer.json()["errors"]
     assert (answer.status_code, error["code"], error["taskUUID"]) == (400, "providerTimeout", TASK)
-    assert error["message"] == "The server is restarting. It goes on: use getResponse."
+    assert error["message"] == "The server is restarting. It continues: use getResponse."
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_a_caller_whose_picture_is_still_being_downloaded_is_asked_to_come_again
     assert words in answer.text
 
 
-def test_whoever_is_still_busy_when_the_patience_is_over_is_told_so(config: MakeConfig) -> None:
-    """Whatever it is: uvicorn's own words would be a bare "Internal Server Error"."""
+def test_a_caller_who_is_still_busy_when_the_patience_is_over_is_reported(config: MakeConfig) -> None:
+    """uvicorn's own answer would be only "Internal Server Error"."""
     app, begun = create_app(config()), threading.Event()
 
     async def forever(request: Request) -> None:

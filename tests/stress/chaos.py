@@ -41,7 +41,7 @@ HOOK_S = 90.0
 """How long after the last job's end a webhook may be told, whose first sender was killed."""
 _EXPECTED = re.compile(r"died \d times")
 """The one reason for a job to fail."""
-_NOT_OURS = ("process died", "job lost to another worker", "delivery failed", "finishing failed; trying again")
+_NOT_OURS = ("process died", "job lost to another worker", "delivery failed", "the database failed; trying again")
 """Warnings that kills explain."""
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from server.blobs.local import Blobs, new_key
+from server.blobs.base import new_key
+from server.blobs.folder import FolderBlobs
 from server.db.database import open_database
 from server.db.jobs import Jobs
 from server.job.job import Job, Params, Result, State
@@ -46,7 +47,7 @@ def server(tmp_path: Path, empty_database: Path) -> Launched:
 
 def finished_job(server: Launched) -> Job:
     jobs = Jobs(open_database(f"sqlite:///{server.data_dir / 'jobs.sqlite3'}"), lease_s=15)
-    blobs = Blobs(server.data_dir / "blobs")
+    blobs = FolderBlobs(server.data_dir / "blobs")
     job = Job(dialect="native", owner="local", params=Params(scale=2), source_key=new_key())
     result = Result(
         key=new_key(".png"), width=2, height=2, size_bytes=5, format="png", model="stand-in", model_sha256=None
@@ -63,7 +64,7 @@ def finished_job(server: Launched) -> Job:
 def test_files_that_no_row_names_are_seen(server: Launched) -> None:
     finished_job(server)
     assert strays(server, read_books(server.data_dir)) == []
-    blobs = Blobs(server.data_dir / "blobs")
+    blobs = FolderBlobs(server.data_dir / "blobs")
     orphan, staged, temporary = new_key(), blobs.stage(), server.temporary / "upload"
     blobs.put(orphan, b"bytes")
     staged.write_bytes(b"part")
@@ -76,7 +77,7 @@ def test_a_lost_result_is_seen(server: Launched) -> None:
     job = finished_job(server)
     assert read_books(server.data_dir).broken == [] and all_ended(server.data_dir)
     assert job.result is not None
-    Blobs(server.data_dir / "blobs").delete(job.result.key)
+    FolderBlobs(server.data_dir / "blobs").delete(job.result.key)
     assert read_books(server.data_dir).broken == [f"file {job.result.key} is missing"]
 
 

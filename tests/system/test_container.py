@@ -103,7 +103,7 @@ def test_its_settings_are_settings() -> None:
     assert set(re.findall(rf"\b({PREFIX}\w+)=", DOCKERFILE)) <= known
 
 
-def test_it_runs_as_nobody_in_particular_and_reads_no_hub() -> None:
+def test_it_runs_as_no_one_in_particular_and_reads_no_hub() -> None:
     user = re.search(r"^USER (\d+):(\d+)$", LAST_STAGE, re.MULTILINE)
     assert user is not None
     assert f"--uid {user[1]}" in LAST_STAGE and f"groupadd --gid {user[2]} " in LAST_STAGE

@@ -16,7 +16,7 @@ PICTURE = base64.b64encode(draw(16, 8)).decode()
 ANN, BOB = {"Authorization": "Bearer ann"}, {"Authorization": "Bearer bob"}
 
 CAPABILITIES = {"GET /files/{key}", "HEAD /files/{key}", "PUT /uploads/{key}"}
-"""Their addresses are the permission, and are told to nobody but the owner: the other key never learns them."""
+"""Their addresses are the permission and are sent only to the owner: the other key never gets them."""
 WITHOUT_NAMES: dict[str, Any] = {
     "GET /jobs": None,
     "GET /models": None,
@@ -44,7 +44,7 @@ for _version in ("v2", "v3"):
         f"POST /api/{_version}/model/pricing": {"model_id": "wavespeed-ai/real-esrgan"},
         f"POST /api/{_version}/{{owner}}/{{name}}": {"image": PICTURE, "scale": 2},
     }
-"""Routes that name nothing of anybody's, with a body for them: their answers must hold nothing of the other key's."""
+"""Routes without ids, with a body for them: their answers must contain nothing of the other key's."""
 
 PATHS = {"owner": "wavespeed-ai", "name": "real-esrgan", "model": "image-upscaler"}
 

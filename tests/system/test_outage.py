@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from server.db.database import jobs, open_database, reading
 from server.errors import Unavailable
-from server.transient import outage_of
+from server.transient import transient_error
 from tests.api.dialects.test_refusals import PICTURE, SUBMITS
 from tests.conftest import LiveServer, MakeConfig, Picture
 from tests.outbound.test_source import say, serving
@@ -216,7 +216,7 @@ def test_a_locked_database_is_said_and_passes(live_server: LiveServer, tmp_path:
     ],
 )
 def test_what_passes_is_known(error: Exception, said: str) -> None:
-    found = outage_of(error)
+    found = transient_error(error)
     assert isinstance(found, Unavailable) and found.message == f"{said}; try again later"
 
 
@@ -224,7 +224,7 @@ def test_what_passes_is_known(error: Exception, said: str) -> None:
     "error", [ValueError("database is locked"), OSError(errno.ENOENT, "x"), IntegrityError("", {}, Exception("twice"))]
 )
 def test_what_does_not_pass_is_none(error: Exception) -> None:
-    assert outage_of(error) is None
+    assert transient_error(error) is None
 
 
 def test_no_error_of_the_database_tells_values(config: MakeConfig) -> None:

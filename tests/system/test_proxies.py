@@ -45,7 +45,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For localhost; its key lies beside it, as `.key`."""
+    """For localhost; its key is beside it, as `.key`."""
     if not shutil.which("openssl"):
         pytest.skip("there is no openssl")
     folder = tmp_path_factory.mktemp("tls")

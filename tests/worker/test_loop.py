@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from server.blobs.local import Blobs, new_key
+from server.blobs.base import new_key
+from server.blobs.folder import FolderBlobs
 from server.config import Config
 from server.db.database import Changes, open_database
-from server.db.jobs import Beat, Jobs
+from server.db.jobs import HeartbeatResult, Jobs
 from server.errors import UpscaleError
 from server.job.job import Job, Params, Result, State
 from server.pipeline import Context
@@ -39,22 +40,22 @@ class FailingJobs(Jobs):
             raise OperationalError("UPDATE jobs", {}, Exception("connection lost"))
         return super().finish(job, result)
 
-    def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> Beat:
+    def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> HeartbeatResult:
         time.sleep(self.slow_beats_s)
         return super().heartbeat(job, progress, stage)
 
 
 @pytest.fixture
-def made(config: MakeConfig) -> tuple[Config, FailingJobs, Blobs, Worker]:
+def made(config: MakeConfig) -> tuple[Config, FailingJobs, FolderBlobs, Worker]:
     settings = config(lease_s=5, dtype="fp32")
     engine = open_database(settings.database)
     jobs = FailingJobs(engine, lease_s=settings.lease_s)
-    blobs = Blobs(settings.blobs_dir)
+    blobs = FolderBlobs(settings.blobs_dir)
     worker = Worker(settings, jobs, blobs, Upscaler(settings, Catalog(settings.weights_path)), Changes(engine), "w")
     return settings, jobs, blobs, worker
 
 
-def enqueue(jobs: Jobs, blobs: Blobs, size: int = 8) -> str:
+def enqueue(jobs: Jobs, blobs: FolderBlobs, size: int = 8) -> str:
     key = new_key()
     blobs.put(key, draw(size, size))
     job = Job(dialect="native", owner="", params=Params(scale=2), source_key=key)
@@ -81,7 +82,7 @@ def files(config: Config) -> list[Path]:
 
 @pytest.mark.parametrize("reached", [False, True])
 def test_a_result_survives_a_database_that_fails_while_it_is_published(
-    made: tuple[Config, FailingJobs, Blobs, Worker], reached: bool
+    made: tuple[Config, FailingJobs, FolderBlobs, Worker], reached: bool
 ) -> None:
     config, jobs, blobs, worker = made
     jobs.failures, jobs.reached = 2, reached
@@ -94,7 +95,7 @@ def test_a_result_survives_a_database_that_fails_while_it_is_published(
 
 
 def test_a_database_that_stays_away_too_long_costs_an_attempt_and_nothing_else(
-    made: tuple[Config, FailingJobs, Blobs, Worker],
+    made: tuple[Config, FailingJobs, FolderBlobs, Worker],
 ) -> None:
     _, jobs, blobs, worker = made
     jobs.away_for_attempts = 1
@@ -105,7 +106,7 @@ def test_a_database_that_stays_away_too_long_costs_an_attempt_and_nothing_else(
 
 
 def test_a_heartbeat_that_comes_late_is_not_taken_for_the_next_job_s(
-    made: tuple[Config, FailingJobs, Blobs, Worker],
+    made: tuple[Config, FailingJobs, FolderBlobs, Worker],
 ) -> None:
     _, jobs, blobs, worker = made
     jobs.slow_beats_s = 0.3
@@ -133,9 +134,9 @@ class Watched(Upscaler):
             self._running.remove(id(ctx))
 
 
-def worker_of(config: Config, upscaler: Upscaler, **settings: int) -> tuple[Worker, Jobs, Blobs]:
+def worker_of(config: Config, upscaler: Upscaler, **settings: int) -> tuple[Worker, Jobs, FolderBlobs]:
     engine = open_database(config.database)
-    jobs, blobs = Jobs(engine, lease_s=config.lease_s), Blobs(config.blobs_dir)
+    jobs, blobs = Jobs(engine, lease_s=config.lease_s), FolderBlobs(config.blobs_dir)
     return Worker(config, jobs, blobs, upscaler, Changes(engine), "w", **settings), jobs, blobs
 
 

@@ -1,18 +1,14 @@
-"""The HTTP APIs we speak. A new one is a file here and its line in DIALECTS."""
+"""The HTTP APIs that this server speaks. A new one is a folder here and its line in DIALECTS."""
 
+from server.api.dialects import native, novita, runware, vibedream, wavespeed
 from server.api.dialects.base import Dialect
-from server.api.dialects.native import routes as native
-from server.api.dialects.novita import routes as novita
-from server.api.dialects.runware import routes as runware
-from server.api.dialects.vibedream import routes as vibedream
-from server.api.dialects.wavespeed import routes as wavespeed
 
 DIALECTS: tuple[Dialect, ...] = (wavespeed, vibedream, novita, runware, native)
-"""In the order in which paths are asked for; native, which owns whatever no vendor does, comes last."""
+"""In the order in which paths are matched; native, which has all paths that no vendor has, comes last."""
 
 
 def dialect_of(path: str) -> Dialect:
-    """Who answers for this path, whether or not there is anything at it."""
+    """The dialect that answers for this path, whether or not there is a route."""
     return next(each for each in DIALECTS if any(_below(path, prefix) for prefix in each.PREFIXES))
 
 

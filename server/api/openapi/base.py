@@ -1,4 +1,4 @@
-"""What the documents say of an operation beyond what its endpoint's signature tells, and words to say it in.
+"""Descriptions of operations beyond what their endpoints' signatures say, and schemas to write them with.
 
 Schemas are JSON Schema 2020-12, as in OpenAPI 3.1. Ranges and choices come from the code that checks them.
 """
@@ -16,22 +16,22 @@ class Operation:
     """One method of one path."""
 
     answer: Schema | None
-    """Of what is answered when all went well: JSON, unless `answer_types` says otherwise. None: no body."""
+    """The body of a successful answer: JSON, unless `answer_types` has other types. None: no body."""
     errors: tuple[int, ...]
-    """Statuses of the errors it can be answered with, beside those that any operation can."""
+    """Statuses of its errors, in addition to those of any operation."""
     body: Mapping[str, Schema] = field(default_factory=dict)
     """Of the request, by media type."""
     query: Mapping[str, Schema] = field(default_factory=dict)
-    """Parameters that the endpoint's signature does not name."""
+    """Query parameters that the endpoint's signature does not name."""
     path: Mapping[str, Schema] = field(default_factory=dict)
-    """What the path's parameters may be, or others that the signature names and that have to be there."""
+    """Schemas of the path's parameters, and of other required parameters that the signature names."""
     status: int = 200
     also: tuple[int, ...] = ()
-    """Other statuses of answers that are no errors; 202 has the same body, others have none."""
+    """Other statuses of successful answers; 202 has the same body, others have none."""
     answer_types: tuple[str, ...] = ("application/json",)
     body_required: bool = True
     key: bool = True
-    """A caller has to show its key, on a server that has keys."""
+    """On a server with keys, a caller has to send one."""
 
 
 class Described(Protocol):
@@ -80,46 +80,46 @@ def nullable(schema: Schema) -> Schema:
 
 
 def answer(optional: Mapping[str, Schema] | None = None, /, **fields: Schema) -> Schema:
-    """An object of exactly these fields, of which the optional ones may be absent."""
+    """An object of exactly these fields; optional ones may be absent."""
     properties = fields | dict(optional or {})
     return {"type": "object", "properties": properties, "required": list(fields), "additionalProperties": False}
 
 
 def request(required: Mapping[str, Schema], /, **optional: Schema) -> Schema:
-    """An object to send. Of optional fields null is as good as absent; unknown ones are ignored."""
+    """An object to send. In optional fields null counts as absent; unknown fields are ignored."""
     properties = dict(required) | {name: nullable(schema) for name, schema in optional.items()}
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
-def write(path: str, operation: dict[str, Any], said: Operation, error: Schema) -> None:
-    """Complete what FastAPI made of the endpoint at this path."""
+def write(path: str, operation: dict[str, Any], described: Operation, error: Schema) -> None:
+    """Complete FastAPI's own description of the endpoint at this path."""
     parameters = operation.setdefault("parameters", [])
-    # An endpoint that reads them off its request says nothing of them.
+    # FastAPI does not know the parameters of endpoints that read them from the request themselves.
     known = {parameter["name"] for parameter in parameters}
-    for name in said.path:
+    for name in described.path:
         if name not in known:
             parameters.append({"name": name, "in": "path" if f"{{{name}}}" in path else "query"})
     for parameter in parameters:
-        if parameter["name"] in said.path:
-            parameter |= {"schema": said.path[parameter["name"]], "required": True}
-    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in said.query.items()]
-    if said.body:
-        content = {kind: {"schema": schema} for kind, schema in said.body.items()}
-        operation["requestBody"] = {"content": content, "required": said.body_required}
+        if parameter["name"] in described.path:
+            parameter |= {"schema": described.path[parameter["name"]], "required": True}
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in described.query.items()]
+    if described.body:
+        content = {kind: {"schema": schema} for kind, schema in described.body.items()}
+        operation["requestBody"] = {"content": content, "required": described.body_required}
     responses = {}
-    for status in (said.status, *said.also):
-        has_body = said.answer is not None and status in (said.status, 202)
-        responses[status] = said.answer_types if has_body else (), said.answer
-    # An encoded slash in a parameter can make of a path another, which may not be there, or not for this method.
+    for status in (described.status, *described.also):
+        has_body = described.answer is not None and status in (described.status, 202)
+        responses[status] = described.answer_types if has_body else (), described.answer
+    # An encoded slash in a parameter can make another path, which may not exist, or not for this method.
     places = {400, 404, 405} if any(each["in"] == "path" for each in parameters) else set()
-    keys = {401} if said.key else set()
-    bodies = {413, 415} if said.body else set()
-    for status in sorted(places | keys | bodies | {500} | set(said.errors)):
+    keys = {401} if described.key else set()
+    bodies = {413, 415} if described.body else set()
+    for status in sorted(places | keys | bodies | {500} | set(described.errors)):
         responses[status] = (JSON,), error
     operation["responses"] = {
         str(status): {"description": HTTPStatus(status).phrase}
         | ({"content": {kind: {"schema": schema} for kind in kinds}} if kinds else {})
         for status, (kinds, schema) in responses.items()
     }
-    if said.key:
+    if described.key:
         operation["security"] = [{"key": []}, {}]

@@ -1,4 +1,4 @@
-"""A key at its limits is told so in every dialect's own words, and when to come back."""
+"""A key at its limits gets an error in the form of every dialect, with the time to wait."""
 
 import base64
 import json
@@ -60,7 +60,7 @@ def keys(live: Live) -> Keys:
 
 
 @pytest.mark.parametrize("dialect", SUBMITS)
-def test_a_key_that_asks_too_often_is_told_when_to_come_back(live: Live, keys: Keys, dialect: str) -> None:
+def test_a_key_that_asks_too_often_is_reported_when_to_come_back(live: Live, keys: Keys, dialect: str) -> None:
     path, make_body, error = SUBMITS[dialect]
     _, secret = keys.create("ann", Limits(rate=1))
     headers = {"Authorization": f"Bearer {secret}"}

@@ -1,8 +1,8 @@
-"""Our own API, described."""
+"""OpenAPI description of our own API."""
 
 from typing import Any, get_args
 
-from server.api.dialects.native.routes import JobRequest, PlanRequest
+from server.api.dialects.native.translate import JobRequest, PlanRequest
 from server.api.openapi.base import (
     BYTES,
     FLAG,

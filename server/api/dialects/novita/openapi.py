@@ -1,9 +1,7 @@
-"""Novita, described."""
+"""OpenAPI description of Novita."""
 
-from typing import get_args
-
-from server.api.dialects.base import VENDOR_FORMATS
-from server.api.dialects.novita.routes import LEAST_FACTOR, LEGACY, MOCKS, MODELS, MOST_FACTOR, STATUS, UPSCALER
+from server.api.dialects.fields import TARGETS, VENDOR_FORMATS
+from server.api.dialects.novita.translate import LEGACY, MAX_FACTOR, MIN_FACTOR, MOCKS, MODELS, STATUS, UPSCALER
 from server.api.openapi.base import (
     ANY,
     FLAG,
@@ -22,7 +20,6 @@ from server.api.openapi.base import (
     request,
     whole,
 )
-from server.job.job import Target
 
 TITLE = "Novita, under /v3"
 ERROR = answer(code=WHOLE, reason=TEXT, message=TEXT, metadata={"type": "object"})
@@ -66,7 +63,7 @@ _RESULT = answer(
 )
 _REQUEST = request(
     {"image": PICTURE},
-    resolution=choice(get_args(Target)),
+    resolution=choice(TARGETS),
     output_format=choice(VENDOR_FORMATS),
     extra=request({}, webhook=_WEBHOOK),
 )
@@ -76,7 +73,7 @@ _LEGACY_REQUEST = request(
             {
                 "model_name": choice(MODELS),
                 "image_base64": PICTURE,
-                "scale_factor": number(exclusiveMinimum=LEAST_FACTOR, maximum=MOST_FACTOR),
+                "scale_factor": number(exclusiveMinimum=MIN_FACTOR, maximum=MAX_FACTOR),
             }
         )
     },

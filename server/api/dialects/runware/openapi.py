@@ -1,11 +1,11 @@
-"""Runware over REST, described. OpenAPI has no words for the WebSocket there, which takes the same tasks."""
+"""OpenAPI description of Runware over REST. OpenAPI can't describe the WebSocket, which takes the same tasks."""
 
-from server.api.dialects.runware.routes import (
+from server.api.dialects.runware.translate import (
     FACTORS,
     FORMATS_BY_NAME,
-    LEAST_TTL_S,
+    MAX_RESULTS,
     MAX_TASKS,
-    MOST_RESULTS,
+    MIN_TTL_S,
     OUTPUTS,
     QUALITIES,
     UPSCALE,
@@ -53,11 +53,11 @@ _SETTINGS: dict[str, Schema] = {
     "deliveryMethod": choice(["sync", "async"]),
     "webhookURL": {"type": "string", "description": "An http(s) URL; with outputType URL only."},
     "uploadEndpoint": {"type": "string", "description": "An http(s) URL."},
-    "ttl": whole(LEAST_TTL_S),
+    "ttl": whole(MIN_TTL_S),
     "includeCost": FLAG,
     "model": TEXT,
     "upscaleFactor": {"type": "number", "minimum": 1, "maximum": FACTORS[1], "description": _FACTOR},
-    "numberResults": whole(1, MOST_RESULTS),
+    "numberResults": whole(1, MAX_RESULTS),
     "routing": _OBJECT,
     "settings": _OBJECT,
     "safety": _OBJECT,

@@ -1,7 +1,7 @@
-"""Conversations over WebSockets that outlive their sockets: a caller whose line broke gets its answers on the next one.
+"""Sessions over WebSockets that outlive their sockets: after a broken connection the next one gets the missing answers.
 
-The work begun in a session goes on without a socket, and what it has to say meanwhile is kept for `KEEP_S`. All of it
-lives in the API process and ends with it; jobs don't. One event loop uses a `Sessions`; nothing here is for threads.
+Tasks of a session continue without a socket, and their answers are stored for `STORE_S`. Sessions end with the API
+process; jobs do not. A `Sessions` belongs to one event loop; nothing here is for threads.
 """
 
 import asyncio
@@ -15,29 +15,29 @@ from fastapi import WebSocket, WebSocketDisconnect
 from server.api.bodies import text_of
 
 Frame = Callable[[], AbstractAsyncContextManager[str]]
-"""Something to say: its text is made when it can be said, and gone afterwards, for it may hold a picture."""
-KEEP_S = 120.0
-"""How long what could not be delivered, and a session without a socket, may be asked for again."""
+"""A frame to send. Its text is made when it is sent and dropped afterwards: it may contain a picture."""
+STORE_S = 120.0
+"""How long a session without a socket, and frames that could not be sent, are stored."""
 
-LET_IN = "upscale.let_in"
-"""Name of the extension in a socket's scope by which larger messages are let in; see wire.py."""
+ALLOW_LARGE = "upscale.allow_large_messages"
+"""Name of the extension in a socket's scope that allows large messages; see protocol.py."""
 
 
-def let_in(socket: WebSocket) -> None:
-    """Its caller is known: from now on large messages are taken."""
-    extension = (socket.scope.get("extensions") or {}).get(LET_IN)
+def allow_large_messages(socket: WebSocket) -> None:
+    """Call when the socket's caller is known: large messages are accepted from now on."""
+    extension = (socket.scope.get("extensions") or {}).get(ALLOW_LARGE)
     if extension is not None:
         extension["call"]()
 
 
 async def next_frame(socket: WebSocket, session: "Session | None", idle_s: float) -> str | None:
-    """What comes next. None: the caller has gone, or was sent away, having said nothing for `idle_s` while nothing was
-    being done for it."""
+    """The next frame. None: the socket is closed, perhaps by us after `idle_s` without a frame and without a running
+    task."""
     while True:
         try:
             message = await asyncio.wait_for(socket.receive(), idle_s)
         except asyncio.TimeoutError:
-            if session is None or not session.works:
+            if session is None or not session.running:
                 await socket.close(1000, "idle")
                 return None
         else:
@@ -47,11 +47,11 @@ async def next_frame(socket: WebSocket, session: "Session | None", idle_s: float
             return text if text is not None else text_of(bytes(message.get("bytes") or b""), "replace")
 
 
-async def say(socket: WebSocket, text: str) -> bool:
-    """False: the line is gone, as the next frame will tell, too."""
+async def send_text(socket: WebSocket, text: str) -> bool:
+    """False: the connection is closed, as the next call of `next_frame` reports as well."""
     try:
         await socket.send_text(text)
-    except (WebSocketDisconnect, RuntimeError):  # the latter once the line is known to be closed, by either side
+    except (WebSocketDisconnect, RuntimeError):  # the latter when either side is known to have closed it
         return False
     return True
 
@@ -59,54 +59,54 @@ async def say(socket: WebSocket, text: str) -> bool:
 class Session:
     def __init__(self, owner: str) -> None:
         self.id = str(uuid.uuid4())
-        """Who knows it and has the owner's key may go on with the session."""
+        """Those who know it and have the owner's key may continue the session."""
         self.owner = owner
         self._socket: WebSocket | None = None
         self._left_at = time.monotonic()
-        self._works: set[asyncio.Task[None]] = set()
-        self._kept: list[Frame] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._unsent: list[Frame] = []
 
     @property
-    def works(self) -> int:
-        """How many are being done."""
-        return len(self._works)
+    def running(self) -> int:
+        """The number of running tasks."""
+        return len(self._running)
 
     def begin(self, work: Coroutine[None, None, None]) -> None:
-        """Do it alongside whatever else is being done. It must not raise."""
+        """Start a task; others may run at the same time. It must not raise."""
         task = asyncio.create_task(work)
-        self._works.add(task)
-        task.add_done_callback(self._works.discard)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def send(self, frame: Frame) -> None:
-        """To the caller, now or when it comes back."""
+        """Send it to the caller, now or when it connects again."""
         while (socket := self._socket) is not None:
             async with frame() as text:
-                if await say(socket, text):
+                if await send_text(socket, text):
                     return
             self.leave(socket)
-        self._kept.append(frame)
-        asyncio.get_running_loop().call_later(KEEP_S, self._forget, frame)
+        self._unsent.append(frame)
+        asyncio.get_running_loop().call_later(STORE_S, self._forget, frame)
 
     async def join(self, socket: WebSocket) -> None:
-        """The caller is at this socket now, wherever it was before; what was kept for it is sent."""
+        """From now on this socket is the session's; stored frames are sent to it."""
         self._socket = socket
-        kept, self._kept = self._kept, []
-        for frame in kept:
+        unsent, self._unsent = self._unsent, []
+        for frame in unsent:
             await self.send(frame)
 
     def leave(self, socket: WebSocket) -> None:
-        """That socket is gone. Nothing happens if the caller has joined from another one since."""
+        """That socket is closed. Nothing happens if the session has another one by now."""
         if self._socket is socket:
             self._socket = None
             self._left_at = time.monotonic()
 
     @property
-    def over(self) -> bool:
-        idle = self._socket is None and not self._works and not self._kept
-        return idle and time.monotonic() - self._left_at > KEEP_S
+    def expired(self) -> bool:
+        idle = self._socket is None and not self._running and not self._unsent
+        return idle and time.monotonic() - self._left_at > STORE_S
 
     def _forget(self, frame: Frame) -> None:
-        self._kept = [each for each in self._kept if each is not frame]
+        self._unsent = [each for each in self._unsent if each is not frame]
 
 
 class Sessions:
@@ -114,8 +114,8 @@ class Sessions:
         self._all: dict[str, Session] = {}
 
     def open(self, owner: str, session_id: object) -> Session:
-        """The owner's session of that id, or else a new one."""
-        self._all = {each.id: each for each in self._all.values() if not each.over}
+        """The owner's session of that id, or a new one."""
+        self._all = {each.id: each for each in self._all.values() if not each.expired}
         session = self._all.get(session_id) if isinstance(session_id, str) else None
         if session is None or session.owner != owner:
             session = Session(owner)

@@ -1,9 +1,7 @@
-"""VibeDream, described."""
+"""OpenAPI description of VibeDream."""
 
-from typing import get_args
-
-from server.api.dialects.base import VENDOR_FORMATS
-from server.api.dialects.vibedream.routes import MODEL, STATUS
+from server.api.dialects.fields import TARGETS, VENDOR_FORMATS
+from server.api.dialects.vibedream.translate import MODEL, STATUS
 from server.api.openapi.base import (
     FLAG,
     JSON,
@@ -19,7 +17,6 @@ from server.api.openapi.base import (
     nullable,
     request,
 )
-from server.job.job import Target
 
 TITLE = "VibeDream, under /api/v1"
 ERROR = answer(error=TEXT, message=TEXT)
@@ -45,7 +42,7 @@ _PREDICTION = {
 _REQUEST = request(
     {
         "image": PICTURE,
-        "target_resolution": choice(get_args(Target)),
+        "target_resolution": choice(TARGETS),
         "output_format": choice(VENDOR_FORMATS),
     },
     enable_base64_output=FLAG,

@@ -1,11 +1,11 @@
-"""WaveSpeedAI, described: the same under /api/v3 and /api/v2."""
+"""OpenAPI description of WaveSpeedAI: the same under /api/v3 and /api/v2."""
 
-from server.api.dialects.wavespeed.routes import (
+from server.api.dialects.wavespeed.translate import (
     FIELDS,
     INPUTS,
     LARGEST_PAGE,
     LAST_PAGE,
-    MOST_IDS,
+    MAX_IDS,
     PREFIXES,
     STATUS,
     STATUSES,
@@ -122,7 +122,7 @@ _OPERATIONS = {
     "GET /predictions": Operation(_success(_PAGE), (400,), query=_FILTERS),
     "POST /predictions": Operation(_success(_PAGE), (400,), {JSON: request({}, **_FILTERS)}, body_required=False),
     "POST /predictions/delete": Operation(
-        _success(answer(deleted_count=WHOLE)), (400,), {JSON: request({"ids": array(TEXT, maxItems=MOST_IDS)})}
+        _success(answer(deleted_count=WHOLE)), (400,), {JSON: request({"ids": array(TEXT, maxItems=MAX_IDS)})}
     ),
     "POST /media/uploads": Operation(_success(answer(**_FILE, upload=_PUT)), (400,), {JSON: _TICKET}),
     "POST /media/upload/binary": _UPLOAD,

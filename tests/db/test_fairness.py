@@ -1,6 +1,5 @@
-"""Whose turn it is: by the same rule in the tables and within the process. Whoever is slow delays nobody else."""
+"""The order of waiting rows: slow callers and hosts do not delay others."""
 
-import asyncio
 import socket
 import threading
 import time
@@ -10,10 +9,8 @@ import pytest
 from sqlalchemy import Engine, update
 
 from server.db import database
-from server.db.deliveries import MOST_OF_HOST, MOST_OF_OWNER, UPLOAD, WEBHOOK, Deliveries, Delivery
-from server.db.jobs import MOST_FETCHES_FROM_HOST, MOST_FETCHES_OF_OWNER, Jobs
-from server.db.turns import Turns
-from server.errors import Unavailable
+from server.db.deliveries import MAX_OF_HOST, MAX_OF_OWNER, UPLOAD, WEBHOOK, Deliveries, Delivery
+from server.db.jobs import MAX_FETCHES_FROM_HOST, MAX_FETCHES_OF_OWNER, Jobs
 from server.job.job import Job, Params, State
 from tests.conftest import Live, LiveServer, Picture, Receiver
 from tests.outbound.test_source import serving
@@ -36,7 +33,7 @@ def to_fetch(jobs: Jobs, owner: str, host: str, created_at: float) -> Job:
     return job
 
 
-def owe(jobs: Jobs, owner: str, host: str, due_at: float, kind: str = WEBHOOK) -> Job:
+def deliver(jobs: Jobs, owner: str, host: str, due_at: float, kind: str = WEBHOOK) -> Job:
     job = Job(dialect="native", owner=owner, params=Params(scale=2), state=State.FAILED)
     jobs.enqueue(job, [Delivery(job_id=job.id, kind=kind, url=f"http://{host}/", base_url="", due_at=due_at)])
     return job
@@ -58,12 +55,12 @@ def sendings(jobs: Jobs, deliveries: Deliveries) -> tuple[Callable[[str, str, fl
         delivery = deliveries.claim(45)
         return delivery.job_id if delivery else None
 
-    return lambda owner, host, at: owe(jobs, owner, host, at), take
+    return lambda owner, host, at: deliver(jobs, owner, host, at), take
 
 
 LINES = pytest.mark.parametrize(
     ("line", "of_owner", "of_host"),
-    [(fetches, MOST_FETCHES_OF_OWNER, MOST_FETCHES_FROM_HOST), (sendings, MOST_OF_OWNER, MOST_OF_HOST)],
+    [(fetches, MAX_FETCHES_OF_OWNER, MAX_FETCHES_FROM_HOST), (sendings, MAX_OF_OWNER, MAX_OF_HOST)],
     ids=["fetches", "deliveries"],
 )
 
@@ -103,9 +100,9 @@ def test_an_owner_of_many_hosts_gets_some_places_and_others_the_rest(
 
 
 def test_a_place_is_free_again_once_it_is_done(jobs: Jobs, deliveries: Deliveries) -> None:
-    for n in range(MOST_OF_HOST + 2):
-        owe(jobs, "ann", "slow.example", float(n))
-    taken = [deliveries.claim(45) for _ in range(MOST_OF_HOST)]
+    for n in range(MAX_OF_HOST + 2):
+        deliver(jobs, "ann", "slow.example", float(n))
+    taken = [deliveries.claim(45) for _ in range(MAX_OF_HOST)]
     assert deliveries.claim(45) is None
     assert taken[0] is not None and taken[1] is not None
     deliveries.retry(taken[0], 100, "no answer")
@@ -128,7 +125,7 @@ def ahead(engine: Engine, table: object, **columns: float) -> None:
 def test_a_delivery_held_by_a_clock_that_was_set_back_is_due(
     engine: Engine, jobs: Jobs, deliveries: Deliveries
 ) -> None:
-    job = owe(jobs, "ann", "a.example", 0.0)
+    job = deliver(jobs, "ann", "a.example", 0.0)
     assert deliveries.claim(45) is not None
     assert deliveries.claim(45) is None
     ahead(engine, database.deliveries, due_at=3600.0, held_until=3600.0)
@@ -139,40 +136,38 @@ def test_a_delivery_held_by_a_clock_that_was_set_back_is_due(
 def test_what_was_held_by_a_clock_that_was_set_back_takes_no_place(
     engine: Engine, jobs: Jobs, deliveries: Deliveries
 ) -> None:
-    for n in range(MOST_OF_HOST):
-        owe(jobs, "ann", "a.example", float(n))
+    for n in range(MAX_OF_HOST):
+        deliver(jobs, "ann", "a.example", float(n))
         assert deliveries.claim(45) is not None
     ahead(engine, database.deliveries, held_until=3600.0)
-    owe(jobs, "ann", "a.example", 100.0)
+    deliver(jobs, "ann", "a.example", 100.0)
     assert deliveries.claim(45) is not None
 
 
 def test_a_turn_that_is_still_to_come_says_nothing(engine: Engine, jobs: Jobs, deliveries: Deliveries) -> None:
-    owe(jobs, "early", "a.example", 0.0)
+    deliver(jobs, "early", "a.example", 0.0)
     assert deliveries.claim(0) is not None
     ahead(engine, database.turns, served_at=3600.0)
     with engine.begin() as db:
         db.execute(database.deliveries.delete())
-    owe(jobs, "late", "b.example", 0.5)
+    deliver(jobs, "late", "b.example", 0.5)
     first = deliveries.claim(0)
     assert first is not None and first.owner == "late"
     with engine.begin() as db:
         db.execute(database.deliveries.delete())
-    early = owe(jobs, "early", "a.example", 1.0)
-    owe(jobs, "late", "b.example", 0.5)
+    early = deliver(jobs, "early", "a.example", 1.0)
+    deliver(jobs, "late", "b.example", 0.5)
     second = deliveries.claim(45)
     assert second is not None and second.job_id == early.id, "the other has had a turn since"
 
 
 def test_pauses_and_attempts_are_within_what_a_delivery_may_be_ahead() -> None:
-    from server.api.dialects import DIALECTS
-    from server.api.dialects.base import Telling
-    from server.api.webhooks import _CLAIM_S, UPLOAD_PAUSES_S, UPLOAD_TIMEOUT_S
+    from server.api.webhooks import _CLAIM_S, RETRIES, UPLOAD_RETRIES
     from server.db.deliveries import LONGEST_S
 
-    telling = [each for each in DIALECTS if isinstance(each, Telling)]
-    pauses = [pause for each in telling for pause in each.WEBHOOK_PAUSES_S] + list(UPLOAD_PAUSES_S)
-    attempts = [each.WEBHOOK_TIMEOUT_S + _CLAIM_S for each in telling] + [UPLOAD_TIMEOUT_S + _CLAIM_S]
+    rules = [*RETRIES.values(), UPLOAD_RETRIES]
+    pauses = [pause for each in rules for pause in each.pauses_s]
+    attempts = [each.timeout_s + _CLAIM_S for each in rules]
     assert max(pauses + attempts) <= LONGEST_S
 
 
@@ -180,7 +175,7 @@ def test_pauses_and_attempts_are_within_what_a_delivery_may_be_ahead() -> None:
 
 
 class Hanging:
-    """A server that takes requests and answers none until it is told to."""
+    """A server that accepts requests and answers none until `goes_on` is set."""
 
     def __init__(self) -> None:
         self.arrived = threading.Semaphore(0)
@@ -198,19 +193,19 @@ def test_hanging_receivers_of_one_key_do_not_delay_anothers_webhook(
     hang = Hanging()
     with serving(hang, "127.0.0.1") as slow:
         for _ in range(30):
-            owe_live(live, "one", slow, UPLOAD)
-        for _ in range(MOST_OF_HOST):
+            deliver_live(live, "one", slow, UPLOAD)
+        for _ in range(MAX_OF_HOST):
             assert hang.arrived.acquire(timeout=20)
-        owe_live(live, "two", receiver.url, WEBHOOK)
+        deliver_live(live, "two", receiver.url, WEBHOOK)
         receiver.wait(seconds=20)
         assert not hang.arrived.acquire(blocking=False), "no more than so many at a time"
         hang.goes_on.set()
 
 
-def owe_live(live: Live, owner: str, url: str, kind: str) -> None:
-    """A job that has ended, and whose caller is to be told."""
-    from server.api.dialects.wavespeed import routes as wavespeed
-    from server.blobs.local import new_key
+def deliver_live(live: Live, owner: str, url: str, kind: str) -> None:
+    """A job that has ended, with a pending delivery."""
+    from server.api.dialects.wavespeed import translate as wavespeed
+    from server.blobs.base import new_key
     from server.job.job import Result
 
     key = new_key(".png")
@@ -236,7 +231,7 @@ def test_dripping_urls_of_one_key_do_not_delay_anothers_fetch(live_server: LiveS
         for number in range(16):
             url = f"{slow}/{number}.png"
             live.worker.jobs.enqueue(Job(dialect="native", owner="one", params=Params(scale=2), source_url=url))
-        for _ in range(MOST_FETCHES_FROM_HOST):
+        for _ in range(MAX_FETCHES_FROM_HOST):
             assert hang.arrived.acquire(timeout=20)
         job = Job(dialect="native", owner="two", params=Params(scale=2), source_url=quick + "/a.png")
         live.worker.jobs.enqueue(job)
@@ -245,63 +240,3 @@ def test_dripping_urls_of_one_key_do_not_delay_anothers_fetch(live_server: LiveS
             assert time.monotonic() < deadline
             time.sleep(0.02)
         hang.goes_on.set()
-
-
-# --- within the process ---------------------------------------------------------------------------------------------
-
-
-def test_requests_take_turns_by_owner() -> None:
-    order: list[str] = []
-
-    async def go() -> None:
-        turns = Turns(2, wait_s=10)
-        goes_on = asyncio.Event()
-
-        async def ask(owner: str, number: int) -> None:
-            async with turns.turn(owner):
-                order.append(f"{owner}{number}")
-                await goes_on.wait()
-
-        tasks = [asyncio.create_task(ask("many", number)) for number in range(4)]
-        await asyncio.sleep(0.01)
-        assert order == ["many0"], "one place is left for others"
-        tasks += [asyncio.create_task(ask("one", number)) for number in range(2)]
-        await asyncio.sleep(0.01)
-        assert order == ["many0", "one0"]
-        goes_on.set()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(go())
-    assert order[2:4] in (["many1", "one1"], ["one1", "many1"])
-
-
-def test_whoever_waits_too_long_is_sent_away_and_holds_no_place() -> None:
-    async def go() -> None:
-        turns = Turns(1, wait_s=0.05)
-        async with turns.turn("ann"):
-            with pytest.raises(Unavailable):
-                async with turns.turn("bob"):
-                    pass
-            waiting = asyncio.create_task(turns.run("cid", lambda: 1))
-            await asyncio.sleep(0.01)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-        assert await turns.run("bob", lambda number: number + 1, 41) == 42
-
-    asyncio.run(go())
-
-
-def test_at_the_end_whoever_waits_is_told_at_once() -> None:
-    async def go() -> None:
-        turns = Turns(1, wait_s=60)
-        async with turns.turn("ann"):
-            waiting = asyncio.create_task(turns.run("bob", lambda: 1))
-            await asyncio.sleep(0.01)
-            turns.close()
-            with pytest.raises(Unavailable):
-                await waiting
-            with pytest.raises(Unavailable):
-                await turns.run("cid", lambda: 1)
-
-    asyncio.run(go())

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.dialects.test_wavespeed_sdk import size_at
+from tests.api.dialects.wavespeed.test_sdk import size_at
 from tests.conftest import Live, LiveServer, Picture
 
 OLD_CLIENTS = Path(sys.prefix) / "old-clients"
@@ -63,15 +63,15 @@ def test_upload_by_form_then_both_models(server: Live, picture: Picture, tmp_pat
     assert size_at(scaled["outputs"][0]) == ("PNG", (120, 60))
 
 
-def test_a_failure_is_told(server: Live) -> None:
+def test_a_failure_is_reported(server: Live) -> None:
     body = {"image": "http://127.0.0.1:9/a.png"}
     told = call(server, "run", "wavespeed-ai/real-esrgan", body, poll_interval=0.05)
     assert told == "Prediction failed: the picture's address is not one that this server may fetch from"
-    # In sync mode this version looks at nothing but the outputs, whoever answers it.
+    # In sync mode this version reads only the outputs of an answer.
     told = call(server, "run", "wavespeed-ai/real-esrgan", body, enable_sync_mode=True)
     assert told == {"outputs": []}
 
 
-def test_a_wrong_key_is_told(server: Live) -> None:
+def test_a_wrong_key_is_reported(server: Live) -> None:
     told = call(server, "run", "wavespeed-ai/real-esrgan", {"image": "x"}, key="wrong")
     assert told.startswith("Failed to submit prediction: HTTP 401: ") and "Invalid API key" in told

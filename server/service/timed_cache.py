@@ -1,7 +1,7 @@
-"""What takes long to find out, remembered for as long as that is worth.
+"""A cache for values that take long to find out.
 
-A count over a small table is made anew nearly every time. One that takes 10 ms is good for half a second: however often
-it is asked for, finding it out takes a fiftieth of the time.
+How long a value is used depends on the time that finding it took: a value that took 10 ms is used for half a second, so
+that finding it out never takes more than a fiftieth of the time, however often it is asked for.
 """
 
 import threading
@@ -11,9 +11,10 @@ from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
 _TIMES = 50
+"""A value is used for so many times the time that finding it took."""
 
 
-class Remembered(Generic[_T]):
+class TimedCache(Generic[_T]):
     """For any thread."""
 
     def __init__(self, find: Callable[[], _T]) -> None:

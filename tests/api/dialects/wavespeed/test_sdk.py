@@ -1,4 +1,4 @@
-"""The vendor's own Python client against our server: nothing but its base URL is changed."""
+"""The vendor's own Python client against our server: only its base URL is changed."""
 
 import base64
 import io
@@ -59,25 +59,25 @@ def test_base64_in_and_out(client: Client, picture: Picture) -> None:
     assert base64.b64decode(done["outputs"][0])[:4] == b"\x89PNG"
 
 
-def test_a_wrong_key_is_told(server: Live) -> None:
+def test_a_wrong_key_is_reported(server: Live) -> None:
     with pytest.raises(RuntimeError, match="Failed to submit prediction: HTTP 401: .*Invalid API key"):
         Client(api_key="wrong", base_url=server.url).run(ESRGAN, {"image": "x"})
 
 
-def test_a_missing_picture_is_told(client: Client) -> None:
+def test_a_missing_picture_is_reported(client: Client) -> None:
     with pytest.raises(RuntimeError, match="HTTP 400: .*is missing"):
         client.run(UPSCALER, {"creativity": 0})
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_a_source_that_fails_is_told(client: Client, sync: bool) -> None:
+def test_a_source_that_fails_is_reported(client: Client, sync: bool) -> None:
     with pytest.raises(
         RuntimeError, match=r"Prediction failed \(task_id: [0-9a-f]{32}\): the picture's address is not"
     ):
         client.run(UPSCALER, {"image": "http://127.0.0.1:9/a.png"}, poll_interval=0.05, enable_sync_mode=sync)
 
 
-def test_an_unknown_prediction_is_told(client: Client) -> None:
+def test_an_unknown_prediction_is_reported(client: Client) -> None:
     with pytest.raises(RuntimeError, match="Failed to get result for task nope: HTTP 404"):
         client.get_result("nope")
 

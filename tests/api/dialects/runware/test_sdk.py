@@ -1,4 +1,4 @@
-"""The vendor's own Python client against our server, over its WebSocket: nothing but the address is changed."""
+"""The vendor's own Python client against our server, over its WebSocket: only the address is changed."""
 
 import asyncio
 import base64
@@ -148,7 +148,7 @@ def test_a_webhook_is_acknowledged_at_once_and_called_later(server: Live, pictur
     assert size_at(told["imageURL"]) == ("JPEG", (80, 40))
 
 
-def test_a_failure_is_told(server: Live, picture: Picture) -> None:
+def test_a_failure_is_reported(server: Live, picture: Picture) -> None:
     data = base64.b64encode(picture()).decode()
 
     async def use(client: Runware) -> Any:
@@ -170,7 +170,7 @@ def test_a_failure_is_told(server: Live, picture: Picture) -> None:
         ("QUJD", 5, "invalidUpscaleFactor"),
     ],
 )
-def test_a_mistake_is_told(working: Live, image: str, factor: int, code: str) -> None:
+def test_a_mistake_is_reported(working: Live, image: str, factor: int, code: str) -> None:
     async def use(client: Runware) -> Any:
         return await client.imageUpscale(IImageUpscale(inputImage=image, upscaleFactor=factor))
 
@@ -179,7 +179,7 @@ def test_a_mistake_is_told(working: Live, image: str, factor: int, code: str) ->
     assert failure.value.code == code
 
 
-def test_a_task_nobody_knows_is_told(working: Live) -> None:
+def test_a_task_no_one_knows_is_reported(working: Live) -> None:
     async def use(client: Runware) -> Any:
         return await client.getResponse("19abad0d-6ec5-40a6-b7af-203775fa5b7f")
 
@@ -189,7 +189,7 @@ def test_a_task_nobody_knows_is_told(working: Live) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-def test_a_wrong_key_is_told(working: Live) -> None:
+def test_a_wrong_key_is_reported(working: Live) -> None:
     async def use(client: Runware) -> Any:
         return await client.imageUpscale(IImageUpscale(inputImage="QUJD", upscaleFactor=2))
 

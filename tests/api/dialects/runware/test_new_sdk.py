@@ -18,7 +18,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from server.api.dialects.runware import routes as runware
+from server.api.dialects.runware import translate as runware
 from server.errors import BY_CODE, JobFailed
 from tests.conftest import Live, LiveServer, Picture, Receiver
 
@@ -190,7 +190,7 @@ def test_a_webhook_comes_beside_the_result(working: Live, transport: str, receiv
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_mistakes_are_told_in_kinds_that_it_knows(working: Live, transport: str) -> None:
+def test_mistakes_are_reported_in_kinds_that_it_knows(working: Live, transport: str) -> None:
     url = "http://127.0.0.1:9/a.png"
     lost, inside, none, wrong, many = ask(
         working,
@@ -213,7 +213,7 @@ def test_mistakes_are_told_in_kinds_that_it_knows(working: Live, transport: str)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_failure_while_working_is_told(server: Live, transport: str) -> None:
+def test_a_failure_while_working_is_reported(server: Live, transport: str) -> None:
     process = start(server, transport, upscale(server))
     server.worker.loop.jobs.fail(server.worker.loop.claim(30), JobFailed("it broke"))
     (error,) = end(process)
@@ -221,7 +221,7 @@ def test_a_failure_while_working_is_told(server: Live, transport: str) -> None:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_wrong_key_is_told(working: Live, transport: str) -> None:
+def test_a_wrong_key_is_reported(working: Live, transport: str) -> None:
     (error,) = ask(working, transport, upscale(working), key="wrong")
     assert (error["code"], error["retryable"]) == ("auth", False)
 
@@ -234,8 +234,10 @@ print(json.dumps({each: derive_code(each) for each in json.loads(sys.argv[1])}))
 
 
 def test_no_code_of_ours_is_unknown_to_it() -> None:
-    codes = {code for _, code in runware._CODES}
-    codes |= {runware._item(each("words"))["code"] for name, each in BY_CODE.items() if name != "range_not_satisfiable"}
+    codes = {code for _, code in runware.CODES}
+    codes |= {
+        runware.to_item(each("words"))["code"] for name, each in BY_CODE.items() if name != "range_not_satisfiable"
+    }
     env = os.environ | {"PYTHONPATH": str(NEW_CLIENTS)}
     command = [sys.executable, "-c", KINDS, json.dumps(sorted(codes))]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The vendor's own Python client against our server: nothing but its base URL is changed."""
+"""The vendor's own Python client against our server: only its base URL is changed."""
 
 import base64
 import gc
@@ -98,7 +98,7 @@ def test_a_task_in_test_mode_is_understood(server: Live, client: NovitaClient, p
         assert client.wait_for_task_v3(sent["task_id"]).task.status.value == status
 
 
-def test_what_is_refused_is_told(server: Live, client: NovitaClient) -> None:
+def test_what_is_refused_is_reported(server: Live, client: NovitaClient) -> None:
     with pytest.raises(NovitaResponseError, match="401, .*FAILED_TO_AUTH"):
         NovitaClient("bad", base_url=server.url)._post(UPSCALER, {"image": "x"})
     with pytest.raises(NovitaResponseError, match="400, .*INVALID_REQUEST_BODY.*image is required"):

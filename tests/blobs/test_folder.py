@@ -1,4 +1,4 @@
-"""Blobs: whole or not at all, under names that can't be guessed and can't lead out of the folder."""
+"""FolderBlobs: whole or not at all, under names that can't be guessed and can't lead out of the folder."""
 
 import os
 import subprocess
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from server.blobs.local import KEY, Blobs, new_key
+from server.blobs.base import KEY, new_key
+from server.blobs.folder import FolderBlobs
 from server.errors import NotFound
 
 ABSENT = "0" * 32
@@ -29,8 +30,8 @@ NO_KEYS += [f"{ABSENT}.PNG", f"{ABSENT}.png.png", f"{ABSENT}./..", f"/{ABSENT}",
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return Blobs(tmp_path / "new" / "blobs")
+def blobs(tmp_path: Path) -> FolderBlobs:
+    return FolderBlobs(tmp_path / "new" / "blobs")
 
 
 def test_a_key_is_random_and_has_the_file_ending_asked_for() -> None:
@@ -41,20 +42,20 @@ def test_a_key_is_random_and_has_the_file_ending_asked_for() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\xff", bytes(3_000_000)], ids=["empty", "short", "long"])
-def test_what_was_put_can_be_got(blobs: Blobs, data: bytes) -> None:
+def test_what_was_put_can_be_got(blobs: FolderBlobs, data: bytes) -> None:
     key = new_key(".jpeg")
     blobs.put(key, data)
     assert blobs.get(key) == data
-    assert blobs.path(key).read_bytes() == data
+    assert blobs.open(key).read(0, len(data) + 1) == data
 
 
-def test_another_process_finds_it(blobs: Blobs, tmp_path: Path) -> None:
+def test_another_process_finds_it(blobs: FolderBlobs, tmp_path: Path) -> None:
     key = new_key()
     blobs.put(key, b"kept")
-    assert Blobs(tmp_path / "new" / "blobs").get(key) == b"kept"
+    assert FolderBlobs(tmp_path / "new" / "blobs").get(key) == b"kept"
 
 
-def test_putting_leaves_the_blob_and_nothing_else(blobs: Blobs, tmp_path: Path) -> None:
+def test_putting_leaves_the_blob_and_nothing_else(blobs: FolderBlobs, tmp_path: Path) -> None:
     key = new_key()
     blobs.put(key, b"one")
     blobs.put(key, b"two")
@@ -62,7 +63,7 @@ def test_putting_leaves_the_blob_and_nothing_else(blobs: Blobs, tmp_path: Path) 
     assert blobs.get(key) == b"two"
 
 
-def test_a_staged_file_becomes_a_blob_and_leaves_nothing(blobs: Blobs) -> None:
+def test_a_staged_file_becomes_a_blob_and_leaves_nothing(blobs: FolderBlobs) -> None:
     staged, key = blobs.stage(), new_key(".png")
     staged.write_bytes(b"picture")
     blobs.adopt(key, staged)
@@ -73,53 +74,53 @@ def test_a_staged_file_becomes_a_blob_and_leaves_nothing(blobs: Blobs) -> None:
 STAGING = """
 import sys, time
 from pathlib import Path
-from server.blobs import Blobs
-staged = Blobs(Path(sys.argv[1])).stage()
+from server.blobs.folder import FolderBlobs
+staged = FolderBlobs(Path(sys.argv[1])).stage()
 staged.write_bytes(b"part")
 print(staged, flush=True)
 time.sleep(60)
 """
 
 
-def test_what_a_process_staged_is_swept_as_soon_as_it_has_been_killed(blobs: Blobs, tmp_path: Path) -> None:
+def test_what_a_process_staged_is_removed_as_soon_as_it_has_been_killed(blobs: FolderBlobs, tmp_path: Path) -> None:
     command = [sys.executable, "-c", STAGING, str(tmp_path / "new" / "blobs")]
     own = blobs.stage()
     own.write_bytes(b"mine")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         staged = Path(process.stdout.readline().strip())
-        assert blobs.sweep() == [] and staged.exists(), "it lives"
+        assert blobs.remove_partial() == [] and staged.exists(), "it lives"
         process.kill()
         process.wait()
-    assert blobs.sweep() == [4]
+    assert blobs.remove_partial() == [4]
     assert own.exists() and not staged.parent.exists()
     assert len(list(own.parent.parent.glob("*.lock"))) == 1, "its own, and nothing left of the other"
 
 
-def test_parts_without_a_lock_are_swept_a_day_later(blobs: Blobs, tmp_path: Path) -> None:
+def test_parts_without_a_lock_are_removed_a_day_later(blobs: FolderBlobs, tmp_path: Path) -> None:
     """A put that was cut off, as obstore leaves it, and what earlier versions staged."""
     folder, key = tmp_path / "new" / "blobs", new_key()
     blobs.put(key, b"whole")
     parts = [folder / f"{key}#1", folder / ".staging" / new_key()]
     for path in (*parts, folder / key):
         path.write_bytes(b"part")
-    assert blobs.sweep() == []
+    assert blobs.remove_partial() == []
     for path in (*parts, folder / key):
         os.utime(path, (time.time() - 90_000,) * 2)
-    assert blobs.sweep() == [4, 4]
+    assert blobs.remove_partial() == [4, 4]
     assert (folder / key).exists()
 
 
-def test_what_is_kept_is_known_by_size_and_age(blobs: Blobs) -> None:
+def test_what_is_kept_is_known_by_size_and_age(blobs: FolderBlobs) -> None:
     key = new_key(".png")
     blobs.put(key, b"12345")
     (staged := blobs.stage()).write_bytes(b"part")
-    kept = blobs.kept()
-    assert set(kept) == {key} and kept[key].size == 5 and abs(kept[key].put_at - time.time()) < 5
+    kept = blobs.list()
+    assert set(kept) == {key} and kept[key].size == 5 and abs(kept[key].stored_at - time.time()) < 5
     assert staged.exists() and blobs.free_bytes() > 0
 
 
-def test_a_reader_never_sees_a_part(blobs: Blobs) -> None:
+def test_a_reader_never_sees_a_part(blobs: FolderBlobs) -> None:
     key, versions = new_key(), (b"a" * 2_000_000, b"b" * 1_000_000)
     blobs.put(key, versions[0])
     done = threading.Event()
@@ -136,14 +137,14 @@ def test_a_reader_never_sees_a_part(blobs: Blobs) -> None:
     thread.join()
 
 
-def test_what_is_not_there_is_not_found(blobs: Blobs) -> None:
+def test_what_is_not_there_is_not_found(blobs: FolderBlobs) -> None:
     with pytest.raises(NotFound):
         blobs.get(ABSENT)
     with pytest.raises(NotFound):
-        blobs.path(ABSENT)
+        blobs.open(ABSENT)
 
 
-def test_deleting_twice_is_fine(blobs: Blobs) -> None:
+def test_deleting_twice_is_fine(blobs: FolderBlobs) -> None:
     key = new_key()
     blobs.put(key, b"gone soon")
     blobs.delete(key)
@@ -153,9 +154,9 @@ def test_deleting_twice_is_fine(blobs: Blobs) -> None:
 
 
 @pytest.mark.parametrize("key", NO_KEYS)
-def test_what_is_no_key_is_not_found_whatever_lies_there(blobs: Blobs, tmp_path: Path, key: str) -> None:
+def test_what_is_no_key_is_not_found_whatever_lies_there(blobs: FolderBlobs, tmp_path: Path, key: str) -> None:
     (tmp_path / "new" / ABSENT).write_bytes(b"outside")
-    for use in (blobs.get, blobs.path, blobs.delete, lambda bad: blobs.put(bad, b"")):
+    for use in (blobs.get, blobs.open, blobs.delete, lambda bad: blobs.put(bad, b"")):
         with pytest.raises(NotFound):
             use(key)
     assert (tmp_path / "new" / ABSENT).read_bytes() == b"outside"
@@ -164,7 +165,7 @@ def test_what_is_no_key_is_not_found_whatever_lies_there(blobs: Blobs, tmp_path:
 def test_files_are_for_their_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
-        blobs = Blobs(tmp_path / "data" / "blobs")
+        blobs = FolderBlobs(tmp_path / "data" / "blobs")
         blobs.put(new_key(".png"), b"sent")
         staged = blobs.stage()
         staged.write_bytes(b"made")

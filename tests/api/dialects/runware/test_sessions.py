@@ -1,4 +1,4 @@
-"""Sessions: what is said into a broken line is heard on the next, for a while. With real sockets, and no dialect."""
+"""Sessions: answers for a broken connection are sent on the next one, for a while. With real sockets, no dialect."""
 
 import asyncio
 import threading
@@ -10,15 +10,15 @@ import pytest
 from fastapi import FastAPI, WebSocket
 from websockets.sync.client import connect
 
-from server.api.dialects.runware import sessions as session
-from server.api.dialects.runware.sessions import Session, Sessions, next_frame, say
+from server.api.dialects.runware import sessions
+from server.api.dialects.runware.sessions import Session, Sessions, next_frame, send_text
 from tests.conftest import serve
 
 LATER_S = 0.3
 
 
 class Parrot:
-    """Names the session in its first frame, joins the one that it is told, and says everything else back, later."""
+    """Sends the session's id first, joins the session named in a frame, and repeats all other frames later."""
 
     def __init__(self) -> None:
         self.sessions = Sessions()
@@ -49,7 +49,7 @@ def parrot() -> Iterator[tuple[Parrot, str]]:
 
 
 def break_off(url: str, *frames: str) -> str:
-    """Says that and is gone before there can be an answer."""
+    """Sends the text and disconnects before there can be an answer."""
     with connect(f"{url}/new", proxy=None) as line:
         session_id = str(line.recv(5))
         for frame in frames:
@@ -70,7 +70,7 @@ def test_answers_wait_for_the_caller_in_their_order(parrot: tuple[Parrot, str]) 
 
 def test_answers_are_kept_only_for_so_long(parrot: tuple[Parrot, str], monkeypatch: pytest.MonkeyPatch) -> None:
     made, url = parrot
-    monkeypatch.setattr(session, "KEEP_S", 0.1)
+    monkeypatch.setattr(sessions, "STORE_S", 0.1)
     session_id = break_off(url, "one")
     assert made.said.acquire(timeout=5)
     time.sleep(0.4)
@@ -91,9 +91,9 @@ def test_what_is_said_into_a_closed_line_is_no_error() -> None:
 
     async def talk(socket: WebSocket) -> None:
         await socket.accept()
-        said.append(await say(socket, "heard"))
+        said.append(await send_text(socket, "heard"))
         await socket.close()
-        said.append(await say(socket, "not heard"))
+        said.append(await send_text(socket, "not heard"))
         done.set()
 
     app.router.add_api_websocket_route("/", talk)

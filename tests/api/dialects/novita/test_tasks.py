@@ -1,49 +1,35 @@
-"""The Novita API, field by field: what its documents and its clients hold us to."""
+"""Novita's tasks, field by field: what its documents and its clients require."""
 
-import base64
 import io
-import json
-import time
-from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request, Response
 from PIL import Image
 
 from server.api.app import create_app
 from server.api.dialects import dialect_of
-from server.api.dialects.base import ServiceDep
-from server.api.dialects.novita import routes as novita
+from server.api.dialects.depends import ServiceDep
+from server.api.dialects.novita import translate as novita
 from server.errors import ModelNotFound, OutOfMemory
-from server.job.job import Job, Params, Result, State
+from server.job.job import State
+from tests.api.dialects.novita.client import (
+    ANIME,
+    EXTRA,
+    LEGACY,
+    RESULT,
+    SHARP,
+    UPSCALER,
+    finished,
+    inline,
+    job,
+    kept_for,
+    legacy,
+    poll,
+    submit,
+    task,
+)
 from tests.conftest import Live, LiveServer, MakeConfig, Picture, serve
-
-UPSCALER = "/v3/async/image-upscaler"
-LEGACY = "/v3/async/upscale"
-RESULT = "/v3/async/task-result"
-ANIME, SHARP = "RealESRGAN_x4plus_anime_6B", "4x-UltraSharp"
-
-
-def inline(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def submit(live: Live, data: bytes, path: str = UPSCALER, **fields: Any) -> str:
-    answer = live.client.post(path, json={"image": inline(data), **fields})
-    assert answer.status_code == 200, answer.text
-    assert list(answer.json()) == ["task_id"]
-    task_id: str = answer.json()["task_id"]
-    return task_id
-
-
-def poll(live: Live, task_id: str) -> dict[str, Any]:
-    answer = live.client.get(RESULT, params={"task_id": task_id})
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
 
 
 def wait_for_end(live: Live, task_id: str) -> dict[str, Any]:
@@ -58,50 +44,7 @@ def error_body(code: int, reason: str, message: str) -> dict[str, Any]:
     return {"code": code, "reason": reason, "message": message, "metadata": {}}
 
 
-NOW = 1795167186.266
-
-
-def kept_for(seconds: int) -> float:
-    """The `keep_s` by which something finished at NOW is removed so many seconds from now, rounded up."""
-    return time.time() - NOW + seconds - 0.5
-
-
-def job(state: State = State.QUEUED, **fields: Any) -> Job:
-    """The one of the contract's samples."""
-    made = {
-        "id": "27d9d67a3b5c409abf328671bdf76a78",
-        "dialect": "novita",
-        "owner": "local",
-        "params": Params(target="4k", format="jpeg"),
-        "request": {"task_type": "IMAGE_UPSCALER"},
-        "created_at": 1795167185.066,
-        "keep_s": 3600.0,
-        "state": state,
-    }
-    return Job(**{**made, **fields})
-
-
-def finished(**fields: Any) -> Job:
-    result = Result(
-        key="0" * 32 + ".jpeg", width=4, height=3, size_bytes=1, format="jpeg", model="m", model_sha256=None
-    )
-    times = {"started_at": 1795167185.366, "finished_at": NOW}
-    return job(State.SUCCEEDED, **{"result": result, "progress": 1.0, **times, **fields})
-
-
-def task(status: str, percent: int = 0, reason: str = "", task_type: str = "IMAGE_UPSCALER") -> dict[str, Any]:
-    return {
-        "task_id": "27d9d67a-3b5c-409a-bf32-8671bdf76a78",
-        "status": status,
-        "reason": reason,
-        "task_type": task_type,
-        "eta": 0,
-        "progress_percent": percent,
-    }
-
-
 NOTHING: dict[str, Any] = {"images": [], "videos": [], "audios": []}
-EXTRA = {"seed": "0", "enable_nsfw_detection": False}
 
 
 # --- N: novita-client end to end; queued/processing/succeed/failed parse; bare key accepted; error bodies flat --------
@@ -240,9 +183,9 @@ def test_n_error_bodies_are_flat_internal(config: MakeConfig) -> None:
 
 
 def test_n_error_bodies_are_flat_no_network() -> None:
-    answer = novita.to_error(ModelNotFound("no weights are installed"))
-    assert answer.status_code == 503
-    assert json.loads(bytes(answer.body)) == error_body(503, "SERVICE_NOT_AVAILABLE", "no weights are installed")
+    body, status = novita.to_error(ModelNotFound("no weights are installed"))
+    assert status == 503
+    assert body == error_body(503, "SERVICE_NOT_AVAILABLE", "no weights are installed")
 
 
 # --- N: no floats in eta/progress; `extra` present; nsfw null -------------------------------------------------------
@@ -265,6 +208,7 @@ def test_n_the_times_are_never_empty_text_and_nsfw_is_null() -> None:
 
 
 # --- the life of a task ---------------------------------------------------------------------------------------------
+
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"image": None}, "image is required"),
@@ -375,14 +319,6 @@ def test_it_is_a_job_like_any_other(live: Live, picture: Picture) -> None:
     assert (found["dialect"], found["params"]["target"]) == ("novita", "4k")
 
 
-# --- the older API --------------------------------------------------------------------------------------------------
-
-
-def legacy(data: bytes, extra: Any = None, **fields: Any) -> dict[str, Any]:
-    request = {"model_name": ANIME, "image_base64": inline(data), "scale_factor": 2, **fields}
-    return {"request": request} | ({"extra": extra} if extra is not None else {})
-
-
 def test_the_older_api_scales_and_answers_with_its_own_type(live: Live, picture: Picture) -> None:
     ignored = {"enterprise_plan": {"enabled": False}, "enable_nsfw_detection": True, "nsfw_detection_level": 0}
     body = legacy(picture(40, 20), {"response_image_type": "jpeg", **ignored}, scale_factor=2.5)
@@ -426,131 +362,3 @@ def test_what_the_older_api_does_not_take_is_refused(live: Live, picture: Pictur
         answer = live.client.post(LEGACY, json=body)
         assert (answer.status_code, answer.json()) == (400, error_body(400, "INVALID_REQUEST_BODY", message)), body
     assert live.worker.jobs.counts() == {}
-
-
-# --- webhooks -------------------------------------------------------------------------------------------------------
-
-
-class Receiver:
-    """Where webhooks go: what came, and how many are to be refused first."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.events: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.refuse = 0
-
-    def wait(self, number: int = 1) -> dict[str, Any]:
-        deadline = time.monotonic() + 10
-        while len(self.events) < number:
-            assert time.monotonic() < deadline, "no webhook came"
-            time.sleep(0.01)
-        return self.events[number - 1]
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    app = FastAPI()
-
-    async def take(request: Request) -> Response:
-        receiver.events.append(await request.json())
-        receiver.headers.append(dict(request.headers))
-        return Response(status_code=204 if len(receiver.events) > receiver.refuse else 500)
-
-    app.add_api_route("/hook", take, methods=["POST"])
-    with serve(app) as url:
-        receiver = Receiver(url + "/hook?token=1")
-        yield receiver
-
-
-@pytest.fixture
-def hooked(live_server: LiveServer) -> Live:
-    return live_server(allow_hosts=("127.0.0.1",))
-
-
-def test_a_webhook_tells_of_the_end_as_the_result_would(hooked: Live, receiver: Receiver, picture: Picture) -> None:
-    task_id = submit(hooked, picture(), extra={"webhook": {"url": receiver.url}})
-    hooked.worker.finish()
-    event = receiver.wait()
-    assert list(event) == ["event_type", "payload"] and event["event_type"] == "ASYNC_TASK_RESULT"
-    payload, polled = event["payload"], poll(hooked, task_id)
-    assert payload["extra"].pop("webhook") == {"url": receiver.url}
-    assert int(payload["images"][0].pop("image_url_ttl")) >= polled["images"][0].pop("image_url_ttl")
-    assert payload == polled
-    assert receiver.headers[0]["content-type"] == "application/json"
-    assert httpx.get(payload["images"][0]["image_url"], trust_env=False).status_code == 200
-
-
-def test_a_webhooks_body_field_by_field() -> None:
-    request = {"task_type": "IMAGE_UPSCALER", "webhook": "https://hook.example"}
-    done = finished(request=request, keep_s=kept_for(3600))
-    webhook = novita.to_webhook(done, "http://here", b"")
-    assert webhook is not None and webhook.headers == {"Content-Type": "application/json"}
-    payload = json.loads(webhook.body)["payload"]
-    assert payload["task"] == task("TASK_STATUS_SUCCEED", 100)
-    assert payload["extra"].items() >= {**EXTRA, "webhook": {"url": "https://hook.example"}}.items()
-    assert payload["images"] == [
-        {
-            "image_url": f"http://here/files/{'0' * 32}.jpeg",
-            "image_url_ttl": "3600",
-            "image_type": "jpeg",
-            "nsfw_detection_result": None,
-        }
-    ]
-    assert (payload["videos"], payload["audios"]) == ([], [])
-
-
-def test_a_webhook_tells_of_failures_too(hooked: Live, receiver: Receiver) -> None:
-    submit(hooked, b"text", extra={"webhook": {"url": receiver.url}})
-    payload = receiver.wait()["payload"]
-    assert (payload["task"]["status"], payload["images"]) == ("TASK_STATUS_FAILED", [])
-    assert "not a picture" in payload["task"]["reason"]
-
-
-def test_a_webhook_is_tried_again_five_times_and_waited_for_five_seconds(
-    hooked: Live, receiver: Receiver, picture: Picture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert (len(novita.WEBHOOK_PAUSES_S), novita.WEBHOOK_TIMEOUT_S) == (5, 5.0)
-    assert list(novita.WEBHOOK_PAUSES_S) == sorted(novita.WEBHOOK_PAUSES_S)
-    monkeypatch.setattr(novita, "WEBHOOK_PAUSES_S", (0.01,) * 5)
-    receiver.refuse = 5
-    submit(hooked, picture(), LEGACY, **legacy(picture(), {"webhook": {"url": receiver.url}}))
-    hooked.worker.finish()
-    assert receiver.wait(6)["payload"]["task"]["task_type"] == "UPSCALE"
-
-
-def test_test_mode_sends_a_success_that_never_ran(hooked: Live, receiver: Receiver) -> None:
-    test_mode = {"enabled": True, "return_task_status": "TASK_STATUS_SUCCEED"}
-    hook = {"webhook": {"url": receiver.url, "test_mode": test_mode}}
-    # The address could not be fetched, and is not.
-    task_id = submit(hooked, b"", image="http://127.0.0.1:9/a.png", output_format="webp", extra=hook)
-    payload = receiver.wait()["payload"]
-    assert (payload["task"]["task_id"], payload["task"]["status"]) == (task_id, "TASK_STATUS_SUCCEED")
-    assert poll(hooked, task_id)["task"] == payload["task"]
-    with Image.open(io.BytesIO(httpx.get(payload["images"][0]["image_url"], trust_env=False).content)) as image:
-        assert (image.format, image.size) == ("WEBP", (1, 1))
-    assert hooked.worker.jobs.claim("stand-in") is None
-
-
-def test_test_mode_sends_a_failure_that_never_ran(hooked: Live, receiver: Receiver, picture: Picture) -> None:
-    test_mode = {"enabled": True, "return_task_status": "TASK_STATUS_FAILED"}
-    submit(hooked, picture(), extra={"webhook": {"url": receiver.url, "test_mode": test_mode}})
-    payload = receiver.wait()["payload"]
-    assert (payload["task"]["status"], payload["images"]) == ("TASK_STATUS_FAILED", [])
-    assert payload["task"]["reason"] == "test mode: this task was asked to fail"
-
-
-def test_a_mocks_picture_is_removed_with_it(hooked: Live, picture: Picture) -> None:
-    test_mode = {"enabled": True, "return_task_status": "TASK_STATUS_SUCCEED"}
-    hook = {"webhook": {"url": "http://127.0.0.1:9", "test_mode": test_mode}}
-    task_id = submit(hooked, picture(), extra=hook)
-    url = poll(hooked, task_id)["images"][0]["image_url"]
-    assert hooked.client.delete(f"/jobs/{task_id.replace('-', '')}").status_code == 204
-    assert httpx.get(url, trust_env=False).status_code == 404
-
-
-def test_times_are_milliseconds_of_now(live: Live, picture: Picture) -> None:
-    task_id = submit(live, picture())
-    live.worker.finish()
-    told = int(poll(live, task_id)["extra"]["debug_info"]["complete_time_ms"]) / 1000
-    assert abs(datetime.now().timestamp() - told) < 10

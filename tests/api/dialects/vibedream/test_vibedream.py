@@ -11,8 +11,9 @@ from fastapi import FastAPI
 
 from server.api.app import create_app
 from server.api.dialects import dialect_of
-from server.api.dialects.base import ServiceDep, iso_time
-from server.api.dialects.vibedream import routes as vibedream
+from server.api.dialects.depends import ServiceDep
+from server.api.dialects.fields import iso_time
+from server.api.dialects.vibedream import translate as vibedream
 from server.errors import OutOfMemory
 from server.job.formats import FormatName
 from server.job.job import Job, Params, Result, State

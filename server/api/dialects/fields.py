@@ -1,0 +1,210 @@
+"""Fields of JSON bodies, shared by all dialects: reading those of requests, writing those of answers. Pure."""
+
+import json
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any, NoReturn, TypeVar, get_args
+
+from server.api.bodies import BOM, text_of
+from server.errors import InvalidField, InvalidRequest, MissingField
+from server.job.formats import FormatName
+from server.job.job import Target
+
+_T = TypeVar("_T", bound=str)
+
+VENDOR_FORMATS: tuple[FormatName, ...] = ("jpeg", "png", "webp")
+"""Result formats that every vendor offers; the native API has more."""
+TARGETS: tuple[Target, ...] = get_args(Target)
+FORM_REMEDY = "send it as the field `file` of a form (curl -F file=@NAME)"
+"""What to do with a picture that was sent as a whole body."""
+
+MAX_JSON_PARTS = 20_000
+"""Braces, brackets and commas of a body. A picture in base64 has none, however large; a body of nothing else would take
+25 times its size in memory."""
+_LARGE_BYTES = 1 << 20
+_MAX_STRINGS, _LONGEST_GAP, _LONGEST_NAME = 4 * 20_000, 65536, 1000
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+def file_url(base_url: str, key: str) -> str:
+    return f"{base_url}/files/{key}"
+
+
+def upload_url(base_url: str, key: str) -> str:
+    return f"{base_url}/uploads/{key}"
+
+
+def iso_time(seconds: float) -> str:
+    """Unix seconds as `2023-04-01T12:34:56.789Z`."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def dashed(hex32: str) -> str:
+    """An id of 32 hex digits as a UUID."""
+    return str(uuid.UUID(hex32))
+
+
+def undashed(text: str) -> str:
+    """A UUID as an id of 32 hex digits. Other text does not become a valid id."""
+    return text.replace("-", "").lower()
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def check_density(body: bytes | str) -> None:
+    """Call before a JSON body is parsed. Raises InvalidRequest."""
+    left = MAX_JSON_PARTS
+    for start in range(0, len(body), _LARGE_BYTES):  # in pieces: other threads run in between
+        for sign in "{[,":
+            wanted = sign if isinstance(body, str) else sign.encode()
+            left -= body.count(wanted, start, start + _LARGE_BYTES)  # type: ignore[arg-type]
+        if left < 0:
+            raise InvalidRequest("invalid request body")
+
+
+def _read_large(text: str) -> Any:
+    """The same as json.loads, but long values are taken out first and read in pieces, so that other threads run in
+    between. Raises ValueError, InvalidRequest."""
+    parts, long, last = list[str](), dict[str, str](), 0
+    for start, end in _long_values(text):
+        if text.find("\\", start, end) < 0:  # others stay in the text: an escape must not be cut
+            mark = uuid.uuid4().hex
+            pieces = (text[place : min(end, place + _LARGE_BYTES)] for place in range(start, end, _LARGE_BYTES))
+            long[mark] = "".join(json.loads(f'"{piece}"') for piece in pieces)
+            parts += [text[last:start], mark]
+            last = end
+    return _filled(json.loads("".join((*parts, text[last:])), parse_constant=_no_constant), long)
+
+
+def _filled(value: Any, long: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return long.get(value, value)
+    if isinstance(value, list):
+        return [_filled(each, long) for each in value]
+    return {name: _filled(each, long) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def _long_values(text: str) -> list[tuple[int, int]]:
+    """Start and end of each in a large body, without the quotes. Raises InvalidRequest for a body that is large because
+    of long names, long runs of blanks or many strings: no picture is sent like that."""
+    refused = InvalidRequest("invalid request body")
+    found, place = list[tuple[int, int]](), 0
+    for _ in range(_MAX_STRINGS):
+        start = text.find('"', place)
+        if (start if start >= 0 else len(text)) - place > _LONGEST_GAP:
+            raise refused
+        end = start
+        while end >= 0:
+            end = text.find('"', end + 1)
+            before = text[max(start + 1, end - _LONGEST_NAME) : end]
+            escapes = len(before) - len(before.rstrip("\\"))
+            if escapes == _LONGEST_NAME:
+                raise refused
+            if escapes % 2 == 0:
+                break
+        if start < 0 or end < 0:
+            return found  # the parser reports the error
+        is_name = text[end + 1 : end + 1 + _LONGEST_GAP].lstrip()[:1] == ":"
+        if is_name and end - start > _LONGEST_NAME:
+            raise refused
+        if end - start > _LONGEST_GAP:
+            found.append((start + 1, end))
+        place = end + 1
+    raise refused
+
+
+def read_json(body: bytes | str) -> Any:
+    """Raises InvalidRequest."""
+    check_density(body)
+    try:
+        text = body.removeprefix(BOM) if isinstance(body, str) else text_of(body)
+        if len(text) > _LARGE_BYTES:
+            return _read_large(text)
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("invalid request body") from error
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises InvalidRequest."""
+    value = read_json(body)
+    if not isinstance(value, dict):
+        raise InvalidRequest("invalid request body")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# --- fields of a JSON object: null counts as absent, and all of these raise InvalidField ------------------------------
+
+
+def read_number(body: Mapping[str, Any], name: str, default: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidField(f"{name} must be a number", field=name)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf  # an integer of hundreds of digits; out of every range
+
+
+def read_flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidField(f"{name} must be a boolean", field=name)
+    return bool(value)
+
+
+def read_whole(body: Mapping[str, Any], name: str, default: int, most: int) -> int:
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise InvalidField(f"{name} must be a whole number between 1 and {most}", field=name)
+    return value
+
+
+def read_text(body: Mapping[str, Any], name: str) -> str:
+    """A required field. Raises MissingField too, for an empty one."""
+    value = body.get(name)
+    if value is None or value == "":
+        raise MissingField(f"{name} is required", field=name)
+    if not isinstance(value, str):
+        raise InvalidField(f"{name} must be a string", field=name)
+    return value
+
+
+def read_choice(body: Mapping[str, Any], name: str, allowed: tuple[_T, ...], default: _T | None = None) -> _T:
+    """Without a default it is required: raises MissingField."""
+    value = body.get(name)
+    if value is None or (value == "" and default is None):
+        if default is None:
+            raise MissingField(f"{name} is required", field=name)
+        return default
+    for each in allowed:
+        if value == each:
+            return each
+    raise InvalidField(f"{name} must be one of {', '.join(allowed)}", field=name)
+
+
+def read_time(body: Mapping[str, Any], name: str) -> float | None:
+    """Unix seconds of an ISO 8601 time, UTC unless it says otherwise."""
+    value = body.get(name)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidField(f"{name} must be a time like 2023-04-01T12:34:56Z", field=name) from error

@@ -1,0 +1,201 @@
+"""Requests of the native API → Params, jobs → its bodies. Pure."""
+
+import json
+import re
+from contextlib import suppress
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+
+from server.api.bodies import check_readable
+from server.api.dialects.fields import FORM_REMEDY, file_url, iso_time, read_json
+from server.errors import InvalidField, InvalidRequest, MissingField, UpscaleError, cut
+from server.job.formats import FormatName
+from server.job.job import (
+    FACE_STRENGTH,
+    WHITE,
+    Animated,
+    Colour,
+    ContentWanted,
+    Faces,
+    Job,
+    Metadata,
+    Params,
+    State,
+    Target,
+)
+from server.outbound.source import Source, parse_source
+
+NAME = "native"
+PREFIXES: tuple[str, ...] = ("/",)
+
+DEFAULT_SCALE = 4.0
+
+Side = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Pixels; no format can hold more."""
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+def _read_size(value: Any) -> Any:
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,7})[x×]([0-9]{1,7})", value.strip().lower())):
+        return int(match[1]), int(match[2])
+    if isinstance(value, list) and len(value) == 2:
+        return tuple(value)
+    raise ValueError('must be [width, height] or "WIDTHxHEIGHT"')
+
+
+def _read_colour(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        return tuple(bytes.fromhex(value[1:]))
+    if isinstance(value, list) and len(value) == 3:
+        return tuple(value)
+    raise ValueError('must be [red, green, blue] or "#rrggbb"')
+
+
+def _read_faces(value: Any) -> Faces | None:
+    """A boolean, or an object with the fields of Faces; in a form, the same as JSON text."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, bool):
+        return Faces() if value else None
+    if not isinstance(value, dict) or not set(value) <= {"strength", "only"}:
+        raise ValueError("must be true, false, or an object with strength and only")
+    strength, only = value.get("strength", FACE_STRENGTH), value.get("only", "all")
+    if isinstance(strength, bool) or not isinstance(strength, int | float):
+        raise ValueError("strength must be a number between 0 and 1")
+    if isinstance(only, list) and all(type(number) is int for number in only):
+        return Faces(strength=strength, only=tuple(only))
+    if only not in ("all", "largest"):
+        raise ValueError('only must be "all", "largest" or a list of whole numbers')
+    return Faces(strength=strength, only=only)
+
+
+class JobRequest(BaseModel):
+    """The body of POST /jobs. Params checks the ranges."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    image: str | None = None
+    """URL, data URI or base64; a form may carry a `file` instead."""
+    scale: float | None = None
+    target: Target | None = None
+    size: Annotated[tuple[Side, Side], BeforeValidator(_read_size)] | None = None
+    format: FormatName = "png"
+    quality: int | None = None
+    lossless: bool = False
+    progressive: bool = False
+    depth: int | None = None
+    metadata: Metadata = "keep"
+    colour: Colour = "keep"
+    background: Annotated[tuple[Byte, Byte, Byte], BeforeValidator(_read_colour)] = WHITE
+    animation: Animated = "keep"
+    model: str = "auto"
+    denoise: float | None = None
+    creativity: float | None = None
+    content: ContentWanted = "auto"
+    faces: Annotated[Faces | None, PlainValidator(_read_faces), WithJsonSchema({})] = None
+    seed: int | None = None
+    sweep: bool = False
+
+
+class PlanRequest(JobRequest):
+    """The body of POST /plan."""
+
+    width: Side | None = None
+    height: Side | None = None
+
+
+RequestT = TypeVar("RequestT", bound=JobRequest)
+_NO_OBJECT = "the body must be a JSON object, or a form"
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+
+def read_json_request(kind: type[RequestT], body: bytes) -> RequestT:
+    """Raises InvalidRequest and UnsupportedMedia."""
+    try:
+        return kind.model_validate(_read_object(body))
+    except ValidationError as error:
+        raise _first_error(error) from error
+
+
+def read_form_request(kind: type[RequestT], texts: dict[str, str]) -> RequestT:
+    """The text fields of a form. Raises InvalidRequest."""
+    try:
+        return kind.model_validate_strings(texts)
+    except ValidationError as error:
+        raise _first_error(error) from error
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    """A JSON object in which null counts as absent. Raises InvalidRequest and UnsupportedMedia."""
+    check_readable(body, FORM_REMEDY)
+    try:
+        value = read_json(body)
+    except InvalidRequest as error:
+        raise InvalidRequest(_NO_OBJECT) from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(_NO_OBJECT)
+    return {name: each for name, each in value.items() if each is not None}
+
+
+def _first_error(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return InvalidRequest(_NO_OBJECT)
+    field = cut(str(first["loc"][0]))
+    if first["type"] == "extra_forbidden":
+        return InvalidField(f"there is no field {field!r}", field=field)
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidField(f"{field}: {message}", field=field)
+
+
+def to_params(request: JobRequest) -> Params:
+    """Raises InvalidField."""
+    values = request.model_dump(exclude={"image", "width", "height", "faces"})
+    if request.scale is None and request.target is None and request.size is None:
+        values["scale"] = DEFAULT_SCALE
+    return Params(**values, faces=request.faces)
+
+
+def to_source(image: str | None, file: bytes | None, own_bases: tuple[str, ...]) -> Source:
+    """Raises MissingField, InvalidField."""
+    if image and file is not None:
+        raise InvalidField("give either image or file, not both", field="image")
+    if file is not None:
+        return Source(data=file)
+    if not image:
+        raise MissingField("image is missing: a URL, a data URI or base64, or a form with a file", field="image")
+    return parse_source(image, own_bases)
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+def to_response(job: Job, base_url: str) -> dict[str, Any]:
+    """A job as callers see it."""
+    here = f"{base_url}/jobs/{job.id}"
+    result = job.result and {"url": file_url(base_url, job.result.key), **job.result.to_dict()}
+    failed = job.state is State.FAILED
+    return {
+        "id": job.id,
+        "state": job.state.value,
+        "progress": round(job.progress, 4),
+        "stage": job.stage if job.state is State.RUNNING else None,
+        "dialect": job.dialect,
+        "params": job.params.to_dict(),
+        "created_at": iso_time(job.created_at),
+        "started_at": iso_time(job.started_at) if job.started_at is not None else None,
+        "finished_at": iso_time(job.finished_at) if job.finished_at is not None else None,
+        "attempt": job.attempt,
+        "cancel_requested": job.cancel_requested,
+        "result": result,
+        "error": {"code": job.error_code, "message": job.error_message} if failed else None,
+        "urls": {"self": here, "events": f"{here}/events", "result": f"{here}/result"},
+    }
+
+
+def to_error(error: UpscaleError) -> tuple[dict[str, Any], int]:
+    return {"error": {"code": error.code, "message": error.message, "field": error.field}}, error.status
