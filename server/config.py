@@ -1,6 +1,6 @@
 """How this server runs: one frozen object, built once from `UPSCALE_*` variables and flags, handed down from the top.
 
-Nothing else reads the environment. A value that does not fit, or an unknown variable, stops the start.
+Nothing else reads the environment. A value that does not fit, and a variable of a name we don't know, stop the start.
 """
 
 import os
@@ -29,7 +29,7 @@ class Config(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs API keys.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     public_base_url: str | None = Field(
-        None, description="Start of the links in answers. Unset: taken from each request's Host header."
+        None, description="Start of the links we hand out. Unset: taken from each request's Host header."
     )
     api_keys: _Names = Field(
         (),
@@ -37,11 +37,11 @@ class Config(BaseSettings):
     )
     allow_hosts: _Names = Field(
         (),
-        description="Private hosts that may be reached anyway: names, addresses or CIDRs, optionally with `:port`.",
+        description="Private hosts that may be reached all the same: names, addresses or CIDRs, perhaps with `:port`.",
     )
     cors_origins: _Names = Field(
         (),
-        description="Origins whose web pages may use the APIs: `https://app.example`, or `*` for all. Unset: none.",
+        description="Origins whose web pages may use the APIs: `https://app.example`, or `*` for all. None unless set.",
     )
 
     database_url: str | None = Field(
@@ -53,12 +53,12 @@ class Config(BaseSettings):
     )
     weights_proxy: str | None = Field(None, description="HTTP proxy for `weights pull`. Unset: none.")
     licence_policy: LicencePolicy = Field(
-        "any", description="`commercial` refuses weights whose licence does not clearly allow commercial use."
+        "any", description="`commercial` refuses weights whose licence does not allow commercial use beyond doubt."
     )
 
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0 is one per GPU, or one on the CPU.")
     jobs_per_worker: int = Field(
-        0, ge=0, le=32, description="Jobs that a worker runs at a time; 0 is 2 on the CPU and 4 on a GPU."
+        0, ge=0, le=32, description="Jobs that a worker has in hand at a time; 0 is 2 on the CPU and 4 on a GPU."
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -68,7 +68,7 @@ class Config(BaseSettings):
     kernels: Literal["auto", "avx512", "avx2", "off"] = Field(
         "auto",
         description="Own CPU code, for networks in fp32 and for resizing, and its instruction set; auto: the best that "
-        "the processor has. It is compiled at its first use, if it was not compiled before.",
+        "the processor has. It is compiled on first use if it was not before.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="What adds detail when creativity is asked for. auto: SDXL on CUDA if installed."
@@ -80,7 +80,7 @@ class Config(BaseSettings):
     )
     real_esrgan: Literal["always", "auto"] = Field(
         "always",
-        description="On a CPU, a request for Real-ESRGAN gets it `always`, or like `auto` within UPSCALE_AUTO_LIMIT_S.",
+        description="On a CPU, what names Real-ESRGAN runs it: `always`, or like `auto` within UPSCALE_AUTO_LIMIT_S.",
     )
     tile: int = Field(
         0, ge=0, le=4096, description="Tile side in source pixels; 0 leaves it to the server, which may need none."
@@ -91,19 +91,17 @@ class Config(BaseSettings):
     max_result_pixels: int = Field(400_000_000, ge=1, description="Largest result, width × height.")
     max_queue: int = Field(1000, ge=1, description="Jobs that may wait; more are refused with 429.")
 
-    price_per_job: float = Field(0, ge=0, description="Cost of a job as stated in answers, in USD.")
+    price_per_job: float = Field(0, ge=0, description="What answers state as a job's cost, in USD.")
     price_per_megapixel: float = Field(0, ge=0, description="Added to it, per million pixels of the result.")
     secret: SecretStr | None = Field(
-        None, description="Webhook secrets are derived from it. Unset: a file in the data folder, made at first use."
+        None, description="Webhook signatures derive from it. Unset: a file in the data folder, made at first use."
     )
 
     fetch_timeout_s: float = Field(30, gt=0, description="Time to fetch a source URL, redirects included.")
     sync_wait_s: float = Field(90, gt=0, description="How long a synchronous request waits for its result.")
-    lease_s: float = Field(15, ge=1, description="A worker without a heartbeat for this long counts as dead.")
+    lease_s: float = Field(15, ge=1, description="A worker silent for so long is taken for dead.")
     keep_s: float = Field(7 * 86400, gt=0, description="How long finished jobs, results and uploads are kept.")
-    keep_bytes: int = Field(
-        0, ge=0, description="What all pictures together may take; the oldest are removed first. 0: no limit."
-    )
+    keep_bytes: int = Field(0, ge=0, description="What pictures may take in all; the oldest go first. 0: no limit.")
 
     @field_validator("api_keys", "allow_hosts", "cors_origins", mode="before")
     @classmethod
@@ -127,7 +125,7 @@ class Config(BaseSettings):
 
     @property
     def cache_dir(self) -> Path:
-        """What can be deleted, and is computed again."""
+        """What may be thrown away, and is computed again."""
         return self.data_dir / "cache"
 
     @property
@@ -136,12 +134,13 @@ class Config(BaseSettings):
 
 
 def largest_body(config: Config) -> int:
-    """Bytes of a request's body: a picture in base64 takes four thirds of its bytes; the rest is for other fields."""
+    """Bytes of a request's body: a picture in base64 takes four thirds of its own, other fields have room in the
+    rest."""
     return config.max_source_bytes * 4 // 3 + MIB
 
 
 class BadConfig(Exception):
-    """A setting that stops the start; the text names it, its value and what would work."""
+    """A setting that stops the start; the text names it, its value and what would do."""
 
 
 def load_config(**flags: Any) -> Config:

@@ -1,7 +1,7 @@
-"""The error tree. Every error whose reason a caller can understand is one of these.
+"""The error tree. Whatever goes wrong for a reason that a caller can understand is one of these.
 
     UpscaleError
-    ├── InvalidRequest            400  the request can't be understood or contradicts itself
+    ├── InvalidRequest            400  what was asked for makes no sense
     │   ├── MissingField          400  a required field is absent or empty
     │   ├── InvalidField          400  a field has a wrong type or is out of range
     │   └── ResultImpossible      400  no file of that format can hold that result, or it is over the operator's limit
@@ -10,21 +10,21 @@
     ├── NotFound                  404
     ├── MethodNotAllowed          405
     ├── Conflict                  409  the job is in a state that does not allow this
-    ├── TooLarge                  413  the request body is larger than the limit
-    │   └── HeadTooLarge          431  the request's address and header fields are larger than the limit
-    ├── UnsupportedMedia          415  the body is of a kind that this address does not read
-    ├── RangeNotSatisfiable       416  the file has none of the requested bytes
+    ├── TooLarge                  413  the request body is over the limit
+    │   └── HeadTooLarge          431  the request's head is: its address and header fields
+    ├── UnsupportedMedia          415  the body is not of a kind that is read here
+    ├── RangeNotSatisfiable       416  none of the bytes that were asked for are in the file
     ├── TooManyRequests           429  the queue is full, or a limit of the key is reached
-    ├── BadSource                 422  the source picture can't be used
+    ├── BadSource                 422  the source picture
     │   ├── SourceUnreachable     422  could not be downloaded
-    │   ├── SourceNotAllowed      422  is at an address that this server must not fetch from
+    │   ├── SourceNotAllowed      422  lies at an address this server must not fetch from
     │   ├── SourceTooLarge        422  has too many bytes or pixels
-    │   └── SourceUnreadable      422  is not a picture, or a damaged one
+    │   └── SourceUnreadable      422  is not a picture, or a broken one
     ├── ModelNotFound             422  no such model, or its weights are not installed
     ├── JobCancelled              499
     ├── OutOfMemory               507  even the smallest tile does not fit on the device
-    ├── JobFailed                 500  the pipeline failed, or its worker died three times
-    └── Unavailable               503  not ready yet, shutting down, or the disk or database does not work at the moment
+    ├── JobFailed                 500  the pipeline broke, or its worker died again and again
+    └── Unavailable               503  not ready yet, shutting down, or without its disk or database for now
 
 `message` is for the caller; private detail goes to the log through `raise … from error`. Dialects turn `status` and
 `code` into their vendor's words; a failed job keeps `code` and `message` in its row.

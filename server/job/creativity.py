@@ -25,14 +25,14 @@ class Recipe:
     steps: int
     """Denoising steps from there."""
     gain: float
-    """Factor by which the resulting detail is multiplied."""
+    """What the detail that came out is multiplied by."""
     lock: float
     """Colours and shapes wider than this many pixels of the result, for each 1,024 of its long side, stay those of the
     upscaled picture; smaller is stricter."""
     back_projection: float
-    """How far the result is corrected so that it reduces to the source: at 1 completely."""
+    """How far what the result loses when it is reduced again is made good: at 1 it reduces to the source."""
     sdxl_strength: float
-    """Where the diffusion starts when SDXL runs it, whose noise is different."""
+    """Where the diffusion starts when SDXL runs it: its noise is another."""
     sdxl_steps: int
     """Denoising steps of SDXL."""
     sdxl_control: float
