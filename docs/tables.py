@@ -120,7 +120,7 @@ def _range(field: Any) -> str:
 
 
 def deliveries() -> str:
-    """How often, and after which pauses, a delivery to a caller's address is tried."""
+    """How often, and after which pauses, what is owed to callers' addresses is tried."""
     rows = [
         (each.NAME, "webhook", each.WEBHOOK_PAUSES_S, each.WEBHOOK_TIMEOUT_S)
         for each in DIALECTS
