@@ -33,7 +33,7 @@ venv: .venv/installed .venv/kernels
 	@touch $@
 
 # Compiled ahead, so that no job waits for a compiler. Without one, torch does their work.
-.venv/kernels: .venv/installed $(wildcard server/kernels/*.cpp server/kernels/*.h) server/kernels/cpu/build.py
+.venv/kernels: .venv/installed $(wildcard server/kernels/cpu/*.cpp server/kernels/cpu/*.h) server/kernels/cpu/build.py
 	@$(RUN) server.kernels || true
 	@touch $@
 
