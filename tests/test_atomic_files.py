@@ -17,7 +17,7 @@ from tests.paths import ROOT
 _BUSY = """
 import hashlib, sys, time
 from pathlib import Path
-from server.written import removed_when_ended, written
+from server.atomic_files import removed_when_ended, written
 with removed_when_ended(), written(Path(sys.argv[1])) as partial:
     partial.write_bytes(b"half")
     print("begun", flush=True)

@@ -73,7 +73,7 @@ def test_a_staged_file_becomes_a_blob_and_leaves_nothing(blobs: Blobs) -> None:
 STAGING = """
 import sys, time
 from pathlib import Path
-from server.blobs import Blobs
+from server.blobs.local import Blobs
 staged = Blobs(Path(sys.argv[1])).stage()
 staged.write_bytes(b"part")
 print(staged, flush=True)

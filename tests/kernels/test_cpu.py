@@ -570,10 +570,10 @@ RESTING = """
 import sys
 from pathlib import Path
 from server.config import Config
-from server.job import Params
-from server.upscaler import Upscaler
+from server.job.job import Params
 from server.weights.catalog import Catalog
-from server.worker import memory_bytes
+from server.worker.loop import memory_bytes
+from server.worker.upscaler import Upscaler
 
 config = Config(device="cpu", dtype="fp32", weights_dir=Path(sys.argv[1]).parent)
 upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)

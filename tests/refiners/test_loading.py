@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 import torch
 from server.config import Config
-from server.creativity import recipe
+from server.job.creativity import recipe
 from server.refiners import load
 from server.weights.catalog import Catalog
 from server.weights.refiner import refiner_weights

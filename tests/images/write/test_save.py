@@ -145,8 +145,8 @@ _PEAK = """
 import resource, sys
 from pathlib import Path
 import pyvips
-from server.job import Params
-from server.files.save import save
+from server.images.write.save import save
+from server.job.job import Params
 column = pyvips.Image.xyz(8000, 8000)
 image = (column[0] + column[1] * 3).bandjoin([column[1], column[0] * 5]).cast("uchar", shift=False)
 image = (image & 255).cast("uchar").copy(interpretation="srgb")
