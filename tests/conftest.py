@@ -40,6 +40,8 @@ from server.job.plan import result_size
 # The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
 FAST = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}
 os.environ |= FAST
+# The suite runs in a process for each core. It must be set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def plain_logs() -> None:
@@ -55,6 +57,9 @@ plain_logs()
 UMASK = 0o022
 """The usual one, in which files are for everyone to read: what must be private has to be made so."""
 os.umask(UMASK)
+
+LOOPBACK: dict[str, Any] = {"trust_env": False, "verify": False}
+"""For clients of httpx: no proxy, and no certificates, which take 30 ms of each client to read."""
 
 Picture = Callable[..., bytes]
 MakeConfig = Callable[..., Config]
@@ -245,7 +250,7 @@ def live_server(config: MakeConfig) -> Iterator[LiveServer]:
         def start(**settings: Any) -> Live:
             made = config(**settings)
             url = stack.enter_context(serve(create_app(made)))
-            return Live(url, made, stack.enter_context(httpx.Client(base_url=url, trust_env=False, timeout=20)))
+            return Live(url, made, stack.enter_context(httpx.Client(base_url=url, timeout=20, **LOOPBACK)))
 
         yield start
 
@@ -326,10 +331,10 @@ class Served:
         self.wait_for(lambda: self.get("/readyz").status_code == 200, 90)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, trust_env=False, timeout=20)
+        return httpx.get(self.url + path, timeout=20, **LOOPBACK)
 
     def post(self, path: str, **kwargs: Any) -> httpx.Response:
-        return httpx.post(self.url + path, trust_env=False, timeout=120, **kwargs)
+        return httpx.post(self.url + path, timeout=120, **LOOPBACK, **kwargs)
 
     def children(self) -> dict[str, int]:
         """Process ids by role: "api", "worker"."""
