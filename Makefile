@@ -44,7 +44,7 @@ tools: venv .venv/tested
 	@touch $@
 
 # Compiled ahead, so that no job waits for a compiler. Without one, torch does their work.
-.venv/kernels: .venv/installed $(wildcard server/kernels/*.cpp server/kernels/*.h) server/kernels/cpu/build.py
+.venv/kernels: .venv/installed $(wildcard server/kernels/cpu/*.cpp server/kernels/cpu/*.h) server/kernels/cpu/build.py
 	@$(RUN) server.kernels || true
 	@touch $@
 

@@ -1,6 +1,7 @@
-"""Tables in the documents, of what the code and the benchmarks' JSON know already: `python -m docs.tables` renews them.
+"""Tables in the documents, made from the code and from the benchmarks' JSON files: `python -m docs.tables` renews them.
 
-From `<!-- table: NAME -->` to `<!-- end -->` all is replaced. tests/docs/test_tables.py fails when a table is stale.
+Everything from `<!-- table: NAME -->` to `<!-- end -->` is replaced. tests/docs/test_tables.py fails when a table is
+stale.
 """
 
 import ast
@@ -33,42 +34,42 @@ _BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 JOB_FIELDS = {
     "image": "The picture: a URL, a data URI or base64. A form carries a `file` instead.",
-    "scale": "Result by source; the result is round(w·s) × round(h·s). Without this, target and size: 4.",
-    "target": "The result's long edge: exactly 2048, 4096 or 8192 pixels; the aspect is kept.",
-    "size": "The result's exact width and height; the aspect may change. `[w, h]` or `\"WxH\"`.",
-    "format": "Of the result; [below](#formats).",
-    "quality": "For jpeg, webp and avif; absent: the format's default.",
-    "lossless": "For webp and avif; png and tiff always are.",
-    "progressive": "For jpeg: a coarse picture first.",
-    "depth": "Bits per sample; absent: the source's, where the format can hold them.",
-    "metadata": "EXIF, XMP, IPTC: [files.md](files.md#metadata).",
+    "scale": "Factor s; the result is round(w·s) × round(h·s). If scale, target and size are absent: 4.",
+    "target": "Long edge of the result: exactly 2048, 4096 or 8192 pixels; the aspect is kept.",
+    "size": "Exact width and height of the result; the aspect may change. `[w, h]` or `\"WxH\"`.",
+    "format": "Format of the result; [below](#formats).",
+    "quality": "For jpeg, webp and avif; if absent: the format's default.",
+    "lossless": "For webp and avif; png and tiff are always lossless.",
+    "progressive": "For jpeg: viewers show a coarse picture first.",
+    "depth": "Bits per sample; if absent: the source's, where the format can hold them.",
+    "metadata": "Whether EXIF, XMP and IPTC are kept: [files.md](files.md#metadata).",
     "colour": "Keep the source's colour profile, or convert to sRGB.",
-    "background": "What shows through transparency in jpeg. `[r, g, b]` or `\"#rrggbb\"`.",
+    "background": "Colour under transparent pixels in jpeg. `[r, g, b]` or `\"#rrggbb\"`.",
     "model": "A network's name, as `GET /models` lists them, or `auto`: [which](../weights/README.md#model-auto).",
     "denoise": "0 keeps grain, 1 smooths; for realesr-general-x4v3.",
-    "creativity": "How much may be invented: [creativity.md](creativity.md). Absent: 0, or −2 for clean text.",
-    "content": "What the picture shows; `auto` looks. Only where neither `model` nor `creativity` is given.",
+    "creativity": "How much may be invented: [creativity.md](creativity.md). If absent: 0, or −2 for clean text.",
+    "content": "What the picture shows; `auto` examines it. Used only if neither `model` nor `creativity` is given.",
     "faces": "Restore faces: true, or an object; [below](#faces).",
-    "seed": "Of what creativity adds. Absent: made from the picture, so the same picture gives the same result.",
-    "animation": "Of animations: `keep` all frames, where the format holds them, or only the `first`.",
-    "sweep": "Instead of the result a sheet: a part of it at each whole creativity.",
+    "seed": "Seed of what creativity adds. If absent: computed from the picture, so that results repeat.",
+    "animation": "For animations: `keep` all frames, where the format can hold them, or take only the `first`.",
+    "sweep": "The result is a sheet that shows one part of the picture at each whole creativity.",
 }  # fmt: skip
-"""What each field of POST /jobs means; what it may be is asked of the code."""
+"""What each field of POST /jobs means. Its types and ranges are read from the code."""
 
 
 def renewed(text: str) -> str:
-    """A document with its tables as they must be. Raises KeyError for a table that nobody makes."""
+    """A document with its tables up to date. Raises KeyError for a table that has no function here."""
     return _BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
 
 
 def documents() -> list[Path]:
-    """Every Markdown file that is read by people, of the repository itself."""
+    """Every Markdown document of the repository."""
     folders = (ROOT, ROOT / "docs", ROOT / "weights", ROOT / "weights" / "bundled", ROOT / "benchmarks")
     return sorted(path for folder in (*folders, ROOT / "training") for path in folder.glob("*.md"))
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: Iterable[int] = ()) -> str:
-    """Markdown; `numbers` are the columns that stand at the right."""
+    """Markdown; `numbers`: the columns that are aligned right."""
     names = list(head)
     rule = ["--:" if column in set(numbers) else "---" for column in range(len(names))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (names, rule, *rows))
@@ -97,7 +98,7 @@ _ENDINGS = {"_bytes": "bytes", "_pixels": "pixels", "_s": "seconds", "_seconds":
 
 
 def unit(name: str) -> str:
-    """What a setting is counted in; empty for one that is no quantity."""
+    """The unit of a setting; empty for one that is not a quantity."""
     found = (unit for ending, unit in _ENDINGS.items() if name.endswith(ending))
     return _UNITS.get(name) or next(found, "")
 
@@ -119,7 +120,7 @@ def _range(field: Any) -> str:
 
 
 def deliveries() -> str:
-    """How often, and after which pauses, what is owed to callers' addresses is tried."""
+    """How often, and after which pauses, a delivery to a caller's address is tried."""
     rows = [
         (each.NAME, "webhook", each.WEBHOOK_PAUSES_S, each.WEBHOOK_TIMEOUT_S)
         for each in DIALECTS
@@ -219,15 +220,18 @@ def operations() -> str:
 
 
 def errors() -> str:
-    """As the tree at the head of server/errors.py has them."""
+    """As in the tree in the docstring of server/errors.py."""
     tree = server.errors.__doc__ or ""
     found = {match[1]: (match[2], match[3]) for match in re.finditer(r"── (\w+) +(\d{3})(?: +(.*))?", tree)}
     meanings = {
-        "Unauthorized": "no key, or not a good one",
-        "Forbidden": "not from there: see [security.md](security.md)",
+        "Unauthorized": "no key, or an invalid one",
+        "Forbidden": "this `Host` or `Origin` is not allowed: see [security.md](security.md)",
     }
-    meanings |= {"NotFound": "not there, or not yours", "MethodNotAllowed": "the route does not take this method"}
-    meanings |= {"JobCancelled": "the job was cancelled", "UpscaleError": "something went wrong inside the server"}
+    meanings |= {
+        "NotFound": "it does not exist, or belongs to another key",
+        "MethodNotAllowed": "the route does not take this method",
+    }
+    meanings |= {"JobCancelled": "the job was cancelled", "UpscaleError": "an error inside the server"}
     rows = [
         (f"`{code}`", str(cls.status), found.get(cls.__name__, ("", ""))[1] or meanings[cls.__name__])
         for code, cls in sorted(BY_CODE.items(), key=lambda item: (item[1].status, item[0]))
@@ -249,7 +253,7 @@ def formats() -> str:
         )
         for each in FORMATS.values()
     )
-    head = ("format", "longest side", "bits per sample", "alpha", "grey", "without loss", "`quality`, if absent")
+    head = ("format", "longest side", "bits per sample", "alpha", "grey", "lossless", "`quality`, if absent")
     return table(head, rows, numbers=(1, 2))
 
 
@@ -261,7 +265,7 @@ def _tick(value: bool) -> str:
 
 
 def creativity() -> str:
-    meanings = _field_docs(ROOT / "server" / "creativity.py", Recipe.__name__)
+    meanings = _field_docs(ROOT / "server" / "job" / "creativity.py", Recipe.__name__)
     head = ("", *(f"{anchor:+g}".replace("+0", "0").replace("-", "−") for anchor in ANCHORS), "what it is")
     rows = (
         (f"`{name}`", *(f"{getattr(each, name):g}" for each in ANCHORS.values()), meaning)
@@ -271,7 +275,7 @@ def creativity() -> str:
 
 
 def _field_docs(path: Path, name: str) -> dict[str, str]:
-    """Fields of a class and the text that stands below each."""
+    """Fields of a class and the text below each."""
     tree = ast.parse(path.read_text("utf-8"))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     docs: dict[str, str] = {}
@@ -342,7 +346,7 @@ def content() -> str:
     rows = (
         ("photographs and paintings, as they are", *_as_text([found["photographs"]["as it is"]])),
         (f"the same after {len(treated)} treatments", *_as_text(treated.values())),
-        (f"of these the worst: {worst}", *_as_text([treated[worst]])),
+        (f"the worst treatment: {worst}", *_as_text([treated[worst]])),
         ("screens, charts and pages, as they are", *_as_text(text[name] for name in plain)),
         ("the same after JPEG, enlarged, reduced, grey", *_as_text(text[name] for name in text if name not in plain)),
     )
@@ -350,7 +354,7 @@ def content() -> str:
 
 
 def _as_text(counts: Iterable[Mapping[str, int]]) -> tuple[str, str, str]:
-    """How many were, of how many, and their share."""
+    """How many were taken for text, of how many, and their share in percent."""
     found = list(counts)
     taken, of = sum(each.get("text", 0) for each in found), sum(sum(each.values()) for each in found)
     return f"{taken}", f"{of:,}", f"{100 * taken / of:.1f}"
@@ -411,7 +415,7 @@ def quality_checks() -> str:
     found = _figures("quality").get("checks")
     words = {True: "yes", False: "**no**", None: "not measured"}
     lines = ((each["asked"], each["found"], words[each["passed"]]) for each in found or ())
-    return table(("asked", "found", "holds"), lines) if found else _UNMEASURED
+    return table(("required", "found", "met"), lines) if found else _UNMEASURED
 
 
 def _figure(value: float | None, form: str) -> str:
@@ -419,7 +423,7 @@ def _figure(value: float | None, form: str) -> str:
 
 
 def content_kinds() -> str:
-    """What the rule says of each kind of picture."""
+    """What the rule decides for each kind of picture."""
     figures = _figures("content")
     lines = []
     for group, rows in (
@@ -446,7 +450,7 @@ def codecs() -> str:
         )
         for name, each in _figures("codecs").items()
     ]
-    head = ("encoder", "CPU s, photo", "noise", "bit/pixel, photo", "noise", "bytes held a pixel")
+    head = ("encoder", "CPU s, photo", "noise", "bit/pixel, photo", "noise", "bytes held per pixel")
     return table(head, rows, numbers=range(1, 6))
 
 

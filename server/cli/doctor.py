@@ -1,4 +1,4 @@
-"""`doctor`: what this installation consists of."""
+"""`doctor`: a description of this installation."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from server.weights.rates import REFINER, read_rates
 
 
 def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = False) -> None:
-    """What this installation consists of: a page to paste into a bug report."""
+    """Describe this installation: a page to paste into a bug report."""
     with plain_errors():
         facts = _examine(load_config(data_dir=data_dir, device=device))
     if as_json:

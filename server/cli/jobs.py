@@ -1,4 +1,4 @@
-"""`jobs`: what the server on a data folder has done, and is to do."""
+"""`jobs`: finished, running and queued jobs of the server on a data folder."""
 
 import json
 import time
@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at the jobs of the server on 
 @app.command("list")
 def jobs_list(
     state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many, newest first.", min=1, max=10_000)] = 50,
+    limit: Annotated[int, typer.Option(help="At most this many, newest first.", min=1, max=10_000)] = 50,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -40,7 +40,7 @@ def jobs_list(
 
 @app.command("show")
 def jobs_show(job_id: str, data_dir: DataDir = None) -> None:
-    """Everything about one job, as JSON, with what is owed to its caller's addresses."""
+    """Everything about one job, as JSON, with its deliveries."""
     from server.db.deliveries import Deliveries
     from server.db.jobs import Jobs
 
@@ -53,11 +53,11 @@ def jobs_show(job_id: str, data_dir: DataDir = None) -> None:
 
 @app.command("undelivered")
 def jobs_undelivered(
-    limit: Annotated[int, typer.Option(help="At most so many, the latest first.", min=1, max=10_000)] = 50,
+    limit: Annotated[int, typer.Option(help="At most this many, the latest first.", min=1, max=10_000)] = 50,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Webhooks, and results to be put somewhere, that were given up after all tries."""
+    """Webhooks and uploads of results that were given up."""
     from server.db.deliveries import Deliveries
 
     with plain_errors():
@@ -74,7 +74,7 @@ def jobs_undelivered(
 
 @app.command("redeliver")
 def jobs_redeliver(job_id: str, data_dir: DataDir = None) -> None:
-    """Send again what was given up of a job, with all its tries."""
+    """Send the given up deliveries of a job again, with all tries."""
     from server.db.deliveries import Deliveries
     from server.db.jobs import Jobs
 
@@ -89,7 +89,7 @@ def jobs_redeliver(job_id: str, data_dir: DataDir = None) -> None:
 
 @app.command("cancel")
 def jobs_cancel(job_id: str, data_dir: DataDir = None) -> None:
-    """Stop a job: at once if it waits, at its next tile if it runs."""
+    """Stop a job: at once if it is queued, at its next tile if it runs."""
     with plain_errors():
         job = _open_jobs(data_dir).cancel(job_id)
         if job.state.final and job.state is not State.CANCELLED:

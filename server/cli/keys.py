@@ -1,4 +1,4 @@
-"""`keys`: who may use the server, and how much of it."""
+"""`keys`: who may use the server, and how much."""
 
 import json
 import re
@@ -30,7 +30,7 @@ _MOST = 2**31 - 1
 
 @app.command("create")
 def keys_create(
-    name: Annotated[str, typer.Argument(help="Whose it is, or what for.")],
+    name: Annotated[str, typer.Argument(help="A name for it: whose key it is, or for what.")],
     rate: Annotated[
         int | None, typer.Option(parser=_rate, metavar="N/min", help="Jobs a minute. Default: no limit.")
     ] = None,
@@ -41,7 +41,7 @@ def keys_create(
     priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Jobs of higher priority run sooner.")] = 0,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a key and print it, this once: the server keeps only its hash."""
+    """Make a key and print it once: the server keeps only its hash."""
     with plain_errors():
         limits = Limits(rate=rate, daily=daily, concurrent=concurrent, priority=priority)
         _, secret = _open_keys(data_dir).create(name, limits)
@@ -51,7 +51,7 @@ def keys_create(
 
 @app.command("list")
 def keys_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """The keys there are and were, by how they begin."""
+    """All keys, revoked ones too, with their first characters."""
     with plain_errors():
         found = _open_keys(data_dir).list()
     if as_json:
@@ -72,9 +72,9 @@ def keys_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 @app.command("revoke")
 def keys_revoke(
-    name: Annotated[str, typer.Argument(help="The key's name, or how it begins.")], data_dir: DataDir = None
+    name: Annotated[str, typer.Argument(help="The key's name, or its first characters.")], data_dir: DataDir = None
 ) -> None:
-    """Let nobody in with this key any more. Its jobs go on, and are kept as long as any."""
+    """Refuse a key from now on. Its jobs go on, and are kept like all others."""
     with plain_errors():
         key = _open_keys(data_dir).revoke(name)
     print(f"revoked {key.prefix}… ({key.name})")
@@ -85,7 +85,7 @@ def _day(seconds: float | None) -> str:
 
 
 def _open_keys(data_dir: Path | None) -> Any:
-    """Those of the server on this data folder, which need not have run yet."""
+    """Keys of the server on this data folder, also if it has never run."""
     from server.db.database import migrate, open_database
     from server.db.keys import Keys
     from server.fsync import keep_private

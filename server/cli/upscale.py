@@ -1,4 +1,4 @@
-"""`upscale`: pictures here and now, without a server."""
+"""`upscale`: pictures without a server."""
 
 import functools
 import json
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def upscale(
     files: Annotated[list[Path], typer.Argument(help="Pictures.")],
     output: Annotated[str, typer.Option("-o", "--output", help="A file; or a folder, which may end with a slash.")],
-    scale: Annotated[float | None, typer.Option(help="Outscale, more than 0 and at most 10. Default 4.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Factor, more than 0 and at most 10. Default 4.")] = None,
     target: Annotated[str | None, typer.Option(help="2k, 4k or 8k: the long edge.")] = None,
     size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect may change.")] = None,
     format_: Annotated[
@@ -45,14 +45,14 @@ def upscale(
     ] = None,
     quality: Annotated[int | None, typer.Option(help="1…100, for jpeg, webp and avif.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="For webp and avif; png and tiff always are.")] = False,
-    progressive: Annotated[bool, typer.Option("--progressive", help="For jpeg: a coarse picture first.")] = False,
+    progressive: Annotated[bool, typer.Option("--progressive", help="For jpeg: a coarse picture comes first.")] = False,
     depth: Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: the source's.")] = None,
     metadata: Annotated[str, typer.Option(help="EXIF, XMP and IPTC: keep, copyright or strip.")] = "keep",
     colour: Annotated[str, typer.Option(help="The colour profile: keep, or srgb to convert.")] = "keep",
     background: Annotated[
-        str | None, typer.Option(help="#rrggbb under what is transparent, in jpeg. Default #ffffff.")
+        str | None, typer.Option(help="#rrggbb under transparent pixels, in jpeg. Default #ffffff.")
     ] = None,
-    animation: Annotated[str, typer.Option(help="Of an animation keep all frames, or take the first.")] = "keep",
+    animation: Annotated[str, typer.Option(help="For animations: keep all frames, or first.")] = "keep",
     model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
     device: Device = None,
     creativity: Annotated[
@@ -60,7 +60,7 @@ def upscale(
         typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0; clean text -2."),
     ] = None,
     content: Annotated[
-        str, typer.Option(help="What the picture shows: photo, text, drawing, or auto, which looks.")
+        str, typer.Option(help="What the picture shows: photo, text, drawing, or auto, which examines it.")
     ] = "auto",
     denoise: Annotated[float | None, typer.Option(help="0…1, for realesr-general-x4v3.")] = None,
     faces: Annotated[bool, typer.Option("--faces", help="Restore faces with GFPGAN.")] = False,
@@ -71,7 +71,7 @@ def upscale(
         str | None, typer.Option(help="all, largest, or numbers such as 0,2: the largest face is 0. Default all.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the detail that creativity adds. Unset: from the picture itself.")
+        int | None, typer.Option(help="Seed of the detail that creativity adds. Default: from the picture.")
     ] = None,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="A sheet that shows 512 pixels of the result at each creativity, -2 to 2.")
@@ -79,7 +79,7 @@ def upscale(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upscale pictures here and now, without a server."""
+    """Upscale pictures without a server."""
     with_malloc_settings()
     with plain_errors():
         config = load_config(device=device, data_dir=data_dir)
@@ -198,7 +198,7 @@ _ALIASES = {
     **dict.fromkeys(("jpg", "jpe", "jfif", "pjpeg", "pjp"), "jpeg"),
     **{"apng": "png", "tif": "tiff"},
 }
-"""Formats by the endings of names, in small letters."""
+"""Formats by file name endings, in lower case."""
 
 
 def _is_folder(files: list[Path], output: str) -> bool:
@@ -211,7 +211,7 @@ def _says_folder(output: str) -> bool:
 
 
 def _format_of(files: list[Path], output: str) -> str:
-    """As the result's name says; ends the command where that can't be."""
+    """The format that the result's name says; ends the command if that is impossible."""
     suffix = Path(output).suffix
     named = _ALIASES.get(suffix.lower().lstrip("."))
     if _is_folder(files, output):
@@ -226,7 +226,7 @@ def _format_of(files: list[Path], output: str) -> str:
 
 
 def _check_options(params: Params, files: list[Path], output: str, quality: int | None, background: str | None) -> None:
-    """What would be passed over in silence is refused."""
+    """Refuse options that would have no effect."""
     form = FORMATS[params.format]
     if not _is_folder(files, output) and (named := _format_of(files, output)) != form.name:
         fail(f"{output} is to be {named} by its name, and {form.name} by --format", code=2)
@@ -262,7 +262,7 @@ def _destinations(files: list[Path], output: str, format_: str) -> dict[Path, Pa
 
 
 def _parse_faces(wanted: bool, strength: float | None, only: str | None) -> Faces | None:
-    """Whoever says how wants it, with or without `--faces`."""
+    """An option about faces asks for faces, with or without `--faces`."""
     if not wanted and strength is None and only is None:
         return None
     which: Any = only or "all"

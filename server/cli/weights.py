@@ -1,4 +1,4 @@
-"""`weights`: which there are, and getting them here, over the network or across an air gap."""
+"""`weights`: list them, download them, or carry them to a machine without a network."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from server.weights.manifest import ALL, Entry, File, Manifest, read_manifest
 from server.weights.own import Own, candidates, read_index
 from server.weights.store import Store
 
-app = typer.Typer(no_args_is_help=True, help="Which weights there are; download, check and carry them.")
+app = typer.Typer(no_args_is_help=True, help="List, download, check and carry weights.")
 
 Names = Annotated[list[str] | None, typer.Argument(help="Models, or groups of them. Default: all that are installed.")]
 
@@ -65,7 +65,7 @@ def pull(
     names: Annotated[list[str], typer.Argument(help=f"Models, or groups: realesrgan, gfpgan, sdxl, {ALL}.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Download weights, check them and install them. What was interrupted is resumed."""
+    """Download weights, check them and install them. An interrupted download is resumed."""
     from server.outbound.pull import pull as pull_files
 
     with _plain_errors():
@@ -102,7 +102,7 @@ class _Bar:
 
 @app.command("verify")
 def verify_(names: Names = None, data_dir: DataDir = None) -> None:
-    """Check that files are what the manifest says. Ends with 1 when one is not."""
+    """Compare files with the manifest. Exit code 1 if one differs."""
     failed = 0
     with _plain_errors():
         config = load_config(data_dir=data_dir)
@@ -145,8 +145,8 @@ def export(
 
 
 @app.command("import")
-def import_(tar: Annotated[Path, typer.Argument(help="What `export` has written.")], data_dir: DataDir = None) -> None:
-    """Install the weights of a tar, if every one of them is whole and known."""
+def import_(tar: Annotated[Path, typer.Argument(help="A file that `export` wrote.")], data_dir: DataDir = None) -> None:
+    """Install the weights of a tar, if all of them are complete and known."""
     from server.weights.archive import import_ as read
 
     with _plain_errors():
@@ -157,7 +157,7 @@ def import_(tar: Annotated[Path, typer.Argument(help="What `export` has written.
 
 @app.command()
 def path(name: str, data_dir: DataDir = None) -> None:
-    """Where the weights of that name lie: a file, or a folder of several."""
+    """Print where the weights of that name are: a file, or a folder of several."""
     with _plain_errors():
         config = load_config(data_dir=data_dir)
         catalog = Catalog.of(config)

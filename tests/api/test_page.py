@@ -56,7 +56,7 @@ class Visit:
         """Choose a file, and its card once the server has looked at it."""
         self.page.set_input_files("#files", {"name": name, "mimeType": "", "buffer": data})
         card = self.card(name)
-        expect(card).not_to_contain_text("Looking at it")
+        expect(card).not_to_contain_text("Checking")
         return card
 
     def card(self, name: str) -> Locator:
@@ -217,13 +217,13 @@ def test_what_was_chosen_is_what_is_asked_for(live: Live, visit: Visitor, pictur
     seen = visit(live)
     page = seen.page
     page.get_by_label("Other").check()
-    page.get_by_label("Times as large").fill("1.5")
+    page.get_by_label("Factor").fill("1.5")
     page.get_by_label("Automatic creativity").uncheck()
     page.get_by_label("Creativity", exact=True).fill("-1.25")
     page.get_by_label("Format").select_option("webp")
     page.get_by_label("Quality").fill("80")
     page.get_by_label("Network").select_option("realesr-animevideov3")
-    expect(page.locator("#creativity-note")).to_have_text("Strict: nothing but what the picture itself shows.")
+    expect(page.locator("#creativity-note")).to_have_text("Strict: nothing is invented.")
     card = seen.give("p.png", picture(40, 20))
     expect(card).to_contain_text("40 × 20 → 60 × 30")
     seen.send()

@@ -1,6 +1,6 @@
 /** The server's own API, as far as the page needs it. Addresses are relative, so that it works below any prefix. */
 
-/** What the server refuses, in its own words; `code` is "unreachable" when it did not answer at all. */
+/** An error from the server, with its message; `code` is "unreachable" if it did not answer at all. */
 export class ApiError extends Error {
   constructor({ code, message, field = null }) {
     super(message);
@@ -9,7 +9,7 @@ export class ApiError extends Error {
   }
 }
 
-/** The API key typed in, or "". */
+/** The API key that was typed in, or "". */
 export const key = {
   get: () => sessionStorage.getItem("key") ?? "",
   set: (value) => sessionStorage.setItem("key", value),
@@ -32,13 +32,13 @@ async function call(path, init = {}) {
 
 const read = async (path, init) => (await call(path, init)).json();
 
-/** `models`: networks that can be asked for. `faces`: whether they can be restored, and the reason if not. */
+/** `models`: networks that can be chosen. `faces`: whether faces can be restored, and if not, the reason. */
 export const models = () => read("models");
 export const jobs = async (limit) => (await read(`jobs?limit=${limit}`)).jobs;
 export const cancel = (id) => read(`jobs/${id}/cancel`, { method: "POST" });
 export const remove = (id) => call(`jobs/${id}`, { method: "DELETE" });
 
-/** Where a finished job's picture lies: the name is the permission, so that images and links need no key. */
+/** Address of a finished job's picture. Images and links need no key: who knows the name may read it. */
 export const resultAddress = (job) => `files/${job.result.key}`;
 
 export const resultFile = async (job) => (await call(resultAddress(job))).blob();
@@ -66,7 +66,7 @@ function form(params, file) {
   return body;
 }
 
-/** The job each time it has changed, until it has ended or is forgotten. (EventSource could not send the key.) */
+/** The job after each change, until it has ended or is deleted. (EventSource could not send the key.) */
 export async function* changes(id) {
   const answer = await call(`jobs/${id}/events`);
   let waiting = "";

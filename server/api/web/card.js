@@ -1,4 +1,4 @@
-/** One picture in a list: what will be, is being, or has been done to it. */
+/** One picture in a list, with its plan, its progress or its result. */
 
 import * as words from "./words.js";
 
@@ -7,7 +7,7 @@ const STAGES = { loading: "Loading the networks", upscaling: "Upscaling", refini
 
 export class Card {
   file;
-  /** Address of the file's own bytes in this browser. */
+  /** Address of the file's bytes in this browser. */
   address;
   /** (width, height) of the source, once known. */
   size = null;
@@ -16,15 +16,15 @@ export class Card {
   /** What went wrong with it, an ApiError. */
   error = null;
   sending = false;
-  /** The file is no picture, whatever is asked for. */
+  /** The file is not a readable picture, with any options. */
   refused = false;
-  /** The server no longer tells about the job. */
+  /** The server no longer answers for this job. */
   lost = false;
   /** A stream of its changes is open. */
   followed = false;
   #pace = null;
 
-  /** `file` of this visit, or `job` of whomever; `act(what, card)` is called for the card's buttons. */
+  /** `file`: chosen on this page; or `job`: sent by any program. `act(what, card)` is called for the card's buttons. */
   constructor({ file = null, job = null }, act) {
     this.file = file;
     this.job = job;
@@ -93,7 +93,7 @@ export class Card {
     this.#button("again", this.file !== null && this.ended, "Again");
     this.#button("remove", !this.sending && !alive, job && !this.lost ? "Delete" : "Remove");
     this.#button("download", done, "Download");
-    if (focused.hidden && this.element.contains(focused)) this.element.focus(); // rather than nowhere
+    if (focused.hidden && this.element.contains(focused)) this.element.focus(); // else no element would have the focus
   }
 
   #part(selector) {
@@ -117,7 +117,7 @@ export class Card {
   #state() {
     if (this.sending) return "Sending …";
     if (this.lost) return "";
-    if (this.job === null) return this.error ? "" : this.plan ? "Ready" : "Looking at it …";
+    if (this.job === null) return this.error ? "" : this.plan ? "Ready" : "Checking …";
     if (this.job.cancel_requested && !this.ended) return "Cancelling …";
     const running = () => [STAGES[this.job.stage] ?? "Working", this.#done(), this.#left()].filter(Boolean).join(", ");
     const states = { queued: () => "Waiting for its turn", running, succeeded: () => "Done", cancelled: () => "Cancelled" };
@@ -128,7 +128,7 @@ export class Card {
     return this.job.stage === "loading" ? "" : `${Math.round(100 * this.job.progress)} %`;
   }
 
-  /** By the pace since it was first seen running; before that, by the plan. */
+  /** Time left: from the speed since it was first seen running; before that, from the plan. */
   #left() {
     const { progress } = this.job;
     const made = progress - (this.#pace?.progress ?? 0);

@@ -23,7 +23,7 @@ export class Compare {
   #zoom = 1; // css pixels for a pixel of the result
   #x = 0; // of its upper left corner in the view
   #y = 0;
-  #spot = [0.5, 0.5]; // the lens's, in parts of the picture
+  #spot = [0.5, 0.5]; // position of the lens, 0…1 of the picture's width and height
   #fitted = true;
 
   /** `root` holds the markup of index.html's #compare. */
@@ -155,7 +155,7 @@ export class Compare {
     this.#root.querySelector(".unshown").hidden = !is;
   }
 
-  // --- what hands do ---
+  // --- user input ---
 
   #do(what) {
     if (what === "fit") this.#fit();
@@ -187,7 +187,7 @@ export class Compare {
   }
 
   #wheel(event) {
-    if (!event.ctrlKey && !event.metaKey) return; // the page scrolls, as pages do
+    if (!event.ctrlKey && !event.metaKey) return; // without Ctrl the wheel scrolls the page
     event.preventDefault();
     this.#zoomTo(this.#zoom * Math.exp(-event.deltaY / 200), this.#at(event));
   }

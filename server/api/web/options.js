@@ -1,14 +1,14 @@
-/** The form that says what to make. */
+/** The form with the options of a job. */
 
 const LONG_EDGE = { "2k": 2048, "4k": 4096, "8k": 8192 };
 const WITH_LOSS = ["jpeg", "webp", "avif"];
-/** Of server/job/creativity.py, up to the next one. */
+/** The meanings of server/job/creativity.py; each holds up to the next value. */
 const CREATIVITIES = [
-  [-2, "Strict: nothing but what the picture itself shows."],
-  [-1, "Faithful: little that is not there."],
-  [0, "Balanced: detail where the picture lost it."],
+  [-2, "Strict: nothing is invented."],
+  [-1, "Faithful: almost nothing is invented."],
+  [0, "Balanced: detail where the picture has lost it."],
   [1, "Creative: more texture, some of it invented."],
-  [2, "Reimagine: as much as can be."],
+  [2, "Reimagine: as much texture as possible, much of it invented."],
 ];
 
 export class Options {
@@ -25,7 +25,7 @@ export class Options {
     return this.#form.checkValidity();
   }
 
-  /** As the API takes them; what has its usual value is left out. */
+  /** The parameters as the API takes them, without those that have their default. */
   get params() {
     const { size, scale, automatic, content, creativity, faces, format, quality, model } = this.#form.elements;
     return {
@@ -41,7 +41,7 @@ export class Options {
     };
   }
 
-  /** The networks that can be asked for. */
+  /** Fill the list of networks. */
   offer(models) {
     const select = this.#form.elements.model;
     const chosen = select.value;
@@ -52,7 +52,7 @@ export class Options {
     this.#say();
   }
 
-  /** Faces can't be restored here, in the server's words; or they can, with null. */
+  /** `reason`: why this server can't restore faces, or null if it can. */
   refuseFaces(reason) {
     const { faces } = this.#form.elements;
     faces.disabled = reason !== null;
@@ -71,14 +71,14 @@ export class Options {
       size.value in LONG_EDGE
         ? `The long edge will be exactly ${LONG_EDGE[size.value]} pixels. Larger pictures are reduced to it.`
         : other
-          ? "Anything up to 10; below 1 the picture is reduced."
-          : "Each side as many times as long.";
+          ? "Up to 10. Below 1 the picture is reduced."
+          : "Each side becomes this many times as long.";
     const lossy = WITH_LOSS.includes(format.value);
     this.#form.querySelector("#quality-row").hidden = !lossy;
     quality.disabled = !lossy;
     this.#form.querySelector("#creativity-row").hidden = automatic.checked;
     creativity.disabled = automatic.checked;
-    // What the picture shows decides only where the caller leaves both of these open.
+    // What the picture shows has an effect only if neither creativity nor network is chosen.
     content.disabled = !automatic.checked || model.value !== "auto";
     this.#form.querySelector("#content-row").hidden = content.disabled;
     const level = creativity.valueAsNumber;

@@ -1,4 +1,4 @@
-/** The page: pictures come in, jobs go out, and what becomes of them is shown. */
+/** The page: takes pictures, sends jobs, and shows their progress and results. */
 
 import * as api from "./api.js";
 import { Card } from "./card.js";
@@ -7,7 +7,7 @@ import { Options } from "./options.js";
 import * as snippet from "./snippet.js";
 import * as words from "./words.js";
 
-/** NOTE: a browser opens six connections to one host, for all its tabs together, and a stream holds one. */
+/** NOTE: a browser opens six connections to one host, for all its tabs together, and each stream keeps one open. */
 const STREAMS = 2;
 const RECENT = 12;
 const REFRESH_MS = 5000;
@@ -18,13 +18,13 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 const compare = new Compare($("compare"));
 const options = new Options($("options"));
-/** Of this visit, in the order they came. */
+/** Pictures chosen on this page, in the order in which they were added. */
 let cards = [];
 /** Other jobs of the same key, by id. */
 const recent = new Map();
 let compared = null;
 let connected = false;
-/** The server wants another key; until one is typed in, asking is no use. */
+/** The server has refused the key: no further requests until another one is typed in. */
 let locked = false;
 let following = 0;
 let planning = new AbortController();
@@ -32,12 +32,12 @@ let planned = Promise.resolve();
 
 // --- words --------------------------------------------------------------------------------------------------------
 
-/** To those who can't see the cards change. */
+/** Announce something to screen readers. */
 function say(text) {
   $("said").textContent = text;
 }
 
-/** What concerns no single picture. */
+/** Show an error that belongs to no single picture. */
 function complain(error) {
   if (error.code === "unauthorized") {
     locked = true;
@@ -74,7 +74,7 @@ function write() {
 
 // --- pictures -----------------------------------------------------------------------------------------------------
 
-/** Not sent yet, and the server would take them. */
+/** Pictures that were not sent yet and that the server would accept. */
 const sendable = () => cards.filter((card) => !card.sent && card.plan);
 
 function add(files) {
@@ -87,7 +87,7 @@ function add(files) {
   plan();
 }
 
-/** (width, height) as this browser reads it, or null for what only the server may be able to read. */
+/** (width, height), or null if this browser can't read the file; the server may be able to. */
 async function measure(card) {
   const image = new Image();
   image.src = card.address;
@@ -99,7 +99,7 @@ async function measure(card) {
   return [image.naturalWidth, image.naturalHeight];
 }
 
-/** Ask for the plan of every picture that has not been sent yet; an earlier round is given up. */
+/** Ask for the plan of every picture that was not sent yet; an earlier round is aborted. */
 function plan() {
   planning.abort();
   planning = new AbortController();
@@ -131,7 +131,7 @@ async function send() {
   await planned;
   const { params } = options;
   const sent = sendable();
-  sent[0]?.element.focus(); // the button is about to be disabled
+  sent[0]?.element.focus(); // because the button will be disabled
   for (const card of sent) {
     Object.assign(card, { sending: true, error: null });
     card.render();
@@ -161,7 +161,7 @@ async function follow() {
   try {
     for await (const job of api.changes(card.job.id)) card.update(job);
   } catch (error) {
-    // A connection that broke is opened again; what the server itself says is final.
+    // A broken connection is opened again; an error from the server itself is final.
     if (error instanceof api.ApiError && error.code !== "unreachable") Object.assign(card, { error, lost: true });
     else await pause(1000);
   }
@@ -191,7 +191,7 @@ function showBoth(card) {
   compare.show({ name: card.name, before: card.address, after: api.resultAddress(card.job), width, height });
 }
 
-/** What another program has sent, as a "before": if it is still there, and this browser can draw it. */
+/** The source of another program's job as "before", if it still exists and this browser can show it. */
 async function readSource(card) {
   try {
     card.address = URL.createObjectURL(await api.sourceFile(card.job));
@@ -204,7 +204,7 @@ async function readSource(card) {
   return false;
 }
 
-/** NOTE: a plain link would not do: the file's own name, a random one, in its headers comes before the link's. */
+/** NOTE: a plain link does not work: the random file name in the answer's headers would override the link's name. */
 async function save(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
@@ -233,7 +233,7 @@ function unlessGone(error) {
   if (error.code !== "not_found") throw error;
 }
 
-/** What a card's buttons do. */
+/** The actions of a card's buttons. */
 async function act(what, card) {
   try {
     if (what === "show") {
@@ -259,7 +259,7 @@ async function act(what, card) {
 async function refresh() {
   const found = await api.jobs(RECENT);
   $("notice").hidden = true;
-  if (cards.some((card) => card.sending)) return; // that job may be among them, and have a card already
+  if (cards.some((card) => card.sending)) return; // that job may be in the list although it has a card already
   const mine = new Set(cards.map((card) => card.job?.id));
   const others = found.filter((job) => !mine.has(job.id));
   for (const [id, card] of recent) {
@@ -286,7 +286,7 @@ async function refreshForever() {
   }
 }
 
-/** Ask what this server has; again with every new key. */
+/** Ask which networks this server has; repeated with every new key. */
 async function connect() {
   locked = false;
   try {
@@ -301,7 +301,7 @@ async function connect() {
   plan();
 }
 
-// --- what hands do ------------------------------------------------------------------------------------------------
+// --- user input ------------------------------------------------------------------------------------------------
 
 $("files").addEventListener("change", (event) => {
   add([...event.target.files]);
@@ -332,7 +332,7 @@ $("options").addEventListener("click", async (event) => {
     await navigator.clipboard.writeText($(what).textContent);
     say("Copied");
   } catch {
-    // Browsers give no clipboard to pages that came over plain HTTP from another machine.
+    // Browsers do not give the clipboard to pages loaded over plain HTTP from another machine.
     getSelection().selectAllChildren($(what));
     say("Selected: copy it with Ctrl and C");
   }

@@ -1,4 +1,4 @@
-/** The same job as a program would send it. Keys are read from the environment: what is copied gets pasted anywhere. */
+/** The same job as program code. Keys are read from the environment, so that copied code contains none. */
 
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
@@ -16,7 +16,7 @@ export function curl({ base, params, file, output, withKey }) {
 
 /** For Python with requests. */
 export function python({ base, params, file, output, withKey }) {
-  // NOTE: JSON's strings and numbers are Python's, too, but true is not.
+  // NOTE: strings and numbers are written the same in JSON and Python, but true is not.
   const fields = Object.entries(params).map(([name, value]) => `"${name}": ${JSON.stringify(String(value))}`);
   return [
     ...(withKey ? ["import os"] : []),

@@ -22,7 +22,7 @@ export function moment(iso) {
   return then.toLocaleString(undefined, today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
 }
 
-/** "4x", "4k" or "640x480": which size was asked for, short enough for a file's name. */
+/** "4x", "4k" or "640x480": the requested size, short enough for a file name. */
 export function wanted({ scale, target, size: exact }) {
   return target ?? (exact ? exact.join("x") : `${number(scale, 2)}x`);
 }
