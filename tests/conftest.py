@@ -104,13 +104,16 @@ POSTGRES = os.environ.get("UPSCALE_TEST_POSTGRES", "")
 
 @pytest.fixture(scope="session")
 def postgres() -> str:
-    engine = open_database(POSTGRES)
+    """Its tables are in a schema of this process: several run the suite at a time."""
+    schema = os.environ.get("PYTEST_XDIST_WORKER", "public")
+    url = f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-csearch_path%3D{schema}"
+    engine = open_database(url)
     with engine.begin() as db:
-        db.exec_driver_sql("DROP SCHEMA public CASCADE")
-        db.exec_driver_sql("CREATE SCHEMA public")
+        db.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        db.exec_driver_sql(f"CREATE SCHEMA {schema}")
     engine.dispose()
-    migrate(POSTGRES)
-    return POSTGRES
+    migrate(url)
+    return url
 
 
 @pytest.fixture(

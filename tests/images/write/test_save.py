@@ -156,6 +156,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", ["jpeg", "png", "tiff"])
 def test_64_megapixels_pass_in_a_fraction_of_their_size(tmp_path: Path, format_: str) -> None:
     command = [sys.executable, "-c", _PEAK, str(tmp_path / "result"), format_]
