@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make demo`, `make test`, `make serve`. See README.md.
+# Everything a newcomer needs: `make demo`, `make test`, `make serve`. See README.md and CONTRIBUTING.md.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -9,12 +9,18 @@ UV_VERSION := 0.13.8
 NEEDED_GB := 10
 RUN := .venv/bin/python -m
 INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
+# A process for each core; each loads torch, which takes memory.
+PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: venv demo serve test lint format lock clean verify-official
+.PHONY: venv tools demo serve test test-all lint format lock clean verify-official
 
+# What the server needs, with all its extras.
 venv: .venv/installed .venv/kernels
 
-.venv/installed: requirements.lock pyproject.toml tests/old-clients.lock tests/new-clients.lock
+# What tests, lint and benchmarks need on top of it.
+tools: venv .venv/tested
+
+.venv/installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; install one, or say make PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { echo "error: $(PYTHON) is not Python 3.10, 3.11 or 3.12" >&2; exit 1; }
 	@test -d .venv/lib || test "$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}')" -ge $(NEEDED_GB) || { echo "error: less than $(NEEDED_GB) GB free here; torch with CUDA needs them" >&2; exit 1; }
@@ -25,6 +31,11 @@ venv: .venv/installed .venv/kernels
 	@awk '/^[^ ]/ {wanted = /^setuptools==/} wanted' requirements.lock | $(INSTALL) -r -
 	@$(INSTALL) --compile-bytecode --no-build-isolation-package basicsr -r requirements.lock
 	@$(INSTALL) -e . && .venv/bin/python -m compileall -q server
+	@touch $@
+
+.venv/tested: .venv/installed tests/requirements.lock tests/old-clients.lock tests/new-clients.lock
+	@echo "installing what the tests need …"
+	@$(INSTALL) --compile-bytecode -r tests/requirements.lock
 	@# An older client that is still in use, and the newest of another vendor, which has the import name of its older one
 	@# and wants Python 3.11: each beside the others, in a folder of its own. The suite runs them all.
 	@$(INSTALL) --target .venv/old-clients -r tests/old-clients.lock
@@ -43,28 +54,35 @@ demo: venv
 serve: venv
 	@$(RUN) server serve
 
-test: venv
-	@$(RUN) pytest
+test: tools
+	@$(RUN) $(PYTEST) -m "not slow"
 
-lint: venv
+test-all: tools
+	@$(RUN) $(PYTEST)
+
+lint: tools
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 
-format: venv
+format: tools
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
 # Faces with the official checkpoints, against GFPGANer: make verify-official PICTURES="one.jpg two.jpg"
-verify-official: venv
+verify-official: tools
 	@test -n "$(PICTURES)" || { echo 'error: say which pictures: make verify-official PICTURES="one.jpg two.jpg"' >&2; exit 1; }
 	@$(RUN) benchmarks.verify_official $(PICTURES)
 
 # New exact versions, with the hashes of their files, which every installation is held against. The overrides in
-# pyproject.toml keep out two packages that we must not have. The clients beside keep their versions.
+# pyproject.toml keep out two packages that we must not have. tests/requirements.lock has what is not in
+# requirements.lock. The clients beside keep their versions.
 COMPILE := .venv/bin/uv pip compile --universal --generate-hashes --no-annotate --no-header --upgrade --quiet
+PROJECT := pyproject.toml --extra postgres --extra sdxl --extra otel --python-version 3.10
 lock: venv
-	@$(COMPILE) pyproject.toml --group dev --extra postgres --extra sdxl --extra otel --python-version 3.10 -o requirements.lock
+	@$(COMPILE) $(PROJECT) -o requirements.lock
+	@$(COMPILE) $(PROJECT) --group dev --group test --constraints requirements.lock | \
+		awk 'NR == FNR {if (/^[^ ]/) running[$$0]; next} /^[^ ]/ {wanted = !($$0 in running)} wanted' requirements.lock - > tests/requirements.lock
 	@echo wavespeed==1.0.3 | $(COMPILE) - --no-deps --python-version 3.10 -o tests/old-clients.lock
 	@echo runware-sdk==1.8.0 | $(COMPILE) - --python-version 3.11 -o tests/new-clients.lock
 

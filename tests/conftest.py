@@ -41,6 +41,8 @@ from server.job.plan import result_size
 # The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
 FAST = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}
 os.environ |= FAST
+# The suite runs in a process for each core. It must be set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def plain_logs() -> None:
@@ -56,6 +58,9 @@ plain_logs()
 UMASK = 0o022
 """The usual one, in which files are for everyone to read: what must be private has to be made so."""
 os.umask(UMASK)
+
+LOOPBACK: dict[str, Any] = {"trust_env": False, "verify": False}
+"""For clients of httpx: no proxy, and no certificates, which take 30 ms of each client to read."""
 
 Picture = Callable[..., bytes]
 MakeConfig = Callable[..., Config]
@@ -100,13 +105,16 @@ POSTGRES = os.environ.get("UPSCALE_TEST_POSTGRES", "")
 
 @pytest.fixture(scope="session")
 def postgres() -> str:
-    engine = open_database(POSTGRES)
+    """Its tables are in a schema of this process: several run the suite at a time."""
+    schema = os.environ.get("PYTEST_XDIST_WORKER", "public")
+    url = f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-csearch_path%3D{schema}"
+    engine = open_database(url)
     with engine.begin() as db:
-        db.exec_driver_sql("DROP SCHEMA public CASCADE")
-        db.exec_driver_sql("CREATE SCHEMA public")
+        db.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        db.exec_driver_sql(f"CREATE SCHEMA {schema}")
     engine.dispose()
-    migrate(POSTGRES)
-    return POSTGRES
+    migrate(url)
+    return url
 
 
 @pytest.fixture(
@@ -221,34 +229,69 @@ class Live:
         self.worker = StandIn(config)
 
 
+_stopping: list[threading.Thread] = []
+"""Of servers that were told to stop. One takes a fifth of a second to, which the next test need not wait for."""
+
+
+def _join_stopping() -> None:
+    while _stopping:
+        _stopping.pop().join()
+
+
+@contextmanager
+def _running(app: FastAPI) -> Iterator[str]:
+    """A server, which is told to stop at the end, and then is one of `_stopping`."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = server_of(app, graceful_s=2)
+
+    def run() -> None:
+        with listener:
+            server.run(sockets=[listener])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.005)
+    try:
+        yield url
+    finally:
+        server.should_exit = True
+        _stopping.append(thread)
+
+
 @contextmanager
 def serve(app: FastAPI) -> Iterator[str]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = server_of(app, graceful_s=2)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            time.sleep(0.005)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    """A server, of which nothing is left at the end."""
+    try:
+        with _running(app) as url:
+            yield url
+    finally:
+        _join_stopping()
+
+
+@pytest.fixture(scope="session")
+def _all_stopped() -> Iterator[None]:
+    yield
+    _join_stopping()
 
 
 @pytest.fixture
-def live_server(config: MakeConfig) -> Iterator[LiveServer]:
+def live_server(config: MakeConfig, _all_stopped: None) -> Iterator[LiveServer]:
     """`live_server(**settings)`: one that runs until the test ends."""
+    earlier = _stopping[:]
     with ExitStack() as stack:
 
         def start(**settings: Any) -> Live:
             made = config(**settings)
-            url = stack.enter_context(serve(create_app(made)))
-            return Live(url, made, stack.enter_context(httpx.Client(base_url=url, trust_env=False, timeout=20)))
+            url = stack.enter_context(_running(create_app(made)))
+            return Live(url, made, stack.enter_context(httpx.Client(base_url=url, timeout=20, **LOOPBACK)))
 
         yield start
+    for thread in earlier:
+        thread.join()
+    _stopping[:] = [thread for thread in _stopping if thread not in earlier]
 
 
 @pytest.fixture
@@ -327,10 +370,10 @@ class Served:
         self.wait_for(lambda: self.get("/readyz").status_code == 200, 90)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, trust_env=False, timeout=20)
+        return httpx.get(self.url + path, timeout=20, **LOOPBACK)
 
     def post(self, path: str, **kwargs: Any) -> httpx.Response:
-        return httpx.post(self.url + path, trust_env=False, timeout=120, **kwargs)
+        return httpx.post(self.url + path, timeout=120, **LOOPBACK, **kwargs)
 
     def children(self) -> dict[str, int]:
         """Process ids by role: "api", "worker"."""

@@ -5,6 +5,7 @@ No worker runs: no picture is worked on.
 """
 
 import base64
+import json
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from server.api.app import create_app
-from server.api.dialects import DIALECTS
+from server.api.dialects import DIALECTS, wavespeed
 from server.api.openapi.document import document
 from server.errors import JobFailed
 from tests.conftest import Live, LiveServer, MakeConfig, draw
@@ -54,6 +55,12 @@ SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
     "native": ("/jobs", {"image": PICTURE, "scale": 1}),
 }
 OPERATIONS = [(each.NAME, label) for each in DIALECTS for label in each.openapi.OPERATIONS]
+OLDER, NEWER = "/api/v2/", "/api/v3/"
+"""WaveSpeed's. The same functions answer at both, so only `make test-all` calls the older addresses."""
+CALLS = [
+    pytest.param(name, label, id=f"{name} {label}", marks=pytest.mark.slow if OLDER in label else ())
+    for name, label in OPERATIONS
+]
 
 
 class Things:
@@ -96,7 +103,7 @@ class Things:
         }
 
 
-@pytest.mark.parametrize(("dialect", "label"), OPERATIONS, ids=[f"{name} {label}" for name, label in OPERATIONS])
+@pytest.mark.parametrize(("dialect", "label"), CALLS)
 def test_answers_are_those_of_the_document(live_server: LiveServer, dialect: str, label: str) -> None:
     live = live_server(sync_wait_s=0.02, max_queue=MAX_QUEUE)
     things = Things(live, dialect)
@@ -142,6 +149,16 @@ def test_answers_are_those_of_the_document(live_server: LiveServer, dialect: str
             case.validate_response(answer, checks=CHECKS)
 
         call()
+
+
+def test_the_older_addresses_have_the_functions_and_the_document_of_the_newer_ones() -> None:
+    routes = get_openapi(title="all", version="1", routes=wavespeed.router.routes)["paths"]
+    older, newer = ({path: routes[path] for path in routes if path.startswith(each)} for each in (OLDER, NEWER))
+    # The name of its function is in each operation's id.
+    moved = json.dumps(older).replace(OLDER, NEWER).replace("_api_v2_", "_api_v3_")
+    assert older and json.loads(moved) == newer
+    described = SCHEMAS["wavespeed"].OPERATIONS
+    assert all(described[label.replace(OLDER, NEWER)] is described[label] for label in described)
 
 
 def test_every_route_is_in_a_document(config: MakeConfig) -> None:

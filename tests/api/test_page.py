@@ -497,6 +497,7 @@ def test_all_can_be_done_with_the_keyboard(live: Live, visit: Visitor, picture: 
 # --- accessibility --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1280)])
 def test_nothing_stands_in_the_way_of_anybody(
     live: Live, visit: Visitor, picture: Picture, scheme: str, width: int

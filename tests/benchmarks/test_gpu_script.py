@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_gpu_script_s_dry_run(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--device", "cpu", "--json", str(tmp_path / "x")]

@@ -352,6 +352,7 @@ def test_ours_goes_through_the_pipeline_and_bare_does_not() -> None:
     assert measures.rms(again, source) < measures.rms(sets.matlab_resize(job, 1 / 4), source)
 
 
+@pytest.mark.slow
 def test_the_whole_command_on_few_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     net = SRVGGNetCompact(3, 3, 8, 2, 4, "prelu")

@@ -94,6 +94,7 @@ def checkout(tmp_path: Path, picture: Picture) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_its_commands_without_a_server_do_what_they_say(checkout: Path) -> None:
     pictures = [line for line in shell() if "server upscale " in line]

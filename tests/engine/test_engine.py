@@ -174,6 +174,7 @@ def test_out_of_memory_halves_the_batch_then_the_tile_and_remembers(compact: Mod
     assert engine.counters()["tile_retries"] == counted["tile_retries"]
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_remembered_for_fitted_tiles_too(tmp_path: Path) -> None:
     """Of a network whose smallest useful tiles are not its smallest possible ones."""
     model = networks.load(networks.save(networks.rrdbnet(4, 1, 16, 8), tmp_path / "x.pth"))
@@ -515,6 +516,7 @@ def test_a_job_that_waits_with_a_large_tile_can_be_stopped(deep: Model, monkeypa
     assert joined(engine, deep, samples, dtype=np.uint8).shape == (400, 360, 3)
 
 
+@pytest.mark.slow
 def test_a_tile_for_which_there_is_no_memory_goes_in_pieces(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, samples, asked = Engine(networks.CPU), photo_like(320, 300), list[int]()
 

@@ -155,7 +155,14 @@ def same_as_the_class(kernel: Kernel, net: nn.Module, folder: Path, height: int,
 
 
 @pytest.mark.parametrize("size", [(131, 110), (49, 401), (470, 31), (100, 97)])
-@pytest.mark.parametrize("net", [networks.srvgg(32, 7), networks.rrdbnet(4, 2, 32, 16), networks.rrdbnet(2, 1, 24, 8)])
+@pytest.mark.parametrize(
+    "net",
+    [
+        networks.srvgg(32, 7),
+        pytest.param(networks.rrdbnet(4, 2, 32, 16), marks=pytest.mark.slow),
+        networks.rrdbnet(2, 1, 24, 8),
+    ],
+)
 def test_pictures_of_many_blocks_are_torchs(
     kernel: Kernel, tmp_path: Path, net: nn.Module, size: tuple[int, int]
 ) -> None:
@@ -465,6 +472,7 @@ def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_workers_that_build_at_once_all_get_it_and_leave_nothing_else(tmp_path: Path, quick_compiler: Path) -> None:
     script = quick_compiler.with_name("c++")
     script.write_text(script.read_text() + "sleep 2\n")  # so that both are at it
@@ -572,10 +580,10 @@ RESTING = """
 import sys
 from pathlib import Path
 from server.config import Config
-from server.job import Params
-from server.upscaler import Upscaler
+from server.job.job import Params
 from server.weights.catalog import Catalog
-from server.worker import memory_bytes
+from server.worker.loop import memory_bytes
+from server.worker.upscaler import Upscaler
 
 config = Config(device="cpu", dtype="fp32", weights_dir=Path(sys.argv[1]).parent)
 upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)
@@ -590,6 +598,7 @@ print(before, during, weights, memory_bytes(), upscaler.counters()["models"])
 """
 
 
+@pytest.mark.slow
 def test_the_transformed_weights_go_back_to_the_system_at_rest(tmp_path: Path) -> None:
     """In a process whose malloc keeps what is freed, as a worker's does."""
     large = networks.save(networks.rrdbnet(4, 8, 64, 32), tmp_path / "large.pth")

@@ -64,11 +64,13 @@ def bare(upscaler: Upscaler, samples: NDArray[np.uint8], tile: int = 0) -> NDArr
     return np.concatenate(list(upscaler._engine.upscale(model, samples, dtype=np.uint8, tile=tile)))
 
 
+@pytest.mark.slow
 def test_tiles_do_not_show(upscaler: Upscaler) -> None:
     samples = photo(190, 60)
     assert abs(bare(upscaler, samples, tile=144).astype(int) - bare(upscaler, samples)).max() <= 2
 
 
+@pytest.mark.slow
 def test_it_runs_unasked_with_the_sources_colours(upscaler: Upscaler, upscale: Upscale) -> None:
     samples = photo()
     result, ctx = upscale(samples)

@@ -27,6 +27,7 @@ JOBS, KILLS = 32, 4
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)  # a minute where nothing else runs; most of it is workers starting
 def test_whatever_is_killed_every_accepted_job_ends_once(tmp_path: Path) -> None:
     facts = measure(tmp_path / "run", JOBS, KILLS, seed=1, limit_s=600)

@@ -124,7 +124,7 @@ def test_all_that_it_installs_is_locked() -> None:
         assert re.match(r"[\w-]+", each)[0].lower() in locked, each  # type: ignore[index]
 
 
-LOCKS = ("requirements.lock", "tests/old-clients.lock", "tests/new-clients.lock")
+LOCKS = ("requirements.lock", "tests/requirements.lock", "tests/old-clients.lock", "tests/new-clients.lock")
 
 
 @pytest.mark.parametrize("name", LOCKS)

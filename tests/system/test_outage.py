@@ -31,11 +31,11 @@ import os, subprocess, sys
 from pathlib import Path
 data = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(data)], check=True)
-from server import service
-from server.app import create_app
+from server.api.app import create_app
 from server.config import Config
-from server.database import migrate
+from server.db.database import migrate
 from server.logs import configure_logs
+from server.service import service
 from tests.conftest import serve
 configure_logs()
 service._OUTAGE_S = 0.2

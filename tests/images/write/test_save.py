@@ -145,8 +145,8 @@ _PEAK = """
 import resource, sys
 from pathlib import Path
 import pyvips
-from server.job.job import Params
 from server.images.write.save import save
+from server.job.job import Params
 column = pyvips.Image.xyz(8000, 8000)
 image = (column[0] + column[1] * 3).bandjoin([column[1], column[0] * 5]).cast("uchar", shift=False)
 image = (image & 255).cast("uchar").copy(interpretation="srgb")
@@ -156,6 +156,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", ["jpeg", "png", "tiff"])
 def test_64_megapixels_pass_in_a_fraction_of_their_size(tmp_path: Path, format_: str) -> None:
     command = [sys.executable, "-c", _PEAK, str(tmp_path / "result"), format_]

@@ -73,6 +73,7 @@ def test_noise_is_standard_normal_and_differs_by_seed() -> None:
     assert abs(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]) < 0.02
 
 
+@pytest.mark.slow
 def test_cut_in_tiles_the_result_is_the_same_within_two_levels(refiner: BundledRefiner) -> None:
     image = picture(384, 448)
     whole = refined(refiner, image, Grid(512, halo=48, multiple=16))

@@ -146,6 +146,7 @@ def test_flat_colour_stays_flat(process: Process) -> None:
     assert np.abs(inner.mean(axis=(0, 1)) - (130, 170, 220)).max() <= 1
 
 
+@pytest.mark.slow
 def test_regions_leave_no_trace(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = process(photo(100, 140), creativity=1.0)[0].astype(int)
     monkeypatch.setattr(refine, "_REGION_PIXELS", 512 * 300)

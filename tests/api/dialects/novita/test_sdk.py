@@ -46,7 +46,7 @@ def downloaded(result: V3TaskResponse) -> tuple[str | None, tuple[int, int]]:
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_submit_wait_and_download(server: Live, client: NovitaClient, picture: Picture, kind: str) -> None:
-    with server.worker.loop.working():
+    with server.worker.working():
         body = {"image": inline(picture(40, 20)), "resolution": "2k", "output_format": kind}
         result = client.wait_for_task_v3(client._post(UPSCALER, body)["task_id"])
     assert result.task.status is V3TaskResponseStatus.TASK_STATUS_SUCCEED
@@ -60,7 +60,7 @@ def test_submit_wait_and_download(server: Live, client: NovitaClient, picture: P
 
 def test_the_older_upscaler(server: Live, client: NovitaClient, picture: Picture) -> None:
     request = {"model_name": "RealESRGAN_x4plus_anime_6B", "scale_factor": 2, "image_base64": inline(picture(40, 20))}
-    with server.worker.loop.working():
+    with server.worker.working():
         sent = client._post(LEGACY, {"extra": {"response_image_type": "jpeg"}, "request": request})
         result = client.wait_for_task_v3(sent["task_id"])
     assert result.task.task_type == "UPSCALE"
@@ -71,7 +71,7 @@ def test_queued_and_processing_are_understood(server: Live, client: NovitaClient
     task_id = client._post(UPSCALER, {"image": inline(picture())})["task_id"]
     queued = client.async_task_result(task_id)
     assert (queued.task.status, queued.finished()) == (V3TaskResponseStatus.TASK_STATUS_QUEUED, False)
-    server.worker.loop.jobs.heartbeat(server.worker.loop.claim(), 0.123456)
+    server.worker.jobs.heartbeat(server.worker.claim(), 0.123456)
     running = client.async_task_result(task_id)
     assert (running.task.status, running.finished()) == (V3TaskResponseStatus.TASK_STATUS_PROCESSING, False)
     assert (running.task.progress_percent, running.images) == (12, [])
@@ -87,7 +87,7 @@ def test_a_failure_is_returned_with_its_reason(client: NovitaClient) -> None:
 
 def test_a_cancelled_task_has_failed(server: Live, client: NovitaClient, picture: Picture) -> None:
     task_id = client._post(UPSCALER, {"image": inline(picture())})["task_id"]
-    server.worker.loop.jobs.cancel(task_id.replace("-", ""))
+    server.worker.jobs.cancel(task_id.replace("-", ""))
     assert client.wait_for_task_v3(task_id).task.reason == "the task was cancelled"
 
 

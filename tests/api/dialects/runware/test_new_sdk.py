@@ -68,7 +68,7 @@ def server(live_server: LiveServer, picture: Picture) -> Live:
 
 @pytest.fixture
 def working(server: Live) -> Iterator[Live]:
-    with server.worker.loop.working():
+    with server.worker.working():
         yield server
 
 
@@ -145,7 +145,7 @@ def test_several_calls_at_once_and_every_way_out(working: Live, transport: str) 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_every_model_has_its_factors_and_its_default(server: Live, transport: str) -> None:
-    with server.worker.loop.working():
+    with server.worker.working():
         found = ask(
             server,
             transport,
@@ -160,7 +160,7 @@ def test_every_model_has_its_factors_and_its_default(server: Live, transport: st
     for error, must in zip(found[7:], ("Must be 2.", "Must be one of 2, 3 or 4."), strict=True):
         assert (error["code"], error["parameter"], error["retryable"]) == ("validation", "upscaleFactor", False)
         assert error["message"].endswith(must)
-    jobs, _ = server.worker.loop.jobs.list(limit=50)
+    jobs, _ = server.worker.jobs.list(limit=50)
     creative = [job.params.creativity for job in jobs if job.params.creativity is not None]
     assert creative == [1.0, 1.0], "runware:500@1 alone"
 
@@ -215,7 +215,7 @@ def test_mistakes_are_reported_in_kinds_that_it_knows(working: Live, transport: 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_failure_while_working_is_reported(server: Live, transport: str) -> None:
     process = start(server, transport, upscale(server))
-    server.worker.loop.jobs.fail(server.worker.loop.claim(30), JobFailed("it broke"))
+    server.worker.jobs.fail(server.worker.claim(30), JobFailed("it broke"))
     (error,) = end(process)
     assert (error["code"], error["message"]) == ("provider", "it broke")
 

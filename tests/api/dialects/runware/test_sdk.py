@@ -28,7 +28,7 @@ def server(live_server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> Live:
 
 @pytest.fixture
 def working(server: Live) -> Iterator[Live]:
-    with server.worker.loop.working():
+    with server.worker.working():
         yield server
 
 
@@ -122,10 +122,10 @@ def test_async_and_poll_without_waiting_for_a_second_answer(server: Live, pictur
     async def use(client: Runware) -> Any:
         accepted = await client.imageUpscale(request)
         assert isinstance(accepted, IAsyncTaskResponse)
-        job = await asyncio.to_thread(server.worker.loop.claim)
+        job = await asyncio.to_thread(server.worker.claim)
         polling = asyncio.create_task(client.getResponse(accepted.taskUUID))
         await asyncio.sleep(0.5)
-        await asyncio.to_thread(server.worker.loop.finish, job)
+        await asyncio.to_thread(server.worker.finish, job)
         # It asks once a second; of an answer that it does not understand it would wait 30 s for a better one.
         return await asyncio.wait_for(polling, 5)
 
@@ -142,7 +142,7 @@ def test_a_webhook_is_acknowledged_at_once_and_called_later(server: Live, pictur
 
     accepted = run(server, use)
     assert isinstance(accepted, IAsyncTaskResponse)
-    server.worker.loop.finish()
+    server.worker.finish()
     told = json.loads(receiver.wait()[0].body)
     assert told["taskUUID"] == accepted.taskUUID
     assert size_at(told["imageURL"]) == ("JPEG", (80, 40))
@@ -153,7 +153,7 @@ def test_a_failure_is_reported(server: Live, picture: Picture) -> None:
 
     async def use(client: Runware) -> Any:
         task = asyncio.create_task(client.imageUpscale(IImageUpscale(inputImage=data, upscaleFactor=2)))
-        await asyncio.to_thread(server.worker.loop.fail, JobFailed("it broke"))
+        await asyncio.to_thread(server.worker.fail, JobFailed("it broke"))
         return await task
 
     with pytest.raises(RunwareAPIError) as failure:
