@@ -229,7 +229,7 @@ class Engine:
                 if result is None:
                     result = self._in_pieces(tile, on_slice)
                 yield result
-                del result  # or the next one would be in memory beside it
+                del result  # or the next one would be in memory at the same time
 
     def _in_pieces(self, tile: Tile, on_slice: OnSlice) -> NDArray[Any]:
         """One tile that did not fit, as smaller tiles, whose seams are not blended."""
@@ -322,7 +322,7 @@ def _blended(
                     middle[part : part + shared, begin:end].copy(), dtype
                 )
             seam = middle[:, end:] * across[:, end:]
-            del pixels, middle  # or the next tile would be in memory beside it
+            del pixels, middle  # or the next tile would be in memory at the same time
             if on_tile is not None:
                 on_tile()
         if carry is not None:

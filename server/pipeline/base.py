@@ -252,7 +252,7 @@ class Context:
                 except StopIteration:
                     return
             yield item
-            del item  # or the next one would be in memory beside it
+            del item  # or the next one would be in memory at the same time
 
     def _count(self, now: float) -> None:
         name, since = self._clocks[-1]

@@ -109,7 +109,7 @@ def _with_alpha(colours: Iterator[NDArray[Any]], alpha: Iterator[NDArray[Any]] |
     if alpha is None:
         for band in colours:
             yield np.concatenate((band, np.full_like(band[..., :1], full_scale(band.dtype))), axis=2)
-            del band  # or the next one would be in memory beside it
+            del band  # or the next one would be in memory at the same time
         return
     for ours, theirs in aligned(colours, alpha):
         yield np.concatenate((ours, theirs), axis=2)

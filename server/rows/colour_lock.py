@@ -37,7 +37,7 @@ def locked(
     for band in bands:
         for top in range(0, len(band), _MOST_ROWS * scale):
             yield from lock.take(band[top : top + _MOST_ROWS * scale])
-        del band  # or the next one would be in memory beside it
+        del band  # or the next one would be in memory at the same time
 
 
 class _Lock:

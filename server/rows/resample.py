@@ -107,7 +107,7 @@ def _bands(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None) -> I
             done = ready
             needed = down.starts[done] if done < size[1] else come
             kept = np.concatenate((kept[max(0, needed - first + len(kept)) :], part[max(0, needed - first) :]))
-        del band, part  # or the next band would be in memory beside it
+        del band, part  # or the next band would be in memory at the same time
 
 
 class _Torch:

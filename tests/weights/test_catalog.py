@@ -157,7 +157,7 @@ def test_a_model_that_is_not_installed_says_how_to_get_it(catalog: Catalog, fold
         ModelNotFound, match="weights pull best` installs them, or put best.pth into the weights folder$"
     ):
         catalog.get("best")
-    with pytest.raises(ModelNotFound, match="weights pull faces` gets them"):
+    with pytest.raises(ModelNotFound, match="weights pull faces` installs them"):
         catalog.find("restorer")
 
 

@@ -2,7 +2,7 @@
 
 Tiles of all jobs share batches. A job is a few tiles ahead of what it waits for, so that the device need not wait, and
 no more, so that it holds little memory. When memory runs out, the batch is halved; when a single tile does not fit, the
-caller is told. A result that is not finite, or black where the source is not, is computed again in fp32.
+result is None. A result that is not finite, or black where the source is not, is computed again in fp32.
 
 How a network rounds depends on the size of the batch. So the shape of a tile alone decides the size of its batch, and
 incomplete batches are filled up; only running out of memory changes it.

@@ -161,7 +161,7 @@ def _bands(work: _Work, spool: Spool, depth: type[np.uint8] | type[np.uint16]) -
             band = next(finished)[: spool.height - top]
             alpha = spool.rows(top, top + len(band))[..., work.colours :] if spool.channels > work.colours else None
             yield _rounded(band, alpha, work.colours, depth)
-            del band  # or the next one would be in memory beside it
+            del band  # or the next one would be in memory at the same time
 
 
 def _row(work: _Work, source: Samples, row: Span) -> Floats:
