@@ -157,7 +157,7 @@ def test_the_older_addresses_have_the_functions_and_the_document_of_the_newer_on
     # The name of its function is in each operation's id.
     moved = json.dumps(older).replace(OLDER, NEWER).replace("_api_v2_", "_api_v3_")
     assert older and json.loads(moved) == newer
-    described = SCHEMAS["wavespeed"].OPERATIONS
+    described = wavespeed.openapi.OPERATIONS
     assert all(described[label.replace(OLDER, NEWER)] is described[label] for label in described)
 
 
