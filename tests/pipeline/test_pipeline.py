@@ -17,7 +17,7 @@ from server.errors import JobCancelled, ResultImpossible, SourceTooLarge, Source
 from server.job.formats import FORMATS
 from server.job.job import Params
 from server.models import Model
-from server.pipeline import STEPS, Context, run
+from server.pipeline import PICTURE_STEPS, SOURCE_STEPS, Context, run
 from tests import networks
 from tests.conftest import draw
 
@@ -207,7 +207,10 @@ def test_check_runs_between_tiles_and_stops_the_run(model: Model, tmp_path: Path
 
 
 def test_the_time_of_every_step_is_told(model: Model) -> None:
-    assert list(process(model, draw(20, 20), Params(scale=2)).ctx.seconds) == [name for name, _ in STEPS]
+    assert list(process(model, draw(20, 20), Params(scale=2)).ctx.seconds) == [
+        *(name for name, _ in (*SOURCE_STEPS, *PICTURE_STEPS)),
+        "encode",
+    ]
 
 
 def test_the_same_request_gives_the_same_bytes() -> None:
