@@ -245,7 +245,7 @@ class Catalog:
             advice = (
                 f"they are part of the server, but {path.name} is missing: install the server again"
                 if entry.bundled
-                else f"`python -m server weights pull {self._manifest.hint(name)}` installs them, or put {path.name} "
+                else f"`python -m server weights pull {self._manifest.hint(name)}` gets them, or put {path.name} "
                 "into the weights folder"  # no path: remote callers see this too
             )
             raise ModelNotFound(f"the weights of {cut(name)!r} are not installed: {advice}", field="model")

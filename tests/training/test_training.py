@@ -393,7 +393,7 @@ def _mesh(image: torch.Tensor) -> float:
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save({"params": {"conv_first.weight": torch.zeros(1)}}, tmp_path / "other.pth")
-    with pytest.raises(SystemExit, match="not a SRVGGNetCompact"):
+    with pytest.raises(SystemExit, match="not an SRVGGNetCompact"):
         network.load(tmp_path / "other.pth")
 
 

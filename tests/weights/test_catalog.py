@@ -153,11 +153,9 @@ def test_an_unknown_model_is_refused_with_those_there_are(catalog: Catalog, tmp_
 
 
 def test_a_model_that_is_not_installed_says_how_to_get_it(catalog: Catalog, folder: Path) -> None:
-    with pytest.raises(
-        ModelNotFound, match="weights pull best` installs them, or put best.pth into the weights folder$"
-    ):
+    with pytest.raises(ModelNotFound, match="weights pull best` gets them, or put best.pth into the weights folder$"):
         catalog.get("best")
-    with pytest.raises(ModelNotFound, match="weights pull faces` installs them"):
+    with pytest.raises(ModelNotFound, match="weights pull faces` gets them"):
         catalog.find("restorer")
 
 
