@@ -197,7 +197,7 @@ def out_of_memory(path: Path, device: torch.device) -> dict[str, Any]:
     result = np.concatenate(list(engine.upscale(model, samples, dtype=np.uint8))).astype(float)
     del ballast
     counted = {name: value for name, value in engine.counters().items() if name.endswith("retries")}
-    return {"tile": engine.shape(model).tile, "max_error": int(np.abs(result - expected).max()), **counted}
+    return {"tile": engine.geometry(model).tile, "max_error": int(np.abs(result - expected).max()), **counted}
 
 
 def speed(name: str, net: nn.Module, path: Path, device: torch.device, size: tuple[int, int], runs: int) -> Any:

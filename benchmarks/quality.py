@@ -363,7 +363,7 @@ def main(argv: list[str] | None = None) -> None:
     given: dict[str, Upscale] = {f"{path.parent.name}/{path.name}": network(path, device) for path in args.checkpoint}
     rows = rows_of(ours) | given
     present = [
-        checkpoint for checkpoint in map(ours.catalog.get, ours.catalog.names()) if checkpoint.shape.scale == SCALE
+        checkpoint for checkpoint in map(ours.catalog.get, ours.catalog.names()) if checkpoint.geometry.scale == SCALE
     ]
     published: dict[str, Upscale] = {BICUBIC: bicubic, "Lanczos": lanczos}
     published |= {each.name: partial(ours.bare, model=ours.model(each.name)) for each in present} | given

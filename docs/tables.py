@@ -300,7 +300,7 @@ def models() -> str:
         (
             f"`{each.name}`" + (" (bundled)" if each.bundled else ""),
             each.kind.value,
-            f"×{each.shape.scale}" if each.shape else "",
+            f"×{each.geometry.scale}" if each.geometry else "",
             f"{each.size / 1e6:,.1f}" if each.size else "?",
             each.licence,
             "yes" if each.commercial else "**no, or in doubt**",

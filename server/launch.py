@@ -148,7 +148,7 @@ def _answers(family: int, address: tuple[Any, ...]) -> bool:
 
 
 def refuse_strangers(listener: socket.socket, auth: Auth) -> None:
-    """Beyond this machine, keys decide who may come in. Raises CannotListen, having closed the listener."""
+    """Without API keys, only loopback is allowed: else close the listener and raise CannotListen."""
     host = str(listener.getsockname()[0])
     if auth.is_open() and not ipaddress.ip_address(host).is_loopback:
         listener.close()

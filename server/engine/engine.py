@@ -31,7 +31,7 @@ from server.engine.tile import Span, blend_weights, cut
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
 from server.images.samples import from_floats
-from server.job.tiling import Shape, Size, tile_count, tile_size
+from server.job.tiling import Geometry, Size, tile_count, tile_size
 from server.kernels import Kernel
 from server.models import load_blend
 from server.models.base import Model
@@ -90,20 +90,20 @@ class Engine:
         `on_slice` are called in the thread that takes the bands; they may raise, which ends the run. Raises
         OutOfMemory.
         """
-        facts, shape = model.facts, self.shape(model, tile)
+        facts, geometry = model.facts, self.geometry(model, tile)
         padded = _pad(samples, facts.multiple)
         h, w = padded.shape[:2]
-        if w <= shape.row_pass_width:
+        if w <= geometry.row_pass_width:
             bands = self._backend(model).row_pass(model, padded, np.dtype(dtype), on_tile)
             if bands is not None:
                 return bands
-        width, height = tile_size((w, h), shape)
+        width, height = tile_size((w, h), geometry)
         rows = cut(h, height, facts.halo, facts.blend, facts.multiple)
         columns = cut(w, width, facts.halo, facts.blend, facts.multiple)
         result = samples.shape[0] * facts.scale, samples.shape[1] * facts.scale
         return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile, on_slice)
 
-    def shape(self, model: Model, tile: int = 0) -> Shape:
+    def geometry(self, model: Model, tile: int = 0) -> Geometry:
         """The facts that a plan needs, with the side of the tiles that `upscale` will cut. `tile`: the wanted side,
         which is held to what fits and is useful; 0 for tiles as large as memory allows, fitted to the picture."""
         facts, backend = model.facts, self._backend(model)
@@ -111,13 +111,13 @@ class Engine:
         side = min(side, math.isqrt(self._runtime.largest_tile(model)))
         side = max(side, _smallest_side(model)) // facts.multiple * facts.multiple
         width = 0 if tile else backend.row_pass_width(model)
-        return Shape(
+        return Geometry(
             model.name, facts.scale, side, facts.halo, multiple=facts.multiple, fitted=not tile, row_pass_width=width
         )
 
     def tiles(self, model: Model, size: Size, tile: int = 0) -> int:
         """How often `upscale` will call `on_tile` for a picture of `size` (width, height), unless memory runs out."""
-        return tile_count(size, self.shape(model, tile))
+        return tile_count(size, self.geometry(model, tile))
 
     def rate(self, model: Model) -> float:
         """Source pixels that the network takes per second on this device, alone: the better of two runs over a small

@@ -13,7 +13,7 @@ from typing import Any
 from server.errors import ResultImpossible, SourceTooLarge
 from server.job.formats import FORMATS, check_fits, check_frames
 from server.job.job import TARGET_LONG_EDGE, Params
-from server.job.tiling import BAND_SAMPLES, Shape, Size, tile_count
+from server.job.tiling import BAND_SAMPLES, Geometry, Size, tile_count
 
 ONE_PASS_STRETCH = 1.25
 _BYTES_PER_PIXEL = {"jpeg": 0.6, "png": 1.7, "webp": 0.25, "avif": 0.2, "tiff": 2.0, "gif": 0.6}
@@ -142,20 +142,20 @@ def _check_animation(sizes: Sizes, params: Params, max_source_pixels: int, max_r
             raise error(f"an animation of {frames} frames of {w}×{h} pixels: {what.format(limit)} in all; {otherwise}")
 
 
-def make_plan(sizes: Sizes, shape: Shape, *, beside: Shape | None = None, name: str = "") -> Plan:
+def make_plan(sizes: Sizes, geometry: Geometry, *, beside: Geometry | None = None, name: str = "") -> Plan:
     """Decide how to get from the source's size to the result's. `beside`: a network whose result is mixed in, at each
-    pass; `name`: of the two, where it is not `shape`'s."""
+    pass; `name`: of the two, where it is not `geometry`'s."""
     source, result = sizes.source, sizes.result
     if sizes.enlargement <= 1:
         return resampling_only(sizes)
     inputs = [source]
-    if sizes.enlargement > shape.scale * ONE_PASS_STRETCH:
-        inputs.append((_between(source[0], result[0], shape.scale), _between(source[1], result[1], shape.scale)))
-    networks = [shape] if beside is None else [shape, beside]
+    if sizes.enlargement > geometry.scale * ONE_PASS_STRETCH:
+        inputs.append((_between(source[0], result[0], geometry.scale), _between(source[1], result[1], geometry.scale)))
+    networks = [geometry] if beside is None else [geometry, beside]
     passes = tuple(
-        Pass(each, _times(each, shape.scale), sum(tile_count(each, one) for one in networks)) for each in inputs
+        Pass(each, _times(each, geometry.scale), sum(tile_count(each, one) for one in networks)) for each in inputs
     )
-    return Plan(source, result, name or shape.name, passes, sizes.frames, tuple(one.name for one in networks))
+    return Plan(source, result, name or geometry.name, passes, sizes.frames, tuple(one.name for one in networks))
 
 
 def resampling_only(sizes: Sizes) -> Plan:

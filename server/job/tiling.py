@@ -22,7 +22,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Shape:
+class Geometry:
     """The facts about a model that a plan needs."""
 
     name: str
@@ -54,12 +54,12 @@ def round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def tile_count(size: Size, shape: Shape) -> int:
+def tile_count(size: Size, geometry: Geometry) -> int:
     """Tiles that a picture of this size is cut into; steps, where it is computed in a row pass."""
-    if size[0] <= shape.row_pass_width:
+    if size[0] <= geometry.row_pass_width:
         return math.ceil(size[1] / step_rows(size))
-    size = round_up(size[0], shape.multiple), round_up(size[1], shape.multiple)
-    return _tiles(size, tile_size(size, shape), shape.halo)
+    size = round_up(size[0], geometry.multiple), round_up(size[1], geometry.multiple)
+    return _tiles(size, tile_size(size, geometry), geometry.halo)
 
 
 def step_rows(size: Size) -> int:
@@ -71,36 +71,36 @@ def step_rows(size: Size) -> int:
     return rows // 48 * 48 if rows >= 48 else max(12, rows // 12 * 12)
 
 
-def tile_size(size: Size, shape: Shape) -> Size:
-    """(width, height) of the tiles for a padded picture of this size: squares of `shape.tile`, or of the same area. A
-    row of tiles is a band of the result, so tiles of very wide pictures are lower, and wider instead."""
-    rows = BAND_SAMPLES // (3 * size[0] * shape.scale**2)
-    height = max(rows + 2 * shape.halo, 6 * shape.halo) // _TILE_STEP * _TILE_STEP
-    plain = (shape.tile, shape.tile)
-    if height < shape.tile:
-        plain = (shape.tile**2 // height // _TILE_STEP * _TILE_STEP, height)
-    return _fitted(size, shape, plain, height) if shape.fitted else plain
+def tile_size(size: Size, geometry: Geometry) -> Size:
+    """(width, height) of the tiles for a padded picture of this size: squares of `geometry.tile`, or of the same
+    area. A row of tiles is a band of the result, so tiles of very wide pictures are lower, and wider instead."""
+    rows = BAND_SAMPLES // (3 * size[0] * geometry.scale**2)
+    height = max(rows + 2 * geometry.halo, 6 * geometry.halo) // _TILE_STEP * _TILE_STEP
+    plain = (geometry.tile, geometry.tile)
+    if height < geometry.tile:
+        plain = (geometry.tile**2 // height // _TILE_STEP * _TILE_STEP, height)
+    return _fitted(size, geometry, plain, height) if geometry.fitted else plain
 
 
-def _fitted(size: Size, shape: Shape, plain: Size, most_rows: int) -> Size:
+def _fitted(size: Size, geometry: Geometry, plain: Size, most_rows: int) -> Size:
     """The sides, within the area of `plain` and `most_rows`, for which all tiles together have the fewest pixels."""
-    area, best = shape.tile**2, plain
-    fewest = _computed(size, shape, plain)
-    for columns in range(1, 1 + tiles_along(size[0], 6 * shape.halo, shape.halo)):
-        width = _side(size[0], columns, shape.halo)
-        most = max(min(most_rows, area // min(width, size[0])), 6 * shape.halo)
+    area, best = geometry.tile**2, plain
+    fewest = _computed(size, geometry, plain)
+    for columns in range(1, 1 + tiles_along(size[0], 6 * geometry.halo, geometry.halo)):
+        width = _side(size[0], columns, geometry.halo)
+        most = max(min(most_rows, area // min(width, size[0])), 6 * geometry.halo)
         if most < size[1]:
             most = most // _TILE_STEP * _TILE_STEP  # `_side` rounds up to these
-        height = _side(size[1], tiles_along(size[1], most, shape.halo), shape.halo)
-        pixels = _computed(size, shape, (width, height))
+        height = _side(size[1], tiles_along(size[1], most, geometry.halo), geometry.halo)
+        pixels = _computed(size, geometry, (width, height))
         if min(width, size[0]) * min(height, size[1]) <= area and pixels < fewest:
             fewest, best = pixels, (width, height)
     return best
 
 
-def _computed(size: Size, shape: Shape, tile: Size) -> int:
+def _computed(size: Size, geometry: Geometry, tile: Size) -> int:
     """Pixels of all tiles together."""
-    return _tiles(size, tile, shape.halo) * min(tile[0], size[0]) * min(tile[1], size[1])
+    return _tiles(size, tile, geometry.halo) * min(tile[0], size[0]) * min(tile[1], size[1])
 
 
 def _tiles(size: Size, tile: Size, halo: int) -> int:

@@ -13,12 +13,12 @@ from server.errors import ModelNotFound
 from server.kernels import Kernel
 from server.kernels.cpu.network import Network
 from server.models import ncnn, rrdbnet, srvgg
-from server.models.base import Arch, Facts, Model, StateDict
+from server.models.base import Arch, Model, ModelInfo, StateDict
 
 ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet))
 """In the order in which they are tried."""
 
-__all__ = ["ARCHS", "Arch", "Facts", "Model", "load_blend", "load_model", "load_state", "mix", "recognise"]
+__all__ = ["ARCHS", "Arch", "ModelInfo", "Model", "load_blend", "load_model", "load_state", "mix", "recognise"]
 
 
 def load_model(
@@ -91,7 +91,7 @@ def _run(net: Network, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return net(image)
 
 
-def recognise(state: StateDict, name: str) -> tuple[Arch, Facts]:
+def recognise(state: StateDict, name: str) -> tuple[Arch, ModelInfo]:
     """The architecture with these keys and shapes. `name`: of the checkpoint, for errors. Raises ModelNotFound, also
     for a network that does not take colour pictures."""
     for arch in ARCHS:

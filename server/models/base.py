@@ -16,7 +16,7 @@ StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelInfo:
     """The facts about a network that follow from its state dict."""
 
     scale: int
@@ -40,16 +40,16 @@ class Arch(Protocol):
 
     NAME: str
 
-    def detect(self, state: StateDict) -> Facts | None:
+    def detect(self, state: StateDict) -> ModelInfo | None:
         """The facts if this state dict is of this architecture, else None. It may be None for exotic variants."""
 
-    def build(self, facts: Facts) -> nn.Module:
+    def build(self, facts: ModelInfo) -> nn.Module:
         """The package's network, without meaningful weights."""
 
     def forward(self, net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
         """Run `net`, whose weights are of `dtype`, on fp32 `image`; the result is fp32."""
 
-    def native(self, net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+    def native(self, net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
         """The same network, with the weights of `net`, on our own CPU kernels."""
 
 
@@ -60,7 +60,7 @@ class Model:
     name: str
     sha256: str | None
     arch: str
-    facts: Facts
+    facts: ModelInfo
     device: torch.device
     dtype: torch.dtype
     _net: nn.Module | Network

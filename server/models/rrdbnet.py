@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from server.kernels import Kernel
 from server.kernels.cpu.network import Layer, Network
-from server.models.base import Facts, StateDict
+from server.models.base import ModelInfo, StateDict
 from server.models.shim import RRDBNet
 
 NAME = "rrdbnet"
@@ -23,7 +23,7 @@ _SLOPE = 0.2  # of the class's leaky ReLUs
 _SCALE_OF_CHANNELS = {3: 4, 12: 2, 48: 1}
 
 
-def detect(state: StateDict) -> Facts | None:
+def detect(state: StateDict) -> ModelInfo | None:
     """The first convolution's channels tell the scale, the block indices the depth."""
     needed = ("conv_first.weight", "body.0.rdb1.conv1.weight", "conv_up2.weight", "conv_last.weight")
     if any(key not in state for key in needed):
@@ -41,7 +41,7 @@ def detect(state: StateDict) -> Facts | None:
     }
     unshuffle = 4 // scale
     # Unshuffled pixels are fewer positions for the network, so a larger tile with a larger halo takes the same work.
-    return Facts(
+    return ModelInfo(
         scale,
         tile=_TILE * unshuffle,
         halo=_HALO * unshuffle,
@@ -52,7 +52,7 @@ def detect(state: StateDict) -> Facts | None:
     )
 
 
-def build(facts: Facts) -> nn.Module:
+def build(facts: ModelInfo) -> nn.Module:
     net: nn.Module = RRDBNet(**facts.arguments)
     return net
 
@@ -62,7 +62,7 @@ def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
     return result.float()
 
 
-def native(net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
     assert isinstance(net, RRDBNet)
     layers: list[Layer] = []
 

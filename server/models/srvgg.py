@@ -12,14 +12,14 @@ from torch.nn import functional
 
 from server.kernels import Kernel
 from server.kernels.cpu.network import Layer, Network
-from server.models.base import Facts, StateDict
+from server.models.base import ModelInfo, StateDict
 from server.models.shim import SRVGGNetCompact
 
 NAME = "srvgg"
 _TILE = 512
 
 
-def detect(state: StateDict) -> Facts | None:
+def detect(state: StateDict) -> ModelInfo | None:
     """The chain's indices tell its length: body.0 and every second one after it are convolutions."""
     convolutions = [key for key, value in state.items() if key.startswith("body.") and value.ndim == 4]
     if "body.0.weight" not in state or not convolutions or len({key.split(".")[0] for key in state}) != 1:
@@ -39,10 +39,10 @@ def detect(state: StateDict) -> Facts | None:
     }
     # depth + 2 convolutions of radius 1: with this halo a tile is exact.
     three_maps = 3 * 4 * state["body.0.weight"].shape[0]
-    return Facts(scale, _TILE, halo=depth + 2, blend=0, pixel_bytes=three_maps, multiple=1, arguments=arguments)
+    return ModelInfo(scale, _TILE, halo=depth + 2, blend=0, pixel_bytes=three_maps, multiple=1, arguments=arguments)
 
 
-def build(facts: Facts) -> nn.Module:
+def build(facts: ModelInfo) -> nn.Module:
     net: nn.Module = SRVGGNetCompact(**facts.arguments)
     return net
 
@@ -58,7 +58,7 @@ def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
     return residual.add_(functional.interpolate(image, scale_factor=net.upscale, mode="nearest"))
 
 
-def native(net: nn.Module, facts: Facts, kernel: Kernel) -> Network:
+def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
     assert isinstance(net, SRVGGNetCompact)
     layers: list[Layer] = []
     for index in range(0, len(net.body), 2):

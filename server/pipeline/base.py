@@ -16,7 +16,7 @@ from server.images.metadata.metadata import Metadata
 from server.images.read.animation import Animation
 from server.images.read.open import Samples
 from server.images.samples import full_scale
-from server.images.write.animation import Film
+from server.images.write.animation import AnimationEncoder
 from server.images.write.save import converts
 from server.job.creativity import recipe
 from server.job.formats import FORMATS
@@ -135,7 +135,7 @@ class Context:
     """The source has more than 8 bits per sample; filled by decode."""
     animation: Animation | None = None
     """All frames, when they are asked for and there are several; filled by decode."""
-    film: Film | None = None
+    encoder: AnimationEncoder | None = None
     """Encodes the frames; filled when the first begins."""
     frame: int = 0
     """How many frames are done."""

@@ -8,8 +8,8 @@ import numpy as np
 import pyvips
 
 from server.images.metadata import colour, metadata
-from server.images.metadata.losses import losses
-from server.images.read.alpha_bleeding import bleed
+from server.images.metadata.not_kept import not_kept
+from server.images.read.alpha_bleeding import bleed_alpha
 from server.images.read.animation import Animation, open_animation
 from server.images.read.open import Samples, open_picture, why
 from server.pipeline.base import Context
@@ -26,7 +26,7 @@ def run(ctx: Context) -> None:
             ctx.animation = _prepared(open_animation(ctx.data, image, ctx.max_source_pixels), found.orientation)
     except pyvips.Error as error:
         raise why(error) from error
-    ctx.notes.extend(losses(ctx.data, found, ctx.params, ctx.animation.timing.frames if ctx.animation else 1))
+    ctx.notes.extend(not_kept(ctx.data, found, ctx.params, ctx.animation.timing.frames if ctx.animation else 1))
     ctx.deep = samples.dtype == np.uint16
     ctx.samples = _ready(samples, found.orientation)
 
@@ -45,7 +45,7 @@ def _each_ready(frames: Iterator[Samples], orientation: int) -> Iterator[Samples
 
 def _ready(samples: Samples, orientation: int) -> Samples:
     samples = _upright(samples, orientation)
-    return bleed(samples) if samples.shape[2] in (2, 4) else samples
+    return bleed_alpha(samples) if samples.shape[2] in (2, 4) else samples
 
 
 def _upright(samples: Samples, orientation: int) -> Samples:

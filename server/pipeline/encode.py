@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pyvips
 
-from server.images.metadata.metadata import dress
+from server.images.metadata.metadata import attach_metadata
 from server.images.write.save import save
 from server.pipeline.base import Context
 from server.rows.stream import encode_stream
@@ -15,10 +15,10 @@ def run(ctx: Context) -> None:
     # The rows may be deeper than the result.
     params = ctx.params if ctx.result_is_deep else replace(ctx.params, depth=8)
 
-    def dressed(image: pyvips.Image) -> pyvips.Image:
-        return dress(image, ctx.metadata, params.metadata)
+    def with_metadata(image: pyvips.Image) -> pyvips.Image:
+        return attach_metadata(image, ctx.metadata, params.metadata)
 
-    if ctx.film is not None:
-        ctx.film.add(encode_stream(ctx.stream, lambda image: dressed(image).copy_memory()))
+    if ctx.encoder is not None:
+        ctx.encoder.add(encode_stream(ctx.stream, lambda image: with_metadata(image).copy_memory()))
     else:
-        encode_stream(ctx.stream, lambda image: save(dressed(image), ctx.target, params))
+        encode_stream(ctx.stream, lambda image: save(with_metadata(image), ctx.target, params))

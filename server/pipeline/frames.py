@@ -5,7 +5,7 @@ from collections.abc import Generator
 import numpy as np
 
 from server.images.read.open import Samples
-from server.images.write.animation import Film
+from server.images.write.animation import AnimationEncoder
 from server.pipeline.base import Context
 
 
@@ -16,12 +16,12 @@ def frames(ctx: Context) -> Generator[None, None, None]:
         yield
         return
     last: Samples | None = None
-    with Film(ctx.target, ctx.params, ctx.animation.timing) as ctx.film:
+    with AnimationEncoder(ctx.target, ctx.params, ctx.animation.timing) as ctx.encoder:
         for number, samples in enumerate(ctx.timed("decode", ctx.animation.frames)):
             ctx.check()
             ctx.frame = number
             if last is not None and np.array_equal(samples, last):
-                ctx.film.repeat()
+                ctx.encoder.repeat()
                 continue
             ctx.samples = last = samples
             ctx.frames_made += 1

@@ -15,9 +15,9 @@ def run(ctx: Context) -> None:
         ctx.plan = resampling_only(sizes)
         return
     ctx.loaded = loaded = ctx.load(ctx.params, sizes, planes=ctx.planes, content=_content(ctx))
-    shape = ctx.engine.shape(loaded.model, ctx.tile)
-    beside = None if loaded.fidelity is None else ctx.engine.shape(loaded.fidelity, ctx.tile)
-    ctx.plan = make_plan(sizes, shape, beside=beside, name=loaded.name)
+    geometry = ctx.engine.geometry(loaded.model, ctx.tile)
+    beside = None if loaded.fidelity is None else ctx.engine.geometry(loaded.fidelity, ctx.tile)
+    ctx.plan = make_plan(sizes, geometry, beside=beside, name=loaded.name)
     ctx.creativity = loaded.choice.creativity
     if loaded.choice.note is not None:
         ctx.notes.append(loaded.choice.note)

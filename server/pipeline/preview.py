@@ -11,7 +11,7 @@ import pyvips
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from server.images.metadata.metadata import dress
+from server.images.metadata.metadata import attach_metadata
 from server.images.read.open import Samples
 from server.images.samples import full_scale, to_8_bits
 from server.images.write.save import save
@@ -66,7 +66,7 @@ def run(ctx: Context) -> None:
         assert ctx.plan is not None
         ctx.plan = replace(ctx.plan, result=(sheet.width, sheet.height))
         known = ctx.metadata if whole.shape[2] >= 3 else replace(ctx.metadata, icc=None)  # the sheet has colours
-        image = dress(pyvips.Image.new_from_array(np.asarray(sheet)), known, "strip")
+        image = attach_metadata(pyvips.Image.new_from_array(np.asarray(sheet)), known, "strip")
         save(image, ctx.target, replace(ctx.params, depth=None))
 
 

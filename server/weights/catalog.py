@@ -14,7 +14,7 @@ from server.errors import ModelNotFound, cut
 from server.job.creativity import recipe
 from server.job.job import Params
 from server.job.plan import Sizes, make_plan
-from server.job.tiling import Shape
+from server.job.tiling import Geometry
 from server.weights import choice, package
 from server.weights.choice import AUTO, Choice, Content, DeviceKind, Limits
 from server.weights.manifest import FOLDER, Entry, Kind, Manifest, read_manifest
@@ -70,7 +70,7 @@ class Weights:
 class Checkpoint(Weights):
     """An upscaling network."""
 
-    shape: Shape = field(kw_only=True)
+    geometry: Geometry = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Blend:
         return mix_of([(checkpoint.name, None, share) for checkpoint, share in self.parts])[0]
 
     @property
-    def shape(self) -> Shape:
-        return replace(self.parts[0][0].shape, name=self.name)
+    def geometry(self) -> Geometry:
+        return replace(self.parts[0][0].geometry, name=self.name)
 
     def verify(self) -> str:
         """The SHA-256 of the one network's file, else of the recipe: a line of share, file's hash and name for each.
@@ -215,7 +215,7 @@ class Catalog:
         for name in names:
             if name not in rates:
                 return None
-            total += make_plan(sizes, self.get(name).shape).network_pixels / rates[name]
+            total += make_plan(sizes, self.get(name).geometry).network_pixels / rates[name]
         w, h = sizes.result
         refining = w * h * recipe(wanted.creativity).steps / rates[REFINER] if REFINER in rates else 0.0
         return planes * total + sizes.frames * refining
@@ -225,10 +225,10 @@ class Catalog:
         entry = self._manifest.entries.get(name)
         if entry is None:
             return self._own_checkpoint(name)
-        if entry.shape is None:
+        if entry.geometry is None:
             raise ModelNotFound(f"{name} is not an upscaling network, but a {entry.kind.value}", field="model")
         found = self.find(name)
-        return Checkpoint(**vars(found), shape=self._tiled(entry.shape))
+        return Checkpoint(**vars(found), geometry=self._tiled(entry.geometry))
 
     def find(self, name: str) -> Weights:
         """The manifest's weights of that name, of any kind. Raises ModelNotFound."""
@@ -267,18 +267,18 @@ class Catalog:
                 field="model",
             )
         path = self._store.folder / own.file
-        shape = self._tiled(Shape(name, own.network.scale, own.network.tile, own.network.halo))
+        geometry = self._tiled(Geometry(name, own.network.scale, own.network.tile, own.network.halo))
         files = ((path, own.network.sha256),)
         note = "Put into the weights folder by the operator."
-        return Checkpoint(name, path, files, "unknown", note, "own", shape=shape)
+        return Checkpoint(name, path, files, "unknown", note, "own", geometry=geometry)
 
     def _unknown(self, name: str) -> ModelNotFound:
         if name in _REMOVED:
             return ModelNotFound(f"{name} is no longer part of the server: {_REMOVED[name]}", field="model")
         return ModelNotFound(f"there is no model {cut(name)!r}; installed are {', '.join(self.names())}", field="model")
 
-    def _tiled(self, shape: Shape) -> Shape:
-        return replace(shape, tile=max(self._tile, 2 * shape.halo + 16)) if self._tile else shape
+    def _tiled(self, geometry: Geometry) -> Geometry:
+        return replace(geometry, tile=max(self._tile, 2 * geometry.halo + 16)) if self._tile else geometry
 
     def _is_here(self, entry: Entry) -> bool:
         return self._has_files(entry) or _packaged(entry) is not None

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from server.errors import InvalidRequest
-from server.job.tiling import Shape
+from server.job.tiling import Geometry
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -70,7 +70,7 @@ class Entry:
     """Of its only file, or of the folder of its files."""
     files: tuple[File, ...]
     arch: str
-    shape: Shape | None
+    geometry: Geometry | None
     """None for anything but upscalers."""
     licence: str
     commercial: bool
@@ -138,7 +138,7 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
         path=path,
         files=files,
         arch=values["arch"],
-        shape=Shape(name, values["scale"], values["tile"], values["halo"]) if kind is Kind.UPSCALER else None,
+        geometry=Geometry(name, values["scale"], values["tile"], values["halo"]) if kind is Kind.UPSCALER else None,
         licence=values["licence"],
         commercial=values["commercial"],
         note=values["note"],

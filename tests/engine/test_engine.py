@@ -166,7 +166,7 @@ def test_out_of_memory_halves_the_batch_then_the_tile_and_remembers(compact: Mod
     model = limited(compact, 60 * 60)
     result = np.concatenate(list(engine.upscale(model, samples, tile=100)))
     assert np.abs(result - untiled(compact, samples)).max() <= 1e-5
-    assert engine.shape(model, tile=100).tile == 50
+    assert engine.geometry(model, tile=100).tile == 50
     counted = engine.counters()
     assert (counted["batch_retries"], counted["tiles"]) == (2, counted["batches"])
     again = np.concatenate(list(engine.upscale(model, samples, tile=100)))
@@ -295,7 +295,7 @@ def test_a_picture_in_one_row_pass_is_the_same_as_without(
     top = 1 if dtype is np.float32 else np.iinfo(dtype).max
     error = np.abs(result.astype(np.float64) - np.clip(expected, 0, 1) * top if top > 1 else result - expected)
     assert error.max() <= (1e-4 if top == 1 else 0.51 if top == 255 else 7)
-    shape = Engine(networks.CPU).shape(own)
+    shape = Engine(networks.CPU).geometry(own)
     plan = make_plan(Sizes((size[1], size[0]), (4 * size[1], 4 * size[0])), shape)
     assert shape.row_pass_width > 700 and len(calls) == plan.passes[0].tiles
 
@@ -307,7 +307,7 @@ def test_tiles_give_what_a_row_pass_does_but_for_the_last_rounding(own: Model, d
     in_rows, tiled = joined(engine, own, samples, dtype=dtype), joined(engine, own, samples, dtype=dtype, tile=64)
     # Where a tile begins decides which samples are transformed together.
     assert np.abs(in_rows.astype(int) - tiled).max() <= (1 if dtype == np.uint8 else 7)
-    assert engine.shape(own, 64).row_pass_width == 0
+    assert engine.geometry(own, 64).row_pass_width == 0
 
 
 @pytest.mark.skipif(not isinstance(find_kernel(), Kernel), reason="no own convolutions here")
@@ -316,7 +316,7 @@ def test_pictures_too_wide_for_a_row_pass_are_cut_into_tiles_that_fit(
     size: tuple[int, int],
 ) -> None:
     model = networks.load(networks.BUNDLED, kernel=find_kernel())
-    shape = Engine(networks.CPU).shape(model)
+    shape = Engine(networks.CPU).geometry(model)
     assert model.native is not None and 4096 <= shape.row_pass_width < size[0]
     width, height = tile_size(size, shape)
     assert model.native.bytes_for(min(height, size[1]), width) <= 1.1 * batched._TILE_BYTES["cpu"]
@@ -335,7 +335,7 @@ def test_without_memory_for_a_row_pass_tiles_are_cut(own: Model, monkeypatch: py
         patch.setattr("server.engine.backends.native.RowPass", whole_only)
         result = joined(engine, own, samples, dtype=np.uint8)
     assert np.abs(result.astype(int) - expected).max() <= 1
-    assert engine.shape(own).row_pass_width == 0, "it is remembered"
+    assert engine.geometry(own).row_pass_width == 0, "it is remembered"
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -403,7 +403,7 @@ def test_a_row_pass_can_be_stopped_after_any_step(own: Model, after: int) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         joined(engine, own, photo_like(400, 150), on_tile=stop)
-    assert len(calls) == after and engine.shape(own).row_pass_width > 150
+    assert len(calls) == after and engine.geometry(own).row_pass_width > 150
     assert joined(engine, own, photo_like(40, 30)).shape == (160, 120, 3), "the device is free"
     assert engine.counters()["tiles"] <= after + 1 + 2
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from server.errors import ResultImpossible
 from server.job.job import Params
 from server.job.plan import ONE_PASS_STRETCH, Pass, Plan, Sizes, checked_sizes, estimate, make_plan, result_size
-from server.job.tiling import Shape, Size
+from server.job.tiling import Geometry, Size
 
-FIDELITY = Shape("fidelity-x4", 4, tile=512, halo=34)
-X2PLUS = Shape("RealESRGAN_x2plus", 2, tile=512, halo=64)
+FIDELITY = Geometry("fidelity-x4", 4, tile=512, halo=34)
+X2PLUS = Geometry("RealESRGAN_x2plus", 2, tile=512, halo=64)
 SHAPES = st.sampled_from([FIDELITY, X2PLUS])
 SIDES = st.integers(1, 20_000)
 SIZES = st.tuples(SIDES, SIDES)
@@ -23,8 +23,8 @@ PARAMS = st.one_of(
 )
 
 
-def planned(source: Size, params: Params, shape: Shape) -> Plan:
-    return make_plan(Sizes(source, result_size(source, params)), shape)
+def planned(source: Size, params: Params, geometry: Geometry) -> Plan:
+    return make_plan(Sizes(source, result_size(source, params)), geometry)
 
 
 def check(source: Size, params: Params, max_pixels: int) -> None:
@@ -69,47 +69,47 @@ def test_sizes_by_hand(source: Size, params: Params, result: Size) -> None:
 
 
 @given(SIZES, PARAMS, SHAPES)
-def test_a_plan_is_at_most_two_passes_that_chain_up(source: Size, params: Params, shape: Shape) -> None:
-    plan = planned(source, params, shape)
+def test_a_plan_is_at_most_two_passes_that_chain_up(source: Size, params: Params, geometry: Geometry) -> None:
+    plan = planned(source, params, geometry)
     assert plan.result == result_size(source, params)
     assert len(plan.passes) <= 2
     before = source
     for each in plan.passes:
-        assert each.result == (each.source[0] * shape.scale, each.source[1] * shape.scale)
+        assert each.result == (each.source[0] * geometry.scale, each.source[1] * geometry.scale)
         assert each.source[0] <= before[0] and each.source[1] <= before[1], "never enlarged before a network"
         before = each.result
     if plan.passes:
         assert plan.passes[0].source == source, "nothing is thrown away before the first"
-        assert plan.model == shape.name
+        assert plan.model == geometry.name
     else:
         assert plan.model == "none"
 
 
 @given(SIZES, PARAMS, SHAPES)
-def test_a_network_runs_exactly_when_something_is_enlarged(source: Size, params: Params, shape: Shape) -> None:
-    plan = planned(source, params, shape)
+def test_a_network_runs_exactly_when_something_is_enlarged(source: Size, params: Params, geometry: Geometry) -> None:
+    plan = planned(source, params, geometry)
     assert bool(plan.passes) == (plan.result[0] > source[0] or plan.result[1] > source[1])
 
 
 @given(SIZES, st.floats(0, 1, exclude_min=True), SHAPES)
-def test_a_scale_of_at_most_one_runs_no_network(source: Size, scale: float, shape: Shape) -> None:
-    assert planned(source, Params(scale=scale), shape).passes == ()
+def test_a_scale_of_at_most_one_runs_no_network(source: Size, scale: float, geometry: Geometry) -> None:
+    assert planned(source, Params(scale=scale), geometry).passes == ()
 
 
 @given(SIZES, PARAMS, SHAPES)
-def test_the_last_pass_needs_at_most_a_small_stretch(source: Size, params: Params, shape: Shape) -> None:
-    plan = planned(source, params, shape)
+def test_the_last_pass_needs_at_most_a_small_stretch(source: Size, params: Params, geometry: Geometry) -> None:
+    plan = planned(source, params, geometry)
     if len(plan.passes) == 1:
-        assert max(plan.result[i] / source[i] for i in (0, 1)) <= shape.scale * ONE_PASS_STRETCH
+        assert max(plan.result[i] / source[i] for i in (0, 1)) <= geometry.scale * ONE_PASS_STRETCH
     if len(plan.passes) == 2:
-        possible = [source[i] * shape.scale**2 for i in (0, 1)]
+        possible = [source[i] * geometry.scale**2 for i in (0, 1)]
         assert all(plan.passes[1].result[i] >= min(plan.result[i], possible[i]) for i in (0, 1))
 
 
 @given(SIZES, PARAMS, SHAPES)
-def test_a_second_pass_is_not_fed_less_than_the_source_had(source: Size, params: Params, shape: Shape) -> None:
+def test_a_second_pass_is_not_fed_less_than_the_source_had(source: Size, params: Params, geometry: Geometry) -> None:
     """A picture that grows in one direction only must not lose detail in the other."""
-    plan = planned(source, params, shape)
+    plan = planned(source, params, geometry)
     for each in plan.passes[1:]:
         assert all(each.source[i] >= min(source[i], plan.result[i]) for i in (0, 1))
 

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from server.engine.tile import cut
 from server.job.job import Params
 from server.job.plan import Plan, Sizes, make_plan, result_size
-from server.job.tiling import BAND_SAMPLES, Shape, Size, step_rows, tile_size, tiles_along
+from server.job.tiling import BAND_SAMPLES, Geometry, Size, step_rows, tile_size, tiles_along
 
-FIDELITY = Shape("fidelity-x4", 4, tile=512, halo=34)
-X2PLUS = Shape("RealESRGAN_x2plus", 2, tile=512, halo=64)
+FIDELITY = Geometry("fidelity-x4", 4, tile=512, halo=34)
+X2PLUS = Geometry("RealESRGAN_x2plus", 2, tile=512, halo=64)
 SHAPES = st.sampled_from([FIDELITY, X2PLUS])
 SIDES = st.integers(1, 20_000)
 SIZES = st.tuples(SIDES, SIDES)
 
 
-def planned(source: Size, params: Params, shape: Shape) -> Plan:
-    return make_plan(Sizes(source, result_size(source, params)), shape)
+def planned(source: Size, params: Params, geometry: Geometry) -> Plan:
+    return make_plan(Sizes(source, result_size(source, params)), geometry)
 
 
 @given(st.integers(1, 100_000), st.integers(0, 64), st.integers(2, 1000))
@@ -29,12 +29,12 @@ def test_the_tiles_counted_are_the_tiles_cut(length: int, halo: int, kept: int) 
 
 
 @given(st.integers(1, 60_000), st.integers(1, 60_000), SHAPES)
-def test_a_row_of_tiles_never_makes_a_large_band(width: int, height: int, shape: Shape) -> None:
-    tile_width, tile_height = tile_size((width, height), shape)
-    samples = 3 * width * (tile_height - 2 * shape.halo) * shape.scale**2
-    assert samples <= 64 * 2**20 or tile_height <= 6 * shape.halo
-    assert tile_width * tile_height <= shape.tile**2  # what fits as a square fits
-    assert tile_width >= tile_height > 4 * shape.halo
+def test_a_row_of_tiles_never_makes_a_large_band(width: int, height: int, geometry: Geometry) -> None:
+    tile_width, tile_height = tile_size((width, height), geometry)
+    samples = 3 * width * (tile_height - 2 * geometry.halo) * geometry.scale**2
+    assert samples <= 64 * 2**20 or tile_height <= 6 * geometry.halo
+    assert tile_width * tile_height <= geometry.tile**2  # what fits as a square fits
+    assert tile_width >= tile_height > 4 * geometry.halo
 
 
 def test_pictures_of_common_sizes_are_cut_into_squares() -> None:
@@ -52,7 +52,7 @@ def test_fitted_tiles_cover_the_picture_within_their_area_and_waste_no_more_than
 ) -> None:
     scale, halo, multiple = facts
     tile = max(tile, 6 * halo) // multiple * multiple
-    squares = Shape("x", scale, tile, halo, multiple=multiple)
+    squares = Geometry("x", scale, tile, halo, multiple=multiple)
     fitted = replace(squares, fitted=True)
     padded = -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
     width, height = tile_size(padded, fitted)
@@ -62,8 +62,8 @@ def test_fitted_tiles_cover_the_picture_within_their_area_and_waste_no_more_than
     band = (rows[0].keep_stop - rows[0].keep_start) * size[0] * scale**2 * 3
     assert band <= 2 * BAND_SAMPLES or height <= 6 * halo + 16
 
-    def computed(shape: Shape) -> int:
-        w, h = tile_size(padded, shape)
+    def computed(geometry: Geometry) -> int:
+        w, h = tile_size(padded, geometry)
         return len(cut(padded[0], w, halo)) * min(w, padded[0]) * len(cut(padded[1], h, halo)) * min(h, padded[1])
 
     assert computed(fitted) <= computed(squares)
@@ -74,7 +74,7 @@ def test_fitted_tiles_cover_the_picture_within_their_area_and_waste_no_more_than
     [((1920, 1080), 724, 0.15), ((1280, 720), 724, 0.06), ((1920, 1080), 570, 0.25), ((4000, 3000), 724, 0.28)],
 )
 def test_how_much_is_computed_twice(size: Size, tile: int, wasted: float) -> None:
-    w, h = tile_size(size, Shape("RRDBNet", 4, tile, 32, fitted=True))
+    w, h = tile_size(size, Geometry("RRDBNet", 4, tile, 32, fitted=True))
     assert tiles_along(size[0], w, 32) * w * tiles_along(size[1], h, 32) * h <= size[0] * size[1] * (1 + wasted)
 
 
@@ -82,9 +82,9 @@ def test_how_much_is_computed_twice(size: Size, tile: int, wasted: float) -> Non
     ("size", "steps"), [((1920, 1080), 45), ((1, 1), 1), ((256, 256), 1), ((256, 257), 2), ((50_000, 25), 3)]
 )
 def test_a_row_pass_is_planned_in_steps_of_some_rows(size: Size, steps: int) -> None:
-    shape = replace(FIDELITY, row_pass_width=50_000)
-    assert planned(size, Params(scale=4), shape).passes[0].tiles == steps
-    wider = planned((50_001, size[1]), Params(scale=4), shape)
+    geometry = replace(FIDELITY, row_pass_width=50_000)
+    assert planned(size, Params(scale=4), geometry).passes[0].tiles == steps
+    wider = planned((50_001, size[1]), Params(scale=4), geometry)
     assert wider == planned((50_001, size[1]), Params(scale=4), FIDELITY)
 
 

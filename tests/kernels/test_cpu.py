@@ -25,7 +25,7 @@ from server.kernels.cpu import build
 from server.kernels.cpu.network import Network, RowPass
 from server.launch import MALLOC_ENV
 from server.models import load_model, rrdbnet, srvgg
-from server.models.base import Facts
+from server.models.base import ModelInfo
 from server.models.shim import RRDBNet, SRVGGNetCompact
 from tests import networks
 from tests.paths import PHOTO
@@ -381,7 +381,7 @@ def test_real_weights_on_a_real_picture_are_within_100_decibels(kernel: Kernel, 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_pictures_of_other_than_three_channels(kernel: Kernel, channels: int) -> None:
     net = networks.seeded(RRDBNet(channels, channels, num_feat=16, num_block=1, num_grow_ch=8), 3)
-    network = rrdbnet.native(net, Facts(4, 128, 8, 0, 1, 1, {"num_grow_ch": 8}), kernel)
+    network = rrdbnet.native(net, ModelInfo(4, 128, 8, 0, 1, 1, {"num_grow_ch": 8}), kernel)
     image = torch.rand(1, channels, 13, 21)
     with torch.no_grad():
         assert decibels(network(image), net.double()(image.double())) > 100

@@ -30,7 +30,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab, xyz2rgb
 
 from server.errors import UpscaleError
 from server.images.metadata import colour
-from server.images.metadata.metadata import Metadata, dress
+from server.images.metadata.metadata import Metadata, attach_metadata
 from server.images.read.open import Samples
 from server.images.write.save import save
 from server.job.job import Params
@@ -80,7 +80,7 @@ def judge(data: bytes) -> Verdict:
         grey, deep = samples.shape[2] < 3, samples.dtype == np.uint16
         space = ("grey16" if deep else "b-w") if grey else ("rgb16" if deep else "srgb")
         image = pyvips.Image.new_from_array(samples, interpretation=space)
-        save(dress(image, run.metadata), target, Params(scale=1))
+        save(attach_metadata(image, run.metadata), target, Params(scale=1))
         ours = _ours(pyvips.Image.new_from_file(str(target), fail_on="warning"))
     try:
         theirs = _theirs(data)

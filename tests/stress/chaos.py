@@ -120,7 +120,7 @@ def _alarms(server: Launched) -> list[str]:
 
 
 def measure(folder: Path, number: int, kills: int, seed: int, limit_s: float) -> dict[str, Any]:
-    """Facts, with `failures` among them: empty if all is as demanded."""
+    """ModelInfo, with `failures` among them: empty if all is as demanded."""
     chance = random.Random(seed)
     errands = make_errands(number)
     outside = Outside([errand.picture for errand in errands])

@@ -21,7 +21,7 @@ import pyvips
 from PIL import Image, ImageDraw
 
 from server.errors import UpscaleError
-from server.images.metadata.metadata import dress
+from server.images.metadata.metadata import attach_metadata
 from server.images.read.open import read_header
 from server.images.write.save import save
 from server.job.job import Params
@@ -95,7 +95,7 @@ def digest(data: bytes) -> tuple[str, float]:
         space = ("grey16" if deep else "b-w") if grey else ("rgb16" if deep else "srgb")
         image = pyvips.Image.new_from_array(samples, interpretation=space)
         with tempfile.TemporaryDirectory() as folder:
-            save(dress(image, run.metadata), Path(folder) / "result.png", Params(scale=1))
+            save(attach_metadata(image, run.metadata), Path(folder) / "result.png", Params(scale=1))
         outcome = "read"
     except UpscaleError as error:
         outcome = "refused: " + re.sub("[0-9]+", "N", error.message)[:90]

@@ -118,7 +118,7 @@ def test_the_servers_own_manifest_is_readable_and_its_bundled_weights_are_whole(
     for name in ours.names():
         checkpoint = ours.get(name)
         assert verify(checkpoint) == checkpoint.sha256
-        assert checkpoint.shape.tile > 2 * checkpoint.shape.halo
+        assert checkpoint.geometry.tile > 2 * checkpoint.geometry.halo
 
 
 def test_only_models_whose_files_are_here_are_named_in_the_manifests_order(
@@ -141,7 +141,7 @@ def test_a_model_is_what_the_manifest_says_of_it(catalog: Catalog, folder: Path)
         "BSD-3-Clause",
         "The best.",
     )
-    assert (best.shape.scale, best.shape.tile, best.shape.halo) == (4, 512, 34)
+    assert (best.geometry.scale, best.geometry.tile, best.geometry.halo) == (4, 512, 34)
 
 
 @pytest.mark.parametrize("name", ["worst", "", "../best", "AUTO", "nul \0"])
@@ -200,7 +200,7 @@ def test_a_checkpoint_of_ones_own_is_a_model_like_others(catalog: Catalog, folde
     assert catalog.names() == ["best", "mine"]
     mine = catalog.get("mine")
     assert (mine.path, mine.sha256, mine.licence) == (path, DIGEST, "unknown")
-    assert (mine.shape.name, mine.shape.scale, mine.shape.tile, mine.shape.halo) == ("mine", 3, 512, 10)
+    assert (mine.geometry.name, mine.geometry.scale, mine.geometry.tile, mine.geometry.halo) == ("mine", 3, 512, 10)
     assert verify(mine) == DIGEST
 
 
@@ -243,12 +243,12 @@ def test_a_file_that_nobody_vouches_for_is_hashed_all_the_same(catalog: Catalog,
 @pytest.mark.parametrize(("tile", "used"), [(0, 512), (300, 300), (2000, 2000)])
 def test_the_operator_may_set_the_tile(make: MakeCatalog, folder: Path, tile: int, used: int) -> None:
     install(folder)
-    assert make(tile=tile).get("best").shape.tile == used
+    assert make(tile=tile).get("best").geometry.tile == used
 
 
 def test_a_tile_that_would_be_all_halo_is_made_larger(make: MakeCatalog, folder: Path) -> None:
     install(folder)
-    shape = make(tile=1).get("best").shape
+    shape = make(tile=1).get("best").geometry
     assert shape.tile > 2 * shape.halo
 
 
@@ -267,7 +267,7 @@ def test_a_mix_is_named_and_hashed_by_its_recipe(catalog: Catalog, folder: Path,
     bundle(tmp_path)
     best, ours = catalog.get("best"), catalog.get("ours")
     blend = Blend(((best, 0.25), (ours, 0.75)))
-    assert blend.name == blend.shape.name == "best 0.25 + ours 0.75"
+    assert blend.name == blend.geometry.name == "best 0.25 + ours 0.75"
     recipe = f"0.25  {DIGEST}  best\n0.75  {hashlib.sha256(b'ours').hexdigest()}  ours\n"
     assert blend.verify() == hashlib.sha256(recipe.encode()).hexdigest()
     install(folder, content=b"damaged")

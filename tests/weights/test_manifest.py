@@ -35,8 +35,8 @@ def test_an_entry_agrees_with_its_network(entry: Entry) -> None:
         make = SRVGGNetCompact if entry.arch == "srvgg" else RRDBNet
         net = make(num_in_ch=3, num_out_ch=3, **HYPER_PARAMETERS[entry.name])
     arch, facts = recognise(net.state_dict(), entry.name)
-    assert entry.shape is not None
-    said = (entry.arch, entry.shape.scale, entry.shape.tile, entry.shape.halo)
+    assert entry.geometry is not None
+    said = (entry.arch, entry.geometry.scale, entry.geometry.tile, entry.geometry.halo)
     assert said == (arch.NAME, facts.scale, facts.tile, facts.halo)
 
 

@@ -137,7 +137,7 @@ def test_of_two_files_of_one_name_the_first_has_it(tmp_path: Path, look: Look) -
     first = save(srvgg(), tmp_path / "mine.pth")
     save_safe(srvgg(upscale=2), tmp_path / "mine.safetensors")
     assert look()["mine.safetensors"].problem == "another file has the name mine: rename mine.safetensors"
-    assert Catalog(tmp_path).get("mine").shape.scale == 4
+    assert Catalog(tmp_path).get("mine").geometry.scale == 4
     first.unlink()
     network = look()["mine.safetensors"].network
     assert network and network.scale == 2

@@ -73,7 +73,7 @@ def read_orientation(image: pyvips.Image) -> int:
     return Metadata(exif=_tags(image), xmp=_packet(image)).orientation
 
 
-def dress(image: pyvips.Image, metadata: Metadata, policy: Policy = "keep") -> pyvips.Image:
+def attach_metadata(image: pyvips.Image, metadata: Metadata, policy: Policy = "keep") -> pyvips.Image:
     """`image`, upright and of its final size, with the part of `metadata` that `policy` allows. keep: all; copyright:
     author and rights in EXIF, XMP and texts; strip: none. The profile always stays: the colours depend on it."""
     resolution = metadata.resolution if policy == "keep" else None

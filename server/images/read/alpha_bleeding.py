@@ -19,7 +19,7 @@ _SMALLEST = np.float32(1e-9)
 _Floats = NDArray[np.float32]
 
 
-def bleed(samples: Samples) -> Samples:
+def bleed_alpha(samples: Samples) -> Samples:
     """`samples`: H × W × channels, alpha last. Returns the same array if no pixel is fully transparent or all are, else
     a copy with new colours in the fully transparent pixels."""
     alpha = samples[..., -1]

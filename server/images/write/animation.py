@@ -40,7 +40,7 @@ class Writer(Protocol):
     def end(self) -> None: ...
 
 
-class Film:
+class AnimationEncoder:
     """A context manager: the file is complete when the block ends without an exception."""
 
     def __init__(self, path: Path, params: Params, timing: Timing) -> None:
@@ -90,7 +90,7 @@ class Film:
     def _open(self, first: pyvips.Image) -> Writer:
         return _WRITERS[self._params.format](self._file, first, self._timing, self._params)
 
-    def __enter__(self) -> "Film":
+    def __enter__(self) -> "AnimationEncoder":
         self._file: BinaryIO = self._path.open("wb")
         return self
 

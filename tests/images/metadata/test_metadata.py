@@ -12,7 +12,7 @@ from PIL import Image, IptcImagePlugin
 from server.images.metadata import exif
 from server.images.metadata.exif import ARTIST, COPYRIGHT, Exif, Value
 from server.images.metadata.icc import DISPLAY_P3, rgb_profile
-from server.images.metadata.metadata import Metadata, dress, photoshop_block, read
+from server.images.metadata.metadata import Metadata, attach_metadata, photoshop_block, read
 from server.images.read.open import open_picture
 from server.images.write.save import save
 from server.job.formats import FORMATS
@@ -70,7 +70,7 @@ class Written:
 def write(tmp_path: Path, format_: str, policy: Policy) -> Written:
     upright = to_vips(scene(64, 96))
     path = tmp_path / f"result{FORMATS[format_].suffix}"
-    save(dress(upright, read(source()), policy), path, Params(scale=1, format=format_))  # type: ignore[arg-type]
+    save(attach_metadata(upright, read(source()), policy), path, Params(scale=1, format=format_))  # type: ignore[arg-type]
     return Written(path)
 
 
@@ -131,7 +131,7 @@ def test_strip_leaves_the_profile_only(tmp_path: Path, format_: str) -> None:
 @pytest.mark.parametrize("format_", FORMATS)
 def test_where_there_was_nothing_nothing_is_made_up(tmp_path: Path, format_: str) -> None:
     path = tmp_path / f"a{FORMATS[format_].suffix}"
-    save(dress(to_vips(scene()), Metadata()), path, Params(scale=1, format=format_))  # type: ignore[arg-type]
+    save(attach_metadata(to_vips(scene()), Metadata()), path, Params(scale=1, format=format_))  # type: ignore[arg-type]
     written = Written(path)
     assert "exif" not in written.info and not written.xmp and not written.info.get("icc_profile")
 

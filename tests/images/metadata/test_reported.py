@@ -26,7 +26,7 @@ from server.images.metadata import exif as tags_of
 from server.images.metadata import xmp
 from server.images.metadata.exif import ORIENTATION, Exif, Value, serialise
 from server.images.metadata.icc import ADOBE_RGB, ADOBE_RGB_GAMMA, rgb_profile
-from server.images.metadata.metadata import dress
+from server.images.metadata.metadata import attach_metadata
 from server.images.metadata.placement import Placement
 from server.images.read.open import open_picture, read_header
 from server.images.read.sniff import sniff
@@ -65,7 +65,7 @@ def through(tmp_path: Path) -> Callable[..., Path]:
         done = decoded(data, format=format_, **options)
         image = to_vips(done.samples.repeat(times, 0).repeat(times, 1))
         path = tmp_path / f"result{FORMATS[format_].suffix}"
-        save(dress(image, done.metadata, done.params.metadata), path, done.params)
+        save(attach_metadata(image, done.metadata, done.params.metadata), path, done.params)
         return path
 
     return run

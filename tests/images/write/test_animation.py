@@ -15,9 +15,9 @@ from PIL import Image
 from server.errors import ResultImpossible
 from server.images.metadata.exif import ARTIST, Exif, Value
 from server.images.metadata.icc import DISPLAY_P3, rgb_profile
-from server.images.metadata.metadata import Metadata, dress
+from server.images.metadata.metadata import Metadata, attach_metadata
 from server.images.metadata.timing import Timing
-from server.images.write.animation import Film
+from server.images.write.animation import AnimationEncoder
 from server.job.job import Params
 from tests.pictures import far, over, scene, to_vips
 
@@ -32,9 +32,9 @@ def written(
     path: Path, pictures: list[NDArray[Any] | None], times: Timing, found: Metadata | None = None, **options: Any
 ) -> bytes:
     """None: the last frame again."""
-    with Film(path, Params(scale=1, **options), times) as film:
+    with AnimationEncoder(path, Params(scale=1, **options), times) as film:
         for samples in pictures:
-            film.repeat() if samples is None else film.add(dress(to_vips(samples), found or Metadata()))
+            film.repeat() if samples is None else film.add(attach_metadata(to_vips(samples), found or Metadata()))
     return path.read_bytes()
 
 
@@ -119,7 +119,7 @@ def test_a_gif_has_no_profile_so_its_colours_become_srgb(tmp_path: Path) -> None
     profile = rgb_profile(DISPLAY_P3)
     samples = np.full((8, 8, 3), (200, 60, 60), np.uint8)
     data = written(tmp_path / "a", [samples, samples], timing(50, 50), Metadata(icc=profile), format="gif")
-    tagged = dress(to_vips(samples), Metadata(icc=profile))
+    tagged = attach_metadata(to_vips(samples), Metadata(icc=profile))
     expected = tagged.icc_transform("srgb", embedded=True, intent="relative").numpy()
     assert far(others(data)[0][0][..., :3], expected).max() < 1 < far(samples, expected).max()
 
@@ -143,7 +143,7 @@ def test_png_says_times_exactly_where_it_can(tmp_path: Path, seconds: Fraction, 
 
 
 def test_what_fails_leaves_no_whole_file(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Film(tmp_path / "a", Params(scale=1), timing(50, 50)) as film:
+    with pytest.raises(ZeroDivisionError), AnimationEncoder(tmp_path / "a", Params(scale=1), timing(50, 50)) as film:
         film.add(to_vips(scene()))
         raise ZeroDivisionError
     assert b"IEND" not in (tmp_path / "a").read_bytes()
@@ -153,6 +153,6 @@ def test_what_cannot_be_held_is_refused(tmp_path: Path) -> None:
     wide = pyvips.Image.black(20_000, 1, bands=3).copy(interpretation="srgb")
     with (
         pytest.raises(ResultImpossible, match="16383"),
-        Film(tmp_path / "a", Params(scale=1, format="webp"), timing(50)) as film,
+        AnimationEncoder(tmp_path / "a", Params(scale=1, format="webp"), timing(50)) as film,
     ):
         film.add(wide)

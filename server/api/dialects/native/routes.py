@@ -198,7 +198,7 @@ def models(caller: CallerDep, service: ServiceDep) -> Response:
             "models": [
                 {
                     "name": each.name,
-                    "scale": each.shape.scale,
+                    "scale": each.geometry.scale,
                     "licence": each.licence,
                     "note": each.note,
                     "form": each.form,

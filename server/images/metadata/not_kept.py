@@ -20,7 +20,7 @@ _AUXILIARIES = (
 _MOST_KEYWORDS = 5
 
 
-def losses(data: bytes, metadata: Metadata, params: Params, frames: int) -> tuple[str, ...]:
+def not_kept(data: bytes, metadata: Metadata, params: Params, frames: int) -> tuple[str, ...]:
     """Short sentences without a full stop. `frames`: the number of frames in the result."""
     found = [*_pages(data, frames)]
     lost = list(dict.fromkeys([*_beside(data), *(xmp.lost(metadata.xmp) if metadata.xmp else [])]))
