@@ -255,7 +255,7 @@ def test_a_tile_that_would_be_all_halo_is_made_larger(make: MakeCatalog, folder:
 def test_a_job_gets_the_network_it_names(catalog: Catalog, folder: Path) -> None:
     install(folder)
     found = catalog.choose(Params(scale=4, model="best"))
-    assert (found.name, found.main.shape, found.verify()) == ("best", catalog.get("best").shape, DIGEST)
+    assert (found.name, found.main.geometry, found.verify()) == ("best", catalog.get("best").geometry, DIGEST)
     with pytest.raises(ModelNotFound, match="there is no model 'worst'"):
         catalog.choose(Params(scale=4, model="worst"))
     with pytest.raises(InvalidField, match="^best has no denoise strength; realesr-general-x4v3 has$"):
