@@ -134,7 +134,7 @@ def test_every_plug_in_is_in_the_list_of_its_folder(folder: str) -> None:
         assert any(belongs(module, {f"{folder}/{plugin}"}) for module in listed), f"{folder}/{plugin}"
 
 
-@pytest.mark.parametrize("path", SERVER.glob("api/dialects/*/translate.py"), ids=ids)
+@pytest.mark.parametrize("path", sorted(SERVER.glob("api/dialects/*/translate.py")), ids=ids)
 def test_translation_needs_no_web_framework(path: Path) -> None:
     assert not {dotted.split(".")[0] for dotted in imports(path)} & WEB
     assert not ours(path) & {"api/dialects/depends", "api/responses", "service/service"}
