@@ -14,7 +14,7 @@ from server.kernels import Kernel
 from server.kernels import load as load_kernel
 from server.kernels.cpu.build import Wanted
 from server.models import load_model, load_state
-from server.models.shim import RRDBNet, SRVGGNetCompact
+from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
 from server.weights.catalog import FOLDER
 
 Samples = NDArray[np.uint8]

@@ -36,10 +36,7 @@ from server.faces.likeness import LikenessCheck
 from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
 from server.job.job import Faces
-from server.models import (
-    load_state,
-    shim,  # before facexlib and gfpgan
-)
+from server.models import basicsr_shim, load_state
 
 _ROUNDS = 3
 _SOURCE, _SCALE = (1024, 683), 4
@@ -92,10 +89,10 @@ def paste_figures() -> dict[str, float]:
 
 def enhance_figures(samples: Samples, detector: Path, device: torch.device) -> dict[str, float]:
     torch.manual_seed(0)
-    net = shim.gfpgan_v1_clean()(
+    net = basicsr_shim.gfpgan_v1_clean()(
         out_size=SIDE, decoder_load_path=None, fix_decoder=False, input_is_latent=True, different_w=True, **_GFPGAN
     )
-    parser = shim.parse_net()(in_size=SIDE, out_size=SIDE, parsing_ch=19)
+    parser = basicsr_shim.parse_net()(in_size=SIDE, out_size=SIDE, parsing_ch=19)
     with gfpganer({"params_ema": net.state_dict()}, parser.state_dict(), device) as theirs:
         theirs.face_helper.face_det.load_state_dict(load_state(detector))
         restore = FaceRestorer(

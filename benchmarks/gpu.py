@@ -31,7 +31,7 @@ from server.engine import device as devices
 from server.engine.backends.graphs import Graphs
 from server.engine.engine import Engine
 from server.models import Model, load_model, load_state
-from server.models.shim import RRDBNet, SRVGGNetCompact
+from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
 from server.weights.catalog import FOLDER, Catalog
 from server.weights.refiner import refiner_weights
 from server.worker.upscaler import torch_versions

@@ -10,7 +10,7 @@ import numpy as np
 import piq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-import server.models.shim  # noqa: F401 - before basicsr
+import server.models.basicsr_shim  # noqa: F401 - before basicsr
 from training.dataset import SCALE, Pixels, to_tensor
 
 from basicsr.metrics.niqe import calculate_niqe  # isort: skip

@@ -70,7 +70,7 @@ from server.models import load_model
 from server.weights.catalog import sha256_of
 from training.dataset import SCALE, Pixels, to_tensor
 
-from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim  # isort: skip  (only after server.models.shim)
+from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim  # isort: skip  (only after server.models.basicsr_shim)
 
 BARE, ANIME = "x4plus bare", "anime_6B"
 X4PLUS = "RealESRGAN_x4plus"

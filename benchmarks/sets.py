@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-import server.models.shim  # noqa: F401 - before basicsr
+import server.models.basicsr_shim  # noqa: F401 - before basicsr
 from benchmarks import pages
 from server.pipeline.preview import most_detailed
 from training.dataset import SCALE, Pixels

@@ -32,7 +32,7 @@ from server.faces.align import align
 from server.faces.base import Face
 from server.images.read.open import Samples
 from server.job.job import Faces
-from server.models import shim  # noqa: F401  # before gfpgan
+from server.models import basicsr_shim  # noqa: F401  # before gfpgan
 from server.weights.catalog import Catalog
 from server.weights.faces import FaceWeights, face_weights
 

@@ -81,7 +81,7 @@ class Launcher:
         listener = listen(self._config)
         migrate(self._config.database)
         engine = open_database(self._config.database)
-        refuse_strangers(listener, Auth(self._config, Keys(engine)))
+        require_keys(listener, Auth(self._config, Keys(engine)))
         jobs = Jobs(engine, lease_s=self._config.lease_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -147,7 +147,7 @@ def _answers(family: int, address: tuple[Any, ...]) -> bool:
     return True
 
 
-def refuse_strangers(listener: socket.socket, auth: Auth) -> None:
+def require_keys(listener: socket.socket, auth: Auth) -> None:
     """Without API keys, only loopback is allowed: else close the listener and raise CannotListen."""
     host = str(listener.getsockname()[0])
     if auth.is_open() and not ipaddress.ip_address(host).is_loopback:

@@ -11,7 +11,7 @@ from server.job.creativity import recipe
 from server.job.job import Params
 from server.job.plan import Sizes
 from server.models import Model, load_model
-from server.models.shim import RRDBNet, SRVGGNetCompact
+from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
 from server.pipeline.base import Load, Loaded
 from server.weights.catalog import FOLDER, Choice
 from tests.paths import SHARED

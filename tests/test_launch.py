@@ -20,7 +20,7 @@ from server.config import Config
 from server.db.database import open_database
 from server.db.keys import Keys
 from server.db.limits import Limits
-from server.launch import API_MALLOC_ENV, MALLOC_ENV, CannotListen, listen, refuse_strangers
+from server.launch import API_MALLOC_ENV, MALLOC_ENV, CannotListen, listen, require_keys
 from tests.conftest import MakeConfig, Served, draw
 
 
@@ -114,7 +114,7 @@ def test_killed_processes_lose_nothing_and_finish_nothing_twice(own_server: Serv
 def test_without_keys_only_loopback_is_listened_on(config: MakeConfig) -> None:
     def try_to(made: Config) -> None:
         with listen(made) as listener:
-            refuse_strangers(listener, Auth(made, Keys(open_database(made.database))))
+            require_keys(listener, Auth(made, Keys(open_database(made.database))))
 
     for host in ("0.0.0.0", "::"):
         with pytest.raises(CannotListen, match="without API keys"):

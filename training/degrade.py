@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import server.models.shim  # noqa: F401  (basicsr cannot be imported before it)
+import server.models.basicsr_shim  # noqa: F401  (basicsr cannot be imported before it)
 from training.dataset import SCALE, Mix, Pixels
 
 from basicsr.data.degradations import (  # isort: skip

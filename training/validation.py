@@ -44,7 +44,7 @@ def psnr(net: Compact, pairs: list[PixelPair]) -> float:
 
 def niqe(picture: Pixels) -> float:
     """NIQE (Mittal et al., 2013), as basicsr computes it; lower is more natural. Needs no ground truth."""
-    import server.models.shim  # noqa: F401, I001  (basicsr cannot be imported before it)
+    import server.models.basicsr_shim  # noqa: F401, I001  (basicsr cannot be imported before it)
     from basicsr.metrics.niqe import calculate_niqe
 
     return float(calculate_niqe(picture[..., ::-1], crop_border=0))

@@ -16,7 +16,7 @@ import numpy as np
 import piq  # type: ignore[import-untyped]
 from PIL import Image
 
-import server.models.shim  # noqa: F401 - before basicsr
+import server.models.basicsr_shim  # noqa: F401 - before basicsr
 from benchmarks.hosted.picture import brought_to, rgb, same_shape
 from training.dataset import to_tensor
 

@@ -12,7 +12,7 @@ from server.errors import SourceUnreachable, SourceUnreadable, UpscaleError
 from server.job.job import Job
 from server.outbound.source import download_to
 from server.service.service import Service
-from server.transient import POSTPONE_S, transient_error
+from server.transient_errors import POSTPONE_S, transient_error
 
 log = structlog.get_logger()
 

@@ -23,7 +23,7 @@ from server.api.metrics import Metrics
 from server.config import Config, largest_body
 from server.errors import Forbidden, TooLarge, UpscaleError
 from server.service.turns import shutting_down
-from server.transient import transient_error
+from server.transient_errors import transient_error
 
 log = structlog.get_logger()
 

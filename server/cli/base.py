@@ -32,7 +32,7 @@ def plain_errors() -> Iterator[None]:
     except (UpscaleError, BadConfig) as error:
         fail(str(error))
     except Exception as error:
-        from server.transient import transient_error
+        from server.transient_errors import transient_error
 
         outage = transient_error(error)
         if outage is None:

@@ -69,7 +69,7 @@ def pull(
     data_dir: DataDir = None,
 ) -> None:
     """Download, check and install weights. An interrupted download is resumed."""
-    from server.outbound.pull import pull as pull_files
+    from server.outbound.pull_weights import pull as pull_files
 
     with _plain_errors():
         config = load_config(data_dir=data_dir)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from server.errors import ModelNotFound
 from server.faces.base import Face, colours, shrink
 from server.images.read.open import Samples
-from server.models import shim
+from server.models import basicsr_shim
 from server.models.base import StateDict
 
 LONG_EDGE = 1600
@@ -107,7 +107,7 @@ def _build(kind: str) -> nn.Module:
     """Without weights and on no device, which skips random initialisation."""
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package uses an old argument of torchvision
-        net: nn.Module = shim.retina_face()(kind, device=torch.device("meta"))
+        net: nn.Module = basicsr_shim.retina_face()(kind, device=torch.device("meta"))
     return net
 
 

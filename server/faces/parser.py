@@ -13,7 +13,7 @@ from torch import nn
 from server.errors import ModelNotFound
 from server.faces.base import SIDE
 from server.images.samples import Floats
-from server.models import shim
+from server.models import basicsr_shim
 from server.models.base import StateDict
 
 _CLASSES = 19
@@ -29,7 +29,7 @@ class Parser:
     def __init__(self, state: StateDict, name: str, device: torch.device) -> None:
         """`name`: of the checkpoint, for errors. Raises ModelNotFound."""
         with torch.device("meta"):
-            self._net: nn.Module = shim.parse_net()(in_size=SIDE, out_size=SIDE, parsing_ch=_CLASSES)
+            self._net: nn.Module = basicsr_shim.parse_net()(in_size=SIDE, out_size=SIDE, parsing_ch=_CLASSES)
         try:
             self._net.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:

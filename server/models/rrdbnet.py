@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from server.kernels import Kernel
 from server.kernels.cpu.network import Layer, Network
 from server.models.base import ModelInfo, StateDict
-from server.models.shim import RRDBNet
+from server.models.basicsr_shim import RRDBNet
 
 NAME = "rrdbnet"
 _TILE = 256

@@ -13,7 +13,7 @@ from torch.nn import functional
 from server.kernels import Kernel
 from server.kernels.cpu.network import Layer, Network
 from server.models.base import ModelInfo, StateDict
-from server.models.shim import SRVGGNetCompact
+from server.models.basicsr_shim import SRVGGNetCompact
 
 NAME = "srvgg"
 _TILE = 512

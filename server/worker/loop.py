@@ -34,7 +34,7 @@ from server.job.formats import FORMATS
 from server.job.job import Job, Result
 from server.job.price import cost_of
 from server.pipeline import Context
-from server.transient import RETRY_S, retried, transient_error
+from server.transient_errors import RETRY_S, retried, transient_error
 from server.weights.catalog import Catalog
 from server.worker.indexer import index
 from server.worker.upscaler import Upscaler

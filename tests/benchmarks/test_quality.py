@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import measures, ocr, pages, quality, sets
 from benchmarks.checks import LADDER, checks, ladder, summary
 from benchmarks.ours import Ours
-from server.models.shim import SRVGGNetCompact
+from server.models.basicsr_shim import SRVGGNetCompact
 from tests.paths import PHOTO, SHARED
 from training.dataset import Pixels
 

@@ -13,7 +13,7 @@ from torch import nn
 from server.faces import Detector, Restorer
 from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
-from server.models import load_state, shim
+from server.models import basicsr_shim, load_state
 from tests.paths import SHARED
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def detector() -> Detector:
 def gfpgan(seed: int = 0, **arguments: Any) -> nn.Module:
     """The package's class with seeded weights, 1/16 as wide as the real one. It makes patterns of no meaning."""
     torch.manual_seed(seed)
-    net: nn.Module = shim.gfpgan_v1_clean()(**{**GFPGAN, "narrow": 1 / 16, **arguments})
+    net: nn.Module = basicsr_shim.gfpgan_v1_clean()(**{**GFPGAN, "narrow": 1 / 16, **arguments})
     return net.eval().requires_grad_(False)
 
 
@@ -97,7 +97,7 @@ def copying(tint: tuple[float, float, float] = (0, 0, 0)) -> nn.Module:
 def parser() -> nn.Module:
     """facexlib's class with seeded weights. It takes everything for one thing or another."""
     torch.manual_seed(0)
-    net: nn.Module = shim.parse_net()(in_size=512, out_size=512, parsing_ch=19)
+    net: nn.Module = basicsr_shim.parse_net()(in_size=512, out_size=512, parsing_ch=19)
     return net.eval().requires_grad_(False)
 
 

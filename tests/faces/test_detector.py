@@ -11,7 +11,7 @@ import torch
 from server.errors import ModelNotFound
 from server.faces import Detector
 from server.faces.detector import LONG_EDGE
-from server.models import load_state, shim
+from server.models import basicsr_shim, load_state
 from tests.faces import networks
 from tests.faces.networks import CPU
 
@@ -35,7 +35,7 @@ def detector() -> Detector:
 
 
 def facexlib_detector() -> Any:
-    net = shim.retina_face()("mobile0.25", device=CPU)
+    net = basicsr_shim.retina_face()("mobile0.25", device=CPU)
     net.load_state_dict(load_state(networks.detector_path()))
     return net
 
@@ -117,7 +117,7 @@ def test_the_large_one_is_recognised_and_runs() -> None:
     """No such checkpoint is here: the package's layout with weights of no meaning, which find anything at all."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        net = shim.retina_face()("resnet50", device=CPU)
+        net = basicsr_shim.retina_face()("resnet50", device=CPU)
     detector = Detector(net.state_dict(), "detection_Resnet50_Final.pth", CPU)
     assert len(detector(np.zeros((64, 64, 3), np.uint8), 0.0)) > 0
     assert detector(np.zeros((64, 64, 3), np.uint8), 1.0) == []

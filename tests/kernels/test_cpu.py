@@ -26,7 +26,7 @@ from server.kernels.cpu.network import Network, RowPass
 from server.launch import MALLOC_ENV
 from server.models import load_model, rrdbnet, srvgg
 from server.models.base import ModelInfo
-from server.models.shim import RRDBNet, SRVGGNetCompact
+from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
 from tests import networks
 from tests.paths import PHOTO
 

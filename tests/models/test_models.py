@@ -11,7 +11,7 @@ import torch
 
 from server.errors import ModelNotFound
 from server.models import load_model, load_state, recognise, rrdbnet, srvgg
-from server.models.shim import RRDBNet, SRVGGNetCompact
+from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
 
 CPU = torch.device("cpu")
 SRVGG_SHAPES = [

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from server.models import load_state
-from server.models.shim import RRDBNet, SRVGGNetCompact
+from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
 from server.weights.catalog import Catalog
 from tests import networks
 from tests.engine.test_engine import photo_like, run

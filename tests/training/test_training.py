@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from server.models.shim import SRVGGNetCompact
+from server.models.basicsr_shim import SRVGGNetCompact
 from server.refiners.bundled.network import DetailNet
 from server.weights.catalog import FOLDER
 from training import all as all_

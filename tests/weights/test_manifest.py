@@ -7,7 +7,7 @@ import torch
 
 from server.errors import InvalidRequest
 from server.models import recognise
-from server.models.shim import RRDBNet, SRVGGNetCompact
+from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
 from server.weights.manifest import FOLDER, Entry, Kind, read_manifest
 from server.weights.store import sha256_of
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from server.errors import ModelNotFound
-from server.models.shim import SRVGGNetCompact
+from server.models.basicsr_shim import SRVGGNetCompact
 from server.weights.catalog import Catalog, sha256_of, verify
 from server.weights.own import Own, read_index
 from server.worker.indexer import index

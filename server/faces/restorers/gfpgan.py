@@ -16,7 +16,7 @@ from server.errors import ModelNotFound
 from server.faces.base import SIDE
 from server.images.read.open import Samples
 from server.images.samples import Floats, to_floats
-from server.models import shim
+from server.models import basicsr_shim
 from server.models.base import StateDict
 
 log = structlog.get_logger()
@@ -100,7 +100,7 @@ def _arguments(state: StateDict, name: str) -> dict[str, float]:
 def _build(arguments: dict[str, float]) -> nn.Module:
     """Without weights and on no device, which skips the random initialisation of 87 million numbers."""
     with torch.device("meta"):
-        net: nn.Module = shim.gfpgan_v1_clean()(
+        net: nn.Module = basicsr_shim.gfpgan_v1_clean()(
             out_size=SIDE,
             num_style_feat=512,
             decoder_load_path=None,

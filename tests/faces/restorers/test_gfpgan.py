@@ -12,7 +12,7 @@ from server.engine.device import Halving
 from server.errors import ModelNotFound, OutOfMemory
 from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
-from server.models import shim
+from server.models import basicsr_shim
 from tests.faces import networks
 from tests.faces.networks import CPU, GFPGAN
 
@@ -25,7 +25,7 @@ def crop(seed: int = 0) -> Samples:
 def published() -> nn.Module:
     """GFPGANv1.4's layout: the class as GFPGANer builds it, with no weights in it."""
     with torch.device("meta"):
-        net: nn.Module = shim.gfpgan_v1_clean()(**GFPGAN)
+        net: nn.Module = basicsr_shim.gfpgan_v1_clean()(**GFPGAN)
     return net
 
 

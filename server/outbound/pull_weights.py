@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from server.config import Config
 from server.errors import InvalidRequest
-from server.outbound.download import OnProgress, Wanted, download, open_client, partial_of
+from server.outbound.resumable_download import OnProgress, Wanted, download, open_client, partial_of
 from server.weights.catalog import check_licence
 from server.weights.manifest import Entry, File
 from server.weights.store import Store, sha256_of

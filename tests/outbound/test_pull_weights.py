@@ -10,7 +10,7 @@ import pytest
 
 from server.config import Config
 from server.errors import Conflict, InvalidRequest, ModelNotFound, Unavailable
-from server.outbound.pull import Pulled, pull
+from server.outbound.pull_weights import Pulled, pull
 from server.weights.catalog import Catalog
 from server.weights.manifest import Entry, Manifest, read_manifest
 from server.weights.store import Store

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import Unavailable
-from server.outbound.download import ATTEMPTS, Wanted, download, open_client, partial_of
+from server.outbound.resumable_download import ATTEMPTS, Wanted, download, open_client, partial_of
 from server.weights import store as stores
 from server.weights.store import Store
 from tests.outbound.publisher import Publisher, publishing
