@@ -66,7 +66,7 @@ def initialise(net: Compact) -> None:
 
 def load(path: Path) -> Compact:
     """The network of a bundled file, of a training run's checkpoint (its average) or of a release's `.pth`."""
-    state = _read(path)
+    state = read_state(path)
     if "body.0.weight" not in state:
         raise SystemExit(f"{path} is not a SRVGGNetCompact; the trainers start from one and learn from one")
     convolutions = [key for key, value in state.items() if value.ndim == 4]
@@ -75,7 +75,8 @@ def load(path: Path) -> Compact:
     return net
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Of a bundled file, of a training run's checkpoint (its average) or of a release's `.pth`."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file  # not on a bare GPU machine, which starts from a run's checkpoint
 
