@@ -71,11 +71,11 @@ def load_large(path: Path, device: torch.device) -> Enlarge:
 
 def packaged() -> Path:
     """Where the installed package has the file."""
-    from server.config import Config  # not on a bare GPU machine, which names the file
+    from server.config import load_config  # not on a bare GPU machine, which names the file
     from server.weights.catalog import Catalog
     from server.weights.choice import LARGE_X4
 
-    return Catalog.of(Config()).get(LARGE_X4).path
+    return Catalog.of(load_config()).get(LARGE_X4).path
 
 
 def _native(path: Path) -> Enlarge | None:
@@ -95,11 +95,13 @@ class Large(nn.Module):
 
     def __init__(self, blocks: int = 23, features: int = 64, growth: int = 32) -> None:
         super().__init__()
-        self.conv_first = nn.Conv2d(3, features, 3, padding=1)
+        self.conv_first = _convolution(3, features)
         self.body = nn.Sequential(*(_Rrdb(features, growth) for _ in range(blocks)))
-        for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
-            setattr(self, name, nn.Conv2d(features, features, 3, padding=1))
-        self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
+        self.conv_body = _convolution(features, features)
+        self.conv_up1 = _convolution(features, features)
+        self.conv_up2 = _convolution(features, features)
+        self.conv_hr = _convolution(features, features)
+        self.conv_last = _convolution(features, 3)
 
     def forward(self, lr: Tensor) -> Tensor:
         features = self.conv_first(lr)
@@ -113,15 +115,18 @@ class Large(nn.Module):
 class _Dense(nn.Module):
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
-        for index in range(5):
-            channels = features if index == 4 else growth
-            setattr(self, f"conv{index + 1}", nn.Conv2d(features + index * growth, channels, 3, padding=1))
+        self.conv1 = _convolution(features, growth)
+        self.conv2 = _convolution(features + growth, growth)
+        self.conv3 = _convolution(features + 2 * growth, growth)
+        self.conv4 = _convolution(features + 3 * growth, growth)
+        self.conv5 = _convolution(features + 4 * growth, features)
 
     def forward(self, x: Tensor) -> Tensor:
         known = [x]
-        for index in range(1, 5):
-            known.append(_leaky(getattr(self, f"conv{index}")(torch.cat(known, 1))))
-        return x + 0.2 * self.conv5(torch.cat(known, 1))
+        for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
+            known.append(_leaky(convolution(torch.cat(known, 1))))
+        result: Tensor = x + 0.2 * self.conv5(torch.cat(known, 1))
+        return result
 
 
 class _Rrdb(nn.Module):
@@ -130,7 +135,12 @@ class _Rrdb(nn.Module):
         self.rdb1, self.rdb2, self.rdb3 = (_Dense(features, growth) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
+        result: Tensor = x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
+        return result
+
+
+def _convolution(channels: int, out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, 3, padding=1)
 
 
 def _leaky(x: Tensor) -> Tensor:

@@ -88,7 +88,9 @@ def _measure(net: DetailNet, held_out: HeldOut) -> dict[str, float]:
             at = torch.full((len(residual),), step, device=residual.device)
             signal, noise = (share[:, None, None, None] for share in signal_and_noise(at))
             noisy = signal * residual + noise * torch.randn(residual.shape, generator=rng, device=residual.device)
-            error = torch.cat([net(*each) for each in zip(noisy.split(8), picture.split(8), at.split(8), strict=True)])
+            error = torch.cat(
+                [net(*each) for each in zip(*(torch.split(part, 8) for part in (noisy, picture, at)), strict=True)]
+            )
             explained = 1 - float((error - residual).square().mean() / residual.square().mean())
             figures[f"{name}_{step}"] = 100 * explained
     return figures
@@ -102,7 +104,9 @@ def _held_out(validation: Validation, conditions: Conditions, device: torch.devi
         lr, hr = (to_tensor(np.stack(side)).to(device) for side in zip(*pairs, strict=True))
         for name, share in (("x4plus", 1.0), ("fidelity", 0.0)):
             enlarge = Conditions(conditions.small, conditions.large, share)
-            picture = torch.cat([enlarge(low, high, False) for low, high in zip(lr.split(1), hr.split(1), strict=True)])
+            picture = torch.cat(
+                [enlarge(low, high, False) for low, high in zip(torch.split(lr, 1), torch.split(hr, 1), strict=True)]
+            )
             found[f"{kind}_{name}"] = picture, (hr - picture) * RESIDUAL_SCALE
     return found
 
