@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from server.refiners.bundled.network import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
+from server.detailnet import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
 from training import options
 from training.conditions import Conditions, load_large, packaged
 from training.dataset import Batch, to_tensor

@@ -108,7 +108,7 @@ def screen() -> NDArray[np.uint8]:
 def test_a_clean_screen_is_left_to_the_faithful_network(upscale: Upscale) -> None:
     result, ctx = upscale(screen(), scale=2)
     assert ctx.loaded is not None and ctx.loaded.name == "fidelity-x4" and ctx.refinement is not None
-    assert ctx.refinement.recipe.back_projection == 1 and len(ctx.notes) == 1 and "content: photo" in ctx.notes[0]
+    assert ctx.refinement.recipe["back_projection"] == 1 and len(ctx.notes) == 1 and "content: photo" in ctx.notes[0]
     for params in ({"content": "photo"}, {"creativity": 0.0}, {"model": LARGE}, {"model": "real-esrgan"}):
         cut = screen()[:24, :48]
         _, ctx = upscale(cut, **params)
