@@ -80,6 +80,7 @@ def test_it_runs_unasked_with_the_sources_colours(upscaler: Upscaler, upscale: U
     assert ctx.refinement is None and ctx.plan.networks == (LARGE,)
 
 
+@pytest.mark.slow
 def test_half_way_to_strict_is_the_mean_of_both_results(upscale: Upscale) -> None:
     samples = photo(40, 32)
     large, fidelity = upscale(samples)[0], upscale(samples, model="fidelity-x4")[0]
