@@ -161,3 +161,10 @@ def test_the_worker_half_starts_without_the_web_framework() -> None:
     code = f"import sys, server.worker.loop; print([name for name in sys.modules if name in {sorted(WEB)!r}])"
     run = subprocess.run([sys.executable, "-c", code], cwd=SERVER.parent, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_no_file_is_long(path: Path) -> None:
+    """The job table is one thing, and its docstring says why."""
+    most = 600 if module_of(path) == "db/jobs" else 450
+    assert len(path.read_text("utf-8").splitlines()) <= most
