@@ -14,7 +14,7 @@ from tests.paths import ROOT
 SERVER = ROOT / "server"
 
 LEVELS = (
-    ("__init__", "errors", "logs", "files"),
+    ("__init__", "errors", "logs", "files", "malloc"),
     ("config", "transient_errors", "kernels"),
     ("job", "blobs", "models"),
     ("images", "weights"),

@@ -21,7 +21,7 @@ from server.db.database import deliveries, open_database
 from server.db.deliveries import WEBHOOK, Deliveries, Delivery
 from server.db.jobs import Jobs
 from server.job.job import Job, Params, State
-from server.launch import MALLOC_ENV
+from server.malloc import MALLOC_ENV
 from tests import moving
 from tests.conftest import FAST, MakeConfig, draw, plain_logs
 from tests.paths import ROOT
