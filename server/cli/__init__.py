@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from server import __version__
-from server.cli import doctor, jobs, keys, serve, upscale, weights
+from server.cli import doctor, jobs, keys, serve, upscale, watch, weights
 
 app = typer.Typer(name="upscale-server", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -28,6 +28,7 @@ def options(
 
 
 app.command()(upscale.upscale)
+app.command()(watch.watch)
 app.command()(serve.serve)
 app.command(hidden=True)(serve.api)
 app.command()(serve.worker)

@@ -8,15 +8,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from server.cli.base import complain, plain, stderr, stdout
+from server.cli.pages import Kind, Limits, kind_of
 from server.cli.progress import Display
 from server.cli.sources import STANDARD, Failure, Task, is_there
-from server.errors import SourceTooLarge, UpscaleError
+from server.errors import SourceTooLarge, SourceUnreadable, UpscaleError
 from server.files import atomic_file, scratch_file
+from server.job.formats import FORMATS, FormatName
 from server.job.job import Params
 
 if TYPE_CHECKING:
@@ -69,8 +71,12 @@ def load(config: "Config", params: Params) -> "Upscaler":
 
 
 class Batch:
-    def __init__(self, config: "Config", params: Params, tally: Tally, *, overwrite: bool, as_json: bool) -> None:
-        """Loads the networks. Raises UpscaleError."""
+    def __init__(
+        self, config: "Config", params: Params, tally: Tally, *, own_format: bool, overwrite: bool, as_json: bool
+    ) -> None:
+        """Loads the networks. `own_format`: pages keep their format; else they get that of `params`. Raises
+        UpscaleError."""
+        self._own_format = own_format
         self._config = config
         self._params = params
         self._tally = tally
@@ -104,9 +110,41 @@ class Batch:
 
     def _make(self, task: Task, show: Show) -> dict[str, Any]:
         """Write the result. Returns what `--json` prints about it."""
+        kind = pages_of(task.source, self._params, own_format=self._own_format)
+        if kind is not None:
+            with self._result(task.result) as partial:
+                return self._make_pages(kind, task.source, partial, show)
         data = self._read(task.source)
         with self._result(task.result) as partial:
             return upscale_picture(self._upscaler, self._params, data, partial, show)
+
+    def _make_pages(self, kind: Kind, source: Path, result: Path, show: Show) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        notes: list[str] = []
+
+        def upscale_page(
+            data: bytes, target: Path, number: int, total: int, own: FormatName | None = None
+        ) -> FormatName:
+            format_ = own if own is not None and self._own_format else self._params.format
+            name = f"page {number} of {total}"
+            try:
+                made = upscale_picture(
+                    self._upscaler,
+                    replace(self._params, format=format_),
+                    data,
+                    target,
+                    lambda share, stage: show((number - 1 + share) / total, f"{name}  {stage}"),
+                )
+            except Exception as error:
+                raise SourceUnreadable(f"{name}: {reason_of(error)}") from error
+            facts.setdefault("model", made["model"])
+            notes.extend(f"{name}: {note}" for note in made.get("notes", ()))
+            return format_
+
+        config = self._config
+        limits = Limits(page_bytes=config.max_source_bytes, page_pixels=config.max_source_pixels)
+        count = kind.convert(source, result, limits, upscale_page)
+        return {"pages": count, "seconds": 0.0, **facts, **({"notes": notes} if notes else {})}
 
     def _read(self, source: Path) -> bytes:
         if source != STANDARD:
@@ -142,6 +180,19 @@ class Batch:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         for note in facts.get("notes", ()):
             stderr.print(plain(f"note: {task.source}: {note}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def pages_of(source: Path, params: Params, *, own_format: bool) -> Kind | None:
+    """The kind of a file that is taken page by page. Of a TIFF only the first page is taken for another format."""
+    if source == STANDARD or (kind := kind_of(source)) is None:
+        return None
+    return kind if kind.NAME not in FORMATS or own_format or params.format == kind.NAME else None
+
+
+def result_ending(source: Path, params: Params, *, own_format: bool) -> str:
+    """The file name ending of a source's result."""
+    kind = pages_of(source, params, own_format=own_format)
+    return FORMATS[params.format].suffix if kind is None else kind.ENDINGS[0]
 
 
 def upscale_picture(upscaler: "Upscaler", params: Params, data: bytes, target: Path, show: Show) -> dict[str, Any]:

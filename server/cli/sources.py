@@ -1,6 +1,7 @@
 """Which pictures the command line takes, and where each result goes. Reads names and sizes of files, no pictures."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,14 +133,16 @@ def _in_folders(sources: list[Source], output: Path | None, suffix: str, ending:
         folder = source.path.parent if output is None else output / source.inner.parent
         return folder / (name + suffix + ending(source.path))
 
-    short = [result(each, each.inner.stem) for each in sources]
-    users: dict[Path, int] = {}
-    for path in short:
-        users[path] = users.get(path, 0) + 1
-    return [
-        Task(each.path, result(each, each.inner.name) if each.walked and users[path] > 1 else path, each.size)
-        for each, path in zip(sources, short, strict=True)
-    ]
+    results = [result(each, each.inner.stem) for each in sources]
+    while True:
+        users = Counter(results)
+        longer = [
+            result(each, each.inner.name) if each.walked and users[path] > 1 else path
+            for each, path in zip(sources, results, strict=True)
+        ]
+        if longer == results:
+            return [Task(each.path, path, each.size) for each, path in zip(sources, results, strict=True)]
+        results = longer
 
 
 def existing(tasks: Iterable[Task]) -> list[Task]:

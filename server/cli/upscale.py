@@ -1,24 +1,20 @@
 """`upscale`: upscale picture files without a server."""
 
-import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from server.cli import options, sources
-from server.cli.base import AsJson, DataDir, Device, fail, plain, plain_errors, stdout, with_malloc_settings
-from server.cli.batch import Batch, Tally, reason_of, report_failure, say
+from server.cli.base import AsJson, DataDir, Device, fail, plain_errors, with_malloc_settings
+from server.cli.batch import Batch, Tally, report_failure, result_ending, say
+from server.cli.dry_run import explain
+from server.cli.pages import ENDINGS
 from server.cli.sources import STANDARD, Source, Task
 from server.files import partial_files_removed_on_signals
-from server.job.formats import FORMATS
-from server.job.job import Params
-
-if TYPE_CHECKING:
-    from server.config import Config
 
 
 def upscale(
@@ -104,7 +100,8 @@ def upscale(
         if named is not None and named != params.format:
             fail(f"{output} is {named} by its name, but --format is {params.format}", code=2)
         found, failures = _find(given, output, suffix)
-        tasks = _place(found, given, output, suffix, lambda _: FORMATS[params.format].suffix)
+        own_format = format_ is None and named is None
+        tasks = _place(found, given, output, suffix, lambda path: result_ending(path, params, own_format=own_format))
         tally = Tally(len(tasks) + len(failures), failed=failures)
         there = sources.existing(tasks)
         if skip_existing:
@@ -115,12 +112,12 @@ def upscale(
         for path, reason in failures:
             report_failure(path, reason, as_json=as_json)
         if dry_run:
-            _explain(config, params, tasks, tally, as_json=as_json)
+            explain(config, params, tasks, tally, own_format=own_format, as_json=as_json)
             if there and not overwrite and not skip_existing:
                 _refuse_existing(there, len(tasks))
         elif tasks:
             with partial_files_removed_on_signals(tally.last_words):
-                Batch(config, params, tally, overwrite=overwrite, as_json=as_json).run(tasks)
+                Batch(config, params, tally, own_format=own_format, overwrite=overwrite, as_json=as_json).run(tasks)
         if not as_json:
             say(tally.lines())
     if tally.failed:
@@ -156,7 +153,7 @@ def _check_places(
     if not _is_folder(given, output):
         if suffix:
             fail("--suffix has no effect if -o names the result", code=2)
-        return _format_of(output)
+        return _format_of(given[0], output)
     if os.path.isfile(output):
         fail(f"{output} is a file; several pictures need a folder", code=2)
     if not sources.says_folder(output) and Path(output).suffix.lower().lstrip(".") in options.ALIASES:
@@ -169,8 +166,17 @@ def _is_folder(given: list[Path], output: str) -> bool:
     return many or sources.says_folder(output) or not Path(output).suffix
 
 
-def _format_of(output: str) -> str:
+def _format_of(source: Path, output: str) -> str | None:
+    """None for files whose pages keep their formats."""
     suffix = Path(output).suffix
+    packed = source.suffix.lower() in ENDINGS and source.suffix.lower().lstrip(".") not in options.ALIASES
+    if packed and suffix.lower() != source.suffix.lower():
+        fail(
+            f"the result of {source} has pages too: name it {Path(output).stem}{source.suffix}, or give a folder",
+            code=2,
+        )
+    if packed:
+        return None
     named = options.ALIASES.get(suffix.lower().lstrip("."))
     if named is None:
         written = sources.endings_written()
@@ -180,7 +186,9 @@ def _format_of(output: str) -> str:
 
 def _find(given: list[Path], output: str | None, suffix: str) -> tuple[list[Source], list[sources.Failure]]:
     """Beside the pictures, what ends with the suffix is the result of an earlier run, and left out."""
-    found, failures = sources.find(given, sources.PICTURES, leave_out=None if output is None else Path(output))
+    found, failures = sources.find(
+        given, sources.PICTURES | ENDINGS, leave_out=None if output is None else Path(output)
+    )
     if output is None:
         found = [each for each in found if not (each.walked and each.path.stem.endswith(suffix))]
     return found, failures
@@ -201,36 +209,3 @@ def _refuse_existing(there: list[Task], total: int) -> None:
     if total > 1:
         what = f"{len(there)} of {total} results exist already, the first is {there[0].result}; nothing was done"
     fail(f"{what}: --overwrite replaces, --skip-existing keeps what exists", code=2)
-
-
-def _explain(config: "Config", params: Params, tasks: list[Task], tally: Tally, *, as_json: bool) -> None:
-    """Print each picture with its result and both sizes. Pictures that can't be read are failures."""
-    from server.images.read.open import read_header
-    from server.job.plan import checked_sizes
-
-    for task in tasks:
-        facts: dict[str, Any] = {"source": str(task.source), "result": str(task.result)}
-        if task.source != STANDARD:
-            try:
-                header = read_header(task.source.read_bytes(), config.max_source_pixels)
-                sizes = checked_sizes(
-                    header.size,
-                    params,
-                    header.frames,
-                    max_source_pixels=config.max_source_pixels,
-                    max_result_pixels=config.max_result_pixels,
-                )
-            except Exception as error:  # each file that would fail is named
-                reason = reason_of(error)
-                tally.failed.append((task.source, reason))
-                report_failure(task.source, reason, as_json=as_json)
-                continue
-            facts |= {"source_size": list(sizes.source), "result_size": list(sizes.result)}
-        tally.done += 1
-        if as_json:
-            print(json.dumps(facts))
-            continue
-        line = f"{plain(task.source)} → {plain(task.result)}"
-        if "result_size" in facts:
-            line += "  {}×{} → {}×{}".format(*facts["source_size"], *facts["result_size"])
-        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
