@@ -5,10 +5,10 @@
 
 from pathlib import Path
 
-from server.cli.pages import cbz, tiff
+from server.cli.pages import cbz, pdf, tiff
 from server.cli.pages.base import Kind, Limits, UpscalePage
 
-KINDS: tuple[Kind, ...] = (cbz, tiff)
+KINDS: tuple[Kind, ...] = (cbz, tiff, pdf)
 
 ENDINGS = frozenset(ending for kind in KINDS for ending in kind.ENDINGS)
 """File name endings, in lower case, of files that may have pages."""
