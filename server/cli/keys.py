@@ -87,11 +87,12 @@ def _day(seconds: float | None) -> str:
 def _open_keys(data_dir: Path | None) -> Any:
     """The keys of the server on this data folder, also before its first start."""
     from server.config import load_config
-    from server.db.database import migrate, open_database
+    from server.db.database import is_current, migrate, open_database
     from server.db.keys import Keys
     from server.files import set_private_umask
 
     config = load_config(data_dir=data_dir)
     set_private_umask()
-    migrate(config.database)
+    if not is_current(config.database):
+        migrate(config.database)
     return Keys(open_database(config.database))

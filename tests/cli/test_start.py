@@ -35,6 +35,13 @@ def test_a_command_imports_only_what_it_needs(tmp_path: Path, arguments: tuple[s
     assert "typer" in found and not found & forbidden
 
 
+def test_with_a_database_that_is_up_to_date_alembic_is_not_imported(tmp_path: Path) -> None:
+    assert "alembic" in imported("keys", "create", "one", folder=tmp_path)
+    for arguments in (("keys", "list"), ("jobs", "list")):
+        found = imported(*arguments, folder=tmp_path)
+        assert "sqlalchemy" in found and "alembic" not in found
+
+
 def test_missing_files_are_told_before_networks_are_loaded(tmp_path: Path) -> None:
     assert not imported("upscale", "missing.png", "-o", "out.png", folder=tmp_path) & NETWORKS
 
