@@ -13,7 +13,9 @@ from PIL import Image
 
 from server.cli.pages import cbz
 from server.cli.pages.base import Limits
-from server.errors import SourceTooLarge, SourceUnreadable
+from server.errors import ResultImpossible, SourceTooLarge, SourceUnreadable
+from server.images.read import tiff
+from server.images.write.tiff_pages import append_page
 from tests.cli.outcome import Run, complaint, lines
 from tests.conftest import draw
 
@@ -202,6 +204,29 @@ def test_a_tiff_of_many_pages_of_bigtiff(run: Run, tmp_path: Path) -> None:
     assert run("upscale", "big.tif", "-o", "out.tiff", "-s", 1).exit_code == 0
     for number, expected in enumerate(images):
         assert np.array_equal(pyvips.Image.new_from_file("out.tiff", page=number).numpy(), expected.numpy())
+
+
+def test_the_exif_of_each_page_stays_with_it(run: Run, tmp_path: Path) -> None:
+    """Its directory is one of those whose offsets change when files are joined."""
+    for number in (1, 2):
+        exif = Image.Exif()
+        exif[0x8769] = {0x9003: f"2026:01:0{number} 00:00:00"}
+        Image.new("RGB", (16, 12)).save(f"{number}.jpg", exif=exif)
+        assert run("upscale", f"{number}.jpg", "-o", f"{number}.tiff", "-s", 1).exit_code == 0
+        append_page(tmp_path / f"{number}.tiff", tmp_path / "joined.tiff")
+    for number in (1, 2):  # each page alone: Pillow reads EXIF's directory of the first page only
+        data = (tmp_path / "joined.tiff").read_bytes()
+        alone = tiff.one_page(data, tiff.pages(data)[number - 1])
+        with Image.open(io.BytesIO(alone)) as image:
+            assert image.getexif().get_ifd(0x8769)[0x9003] == f"2026:01:0{number} 00:00:00"
+
+
+def test_more_than_4_gb_are_refused(tmp_path: Path) -> None:
+    page = write(tmp_path / "page.tif", ((8, 8),))
+    with (tmp_path / "large.tif").open("wb") as file:
+        file.truncate((1 << 32) - 100)  # a hole: it takes no space
+    with pytest.raises(ResultImpossible, match="more than 4 GB"):
+        append_page(page, tmp_path / "large.tif")
 
 
 def test_for_another_format_the_first_page_is_taken_and_that_is_told(run: Run, tmp_path: Path) -> None:

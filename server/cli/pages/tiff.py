@@ -1,5 +1,6 @@
 """TIFF of several pages: all pictures of its chain, without reduced versions and masks."""
 
+import functools
 import mmap
 from pathlib import Path
 
@@ -12,14 +13,21 @@ ENDINGS: tuple[str, ...] = (".tiff", ".tif")
 
 
 def has_pages(path: Path) -> bool:
+    try:
+        found = path.stat()
+        return _has_pages(path, found.st_size, found.st_mtime_ns)
+    except (OSError, ValueError, UpscaleError):  # ValueError: an empty file
+        return False
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _has_pages(path: Path, size: int, changed_ns: int) -> bool:
+    """Remembered for each state of a file: `watch` asks again and again."""
     from server.images.read import tiff
     from server.images.read.sniff import sniff
 
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return sniff(data[:64]) == "image/tiff" and len(tiff.pages(data)) > 1
-    except (OSError, ValueError, UpscaleError):  # ValueError: an empty file
-        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return sniff(data[:64]) == "image/tiff" and len(tiff.pages(data)) > 1
 
 
 def convert(source: Path, target: Path, limits: Limits, upscale_page: UpscalePage) -> int:

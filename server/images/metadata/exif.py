@@ -295,10 +295,9 @@ class Reader:
         size = 8 if self.wide else 4
         count = self._number(offset, 8 if self.wide else 2)
         end = offset + (8 + 20 * count if self.wide else 2 + 12 * count)
-        changed = bytearray(self._data)
-        changed[size : 2 * size] = offset.to_bytes(size, "big" if self._order == ">" else "little")
-        changed[end : end + size] = bytes(size)
-        return bytes(changed)
+        first = offset.to_bytes(size, "big" if self._order == ">" else "little")
+        with memoryview(self._data) as data:  # its slices are not copies
+            return b"".join((data[:size], first, data[2 * size : end], bytes(size), data[end + size :]))
 
     def raw(self, offset: int, tag: int) -> bytes | None:
         """The bytes of one tag, in the file's byte order; None if it is missing."""
