@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyvips
 
-from server.launch import MALLOC_ENV
+from server.malloc import MALLOC_ENV
 
 CASES = ("2048x2048:4:jpeg", "2560x1440:10:jpeg", "2560x1440:10:png", "2560x1440:10:tiff")
 

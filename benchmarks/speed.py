@@ -50,7 +50,7 @@ from server.engine import device as devices
 from server.engine.engine import Engine
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
-from server.launch import MALLOC_ENV
+from server.malloc import MALLOC_ENV
 from server.models import load_model
 
 _AVX2_ENV = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}

@@ -165,7 +165,7 @@ def _parameter(parameter: Any) -> tuple[str, str, str]:
     default = parameter.default
     if isinstance(default, Enum):
         default = default.value
-    shown = "required" if parameter.required else "" if default in (None, False, ()) else f"`{default}`"
+    shown = "required" if parameter.required else "" if default in (None, False, (), "") else f"`{default}`"
     return f"`{names}`", shown, parameter.help or ""
 
 

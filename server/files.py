@@ -5,12 +5,12 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_SHOW_CURSOR = b"\x1b[?25h"
+_CLEAR_LINE, _SHOW_CURSOR = b"\r\x1b[2K", b"\x1b[?25h"
 """Progress bars hide the cursor."""
 
 _unfinished: dict[Path, list[Path]] = {}
@@ -37,6 +37,19 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         _unfinished.pop(partial)
         _remove(partial, folders)
+
+
+@contextmanager
+def scratch_file(folder: Path) -> Iterator[Path]:
+    """A path in `folder` for a file that is removed when the block ends, or when a signal ends the process. Raises
+    OSError."""
+    path = folder / f".{secrets.token_hex(6)}.partial"
+    _unfinished[path] = []
+    try:
+        yield path
+    finally:
+        _unfinished.pop(path)
+        _remove(path, [])
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -69,8 +82,9 @@ def make_private_folder(path: Path) -> None:
 
 
 @contextmanager
-def partial_files_removed_on_signals() -> Iterator[None]:
+def partial_files_removed_on_signals(last_words: Callable[[], str] | None = None) -> Iterator[None]:
     """In this block SIGTERM and SIGHUP end the process as they always do, but all partial files are removed before.
+    With `last_words` SIGINT (Ctrl-C) ends it in the same way, and this text is written to standard error.
 
     NOTE: a thread waits for the signals. Python runs a signal handler only when the main thread returns from a
     library's function, which can take as long as encoding takes, and an exception raised within a library's callback
@@ -82,10 +96,11 @@ def partial_files_removed_on_signals() -> Iterator[None]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     # A signal that is ignored, as under nohup, stays ignored.
-    caught = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    wanted = _SIGNALS if last_words is None else [*_SIGNALS, signal.SIGINT]
+    caught = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _pass) for number in caught}
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    thread = threading.Thread(target=_end_on, args=(reading, set(caught)), name="signals", daemon=True)
+    thread = threading.Thread(target=_end_on, args=(reading, set(caught), last_words), name="signals", daemon=True)
     thread.start()
     try:
         yield
@@ -101,13 +116,15 @@ def _pass(*_: object) -> None:
     """A handler that does nothing: the signal's number is written to the pipe, which the thread reads."""
 
 
-def _end_on(reading: int, numbers: set[int]) -> None:
+def _end_on(reading: int, numbers: set[int], last_words: Callable[[], str] | None) -> None:
     while received := os.read(reading, 1):
         if received[0] in numbers:
             for partial, folders in list(_unfinished.items()):
                 _remove(partial, folders)
             if sys.stderr is not None and sys.stderr.isatty():
-                os.write(2, _SHOW_CURSOR)
+                os.write(2, _CLEAR_LINE + _SHOW_CURSOR)
+            if received[0] == signal.SIGINT and last_words is not None:
+                os.write(2, f"{last_words()}\n".encode("utf-8", "backslashreplace"))
             os._exit(128 + received[0])
     os.close(reading)
 

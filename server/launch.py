@@ -27,18 +27,9 @@ from server.config import Config
 from server.db.database import migrate, open_database
 from server.db.jobs import Jobs
 from server.db.keys import Keys
+from server.malloc import API_MALLOC_ENV, MALLOC_ENV
 
 log = structlog.get_logger()
-
-_FEW_HEAPS = {"MALLOC_ARENA_MAX": "2"}
-"""By default glibc makes up to eight heaps per core and gives new threads different ones: in time each heap is as large
-as the largest job needs."""
-MALLOC_ENV = _FEW_HEAPS | {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
-"""Environment of a process that runs networks, set before it starts: glibc keeps freed feature maps. By default it
-returns them to the kernel and faults the same pages in again, which on a CPU takes half of the time."""
-API_MALLOC_ENV = _FEW_HEAPS | {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-"""Environment of the API process, which handles large bodies: freed memory is returned to the kernel. By default glibc
-keeps more and more of it after a large block was freed."""
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
 """With CUDA one of these exists: on Linux, under WSL, on a Jetson."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server.files import atomic_file, partial_files_removed_on_signals
+from server.files import atomic_file, partial_files_removed_on_signals, scratch_file
 from tests.paths import ROOT
 
 _BUSY = """
@@ -45,6 +45,15 @@ def test_nothing_half_written_is_left_by_a_signal(tmp_path: Path, number: signal
         assert list((tmp_path / "new" / "folder").iterdir())
         process.send_signal(number)
         assert process.wait(30) == 128 + number
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scratch_file_is_removed_however_its_block_ends(tmp_path: Path) -> None:
+    with scratch_file(tmp_path) as path:
+        path.write_bytes(b"half")
+    with pytest.raises(ValueError), scratch_file(tmp_path) as path:
+        path.write_bytes(b"half")
+        raise ValueError
     assert not list(tmp_path.iterdir())
 
 

@@ -20,7 +20,8 @@ from server.config import Config
 from server.db.database import open_database
 from server.db.keys import Keys
 from server.db.limits import Limits
-from server.launch import API_MALLOC_ENV, MALLOC_ENV, CannotListen, listen, require_keys
+from server.launch import CannotListen, listen, require_keys
+from server.malloc import API_MALLOC_ENV, MALLOC_ENV
 from tests.conftest import MakeConfig, Served, draw
 
 

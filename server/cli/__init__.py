@@ -2,15 +2,33 @@
 
 import io
 import sys
+from typing import Annotated
 
 import typer
 
-from server.cli import doctor, jobs, keys, serve, upscale, weights
+from server import __version__
+from server.cli import doctor, jobs, keys, serve, upscale, watch, weights
 
-app = typer.Typer(
-    name="upscale-server", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
-)
+app = typer.Typer(name="upscale-server", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"upscale-server {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=__doc__)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options before the command's name."""
+
+
 app.command()(upscale.upscale)
+app.command()(watch.watch)
 app.command()(serve.serve)
 app.command(hidden=True)(serve.api)
 app.command()(serve.worker)

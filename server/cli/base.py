@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from server.config import BadConfig
 from server.errors import UpscaleError
+from server.malloc import MALLOC_ENV
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the jobs, pictures and installed weights.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -29,9 +29,15 @@ def plain_errors() -> Iterator[None]:
     """Expected errors become one line and exit code 1, without a traceback."""
     try:
         yield
-    except (UpscaleError, BadConfig) as error:
+    except typer.Exit:
+        raise
+    except UpscaleError as error:
         fail(str(error))
     except Exception as error:
+        from server.config import BadConfig
+
+        if isinstance(error, BadConfig):
+            fail(str(error))
         from server.transient_errors import transient_error
 
         outage = transient_error(error)
@@ -74,7 +80,5 @@ def _escaped(letter: str) -> str:
 
 def with_malloc_settings() -> None:
     """Restart this process with glibc's settings for networks, which are read before Python starts."""
-    from server.launch import MALLOC_ENV
-
     if os.name == "posix" and not all(name in os.environ for name in MALLOC_ENV):
         os.execve(sys.executable, [sys.executable, "-m", "server", *sys.argv[1:]], os.environ | MALLOC_ENV)

@@ -6,22 +6,24 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from server import __version__
 from server.cli.base import AsJson, DataDir, Device, plain_errors, show
-from server.config import Config, load_config
 from server.errors import UpscaleError
-from server.job.job import Params
-from server.weights.catalog import Catalog, DeviceKind, verify
-from server.weights.choice import LARGE_X4
-from server.weights.rates import REFINER, read_rates
+
+if TYPE_CHECKING:
+    from server.config import Config
+    from server.weights.catalog import Catalog, DeviceKind
 
 
 def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = False) -> None:
     """Print facts about this installation, for a bug report."""
+    from server.config import load_config
+
     with plain_errors():
         facts = _examine(load_config(data_dir=data_dir, device=device))
     if as_json:
@@ -33,11 +35,14 @@ def doctor(data_dir: DataDir = None, device: Device = None, as_json: AsJson = Fa
     show(table)
 
 
-def _examine(config: Config) -> dict[str, str]:
+def _examine(config: "Config") -> dict[str, str]:
     import pyvips
     from sqlalchemy import make_url
 
     from server.logs import configure_logs
+    from server.weights.catalog import Catalog, verify
+    from server.weights.choice import LARGE_X4
+    from server.weights.rates import read_rates
     from server.worker.upscaler import Upscaler, torch_versions
 
     configure_logs(logging.WARNING)
@@ -72,8 +77,11 @@ def _examine(config: Config) -> dict[str, str]:
     return facts
 
 
-def _speed(rates: Mapping[str, float], config: Config) -> str:
+def _speed(rates: Mapping[str, float], config: "Config") -> str:
     """The measured speed by which `auto` chooses on a CPU."""
+    from server.weights.choice import LARGE_X4
+    from server.weights.rates import REFINER
+
     if not rates:
         return "not measured yet: the first worker or `upscale` measures it"
     parts = [f"{name} {rate:,.0f} pixels a second" for name, rate in rates.items() if name != REFINER]
@@ -83,7 +91,9 @@ def _speed(rates: Mapping[str, float], config: Config) -> str:
     return ", ".join(parts)
 
 
-def _auto(catalog: Catalog, kind: DeviceKind) -> str:
+def _auto(catalog: "Catalog", kind: "DeviceKind") -> str:
+    from server.job.job import Params
+
     try:
         return catalog.choose(Params(scale=4.0), device=kind).name
     except UpscaleError as error:

@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from server.cli.base import AsJson, DataDir, fail, plain_errors, show
-from server.config import load_config
 from server.job.job import Job, State
 
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel the jobs of the server on this data folder.")
@@ -113,10 +112,12 @@ def _open_jobs(data_dir: Path | None) -> Any:
 
 def _open_engine(data_dir: Path | None) -> tuple[Any, float]:
     """The database of the server on this data folder, and its lease."""
-    from server.db.database import migrate, open_database
+    from server.config import load_config
+    from server.db.database import is_current, migrate, open_database
 
     config = load_config(data_dir=data_dir)
     if config.database_url is None and not (config.data_dir / "jobs.sqlite3").exists():
         fail(f"there are no jobs in {config.data_dir}: no server has run there")
-    migrate(config.database)
+    if not is_current(config.database):
+        migrate(config.database)
     return open_database(config.database), config.lease_s

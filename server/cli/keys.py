@@ -12,8 +12,6 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from server.cli.base import AsJson, DataDir, plain_errors, show, stderr
-from server.config import load_config
-from server.db.limits import Limits
 
 app = typer.Typer(no_args_is_help=True, help="Create and revoke API keys. A running server applies changes at once.")
 
@@ -42,6 +40,8 @@ def keys_create(
     data_dir: DataDir = None,
 ) -> None:
     """Create a key and print it. It can't be shown again: the server stores only its hash."""
+    from server.db.limits import Limits
+
     with plain_errors():
         limits = Limits(rate=rate, daily=daily, concurrent=concurrent, priority=priority)
         _, secret = _open_keys(data_dir).create(name, limits)
@@ -86,11 +86,13 @@ def _day(seconds: float | None) -> str:
 
 def _open_keys(data_dir: Path | None) -> Any:
     """The keys of the server on this data folder, also before its first start."""
-    from server.db.database import migrate, open_database
+    from server.config import load_config
+    from server.db.database import is_current, migrate, open_database
     from server.db.keys import Keys
     from server.files import set_private_umask
 
     config = load_config(data_dir=data_dir)
     set_private_umask()
-    migrate(config.database)
+    if not is_current(config.database):
+        migrate(config.database)
     return Keys(open_database(config.database))

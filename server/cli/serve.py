@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from server.cli.base import DataDir, Device, fail, plain_errors, with_malloc_settings
-from server.config import load_config
 from server.files import set_private_umask
 
 
@@ -17,6 +16,7 @@ def serve(
     device: Device = None,
 ) -> None:
     """Run the server: the APIs and the workers."""
+    from server.config import load_config
     from server.launch import CannotListen, Launcher
     from server.logs import configure_logs
 
@@ -37,6 +37,7 @@ def api(fd: Annotated[int, typer.Option(help="The listening socket.")]) -> None:
 
     from server.api.app import create_app
     from server.api.protocol import server_of
+    from server.config import load_config
     from server.launch import watch_parent
     from server.logs import configure_logs
 
@@ -55,10 +56,11 @@ def worker(
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Run one more worker for the jobs of `serve`, for example on another GPU."""
+    with_malloc_settings()
+    from server.config import load_config
     from server.launch import watch_parent
     from server.logs import configure_logs
 
-    with_malloc_settings()
     with plain_errors():
         config = load_config(data_dir=data_dir, device=device)
         configure_logs()

@@ -1,78 +1,60 @@
 """`upscale`: upscale picture files without a server."""
 
-import functools
-import json
-import logging
 import os
-import time
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-import pyvips
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from server.cli.base import (
-    AsJson,
-    DataDir,
-    Device,
-    complain,
-    fail,
-    plain,
-    plain_errors,
-    stderr,
-    stdout,
-    with_malloc_settings,
-)
-from server.config import Config, load_config
-from server.errors import UpscaleError
-from server.files import atomic_file, partial_files_removed_on_signals
-from server.job.formats import FORMATS
-from server.job.job import FACE_STRENGTH, Faces, Params
-
-if TYPE_CHECKING:
-    from server.pipeline import Context
+from server.cli import options, sources
+from server.cli.base import AsJson, DataDir, Device, fail, plain_errors, with_malloc_settings
+from server.cli.batch import Batch, Tally, report_failure, result_ending, say
+from server.cli.dry_run import explain
+from server.cli.pages import ENDINGS
+from server.cli.sources import STANDARD, Source, Task
+from server.files import partial_files_removed_on_signals
 
 
 def upscale(
-    files: Annotated[list[Path], typer.Argument(help="Picture files.")],
-    output: Annotated[str, typer.Option("-o", "--output", help="A file, or a folder, with a slash at the end.")],
-    scale: Annotated[float | None, typer.Option(help="Outscale, more than 0 and at most 10. Default 4.")] = None,
-    target: Annotated[str | None, typer.Option(help="2k, 4k or 8k: the result's long edge.")] = None,
-    size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect ratio may change.")] = None,
-    format_: Annotated[
-        str | None, typer.Option("--format", help="jpeg, png, webp, avif, tiff or gif. Default: by -o, else png.")
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures and folders of pictures; - is standard input.")
     ] = None,
-    quality: Annotated[int | None, typer.Option(help="1…100, for jpeg, webp and avif.")] = None,
-    lossless: Annotated[bool, typer.Option("--lossless", help="For webp and avif; png and tiff always are.")] = False,
-    progressive: Annotated[bool, typer.Option("--progressive", help="For jpeg: shows a coarse picture first.")] = False,
-    depth: Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: the source's.")] = None,
-    metadata: Annotated[str, typer.Option(help="EXIF, XMP and IPTC: keep, copyright or strip.")] = "keep",
-    colour: Annotated[str, typer.Option(help="The colour profile: keep, or srgb to convert.")] = "keep",
-    background: Annotated[
-        str | None, typer.Option(help="For jpeg: #rrggbb behind transparent pixels. Default #ffffff.")
+    input_: Annotated[list[Path] | None, typer.Option("-i", "--input", help="The same as FILES.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", help="A file, a folder, with a slash at the end, or - for standard output."),
     ] = None,
-    animation: Annotated[str, typer.Option(help="For animations: keep (all frames) or first.")] = "keep",
-    model: Annotated[str, typer.Option(help="A model's name, a checkpoint's path, or auto.")] = "auto",
+    suffix: options.Suffix = "",
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out pictures whose results exist already.")
+    ] = False,
+    overwrite: options.Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done: results, sizes, problems.")
+    ] = False,
+    scale: options.Scale = None,
+    target: options.Target = None,
+    size: options.Size = None,
+    format_: options.Format = None,
+    quality: options.Quality = None,
+    lossless: options.Lossless = False,
+    progressive: options.Progressive = False,
+    depth: options.Depth = None,
+    metadata: options.Metadata = "keep",
+    colour: options.Colour = "keep",
+    background: options.Background = None,
+    animation: options.Animation = "keep",
+    model: options.Model = "auto",
     device: Device = None,
-    creativity: Annotated[
-        float | None,
-        typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0; for clean text -2."),
-    ] = None,
-    content: Annotated[
-        str, typer.Option(help="What the picture shows: photo, text or drawing; auto detects it.")
-    ] = "auto",
-    denoise: Annotated[float | None, typer.Option(help="0…1, for realesr-general-x4v3.")] = None,
-    faces: Annotated[bool, typer.Option("--faces", help="Restore faces with GFPGAN.")] = False,
-    face_strength: Annotated[
-        float | None, typer.Option(help=f"0…1: share of the restored faces in the result. Default {FACE_STRENGTH}.")
-    ] = None,
-    face_only: Annotated[
-        str | None, typer.Option(help="all, largest, or numbers such as 0,2, where 0 is the largest face. Default all.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of the detail that creativity adds. Default: derived from the picture.")
-    ] = None,
+    creativity: options.Creativity = None,
+    content: options.Content = "auto",
+    denoise: options.Denoise = None,
+    faces: options.RestoreFaces = False,
+    face_strength: options.FaceStrength = None,
+    face_only: options.FaceOnly = None,
+    seed: options.Seed = None,
     sweep: Annotated[
         bool,
         typer.Option("--sweep", help="Write a sheet: 512 pixels of the result at each creativity, -2 to 2."),
@@ -80,213 +62,150 @@ def upscale(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upscale picture files without a server."""
+    """Upscale pictures and folders of pictures, without a server.
+
+    A folder is taken with its sub-folders, and its tree is kept in the output folder. Results that exist already are
+    not replaced unless --overwrite says so.
+    """
     with_malloc_settings()
+    from server.config import load_config
+
     with plain_errors():
         config = load_config(device=device, data_dir=data_dir)
-        named = _format_of(files, output)
-        format_ = named if format_ is None else _ALIASES.get(format_.lower(), format_)
-        if scale is None and target is None and size is None:
-            scale = 4.0
-        params = Params(
+        given = [*(files or ()), *(input_ or ())]
+        named = _check_places(given, output, suffix, skip_existing, overwrite, as_json)
+        params = options.make_params(
             scale=scale,
-            target=target,  # type: ignore[arg-type]  # Params raises InvalidField for other values
-            size=_parse_size(size),
-            format=format_,  # type: ignore[arg-type]  # as above
+            target=target,
+            size=size,
+            format_=named or "png" if format_ is None else options.format_name(format_),
             quality=quality,
             lossless=lossless,
             progressive=progressive,
-            depth=depth,  # type: ignore[arg-type]  # as above
-            metadata=metadata,  # type: ignore[arg-type]
-            colour=colour,  # type: ignore[arg-type]
-            background=_parse_colour(background or "#ffffff"),
-            animation=animation,  # type: ignore[arg-type]
+            depth=depth,
+            metadata=metadata,
+            colour=colour,
+            background=background,
+            animation=animation,
             model=model,
-            denoise=denoise,
             creativity=creativity,
-            content=content,  # type: ignore[arg-type]
-            faces=_parse_faces(faces, face_strength, face_only),
+            content=content,
+            denoise=denoise,
+            faces=faces,
+            face_strength=face_strength,
+            face_only=face_only,
             seed=seed,
             sweep=sweep,
         )
-        _check_options(params, files, output, quality, background)
-        destinations = _destinations(files, output, params.format)
-        with partial_files_removed_on_signals():
-            failed = _upscale_all(config, params, destinations, as_json)
-    if failed:
+        if named is not None and named != params.format:
+            fail(f"{output} is {named} by its name, but --format is {params.format}", code=2)
+        found, failures = _find(given, output, suffix)
+        own_format = format_ is None and named is None
+        tasks = _place(found, given, output, suffix, lambda path: result_ending(path, params, own_format=own_format))
+        tally = Tally(len(tasks) + len(failures), failed=failures)
+        there = sources.existing(tasks)
+        if skip_existing:
+            tally.skipped = len(there)
+            tasks = [task for task in tasks if task not in there]
+        elif there and not overwrite and not dry_run:
+            _refuse_existing(there, len(tasks))
+        for path, reason in failures:
+            report_failure(path, reason, as_json=as_json)
+        if dry_run:
+            explain(config, params, tasks, tally, own_format=own_format, as_json=as_json)
+            if there and not overwrite and not skip_existing:
+                _refuse_existing(there, len(tasks))
+        elif tasks:
+            with partial_files_removed_on_signals(tally.last_words):
+                Batch(config, params, tally, own_format=own_format, overwrite=overwrite, as_json=as_json).run(tasks)
+        if not as_json:
+            say(tally.lines())
+    if tally.failed:
         raise typer.Exit(1)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UpscaleError):
-        return error.message
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    said = (str(error).strip().splitlines() or [""])[-1]
-    return said if isinstance(error, OSError | pyvips.Error) and said else f"{type(error).__name__}: {said}"
+def _check_places(
+    given: list[Path], output: str | None, suffix: str, skip_existing: bool, overwrite: bool, as_json: bool
+) -> str | None:
+    """The format by the name of the output, or None. Exits with code 2 for places that make no sense together."""
+    if not given:
+        fail("name the pictures or folders to upscale; - is standard input", code=2)
+    if skip_existing and overwrite:
+        fail("--skip-existing and --overwrite exclude each other", code=2)
+    options.check_suffix(suffix)
+    if output is None:
+        if STANDARD in given:
+            output = "-"
+        elif not suffix:
+            fail(
+                "say where results go: -o with a file or folder, or --suffix to write them beside the pictures", code=2
+            )
+        else:
+            return None
+    if output == "-":
+        if len(given) > 1 or os.path.isdir(given[0]):
+            fail("standard output takes the result of one picture", code=2)
+        if as_json:
+            fail("--json and the result can't both go to standard output", code=2)
+        if sys.stdout.isatty():
+            fail("standard output is a terminal: redirect it, or give a file with -o", code=2)
+        return None
+    if not _is_folder(given, output):
+        if suffix:
+            fail("--suffix has no effect if -o names the result", code=2)
+        return _format_of(given[0], output)
+    if os.path.isfile(output):
+        fail(f"{output} is a file; several pictures need a folder", code=2)
+    if not sources.says_folder(output) and Path(output).suffix.lower().lstrip(".") in options.ALIASES:
+        fail(f"{output} is the name of one picture; several need a folder, such as {Path(output).stem}/", code=2)
+    return None
 
 
-def _upscale_all(config: Config, params: Params, destinations: dict[Path, Path], as_json: bool) -> int:
-    """Returns the number of files that failed; the others are done nevertheless."""
-    from server.logs import configure_logs
-    from server.weights.catalog import Catalog
-    from server.worker.upscaler import Upscaler
-
-    configure_logs(logging.WARNING)  # the default is standard output
-    upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)
-    upscaler.load(params)  # so that a wrong name is one error, not one for each file
-    if params.faces is not None:
-        upscaler.load_faces()
-    failed = 0
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, disable=as_json or not stderr.is_terminal, transient=True) as progress:
-        for source, destination in destinations.items():
-            name = plain(source.name)
-            bar = progress.add_task(f"{name}  loading", total=1.0)
-            started = time.perf_counter()
-            try:
-                data = source.read_bytes()
-                with atomic_file(destination) as partial:
-                    ctx = upscaler.prepare(params, data, partial)
-                    upscaler.run(ctx, functools.partial(_show, progress, bar, name, ctx))
-            except Exception as error:  # unexpected errors too: the other files are done nevertheless
-                failed += 1
-                reason = _reason(error)
-                if as_json:
-                    print(json.dumps({"source": str(source), "error": reason}), flush=True)
-                else:
-                    complain(f"{source}: {reason}")
-                continue
-            finally:
-                progress.remove_task(bar)
-            assert ctx.plan is not None  # the run has ended well
-            w, h = ctx.plan.result
-            seconds = round(time.perf_counter() - started, 3)
-            if as_json:
-                line = {"source": str(source), "result": str(destination), "width": w, "height": h}
-                if ctx.animation is not None:
-                    line |= {"frames": ctx.plan.frames, "duration_s": ctx.animation.timing.duration_s}
-                line |= {"model": ctx.loaded.name if ctx.loaded else "none", "seconds": seconds, "steps": ctx.seconds}
-                if ctx.loaded is not None:
-                    line |= {"model_sha256": ctx.loaded.sha256, "model_form": ctx.loaded.form}
-                if ctx.notes:
-                    line |= {"notes": ctx.notes}
-                if ctx.refinement is not None:
-                    line |= {"refinement": ctx.refinement.to_dict()}
-                if ctx.faces is not None:
-                    line |= {"faces": [face.to_dict() for face in ctx.faces]}
-                print(json.dumps(line), flush=True)
-            else:
-                frames = f"  {ctx.plan.frames} frames" if ctx.animation is not None else ""
-                model = f"  {ctx.loaded.name}" if ctx.loaded else ""
-                done = f"{plain(destination)}  {w}×{h}{frames}  {seconds:.1f} s{model}"
-                if ctx.faces is not None:
-                    done += (
-                        f"  {sum(face.restored is not None for face in ctx.faces)} of {len(ctx.faces)} faces restored"
-                    )
-                stdout.print(done, markup=False, highlight=False, soft_wrap=True)
-                for note in ctx.notes:
-                    stderr.print(plain(f"note: {source}: {note}"), markup=False, highlight=False, soft_wrap=True)
-    return failed
+def _is_folder(given: list[Path], output: str) -> bool:
+    many = len(given) > 1 or os.path.isdir(given[0])
+    return many or sources.says_folder(output) or not Path(output).suffix
 
 
-def _show(progress: Progress, bar: TaskID, name: str, ctx: "Context") -> None:
-    progress.update(bar, completed=ctx.progress, description=f"{name}  {ctx.stage}")
-
-
-_ALIASES = {
-    **{form.suffix.lstrip("."): name for name, form in FORMATS.items()},
-    **dict.fromkeys(("jpg", "jpe", "jfif", "pjpeg", "pjp"), "jpeg"),
-    **{"apng": "png", "tif": "tiff"},
-}
-"""Formats by file name ending, in lower case."""
-
-
-def _is_folder(files: list[Path], output: str) -> bool:
-    return len(files) > 1 or _says_folder(output) or not Path(output).suffix
-
-
-def _says_folder(output: str) -> bool:
-    # NOTE: not Path.is_dir, which raises for a name that is too long.
-    return output.endswith((os.sep, os.altsep or os.sep)) or os.path.isdir(output)
-
-
-def _format_of(files: list[Path], output: str) -> str:
-    """The format by the name of the output; exits if there is none."""
+def _format_of(source: Path, output: str) -> str | None:
+    """None for files whose pages keep their formats."""
     suffix = Path(output).suffix
-    named = _ALIASES.get(suffix.lower().lstrip("."))
-    if _is_folder(files, output):
-        if os.path.isfile(output):
-            fail(f"{output} is a file; several pictures need a folder", code=2)
-        if named is not None and not _says_folder(output):
-            fail(f"{output} is the name of one picture; several need a folder, such as {Path(output).stem}/", code=2)
-        return "png"
+    packed = source.suffix.lower() in ENDINGS and source.suffix.lower().lstrip(".") not in options.ALIASES
+    if packed and suffix.lower() != source.suffix.lower():
+        fail(
+            f"the result of {source} has pages too: name it {Path(output).stem}{source.suffix}, or give a folder",
+            code=2,
+        )
+    if packed:
+        return None
+    named = options.ALIASES.get(suffix.lower().lstrip("."))
     if named is None:
-        fail(f"a result can't be written as {suffix}: use {_endings()}; a folder of that name ends with /", code=2)
+        written = sources.endings_written()
+        fail(f"a result can't be written as {suffix}: use {written}; a folder of that name ends with /", code=2)
     return named
 
 
-def _check_options(params: Params, files: list[Path], output: str, quality: int | None, background: str | None) -> None:
-    """Refuse options that would have no effect."""
-    form = FORMATS[params.format]
-    if not _is_folder(files, output) and (named := _format_of(files, output)) != form.name:
-        fail(f"{output} is {named} by its name, but --format is {form.name}", code=2)
-    if quality is not None and form.default_quality is None:
-        fail(f"--quality has no effect for {form.name}, only for jpeg, webp and avif", code=2)
-    if quality is not None and params.lossless:
-        fail("--quality has no effect with --lossless; give one of them", code=2)
-    if background is not None and form.alpha:
-        fail(f"--background has no effect for {form.name}, only for jpeg, which has no transparency", code=2)
+def _find(given: list[Path], output: str | None, suffix: str) -> tuple[list[Source], list[sources.Failure]]:
+    """Beside the pictures, what ends with the suffix is the result of an earlier run, and left out."""
+    found, failures = sources.find(
+        given, sources.PICTURES | ENDINGS, leave_out=None if output is None else Path(output)
+    )
+    if output is None:
+        found = [each for each in found if not (each.walked and each.path.stem.endswith(suffix))]
+    return found, failures
 
 
-def _endings() -> str:
-    *most, last = (form.suffix for form in FORMATS.values())
-    return f"{', '.join(most)} or {last}"
+def _place(
+    found: list[Source], given: list[Path], output: str | None, suffix: str, ending: Callable[[Path], str]
+) -> list[Task]:
+    if output is None:
+        output = "-" if STANDARD in given else None
+    one_file = output is not None and (output == "-" or not _is_folder(given, output))
+    where = None if output is None else Path(output)
+    return sources.place(found, where, one_file=one_file, suffix=suffix, ending=ending)
 
 
-def _destinations(files: list[Path], output: str, format_: str) -> dict[Path, Path]:
-    """The path of each picture's result: never that of a source or of another result."""
-    if _is_folder(files, output):
-        result = {file: Path(output) / (file.stem + FORMATS[format_].suffix) for file in files}
-    else:
-        result = {files[0]: Path(output)}
-    taken: dict[Path, Path] = {}
-    for file, destination in result.items():
-        first = taken.setdefault(destination, file)
-        if first != file:
-            fail(f"{first} and {file} would both be written to {destination}; nothing was done", code=2)
-    sources = {os.path.realpath(file) for file in files}
-    for file, destination in result.items():
-        if os.path.realpath(destination) in sources:
-            fail(f"the result of {file} would overwrite {destination}", code=2)
-    return result
-
-
-def _parse_faces(wanted: bool, strength: float | None, only: str | None) -> Faces | None:
-    """The other options for faces imply `--faces`."""
-    if not wanted and strength is None and only is None:
-        return None
-    which: Any = only or "all"
-    if which not in ("all", "largest"):
-        numbers = which.split(",")
-        if not all(number.strip().isdecimal() for number in numbers):
-            fail(f"--face-only must be all, largest, or numbers such as 0,2, not {only!r}", code=2)
-        which = tuple(int(number) for number in numbers)
-    return Faces(strength=FACE_STRENGTH if strength is None else strength, only=which)
-
-
-def _parse_size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        fail(f"--size must be WIDTHxHEIGHT, for example 1920x1080, not {text!r}", code=2)
-    return int(width), int(height)
-
-
-def _parse_colour(text: str) -> tuple[int, int, int]:
-    digits = text.removeprefix("#")
-    if len(digits) != 6 or not set(digits.lower()) <= set("0123456789abcdef"):
-        fail(f"--background must be #rrggbb, for example #ffffff, not {text!r}", code=2)
-    red, green, blue = bytes.fromhex(digits)
-    return red, green, blue
+def _refuse_existing(there: list[Task], total: int) -> None:
+    what = f"{there[0].result} exists already"
+    if total > 1:
+        what = f"{len(there)} of {total} results exist already, the first is {there[0].result}; nothing was done"
+    fail(f"{what}: --overwrite replaces, --skip-existing keeps what exists", code=2)

@@ -6,20 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
 from server.cli.base import AsJson, DataDir, complain, fail, plain_errors, show, stderr, stdout
-from server.config import Config, LicencePolicy, load_config
 from server.errors import UpscaleError
-from server.weights.catalog import Catalog, verify
-from server.weights.manifest import ALL, Entry, File, Manifest, read_manifest
-from server.weights.own import Own, candidates, read_index
-from server.weights.store import Store
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from server.config import Config, LicencePolicy
+    from server.weights.catalog import Catalog
+    from server.weights.manifest import Entry, File, Manifest
+    from server.weights.own import Own
 
 app = typer.Typer(no_args_is_help=True, help="List, download, verify, export and import weights.")
 
@@ -46,6 +48,10 @@ class _Row:
 @app.command("list")
 def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List all weights of the manifest, and your own checkpoints in the weights folder. --json adds notes."""
+    from server.config import load_config
+    from server.weights.catalog import Catalog
+    from server.weights.manifest import read_manifest
+
     with _plain_errors():
         config = load_config(data_dir=data_dir)
         catalog = Catalog(config.weights_path)
@@ -65,11 +71,15 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def pull(
-    names: Annotated[list[str], typer.Argument(help=f"Models, or groups: realesrgan, gfpgan, sdxl, {ALL}.")],
+    names: Annotated[list[str], typer.Argument(help="Models, or groups: realesrgan, gfpgan, sdxl, all.")],
     data_dir: DataDir = None,
 ) -> None:
     """Download, check and install weights. An interrupted download is resumed."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from server.config import load_config
     from server.outbound.pull_weights import pull as pull_files
+    from server.weights.manifest import read_manifest
 
     with _plain_errors():
         config = load_config(data_dir=data_dir)
@@ -78,7 +88,7 @@ def pull(
         columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bars:
 
-            def show(file: File) -> "_Bar":
+            def show(file: "File") -> "_Bar":
                 return _Bar(bars, str(file.path))
 
             for pulled in pull_files(entries, config, show):
@@ -95,7 +105,7 @@ def pull(
 class _Bar:
     """The progress of one download, removed when it has ended."""
 
-    def __init__(self, bars: Progress, name: str) -> None:
+    def __init__(self, bars: "Progress", name: str) -> None:
         self._bars = bars
         self._task = bars.add_task(name, total=None)
 
@@ -106,6 +116,10 @@ class _Bar:
 @app.command("verify")
 def verify_(names: Names = None, data_dir: DataDir = None) -> None:
     """Verify the hashes of weights. Exits with 1 if one is wrong."""
+    from server.config import load_config
+    from server.weights.catalog import Catalog, verify
+    from server.weights.manifest import read_manifest
+
     failed = 0
     with _plain_errors():
         config = load_config(data_dir=data_dir)
@@ -132,7 +146,11 @@ def export(
     tar: Annotated[Path, typer.Argument(help="The file to write.")], names: Names = None, data_dir: DataDir = None
 ) -> None:
     """Write installed weights to a tar, for a machine without a network."""
+    from server.config import load_config
     from server.weights.archive import export as write
+    from server.weights.catalog import Catalog
+    from server.weights.manifest import read_manifest
+    from server.weights.store import Store
 
     with _plain_errors():
         config = load_config(data_dir=data_dir)
@@ -152,7 +170,10 @@ def import_(
     tar: Annotated[Path, typer.Argument(help="A tar that `export` has written.")], data_dir: DataDir = None
 ) -> None:
     """Install the weights of a tar, if all of them are in the manifest and undamaged."""
+    from server.config import load_config
     from server.weights.archive import import_ as read
+    from server.weights.manifest import read_manifest
+    from server.weights.store import Store
 
     with _plain_errors():
         config = load_config(data_dir=data_dir)
@@ -163,6 +184,9 @@ def import_(
 @app.command()
 def path(name: str, data_dir: DataDir = None) -> None:
     """Print the path of the weights of that name: a file, or a folder of several files."""
+    from server.config import load_config
+    from server.weights.catalog import Catalog
+
     with _plain_errors():
         config = load_config(data_dir=data_dir)
         catalog = Catalog.of(config)
@@ -184,7 +208,7 @@ def _say(line: str) -> None:
     stdout.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _row(entry: Entry, catalog: Catalog, policy: LicencePolicy) -> _Row:
+def _row(entry: "Entry", catalog: "Catalog", policy: "LicencePolicy") -> _Row:
     sha256, size = entry.files[0].sha256 if len(entry.files) == 1 else None, entry.size
     if policy == "commercial" and not entry.commercial:
         state = "refused"
@@ -197,14 +221,17 @@ def _row(entry: Entry, catalog: Catalog, policy: LicencePolicy) -> _Row:
     return _Row(entry.name, entry.kind.value, state, sha256, size, entry.licence, entry.commercial, entry.note)
 
 
-def _own_row(own: Own) -> _Row:
+def _own_row(own: "Own") -> _Row:
     state = f"own, {own.network.arch} ×{own.network.scale}" if own.network else f"PROBLEM: {own.problem}"
     sha256 = own.network.sha256 if own.network else None
     return _Row(own.name, "upscaler", state, sha256, own.size, "unknown", None, own.file)
 
 
-def _look_at_own(config: Config) -> list[Own]:
+def _look_at_own(config: "Config") -> list["Own"]:
     """The operator's own checkpoints. New ones are recognised now, which needs torch and takes seconds."""
+    from server.weights.manifest import read_manifest
+    from server.weights.own import candidates, read_index
+
     folder = config.weights_path
     known = read_index(folder)
     files = {path.name for path in candidates(folder, read_manifest())}
@@ -217,11 +244,11 @@ def _look_at_own(config: Config) -> list[Own]:
     return index(folder)
 
 
-def _present(catalog: Catalog, manifest: Manifest) -> list[str]:
+def _present(catalog: "Catalog", manifest: "Manifest") -> list[str]:
     kinds = dict.fromkeys(entry.kind for entry in manifest.entries.values())
     return [name for kind in kinds for name in catalog.names(kind) if name in manifest.entries]
 
 
-def _names_of(manifest: Manifest, names: list[str], own: list[str]) -> list[str]:
+def _names_of(manifest: "Manifest", names: list[str], own: list[str]) -> list[str]:
     rest = [name for name in names if name not in own]
     return [entry.name for entry in manifest.select(rest)] + [name for name in names if name in own]

@@ -147,6 +147,7 @@ turns = Table(
     Column("served_at", Float, nullable=False),
 )
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 _LOCK_TIMEOUT_S = 30
 """How long a writer waits for others on SQLite, unless the URL says `?timeout=`."""
@@ -265,6 +266,25 @@ class Changes:
         return int(row[0]) if row else 0
 
 
+def newest_version() -> str:
+    """The version of the schema that this server uses: migrations are numbered by their file names."""
+    return max(path.name[:4] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def is_current(url: str) -> bool:
+    """Whether `migrate` has nothing to do. Asks without importing alembic, so that commands start faster. Raises
+    BadConfig as `open_database` does."""
+    engine = open_database(url)
+    try:
+        with reading(engine) as connection:
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all()
+    except (SQLAlchemyError, sqlite3.Error):
+        return False  # a new database; or one that can't be used, which `migrate` reports
+    finally:
+        engine.dispose()
+    return list(found) == [newest_version()]
+
+
 def migrate(url: str) -> None:
     """Bring the schema up to date; once, before any process that uses it starts. Raises BadConfig when the database
     can't be used now."""
@@ -273,7 +293,7 @@ def migrate(url: str) -> None:
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     engine = open_database(url)
     shown = engine.url.render_as_string(hide_password=True)
     try:

@@ -1,87 +1,32 @@
 """The command line, called in this process except for one real start: output, streams and exit codes."""
 
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from server import __version__
-from server.cli import app
 from server.config import Config
 from server.db.database import deliveries, open_database
 from server.db.deliveries import WEBHOOK, Deliveries, Delivery
 from server.db.jobs import Jobs
 from server.job.job import Job, Params, State
-from server.launch import MALLOC_ENV
+from server.malloc import MALLOC_ENV
 from tests import moving
-from tests.conftest import FAST, MakeConfig, draw, plain_logs
+from tests.cli.outcome import Run, complaint, lines, size_of
+from tests.conftest import FAST, MakeConfig, draw
 from tests.paths import ROOT
 
 SHIPPED = ("fidelity-x4", "RealESRGAN_x4plus", "RealESRGAN_x4plus_anime_6B", "realesr-animevideov3")
 
-Run = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """Commands send the logs of the whole process to their own standard error."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    plain_logs()
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """`run("upscale", path, …)`, on the CPU, in a folder and with a data folder of its own."""
-    for name in [name for name in os.environ if name.startswith("UPSCALE_") and name not in FAST]:
-        monkeypatch.delenv(name)
-    for name, value in MALLOC_ENV.items():
-        monkeypatch.setenv(name, value)  # otherwise the command starts over, in a new process
-    monkeypatch.setenv("UPSCALE_DEVICE", "cpu")
-    monkeypatch.setenv("UPSCALE_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: CliRunner().invoke(app, [str(each) for each in arguments])
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "photo.png"
-    path.write_bytes(draw(16, 12))
-    return path
-
-
 ENDINGS = "use .jpeg, .png, .webp, .avif, .tiff or .gif; a folder of that name ends with /"
-
-
-def complaint(outcome: Result, code: int = 1) -> str:
-    """The one line of standard error, of a command that ended with `code`."""
-    assert outcome.exit_code == code, outcome.output
-    assert outcome.stdout == ""
-    assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 1, outcome.stderr
-    return outcome.stderr.removeprefix("error: ").removesuffix("\n")
-
-
-def size_of(path: Path) -> tuple[str | None, tuple[int, int]]:
-    with Image.open(path) as image:
-        return image.format, image.size
-
-
-def lines(outcome: Result) -> list[dict[str, Any]]:
-    """Its standard output, which must be JSON lines only."""
-    return [json.loads(line) for line in outcome.stdout.splitlines()]
 
 
 # --- upscale --------------------------------------------------------------------------------------------------------
@@ -160,12 +105,12 @@ def test_json_is_one_object_a_picture_and_nothing_else(run: Run, photo: Path, tm
     (tmp_path / "other.png").write_bytes(draw(8, 8))
     outcome = run("upscale", photo, "missing.png", "other.png", "-o", "out", "--scale", 2, "--json")
     assert (outcome.exit_code, outcome.stderr) == (1, "")
-    first, missing, last = lines(outcome)
+    missing, first, last = lines(outcome)
+    assert missing == {"source": "missing.png", "error": "No such file or directory"}, "before any network is loaded"
     assert first["source"] == str(photo)
     assert (first["result"], first["width"], first["height"]) == ("out/photo.png", 32, 24)
     assert first["model"] == "fidelity-x4" and first["seconds"] > 0
     assert list(first["steps"]) == ["decode", "plan", "upscale", "faces", "refine", "resize", "encode"]
-    assert missing == {"source": "missing.png", "error": "No such file or directory"}
     assert last["result"] == "out/other.png"
 
 
@@ -174,11 +119,15 @@ def test_a_picture_that_fails_does_not_stop_the_others(run: Run, photo: Path, tm
     (tmp_path / "a folder").mkdir()
     outcome = run("upscale", "missing.png", "text.jpg", "a folder", photo, "-o", "out", "--scale", 2)
     assert outcome.exit_code == 1
+    no_picture = "the file is not a picture of a kind this server reads: JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC"
     assert outcome.stderr.splitlines() == [
         "error: missing.png: No such file or directory",
-        "error: text.jpg: the file is not a picture of a kind this server reads: "
-        "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC",
-        "error: a folder: Is a directory",
+        "error: a folder: there are no pictures in this folder",
+        f"error: text.jpg: {no_picture}",
+        "3 of 4 failed:",
+        "  missing.png: No such file or directory",
+        "  a folder: there are no pictures in this folder",
+        f"  text.jpg: {no_picture}",
     ]
     assert outcome.stdout.startswith("out/photo.png  32×24")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.png"]
@@ -212,6 +161,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 
 
 def test_an_unknown_model_is_refused_once_and_not_for_every_picture(run: Run, photo: Path) -> None:
+    photo.with_name("other.png").write_bytes(photo.read_bytes())
     outcome = run("upscale", photo, photo.with_name("other.png"), "-o", "out", "--model", "best-x8")
     assert complaint(outcome) == f"there is no model 'best-x8'; installed are {', '.join(SHIPPED)}"
 
@@ -295,6 +245,9 @@ def test_words_with_brackets_come_out_as_they_are(run: Run, photo: Path) -> None
     assert outcome.stderr.splitlines() == [
         "error: [bold]a.png: No such file or directory",
         "error: [/b].png: No such file or directory",
+        "2 of 2 failed:",
+        "  [bold]a.png: No such file or directory",
+        "  [/b].png: No such file or directory",
     ]
 
 
@@ -357,7 +310,7 @@ def test_a_name_in_no_encoding_is_one_line_and_the_rest_is_done(photo: Path, tmp
     first, last = done.stdout.splitlines()
     assert "odd\\xff\\n.png  16" in first and "out/photo.png  16" in last
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 2 and "bad\\xfe.png: " in lines[0] and "missing.png: " in lines[1]
+    assert len(lines) == 2 and "missing.png: " in lines[0] and "bad\\xfe.png: " in lines[1]
     assert "Traceback" not in done.stderr
     assert (tmp_path / "out" / odd.name).exists() and len(list((tmp_path / "out").iterdir())) == 2
 
@@ -389,7 +342,7 @@ def test_the_page_that_was_taken_is_told(run: Run, tmp_path: Path) -> None:
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     outcome = run("upscale", "a.tif", "-o", "out.png", "--scale", 1)
     assert outcome.exit_code == 0 and "note: a.tif: page 1 of 3\n" in outcome.stderr
-    (line,) = lines(run("upscale", "a.tif", "-o", "out.png", "--scale", 1, "--json"))
+    (line,) = lines(run("upscale", "a.tif", "-o", "out.png", "--scale", 1, "--json", "--overwrite"))
     assert "page 1 of 3" in line["notes"]
 
 

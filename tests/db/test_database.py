@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select
 from sqlalchemy.exc import IntegrityError
 
-from server.db.database import Changes, metadata, migrate, open_database, reading, workers
+from server.db.database import Changes, is_current, metadata, migrate, open_database, reading, workers
 from server.db.jobs import Jobs
 from server.job.job import Job, Params
 
@@ -59,6 +59,16 @@ def test_migrating_again_changes_nothing(sqlite: str) -> None:
     migrate(sqlite)
     assert ids(engine) == ["a"]
     engine.dispose()
+
+
+def test_a_schema_is_current_when_all_migrations_are_made(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    assert not is_current(url), "a new file"
+    migrate(url)
+    assert is_current(url)
+    with open_database(url).begin() as db:
+        db.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    assert not is_current(url)
 
 
 def test_sqlite_is_reported_to_keep_what_it_has_committed(sqlite: str) -> None:

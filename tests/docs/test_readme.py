@@ -98,13 +98,15 @@ def checkout(tmp_path: Path, picture: Picture) -> Path:
 @pytest.mark.timeout(300)
 def test_its_commands_without_a_server_do_what_they_say(checkout: Path) -> None:
     pictures = [line for line in shell() if "server upscale " in line]
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     for line in pictures:
         run = at(checkout, None, "bash", "-euc", line)
         assert run.returncode == 0, f"{line}: {run.stderr}"
     with Image.open(checkout / "big.png") as big, Image.open(checkout / "bigger" / "two.jpeg") as bigger:
         assert big.size == (192, 128)
         assert bigger.size == (4096, 2731)
+    with Image.open(checkout / "twice.png") as twice:
+        assert twice.size == (96, 64)
     (doctor,) = [line for line in shell() if "server doctor" in line]
     assert "fidelity-x4" in at(checkout, None, "bash", "-euc", doctor).stdout
 

@@ -23,7 +23,7 @@ from server.kernels import Kernel, load
 from server.kernels import __main__ as command
 from server.kernels.cpu import build
 from server.kernels.cpu.network import Network, RowPass
-from server.launch import MALLOC_ENV
+from server.malloc import MALLOC_ENV
 from server.models import load_model, rrdbnet, srvgg
 from server.models.base import ModelInfo
 from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact

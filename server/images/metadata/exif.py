@@ -290,6 +290,15 @@ class Reader:
         changed = number.to_bytes(2, "big" if self._order == ">" else "little")
         return self._data[:start] + changed + self._data[start + 2 :]
 
+    def alone(self, offset: int) -> bytes:
+        """The whole file, with the directory at `offset` as the only one of its chain."""
+        size = 8 if self.wide else 4
+        count = self._number(offset, 8 if self.wide else 2)
+        end = offset + (8 + 20 * count if self.wide else 2 + 12 * count)
+        first = offset.to_bytes(size, "big" if self._order == ">" else "little")
+        with memoryview(self._data) as data:  # its slices are not copies
+            return b"".join((data[:size], first, data[2 * size : end], bytes(size), data[end + size :]))
+
     def raw(self, offset: int, tag: int) -> bytes | None:
         """The bytes of one tag, in the file's byte order; None if it is missing."""
         places = (place for place in self._entries(offset) if self._number(place, 2) == tag)

@@ -5,6 +5,7 @@ other files begin with reduced pictures too; and a directory can have compressio
 decode.
 """
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -171,6 +172,16 @@ def look(data: bytes) -> Tiff:
     return Tiff(main, {**shared, **main.tags}, max(1, len(chain)), page)
 
 
+def pages(data: bytes | mmap.mmap) -> list[Directory]:
+    """The directories of all pages: the pictures of the chain, without reduced versions and masks."""
+    return [each for each in _directories(data) if each.is_whole and each.sub < 0]
+
+
+def one_page(data: bytes | mmap.mmap, page: Directory) -> bytes:
+    """The file as a TIFF with only that page."""
+    return Reader(data).alone(page.offset)
+
+
 def readable(data: bytes, main: Directory) -> bytes:
     """The file in a form that libvips reads: it can't read 8-bit CIELAB, but the same numbers as ICCLab."""
     if main.photometric == CIELAB and main.is_lab:
@@ -182,7 +193,7 @@ def raw_message(kind: str) -> str:
     return f"the file is a camera raw ({kind}), which is not supported: develop it, and send a TIFF, PNG or JPEG of it"
 
 
-def _directories(data: bytes) -> Iterator[Directory]:
+def _directories(data: bytes | mmap.mmap) -> Iterator[Directory]:
     """The directories of the chain, each followed by its sub-directories."""
     reader = Reader(data)
     seen: set[int] = set()

@@ -1,0 +1,11 @@
+"""Settings of glibc's memory allocator for the server's processes. It reads them once, when a process starts."""
+
+_FEW_HEAPS = {"MALLOC_ARENA_MAX": "2"}
+"""By default glibc makes up to eight heaps per core and gives new threads different ones: in time each heap is as large
+as the largest job needs."""
+MALLOC_ENV = _FEW_HEAPS | {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
+"""Environment of a process that runs networks, set before it starts: glibc keeps freed feature maps. By default it
+returns them to the kernel and faults the same pages in again, which on a CPU takes half of the time."""
+API_MALLOC_ENV = _FEW_HEAPS | {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+"""Environment of the API process, which handles large bodies: freed memory is returned to the kernel. By default glibc
+keeps more and more of it after a large block was freed."""

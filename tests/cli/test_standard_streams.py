@@ -1,0 +1,58 @@
+"""`upscale -`: a picture from standard input, a result to standard output."""
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from server.cli import app
+from tests.cli.outcome import Run, complaint, size_of, started
+from tests.conftest import draw
+
+
+def test_from_standard_input_to_standard_output(tmp_path: Path) -> None:
+    with started("upscale", "-", "-s", "2", "--data-dir", tmp_path / "data", cwd=tmp_path) as process:
+        out, told = process.communicate(draw(16, 12), timeout=100)
+    assert process.returncode == 0, told
+    with Image.open(io.BytesIO(out)) as image:
+        assert (image.format, image.size) == ("PNG", (32, 24))
+    assert told.startswith("standard output  32×24".encode())
+    assert not list(tmp_path.iterdir()), "and nothing is left beside it"
+
+
+def test_from_standard_input_to_a_file_or_folder(run: Run, tmp_path: Path) -> None:
+    for output, written in (("a.webp", "a.webp"), ("out/", "out/stdin.png")):
+        outcome = CliRunner().invoke(app, ["upscale", "-", "-o", output, "-s", "1"], input=draw(16, 12))
+        assert outcome.exit_code == 0, outcome.output
+        assert size_of(tmp_path / written)[1] == (16, 12)
+
+
+def test_from_a_file_to_standard_output_in_the_format_that_is_named(run: Run, photo: Path) -> None:
+    outcome = run("upscale", photo, "-o", "-", "-f", "jpg", "-s", 1)
+    assert outcome.exit_code == 0
+    with Image.open(io.BytesIO(outcome.stdout_bytes)) as image:
+        assert image.format == "JPEG"
+
+
+def test_a_failure_leaves_standard_output_empty(run: Run) -> None:
+    outcome = CliRunner().invoke(app, ["upscale", "-"], input=b"no picture")
+    assert "error: -: the file is not a picture" in complaint_of(outcome.stderr) and outcome.stdout_bytes == b""
+    assert outcome.exit_code == 1
+
+
+def complaint_of(stderr: str) -> str:
+    assert stderr.count("\n") == 1
+    return stderr
+
+
+def test_standard_input_has_a_limit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPSCALE_MAX_SOURCE_BYTES", "100")
+    outcome = CliRunner().invoke(app, ["upscale", "-"], input=draw(64, 64))
+    assert outcome.stderr == "error: -: standard input has more than 100 bytes, the most that is taken\n"
+
+
+def test_json_and_the_picture_do_not_share_a_stream(run: Run, photo: Path) -> None:
+    words = complaint(run("upscale", photo, "-o", "-", "--json"), code=2)
+    assert words == "--json and the result can't both go to standard output"
