@@ -223,7 +223,7 @@ def operations() -> str:
 
 
 def errors() -> str:
-    """As in the tree in the docstring of server/errors.py."""
+    """As in the tree in the docstring of server/errors/__init__.py."""
     tree = server.errors.__doc__ or ""
     found = {match[1]: (match[2], match[3]) for match in re.finditer(r"── (\w+) +(\d{3})(?: +(.*))?", tree)}
     meanings = {

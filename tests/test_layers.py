@@ -15,7 +15,7 @@ SERVER = ROOT / "server"
 
 LEVELS = (
     ("__init__", "errors", "logs", "files", "malloc", "detailnet"),
-    ("config", "transient_errors", "kernels"),
+    ("config", "kernels"),
     ("job", "blobs", "models"),
     ("images", "weights"),
     ("db", "outbound", "engine"),

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from server.transient_errors import RETRY_S
+from server.errors.transient import RETRY_S
 
 log = structlog.get_logger()
 _T = TypeVar("_T")

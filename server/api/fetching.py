@@ -9,10 +9,10 @@ import structlog
 from server.blobs.base import Blobs, new_key
 from server.db.jobs import MAX_ATTEMPTS, Jobs
 from server.errors import SourceUnreachable, SourceUnreadable, UpscaleError
+from server.errors.transient import POSTPONE_S, transient_error
 from server.job.job import Job
 from server.outbound.source import download_to
 from server.service.service import Service
-from server.transient_errors import POSTPONE_S, transient_error
 
 log = structlog.get_logger()
 

@@ -22,8 +22,8 @@ from server.api.errors import error_response
 from server.api.metrics import Metrics
 from server.config import Config, largest_body
 from server.errors import Forbidden, TooLarge, UpscaleError
+from server.errors.transient import transient_error
 from server.service.turns import shutting_down
-from server.transient_errors import transient_error
 
 log = structlog.get_logger()
 

@@ -38,7 +38,7 @@ def plain_errors() -> Iterator[None]:
 
         if isinstance(error, BadConfig):
             fail(str(error))
-        from server.transient_errors import transient_error
+        from server.errors.transient import transient_error
 
         outage = transient_error(error)
         if outage is None:

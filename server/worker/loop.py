@@ -30,11 +30,11 @@ from server.config import Config
 from server.db.database import Changes, open_database
 from server.db.jobs import HeartbeatResult, Jobs, WorkerInfo
 from server.errors import JobCancelled, JobFailed, NotFound, UpscaleError
+from server.errors.transient import RETRY_S, retried, transient_error
 from server.job.formats import FORMATS
 from server.job.job import Job, Result
 from server.job.price import cost_of
 from server.pipeline import Context
-from server.transient_errors import RETRY_S, retried, transient_error
 from server.weights.catalog import Catalog
 from server.worker.indexer import index
 from server.worker.upscaler import Upscaler

@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from server.db.database import jobs, open_database, reading
 from server.errors import Unavailable
-from server.transient_errors import transient_error
+from server.errors.transient import transient_error
 from tests.api.dialects.test_refusals import PICTURE, SUBMITS
 from tests.conftest import LiveServer, MakeConfig, Picture
 from tests.outbound.test_source import say, serving

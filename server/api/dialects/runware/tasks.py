@@ -56,11 +56,11 @@ from server.errors import (
     UpscaleError,
     cut,
 )
+from server.errors.transient import transient_error
 from server.job.formats import FORMATS
 from server.job.job import Job
 from server.outbound.source import Source, parse_source
 from server.service.service import Service
-from server.transient_errors import transient_error
 
 _MAX_DOWNLOADS = 8
 """Uploads by URL at a time; the others wait without a thread."""
