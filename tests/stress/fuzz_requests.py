@@ -249,6 +249,7 @@ _FORMS: dict[str, tuple[set[str], ...]] = {
     "vibedream": ({"error", "message"},),
     "novita": ({"code", "reason", "message", "metadata"},),
     "runware": ({"errors"},),
+    "replicate": ({"title", "detail", "status"},),
 }
 
 
