@@ -250,6 +250,7 @@ _FORMS: dict[str, tuple[set[str], ...]] = {
     "novita": ({"code", "reason", "message", "metadata"},),
     "runware": ({"errors"},),
     "replicate": ({"title", "detail", "status"},),
+    "webui": ({"error", "detail", "body", "errors"}, {"detail"}),
 }
 
 

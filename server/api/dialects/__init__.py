@@ -1,10 +1,10 @@
 """The HTTP APIs that this server speaks. A new one is a folder here and its line in DIALECTS."""
 
-from server.api.dialects import native, novita, replicate, runware, vibedream, wavespeed
+from server.api.dialects import native, novita, replicate, runware, vibedream, wavespeed, webui
 from server.api.dialects.base import Dialect
 
-DIALECTS: tuple[Dialect, ...] = (wavespeed, vibedream, novita, runware, replicate, native)
-"""In the order in which paths are matched; native, which has all paths that no vendor has, comes last."""
+DIALECTS: tuple[Dialect, ...] = (wavespeed, vibedream, novita, runware, replicate, webui, native)
+"""In the order in which documents list them; native, which has all paths that no vendor has, comes last."""
 
 
 def dialect_of(path: str) -> Dialect:
