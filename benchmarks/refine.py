@@ -39,9 +39,9 @@ from PIL import Image
 from benchmarks.measures import fine, haarpsi, niqe, psnr, rms
 from benchmarks.ours import Ours
 from benchmarks.sets import CROP, DEGRADED_SETS, bicubic, degraded_pairs, load_set
+from server.detailnet import STRIDE
 from server.images.read.open import Samples
 from server.pipeline.refine import step
-from server.refiners.bundled.network import STRIDE
 from training.dataset import SCALE, Pixels
 
 CREATIVITIES = (-2.0, -1.0, 0.0, 1.0, 2.0)

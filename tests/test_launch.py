@@ -66,6 +66,7 @@ def test_every_process_has_its_own_settings_for_the_allocator(
     assert {f"{name}={value}" for name, value in settings.items()} <= set(found)
 
 
+@pytest.mark.slow
 def test_killed_processes_lose_nothing_and_finish_nothing_twice(own_server: Served) -> None:
     own_server.start()
 

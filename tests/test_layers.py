@@ -14,7 +14,7 @@ from tests.paths import ROOT
 SERVER = ROOT / "server"
 
 LEVELS = (
-    ("__init__", "errors", "logs", "files"),
+    ("__init__", "errors", "logs", "files", "detailnet"),
     ("config", "transient_errors", "kernels"),
     ("job", "blobs", "models"),
     ("images", "weights"),
@@ -28,7 +28,18 @@ LEVELS = (
 """From the bottom up: a package or file at the top of `server/` imports only from levels below its own."""
 
 API_HALF = {"api", "service", "outbound"}
-WORKER_HALF = {"worker", "pipeline", "rows", "engine", "faces", "refiners", "models", "kernels", "images/write"}
+WORKER_HALF = {
+    "worker",
+    "pipeline",
+    "rows",
+    "engine",
+    "faces",
+    "refiners",
+    "models",
+    "kernels",
+    "images/write",
+    "detailnet",
+}
 BOTH_START = {"launch", "cli", "__main__"}
 """They start either half, each in a process of its own. Whatever is named nowhere here is used by both halves."""
 

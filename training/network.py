@@ -67,7 +67,7 @@ def initialise(net: Compact) -> None:
 
 def load(path: Path) -> Compact:
     """Load a bundled file, a training run's checkpoint (its average) or the `.pth` of a release."""
-    state = _read(path)
+    state = read_state(path)
     if "body.0.weight" not in state:
         raise SystemExit(f"{path} is not an SRVGGNetCompact, which the trainers need")
     convolutions = [key for key, value in state.items() if value.ndim == 4]
@@ -76,7 +76,8 @@ def load(path: Path) -> Compact:
     return net
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Of a bundled file, of a training run's checkpoint (its average) or of a release's `.pth`."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file  # a bare GPU machine lacks it, and starts from a run's checkpoint
 

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, update
 from server.api import webhooks as webhook
 from server.api.app import create_app
 from server.api.dialects.wavespeed import translate as wavespeed
-from server.api.webhooks import Sender
+from server.api.webhooks import RETRIES, Sender
 from server.blobs.base import new_key
 from server.blobs.folder import FolderBlobs
 from server.db import database
@@ -105,7 +105,7 @@ def test_any_end_is_sent_once_in_the_dialects_form(outbox: Outbox, receiver: Rec
 def test_it_is_sent_again_with_a_fresh_time_and_signature_until_it_is_heard(outbox: Outbox, receiver: Receiver) -> None:
     job = outbox.add(WEBHOOK, receiver.url)
     receiver.answers = [500, 302]
-    for pause in wavespeed.WEBHOOK_PAUSES_S[:2]:
+    for pause in RETRIES["wavespeed"].pauses_s[:2]:
         assert outbox.sender.send_next()
         assert not outbox.sender.send_next()
         assert outbox.of(job).state == PENDING
@@ -125,7 +125,7 @@ def test_after_the_last_retry_it_is_dead(outbox: Outbox, receiver: Receiver) -> 
     for _ in range(10):
         if outbox.sender.send_next():
             outbox.hurry()
-    assert len(receiver.got) == 1 + 3 == 1 + len(wavespeed.WEBHOOK_PAUSES_S)
+    assert len(receiver.got) == 1 + 3 == 1 + len(RETRIES["wavespeed"].pauses_s)
     assert (outbox.of(job).state, outbox.of(job).last_error) == (DEAD, "its server answered 503")
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ def test_what_was_put_can_be_got(blobs: FolderBlobs, data: bytes) -> None:
     key = new_key(".jpeg")
     blobs.put(key, data)
     assert blobs.get(key) == data
-    assert blobs.open(key).read(0, len(data) + 1) == data
+    with closing(blobs.open(key)) as reader:
+        assert reader.read(0, len(data) + 1) == data
 
 
 def test_another_process_finds_it(blobs: FolderBlobs, tmp_path: Path) -> None:

@@ -303,6 +303,7 @@ def test_a_bad_setting_is_one_line_too(run: Run, photo: Path, monkeypatch: pytes
     assert complaint(run("upscale", photo, "-o", "out.png")).startswith("UPSCALE_PORT='http': ")
 
 
+@pytest.mark.slow
 def test_the_installed_command_starts_over_with_settings_for_networks_and_works(photo: Path, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")} | FAST
     env = {name: value for name, value in env.items() if name not in MALLOC_ENV}

@@ -98,6 +98,7 @@ def of_size(config: MakeConfig) -> Callable[..., dict[str, int]]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["ended", "waiting"])
 def test_twenty_times_as_many_rows_cost_no_more(of_size: Callable[..., dict[str, int]], state: str) -> None:
     waiting = {"state": State.QUEUED, "finished_at": None, "result": None, "source_key": "0" * 32}

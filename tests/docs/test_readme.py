@@ -136,6 +136,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_its_requests_are_answered_with_pictures(served: Served, checkout: Path) -> None:
     (curl,) = [line for line in shell() if " curl " in line]

@@ -560,6 +560,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own")
 def test_a_process_that_ends_while_the_device_works_does_not_crash(tmp_path: Path) -> None:
     """A time slice that outlasts the moment that the end of Python gives it."""

@@ -38,6 +38,7 @@ def test_the_mask_is_facexlib_s() -> None:
     np.testing.assert_allclose(soft_mask(classes), facexlib_s(classes), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_network_sees_the_face_as_it_was_trained_to() -> None:
     net = networks.parser()
     parser = Parser(net.state_dict(), "parsenet", CPU)

@@ -54,6 +54,7 @@ def test_seeded_rrdbnet_gives_the_package_s_result(tmp_path: Path, scale: int) -
     assert_same(networks.save(net, tmp_path / "net.pth"), net, scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "net"),
     [

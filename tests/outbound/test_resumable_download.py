@@ -125,7 +125,7 @@ def test_what_was_complete_before_a_crash_is_not_asked_for_again(publisher: Publ
 
 def test_wrong_bytes_are_refused_and_not_kept(publisher: Publisher, get: Get, path: Path) -> None:
     publisher.files["/net.pth"] = CONTENT[:-1] + b"!"
-    with pytest.raises(Unavailable, match=f"not the file it should be: its SHA-256 is .*, not {DIGEST}. It was not"):
+    with pytest.raises(Unavailable, match=f"not the expected file: its SHA-256 is .*, not {DIGEST}. It was deleted"):
         get()
     assert left(path) == []
 

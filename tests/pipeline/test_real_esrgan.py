@@ -80,6 +80,7 @@ def test_it_runs_unasked_with_the_sources_colours(upscaler: Upscaler, upscale: U
     assert ctx.refinement is None and ctx.plan.networks == (LARGE,)
 
 
+@pytest.mark.slow
 def test_half_way_to_strict_is_the_mean_of_both_results(upscale: Upscale) -> None:
     samples = photo(40, 32)
     large, fidelity = upscale(samples)[0], upscale(samples, model="fidelity-x4")[0]
@@ -108,7 +109,7 @@ def screen() -> NDArray[np.uint8]:
 def test_a_clean_screen_is_left_to_the_faithful_network(upscale: Upscale) -> None:
     result, ctx = upscale(screen(), scale=2)
     assert ctx.loaded is not None and ctx.loaded.name == "fidelity-x4" and ctx.refinement is not None
-    assert ctx.refinement.recipe.back_projection == 1 and len(ctx.notes) == 1 and "content: photo" in ctx.notes[0]
+    assert ctx.refinement.recipe["back_projection"] == 1 and len(ctx.notes) == 1 and "content: photo" in ctx.notes[0]
     for params in ({"content": "photo"}, {"creativity": 0.0}, {"model": LARGE}, {"model": "real-esrgan"}):
         cut = screen()[:24, :48]
         _, ctx = upscale(cut, **params)

@@ -41,7 +41,7 @@ def test_one_look_serves_all_who_wait() -> None:
         assert threading.active_count() <= threads + 1
         over.set()
         await asyncio.gather(*tasks)
-        assert waiting._looking is None or not waiting._futures
+        assert waiting._polling is None or not waiting._futures
 
     asyncio.run(go())
     assert max(looks) == 300 and len(looks) < 100

@@ -27,6 +27,7 @@ def asked(path: Path, settings: dict[str, str]) -> int:
     return server.stop()
 
 
+@pytest.mark.slow
 def test_spans_go_to_the_collector_that_is_named(
     tmp_path: Path, receiver: Receiver, receiver_settings: dict[str, str]
 ) -> None:
@@ -36,6 +37,7 @@ def test_spans_go_to_the_collector_that_is_named(
     assert b"/healthz" in spans and b"upscale-test" in spans
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_unless_it_is_switched_on(
     tmp_path: Path, receiver: Receiver, receiver_settings: dict[str, str]
 ) -> None:

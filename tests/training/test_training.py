@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from server.detailnet import DetailNet
 from server.models.basicsr_shim import SRVGGNetCompact
-from server.refiners.bundled.network import DetailNet
 from server.weights.catalog import FOLDER
 from training import all as all_
 from training import colour, cpu, export, fidelity, network, plot, precision, refiner, run

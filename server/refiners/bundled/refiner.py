@@ -1,4 +1,4 @@
-"""The refiner that comes with the server (`server/refiners/bundled/network.py`), for the sampler."""
+"""The refiner that comes with the server (`server/detailnet.py`), for the sampler."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from server.detailnet import RESIDUAL_SCALE, STRIDE, TRAIN_STEPS, DetailNet, signal_and_noise
 from server.errors import ModelNotFound
 from server.refiners.base import Grid
-from server.refiners.bundled.network import RESIDUAL_SCALE, STRIDE, TRAIN_STEPS, DetailNet, signal_and_noise
 from server.refiners.bundled.settings import Settings, settings
 
 

@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
+from server.detailnet import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
 from server.errors import ModelNotFound
-from server.refiners.bundled.network import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
 from server.refiners.bundled.refiner import BundledRefiner, Ddim, load
 from server.refiners.bundled.settings import settings
 from server.weights.catalog import FOLDER

@@ -194,6 +194,7 @@ def _parts_of_pipeline(weights: Sdxl) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_the_sampler_runs_it_over_tiles(refiner: SdxlRefiner) -> None:
     grid = Grid(tile=160, halo=16, multiple=32)
     large = picture(96, 224)
@@ -236,6 +237,7 @@ def test_other_words_and_another_tokenizer_are_read_anew(
     assert not torch.equal(second.tokens[1], third.tokens[1])
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_anew_and_one_that_cannot_be_written_is_done_without(
     weights: Sdxl, tmp_path: Path
 ) -> None:
