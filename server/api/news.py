@@ -16,7 +16,7 @@ from server.db.deliveries import Deliveries, Delivery
 from server.db.jobs import Jobs
 from server.db.webhook_secret import load_secret
 from server.errors import NotFound
-from server.job.job import State
+from server.job.job import Job, State
 from server.outbound.ssrf import NotAllowed, Unreachable, send
 
 log = structlog.get_logger()
@@ -27,6 +27,7 @@ PAUSE_S = 0.5
 """Between two messages on one job."""
 _TIMEOUT_S = 5.0
 _CLAIM_S = _TIMEOUT_S + 10.0
+_MOST_REMEMBERED = 10_000
 
 _WITH_NEWS = {each.NAME: each for each in DIALECTS if isinstance(each, WithNews)}
 
@@ -39,7 +40,7 @@ class Reporter:
         self._deliveries = deliveries
         self._config = config
         self._sent: dict[str, bytes] = {}
-        """The last body, by delivery. Another process may send the same once more."""
+        """The last body, by delivery. Another process, or this one after forgetting, may send the same once more."""
         self._lock = threading.Lock()
 
     def claim(self) -> Delivery | None:
@@ -55,23 +56,30 @@ class Reporter:
             if job.state is State.QUEUED:  # given back by its worker
                 self._deliveries.retry(delivery, PAUSE_S, None)
                 return
-            secret = load_secret(self._config)
-            message = _WITH_NEWS[job.dialect].to_news(job, delivery.base_url, secret, delivery.attempts)
-            error = None
-            if message is not None and self._is_new(delivery, message.body):
-                try:
-                    send("POST", delivery.url, message.body, message.headers, self._config, _TIMEOUT_S)
-                except NotAllowed as refused:
-                    log.warning("news given up", reason=str(refused))
-                    self._end(delivery)
-                    return
-                except Unreachable as failed:
-                    error = str(failed)
-            self._deliveries.retry(delivery, PAUSE_S, error)
+            try:
+                self._deliveries.retry(delivery, PAUSE_S, self._send(delivery, job))
+            except NotAllowed as refused:
+                log.warning("news given up", reason=str(refused))
+                self._end(delivery)
+
+    def _send(self, delivery: Delivery, job: Job) -> str | None:
+        """Why the message did not arrive; None also if there is none. Raises NotAllowed."""
+        dialect, secret = _WITH_NEWS[job.dialect], load_secret(self._config)
+        message = dialect.to_news(job, delivery.base_url, secret, delivery.attempts)
+        if message is None or not self._is_new(delivery, message.body):
+            return None
+        try:
+            send("POST", delivery.url, message.body, message.headers, self._config, _TIMEOUT_S)
+        except Unreachable as failed:
+            return str(failed)
+        return None
 
     def _is_new(self, delivery: Delivery, body: bytes) -> bool:
         with self._lock:
-            was, self._sent[delivery.id] = self._sent.get(delivery.id), body
+            was = self._sent.get(delivery.id)
+            if len(self._sent) >= _MOST_REMEMBERED:  # of jobs that were deleted, or whose end another process saw
+                self._sent.clear()
+            self._sent[delivery.id] = body
         return was != body
 
     def _end(self, delivery: Delivery) -> None:

@@ -23,8 +23,9 @@ of this server. `POST /v1` itself is Runware's. Where the vendor's documents are
 * gfpgan: `version` is checked and has no effect: the restorer that is installed runs.
 * In `input` a data URI of more than 512 characters is shown as its kind and length.
 * `logs` has a bar of the networks' progress, which moves with every tile, then the result's notes, networks and size.
-* `Prefer: wait` waits for 60 s, or N of 1 … 60 s, and no longer than the operator's `sync_wait_s`. A prediction that
-  has not ended by then is "starting", also if it runs: the vendor's client takes every other status for the end.
+* `Prefer: wait` waits for 60 s, or N of 1 … 60 s, and no longer than the operator's `sync_wait_s`; the answer comes
+  half a second earlier than that, because the vendor's client gives up soon after it. A prediction that has not ended
+  by then is "starting", also if it runs: that client takes every other status for the end.
 * `Cancel-After` takes 1 s … 24 h (`30s`, `1m30s`, `90`). A cancel answers when the prediction has ended, or after 2 s
   with what it is then; one that has ended stays as it is. The status is then "canceled" and `error` is null.
 * Webhooks follow Standard Webhooks. `output` and `completed` are one message, since a picture is there only at the end;

@@ -36,6 +36,8 @@ from server.outbound.ssrf import why_not
 
 CANCEL_WAIT_S = 2.0
 """How long a cancel waits for its job to end. A running job ends at its next tile."""
+EARLY_S = 0.5
+"""By how much the answer to `Prefer: wait=N` comes before N seconds are over. The vendor's client gives up at N + 0.5."""
 
 router = APIRouter(prefix="/v1")
 router.include_router(files.router)
@@ -61,7 +63,7 @@ async def _create(request: Request, model: tuple[str, str] | None) -> Response:
     del body  # it may be large, and the wait may be long
     seconds = min(wait_of(request.headers.get("prefer", "")), call.service.config.sync_wait_s)
     if seconds:
-        job = await call.service.wait(job.id, call.caller.id, seconds)
+        job = await call.service.wait(job.id, call.caller.id, max(seconds / 2, seconds - EARLY_S))
     return json_response(await run_in_threadpool(_prediction, call, job, waited=bool(seconds)), 201)
 
 

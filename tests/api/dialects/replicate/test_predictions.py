@@ -9,9 +9,6 @@ import pytest
 from server.api.dialects import dialect_of
 from server.api.dialects.replicate import models
 from server.api.dialects.replicate import translate as replicate
-from server.db.database import open_database
-from server.db.deadlines import Deadlines
-from server.errors import JobFailed
 from server.job.job import MAX_SEED, Faces, Job, Params, Result, State
 from server.weights.choice import REAL_ESRGAN
 from tests.conftest import Live, LiveServer, draw
@@ -242,19 +239,6 @@ def test_a_prediction_is_cancelled_when_its_time_is_over(live: Live) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert live.worker.jobs.get(kept["id"]).state is State.QUEUED
-
-
-def test_one_that_runs_is_asked_to_stop_and_one_that_has_ended_stays(live: Live) -> None:
-    running, ended = create(live), create(live)
-    first = live.worker.claim()
-    live.worker.fail(JobFailed("it broke"))
-    engine = open_database(live.config.database)
-    with engine.begin() as db:
-        db.exec_driver_sql("UPDATE jobs SET cancel_at = 1")
-    assert not Deadlines(engine, live.worker.jobs).once()
-    engine.dispose()
-    assert first.id == running["id"] and live.worker.jobs.get(first.id).cancel_requested
-    assert live.worker.jobs.get(ended["id"]).state is State.FAILED
 
 
 def test_cancelling_one_that_runs_waits_for_its_worker(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
