@@ -37,7 +37,7 @@ from server.outbound.ssrf import why_not
 CANCEL_WAIT_S = 2.0
 """How long a cancel waits for its job to end. A running job ends at its next tile."""
 EARLY_S = 0.5
-"""By how much the answer to `Prefer: wait=N` comes before N seconds are over. The vendor's client gives up at N + 0.5."""
+"""By how much the answer to `Prefer: wait=N` comes before N seconds are over: the vendor's client waits for N + 0.5."""
 
 router = APIRouter(prefix="/v1")
 router.include_router(files.router)
