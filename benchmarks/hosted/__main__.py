@@ -2,9 +2,10 @@
 
     python -m benchmarks.hosted PICTURES… --vendor [LABEL=]NAME[@URL] … -o FOLDER
 
-NAME is wavespeed, wavespeed-real-esrgan, vibedream, novita, runware or native; without @URL the vendor's own address.
-Keys come from the environment: WAVESPEED_API_KEY, VIBEDREAM_API_KEY, NOVITA_API_KEY, RUNWARE_API_KEY, and
-NATIVE_API_KEY for every other address, unless --key says otherwise: a vendor's key goes to that vendor alone.
+NAME is wavespeed, wavespeed-real-esrgan, vibedream, novita, runware, replicate or native; without @URL the vendor's own
+address. Keys come from the environment: WAVESPEED_API_KEY, VIBEDREAM_API_KEY, NOVITA_API_KEY, RUNWARE_API_KEY,
+REPLICATE_API_TOKEN, and NATIVE_API_KEY for every other address, unless --key says otherwise: a vendor's key goes to
+that vendor alone.
 
 FOLDER gets hosted.json, report.html, the pictures sent (inputs/) and those that came back (results/).
 docs/comparing.md has the rest. --dry-run shows what would be sent and what it would cost, and sends nothing.

@@ -190,11 +190,11 @@ class _Job:
     def _send(self, ask: Ask, submit: bool) -> Any:
         how: dict[str, Any] = {"json": ask.body} if ask.body is not None else {}
         if ask.file is not None:
-            fields = {name: text if isinstance(text, str) else f"{text:g}" for name, text in ask.body.items()}
-            how = {"data": fields, "files": {"file": (ask.file.name, ask.file.data, ask.file.mime)}}
-        api = self._line.api
+            fields = {name: text if isinstance(text, str) else f"{text:g}" for name, text in (ask.body or {}).items()}
+            how = {"data": fields, "files": {ask.part: (ask.file.name, ask.file.data, ask.file.mime)}}
+        api, headers = self._line.api, dict(ask.headers)
         answer = self._patiently(
-            lambda timeout: api.request(ask.method, ask.path, timeout=timeout, **how),
+            lambda timeout: api.request(ask.method, ask.path, headers=headers, timeout=timeout, **how),
             submit,
             self._line.patience.job_s if submit and self._order.sync else REQUEST_S,
         )

@@ -15,11 +15,13 @@ from server.api.errors import HANDLERS
 from server.api.fetching import FETCHERS, Fetcher
 from server.api.metrics import COUNT_S, Metrics
 from server.api.middleware import Middleware
+from server.api.news import REPORTERS, Reporter
 from server.api.openapi import routes as openapi
 from server.api.webhooks import SENDERS, Sender
 from server.blobs import open_blobs
 from server.config import Config
 from server.db.database import open_database
+from server.db.deadlines import CHECK_S, Deadlines
 from server.db.deliveries import Deliveries
 from server.db.jobs import Jobs
 from server.db.keys import Keys
@@ -45,11 +47,14 @@ def create_app(config: Config) -> FastAPI:
     auth, metrics = Auth(config, Keys(engine)), Metrics(jobs, deliveries)
     fetcher = Fetcher(service, jobs, blobs)
     sender = Sender(jobs, deliveries, blobs, config)
+    reporter = Reporter(jobs, deliveries, config)
     cleanup = Cleanup(config, service, jobs, uploads, blobs, metrics)
 
     background = Background()
     background.add_pool("fetch", FETCHERS, fetcher.claim, fetcher.fetch)
     background.add_pool("send", SENDERS, sender.claim, sender.attempt)
+    background.add_pool("news", REPORTERS, reporter.claim, reporter.report)
+    background.add("deadlines", Deadlines(engine, jobs).once, CHECK_S)
     background.add("cleanup", cleanup.once, CLEANUP_S)
     background.add("count", metrics.count, COUNT_S)
 

@@ -1,5 +1,6 @@
 """Authentication: the `Authorization` header of a request → its caller; and which requests are allowed without keys."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -43,7 +44,8 @@ class Auth:
         return not self._has_keys
 
     def authenticate(self, authorization: str | None) -> Caller:
-        """The caller with this header: `Bearer KEY`, or only `KEY` as some vendors' SDKs send. Raises Unauthorized."""
+        """The caller with this header: `Bearer KEY`, `Token KEY` or only `KEY`, as the vendors' SDKs send it; or Basic
+        with any user name and the key as the password. Raises Unauthorized."""
         if self.is_open():
             return LOCAL
         # Keys are compared by their hashes, which an attacker can't choose: see keys.py.
@@ -95,4 +97,14 @@ def _is_loopback(name: str) -> bool:
 
 def _key_in(authorization: str) -> str:
     scheme, _, rest = authorization.strip().partition(" ")
-    return rest.strip() if scheme.lower() == "bearer" else authorization.strip()
+    if scheme.lower() == "basic":
+        return _password(rest.strip())
+    return rest.strip() if scheme.lower() in ("bearer", "token") else authorization.strip()
+
+
+def _password(credentials: str) -> str:
+    """Empty if it is not base64 of a user name, a colon and a password."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""

@@ -14,7 +14,7 @@ from server.config import BadConfig, Config
 
 ANY = "*"
 METHODS = "GET, HEAD, POST, PUT, DELETE"
-REQUEST_HEADERS = "Authorization, Content-Type, Range, If-Range, If-None-Match, If-Modified-Since"
+REQUEST_HEADERS = "Authorization, Content-Type, Range, If-Range, If-None-Match, If-Modified-Since, Prefer, Cancel-After"
 EXPOSED = (
     "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Last-Modified, Location, Retry-After"
 )

@@ -45,6 +45,7 @@ RETRIES = {
     "wavespeed": Retries((2.0, 10.0, 50.0), 10.0),
     "novita": Retries((1.0, 5.0, 25.0, 125.0, 625.0), 5.0),  # the vendor documents the number, not the pauses
     "runware": Retries((0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0), 5.0),
+    "replicate": Retries((1.0, 4.0, 16.0, 60.0, 300.0, 600.0, 900.0), 10.0),
 }
 """Of webhooks, by the dialect's NAME; a dialect without a line here has those of uploads."""
 

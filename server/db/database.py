@@ -68,6 +68,7 @@ jobs = Table(
     Column("result", JSON(none_as_null=True)),
     Column("error_code", String(64)),
     Column("error_message", Text),
+    Column("cancel_at", Float),
     Index("jobs_waiting", "state", "priority", "created_at"),
     Index("jobs_unfetched", "state", "source_key"),
     Index("jobs_backlog", "state", "dialect", "created_at"),
@@ -99,6 +100,7 @@ uploads = Table(
     Column("ready", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
+    Column("about", JSON, nullable=False, server_default="{}"),
 )
 
 deliveries = Table(

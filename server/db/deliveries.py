@@ -16,12 +16,15 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import CursorResult, Engine, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Engine, and_, func, or_, select, update
 
 from server.db.database import ENDED, deliveries, jobs, reading
 from server.db.fairness import CLOCKS_APART_S, Line, fair_order, is_live, note_turn
+from server.job.job import State
 
 WEBHOOK, UPLOAD = "webhook", "upload"
+NEWS = "news"
+"""Webhooks while the job runs. They are due from its start and are not repeated when they fail; a new one follows."""
 PENDING, DELIVERED, DEAD = "pending", "delivered", "dead"
 
 LONGEST_S = 900.0
@@ -45,7 +48,7 @@ class Delivery:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     job_id: str
     kind: str
-    """WEBHOOK: post to `url` in the dialect's form. UPLOAD: put the result's bytes there."""
+    """WEBHOOK: post to `url` in the dialect's form. UPLOAD: put the result's bytes there. NEWS: see there."""
     url: str
     base_url: str
     """Start of the links in the message; there is no request to take it from at that time."""
@@ -67,10 +70,16 @@ class Deliveries:
 
     def claim(self, seconds: float) -> Delivery | None:
         """The next one due whose job has ended; no other sender gets it for `seconds`. None: none is due."""
+        return self._claim(seconds, and_(deliveries.c.kind != NEWS, _with_job(jobs.c.state.in_(ENDED))))
+
+    def claim_news(self, seconds: float) -> Delivery | None:
+        """Likewise the next NEWS of a job that has begun. One of a job that has ended is to be marked as delivered."""
+        return self._claim(seconds, and_(deliveries.c.kind == NEWS, _with_job(jobs.c.state != State.QUEUED.value)))
+
+    def _claim(self, seconds: float, which: ColumnElement[bool]) -> Delivery | None:
         now = time.time()
         is_due = or_(deliveries.c.due_at <= now, deliveries.c.due_at > now + LONGEST_S + CLOCKS_APART_S)
-        of_ended = select(jobs.c.id).where(jobs.c.id == deliveries.c.job_id, jobs.c.state.in_(ENDED)).exists()
-        due = fair_order(_LINE, and_(deliveries.c.state == PENDING, is_due, of_ended), now).limit(1)
+        due = fair_order(_LINE, and_(deliveries.c.state == PENDING, is_due, which), now).limit(1)
         with reading(self._engine) as db:
             if db.execute(due).first() is None:
                 return None
@@ -95,7 +104,7 @@ class Deliveries:
     def delivered(self, delivery: Delivery) -> None:
         self._set(delivery, state=DELIVERED, held_until=None, last_error=None)
 
-    def retry(self, delivery: Delivery, pause_s: float, error: str) -> None:
+    def retry(self, delivery: Delivery, pause_s: float, error: str | None) -> None:
         self._set(delivery, due_at=time.time() + pause_s, held_until=None, last_error=error)
 
     def give_up(self, delivery: Delivery, error: str) -> None:
@@ -132,3 +141,7 @@ class Deliveries:
         mine = update(deliveries).where(deliveries.c.id == delivery.id, deliveries.c.attempts == delivery.attempts)
         with self._engine.begin() as db:
             db.execute(mine.values(**values))
+
+
+def _with_job(state: ColumnElement[bool]) -> ColumnElement[bool]:
+    return select(jobs.c.id).where(jobs.c.id == deliveries.c.job_id, state).exists()

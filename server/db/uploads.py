@@ -3,9 +3,10 @@
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from sqlalchemy import Engine, and_, delete, insert, select, update
+from sqlalchemy import Engine, and_, delete, func, insert, select, update
 
 from server.blobs.base import KEY, Blobs, new_key
 from server.db.database import reading, uploads
@@ -26,6 +27,8 @@ class Upload:
     """The bytes are stored."""
     created_at: float
     expires_at: float
+    about: dict[str, Any] = field(default_factory=dict)
+    """Data that only the dialect needs, and the dialect's name as `dialect`; empty where it needs none."""
 
 
 class Uploads:
@@ -34,10 +37,10 @@ class Uploads:
         self._blobs = blobs
         self._keep_s = keep_s
 
-    def issue(self, owner: str, filename: str, suffix: str) -> Upload:
+    def issue(self, owner: str, filename: str, suffix: str, about: dict[str, Any] | None = None) -> Upload:
         """A ticket; `suffix` is the blob's file ending, with its dot."""
         now = time.time()
-        ticket = Upload(new_key(suffix), owner, filename, False, now, now + TICKET_S)
+        ticket = Upload(new_key(suffix), owner, filename, False, now, now + TICKET_S, about or {})
         with self._engine.begin() as db:
             db.execute(insert(uploads).values(**vars(ticket)))
         return ticket
@@ -69,6 +72,17 @@ class Uploads:
         with reading(self._engine) as db:
             row = db.execute(select(uploads).where(named).limit(1)).one_or_none()
         return Upload(**row._mapping) if row else None
+
+    def list(
+        self, owner: str, dialect: str, *, created_before: float | None, limit: int, offset: int
+    ) -> tuple[Sequence[Upload], int]:
+        """A page of the caller's finished uploads through this dialect, newest first, and how many there are in all."""
+        where = [uploads.c.owner == owner, uploads.c.ready, uploads.c.about["dialect"].as_string() == dialect]
+        where += [] if created_before is None else [uploads.c.created_at < created_before]
+        query = select(uploads).where(*where).order_by(uploads.c.created_at.desc(), uploads.c.key)
+        with reading(self._engine) as db:
+            found = [Upload(**row._mapping) for row in db.execute(query.limit(limit).offset(offset))]
+            return found, db.execute(select(func.count()).select_from(uploads).where(*where)).scalar_one()
 
     def remove_expired(self) -> Sequence[str]:
         """Delete expired tickets and uploads, with their bytes. Returns their keys."""

@@ -250,3 +250,5 @@ class Job:
     result: Result | None = None
     error_code: str | None = None
     error_message: str | None = None
+    cancel_at: float | None = None
+    """When it is cancelled unless it has ended; None: never. See server/db/deadlines.py."""

@@ -93,6 +93,7 @@ class Service:
         request: dict[str, Any] | None = None,
         external_id: str | None = None,
         keep_s: float | None = None,
+        cancel_at: float | None = None,
         deliver: Mapping[str, str] | None = None,
         base_url: str = "",
         strict: bool = True,
@@ -116,6 +117,7 @@ class Service:
             request=request or {},
             external_id=external_id,
             keep_s=keep_s,
+            cancel_at=cancel_at,
             source_url=source.url,
         )
         try:

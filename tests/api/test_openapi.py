@@ -1,13 +1,14 @@
 """The documents, and whether the server keeps to them.
 
 Each operation is called with what its schema allows and with what it does not, in turn about things that are there.
-No worker runs: no picture is worked on.
+No worker runs, but for calls that wait for one: no picture is worked on.
 """
 
 import base64
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ MAX_QUEUE = 12
 """So few that some submits are refused."""
 
 FILE = draw(64, 1)
-HOOKS = ("url", "webhook", "webhook_url", "webhookURL", "uploadEndpoint")
+HOOKS = ("url", "webhook", "webhook_completed", "webhook_url", "webhookURL", "uploadEndpoint")
 NOBODY = "http://127.0.0.1:9/"
 """An address that webhooks are not sent to."""
 PICTURE = "data:image/png;base64," + base64.b64encode(FILE).decode()
@@ -52,7 +53,9 @@ SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "novita": ("/v3/async/image-upscaler", {"image": PICTURE, "resolution": "2k", **FORMAT}),
     "runware": ("/v1", TASK),
+    "replicate": ("/v1/predictions", {"version": "nightmareai/real-esrgan", "input": {"image": PICTURE}}),
     "native": ("/jobs", {"image": PICTURE, "scale": 1}),
+    "webui": ("/jobs", {"image": PICTURE, "scale": 1}),  # its own calls return only at a job's end
 }
 OPERATIONS = [(each.NAME, label) for each in DIALECTS for label in each.openapi.OPERATIONS]
 OLDER, NEWER = "/api/v2/", "/api/v3/"
@@ -78,6 +81,7 @@ class Things:
         self.ended = [succeeded, failed, cancelled]
         self.jobs = [self._submit(), *self.ended]
         ticket = live.client.post("/api/v3/media/uploads", json={"filename": "picture.png"}).json()["data"]
+        self.files = [live.client.post("/v1/files", files={"content": ("a.png", FILE)}).json()["id"]]
         assert done.result is not None
         self.keys = [done.result.key, ticket["upload"]["url"].rsplit("/", 1)[1]]
 
@@ -114,13 +118,14 @@ def test_answers_are_those_of_the_document(live_server: LiveServer, dialect: str
         modes.append(GenerationMode.NEGATIVE)
     # The events of a job that has not ended have no end either.
     jobs = things.ended if label.endswith("/events") else things.jobs
-    in_path = {"job_id": jobs, "prediction_id": jobs, "key": things.keys}
+    in_path = {"job_id": jobs, "prediction_id": jobs, "key": things.keys, "file_id": things.files}
     in_query = {"task_id": jobs}
-    in_body = dict.fromkeys(("image", "inputImage", "image_base64", "media"), [PICTURE]) | dict.fromkeys(
+    in_body = dict.fromkeys(("image", "img", "inputImage", "image_base64", "media", "data"), [PICTURE]) | dict.fromkeys(
         HOOKS, [NOBODY]
     )
     asked = {"taskUUID": jobs}
-    with requests.Session() as session:
+    # The web UI's calls wait for their jobs.
+    with requests.Session() as session, live.worker.working() if dialect == "webui" else nullcontext():
         session.trust_env = False
 
         @settings(

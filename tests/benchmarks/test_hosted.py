@@ -263,7 +263,7 @@ def test_a_dry_run_shows_requests_and_cost_and_sends_nothing(
     assert f"POST {receiver.url}/v3/async/image-upscaler" in shown and '"model": "runware:504@1"' in shown
     assert '{"format": "png", "target": "4k"}' in shown
     assert "RUNWARE_API_KEY, NOT SET" in shown
-    assert "30 jobs at $0.0013 (listed: " in shown and "In all 210 jobs, $0.04, and wavespeed" in shown
+    assert "30 jobs at $0.0013 (listed: " in shown and "In all 240 jobs, $0.04, and wavespeed" in shown
     assert max(map(len, shown.splitlines())) < 400, "pictures are not shown"
     assert sorted(path.name for path in (folder.parent / "out" / "inputs").iterdir()) == ["one.png", "two.jpg"]
 

@@ -39,6 +39,7 @@ SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
     "vibedream": ("/api/v1/models/image-upscaler/generate", {"target_resolution": "2k", "output_format": "png"}),
     "novita": ("/v3/async/image-upscaler", {"resolution": "2k"}),
     "native": ("/jobs", {"scale": 2}),
+    "replicate": ("/v1/models/nightmareai/real-esrgan/predictions", {"scale": 2}),
     "runware": ("/v1", {"taskType": "imageUpscale", "upscaleFactor": 2, "deliveryMethod": "async"}),
 }
 
@@ -48,7 +49,8 @@ def submit(live: Live, dialect: str, image: str, number: int = 0, **headers: str
     if dialect == "runware":
         task = fields | {"taskUUID": f"00000000-0000-4000-8000-{number:012x}", "inputImage": image}
         return live.client.post(path, json=[task], headers=headers)
-    return live.client.post(path, json=fields | {"image": image}, headers=headers)
+    body = fields | {"image": image}
+    return live.client.post(path, json={"input": body} if dialect == "replicate" else body, headers=headers)
 
 
 @pytest.mark.parametrize("dialect", SUBMITS)

@@ -249,6 +249,8 @@ _FORMS: dict[str, tuple[set[str], ...]] = {
     "vibedream": ({"error", "message"},),
     "novita": ({"code", "reason", "message", "metadata"},),
     "runware": ({"errors"},),
+    "replicate": ({"title", "detail", "status"},),
+    "webui": ({"error", "detail", "body", "errors"}, {"detail"}),
 }
 
 

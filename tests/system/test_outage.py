@@ -122,6 +122,7 @@ WORDS: dict[str, Callable[[str, Any], Any]] = {
             }
         ]
     },
+    "replicate": lambda said, _: {"title": "Service Unavailable", "detail": said, "status": 503},
     "native": lambda said, _: {"error": {"code": "unavailable", "message": said, "field": None}},
 }
 

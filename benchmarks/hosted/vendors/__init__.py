@@ -1,6 +1,6 @@
 """The services that can be compared."""
 
-from benchmarks.hosted.vendors import native, novita, runware, vibedream, wavespeed
+from benchmarks.hosted.vendors import native, novita, replicate, runware, vibedream, wavespeed
 from benchmarks.hosted.vendors.base import Vendor
 
 VENDORS: tuple[Vendor, ...] = (
@@ -9,6 +9,7 @@ VENDORS: tuple[Vendor, ...] = (
     vibedream.IMAGE_UPSCALER,
     novita.IMAGE_UPSCALER,
     runware.IMAGE_UPSCALE,
+    replicate.REAL_ESRGAN,
     native.JOBS,
 )
 

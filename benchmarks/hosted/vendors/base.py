@@ -53,7 +53,10 @@ class Ask:
     body: Any = None
     """JSON, or None."""
     file: Sent | None = None
-    """Sent as the form field `file`; `body` are then the other fields."""
+    """Sent as the form field `part`; `body` are then the other fields."""
+    part: str = "file"
+    """Of the form, that is the file."""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

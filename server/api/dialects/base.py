@@ -25,7 +25,8 @@ class Dialect(Protocol):
     NAME: str
     """Stored in each job's row: the dialect that the job came through, in which it is answered."""
     PREFIXES: tuple[str, ...]
-    """Its paths. Any error below them, also where there is no route, is answered by its `to_error`."""
+    """Its paths. Any error there and below, also where there is no route, is answered by its `to_error`. Of several
+    dialects the one with the longest prefix answers; `/v1/`, with a slash at its end, is what is below `/v1` alone."""
     router: "APIRouter"
 
     @property
@@ -53,3 +54,12 @@ class WithWebhooks(Dialect, Protocol):
 
         `secret` is the server's own: callers verify with `webhook_secret.webhook_secret(secret, job.owner)`.
         """
+
+
+@runtime_checkable
+class WithNews(WithWebhooks, Protocol):
+    """A dialect that also reports on jobs that run: those that have a `deliveries.NEWS`."""
+
+    def to_news(self, job: Job, base_url: str, secret: bytes, number: int) -> Webhook | None:
+        """The `number`-th message on a running job, from 1; asked for again every half second. It is not sent if its
+        body is that of the one before. None: nothing is sent now."""

@@ -21,6 +21,9 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 FORM_REMEDY = "send it as the field `file` of a form (curl -F file=@NAME)"
 """What to do with a picture that was sent as a whole body."""
 
+LONGEST_ECHO = 512
+"""Characters: an inline picture up to this length is repeated in an answer's `input`, a longer one as its size."""
+
 MAX_JSON_PARTS = 20_000
 """Braces, brackets and commas of a body. A picture in base64 has none, however large; a body of nothing else would take
 25 times its size in memory."""
@@ -37,6 +40,14 @@ def file_url(base_url: str, key: str) -> str:
 
 def upload_url(base_url: str, key: str) -> str:
     return f"{base_url}/uploads/{key}"
+
+
+def shown_picture(image: str) -> str:
+    """A caller's text for a picture, to be repeated in answers: a long inline one only as its kind and length."""
+    if len(image) <= LONGEST_ECHO or image[:8].lower().startswith(("http://", "https://")):
+        return image
+    head = re.match(r"data:[\w/.+;=-]{0,100},", image, re.IGNORECASE)
+    return f"<{head[0].removesuffix(',') if head else 'base64'}, {len(image)} characters>"
 
 
 def iso_time(seconds: float) -> str:

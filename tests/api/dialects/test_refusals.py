@@ -46,6 +46,11 @@ SUBMITS: dict[str, tuple[str, Body, Callable[[Any], dict[str, Any]]]] = {
         lambda _: {"code": 429, "reason": "RATE_LIMIT_EXCEEDED", "message": MESSAGE, "metadata": {}},
     ),
     "runware": ("/v1", lambda: [vendor_task()], lambda body: runware_error(body[0])),
+    "replicate": (
+        "/v1/models/nightmareai/real-esrgan/predictions",
+        lambda: {"input": {"image": PICTURE, "scale": 2}},
+        lambda _: {"title": "Too Many Requests", "detail": MESSAGE, "status": 429},
+    ),
     "native": (
         "/jobs",
         lambda: {"image": PICTURE, "scale": 2},
@@ -92,7 +97,8 @@ def test_a_full_queue_is_said_in_the_dialects_words(live_server: LiveServer, dia
 def test_a_picture_at_something_that_is_no_address_is_refused_at_once(live: Live, dialect: str, url: str) -> None:
     path, make_body, _ = SUBMITS[dialect]
     refused = live.client.post(path, content=json.dumps(make_body()).replace(PICTURE, url))
-    assert (refused.status_code, "an http" in refused.text.lower()) == (400, True), refused.text
+    status = 422 if dialect == "replicate" else 400
+    assert (refused.status_code, "an http" in refused.text.lower()) == (status, True), refused.text
     assert live.worker.jobs.counts() == {}
 
 
@@ -154,6 +160,7 @@ HOOKS: dict[str, Callable[[Any, str], Any]] = {
     "wavespeed": lambda body, url: body | {"webhook_url": url},
     "novita": lambda body, url: body | {"extra": {"webhook": {"url": url}}},
     "runware": lambda body, url: [body[0] | {"webhookURL": url}],
+    "replicate": lambda body, url: body | {"webhook": url},
     "runware upload": lambda body, url: [body[0] | {"uploadEndpoint": url}],
 }
 
@@ -174,5 +181,5 @@ def test_a_webhook_to_where_this_server_never_calls_is_refused_at_once(
 ) -> None:
     path, make_body, _ = SUBMITS[hook.split()[0]]
     answer = live.client.post(path, json=HOOKS[hook](make_body(), url))
-    assert answer.status_code == 400 and reason in answer.text
+    assert answer.status_code == (422 if hook == "replicate" else 400) and reason in answer.text
     assert live.worker.jobs.counts() == {}

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from server.api.dialects.base import Webhook
 from server.api.dialects.fields import (
+    LONGEST_ECHO,
     TARGETS,
     VENDOR_FORMATS,
     file_url,
@@ -18,6 +19,7 @@ from server.api.dialects.fields import (
     read_number,
     read_time,
     read_whole,
+    shown_picture,
 )
 from server.api.inline import Inline, to_json
 from server.blobs.base import Blob
@@ -96,8 +98,6 @@ _CODES: tuple[tuple[type[UpscaleError], int], ...] = (
 BALANCE = 100.0
 MAX_IDS = 1000
 LAST_PAGE, LARGEST_PAGE = 1_000_000, 100
-_LONGEST_ECHO = 512
-"""Characters: an inline picture up to this length is repeated in an answer's `input`, a longer one as its size."""
 
 
 class WebhookWithBase64(InvalidRequest):
@@ -126,7 +126,11 @@ def to_request(model: str, body: dict[str, Any]) -> dict[str, Any]:
     """What answers need of the request later: the model, whether to answer in base64, and the echo of the input."""
     # Only known fields: a value of any size in an unknown one would be stored and repeated in each poll.
     echo = {name: body[name] for name in (*FIELDS[model], *_FLAGS) if _is_fit(name, body.get(name))}
-    return {"model": model, "base64": read_flag(body, "enable_base64_output"), "input": echo | _echo(body["image"])}
+    return {
+        "model": model,
+        "base64": read_flag(body, "enable_base64_output"),
+        "input": echo | {"image": shown_picture(body["image"])},
+    }
 
 
 def _is_fit(name: str, value: Any) -> bool:
@@ -134,7 +138,7 @@ def _is_fit(name: str, value: Any) -> bool:
     kind = INPUTS.get(name, {"type": "number"})["type"]
     if kind == "number":
         return isinstance(value, int | float) and abs(value) < 1 << 63
-    return isinstance(value, bool) if kind == "boolean" else isinstance(value, str) and len(value) <= _LONGEST_ECHO
+    return isinstance(value, bool) if kind == "boolean" else isinstance(value, str) and len(value) <= LONGEST_ECHO
 
 
 def image_of(body: dict[str, Any]) -> str:
@@ -144,14 +148,6 @@ def image_of(body: dict[str, Any]) -> str:
     if not isinstance(image, str):
         raise InvalidField("image must be a string", field="image")
     return image
-
-
-def _echo(image: str) -> dict[str, str]:
-    if len(image) <= _LONGEST_ECHO or image[:8].lower().startswith(("http://", "https://")):
-        return {"image": image}
-    head = re.match(r"data:[\w/.+;=-]{0,100},", image, re.IGNORECASE)
-    kind = head[0].removesuffix(",") if head else "base64"
-    return {"image": f"<{kind}, {len(image)} characters>"}
 
 
 def webhook_of(query: bytes, body: dict[str, Any]) -> str | None:

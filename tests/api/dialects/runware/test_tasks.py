@@ -415,7 +415,7 @@ def test_what_breaks_is_an_internal_error(
 
 
 def test_the_prefix_is_a_whole_word(live: Live) -> None:
-    assert dialect_of("/v1").NAME == dialect_of("/v1/x").NAME == "runware"
-    for path in ("/v1x", "/v10", "/v", "/api/v1", "/v3/async/upscale", "/"):
+    assert dialect_of("/v1").NAME == "runware"
+    for path in ("/v1/x", "/v1x", "/v10", "/v", "/api/v1", "/v3/async/upscale", "/"):
         assert dialect_of(path).NAME != "runware"
     assert live.client.get("/").json()["name"] == "upscale-server"
