@@ -207,6 +207,8 @@ class Engine:
         on_slice: OnSlice,
     ) -> Iterator[NDArray[Any]]:
         scale, blend = model.facts.scale, model.facts.blend
+        if len(rows) == len(columns) == 1:
+            blend = 0  # there is no neighbour
         # Only where neighbours are blended must samples be floats, which take four times the memory.
         kind = np.dtype(np.float32) if blend else dtype
         width, channels = samples.shape[1] * scale, samples.shape[2]

@@ -120,7 +120,7 @@ class Clock:
                 ended.synchronize()
                 with self._lock:
                     self._busy_s += begun.elapsed_time(ended) / 1000
-            begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            begun, ended = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2))  # type: ignore[no-untyped-call]
             begun.record()
             yield
             ended.record()

@@ -33,7 +33,8 @@ log = structlog.get_logger()
 
 _CUDA_BATCH_PIXELS = 1 << 17
 """Source pixels that keep a GPU busy, about: larger batches are not faster. A CPU is busy with a single tile."""
-_MOST_IN_BATCH = 16
+_MOST_IN_BATCH = 4
+"""A batch that is not full is filled up with copies: of a single thumbnail, so many are computed."""
 _AHEAD = 2
 """Batches that a job has queued or unread: one that runs while the last result is joined, and one to follow it."""
 _TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3400 * 1024 * 1024}
@@ -53,6 +54,9 @@ class _Staged:
 class _Done:
     kept: Landing
     overflowed: Landing | None
+    """Of the whole batch: a byte for each tile, not 0 where it overflowed."""
+    index: int = 0
+    """The tile's number in the batch."""
 
 
 class BatchedBackend:
@@ -124,7 +128,7 @@ class BatchedBackend:
         if done is None:
             return tile, None
         kept = done.kept.take()
-        if done.overflowed is None or not done.overflowed.take():
+        if done.overflowed is None or not done.overflowed.take()[done.index]:
             return tile, _unsigned(kept)
         del done, kept
         log.warning("a tile overflowed: computing it again in fp32", model=tile.model.name)
@@ -165,19 +169,19 @@ class BatchedBackend:
         model, exact = staged[0].tile.model, staged[0].tile.exact
         image = _to_image(self._transfer.up([each.samples for each in staged], batch))
         result = model(image, exact=True) if exact else self._graphs.run(id(model), model, image)
-        overflowed: list[Landing] | None = None
-        if not exact and model.dtype is not torch.float32:
-            overflowed = [self._transfer.down(each) for each in _overflowed(image, result)]
-        return [
-            _Done(self._transfer.down(_to_samples(result[i], each.tile)), overflowed[i] if overflowed else None)
-            for i, each in enumerate(staged)
-        ]
+        check = not exact and model.dtype is not torch.float32
+        overflows = _overflowed(image, result) if check else None  # first: samples are made in place
+        kept = [_to_samples(result[i], each.tile) for i, each in enumerate(staged)]
+        if overflows is None:
+            return [_Done(each, None) for each in self._transfer.down(kept)]
+        *landings, overflowed = self._transfer.down([*kept, overflows])
+        return [_Done(each, overflowed, i) for i, each in enumerate(landings)]
 
 
 def _overflowed(image: Tensor, result: Tensor) -> Tensor:
-    """N × bool. Half precision can overflow to NaN, or to black where the source is not black."""
+    """N bytes, 1 for an overflow. Half precision can overflow to NaN, or to black where the source is not black."""
     black = (result.amax((1, 2, 3)) < _BLACK) & (image.amax((1, 2, 3)) > 8 * _BLACK)
-    return black | ~torch.isfinite(result).flatten(1).all(1)
+    return (black | ~torch.isfinite(result).flatten(1).all(1)).to(torch.uint8)
 
 
 def _unsigned(samples: NDArray[Any]) -> NDArray[Any]:
