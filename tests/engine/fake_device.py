@@ -55,6 +55,8 @@ class FakeDevice:
         self.emptied = 0
         self.hung = threading.Event()
         """While it is set, no event is reached."""
+        self.never = threading.Event()
+        """For what must hang until the test has ended."""
         self.default = Stream(self)
         self._local = threading.local()
         self._mine: set[int] = set()
@@ -99,7 +101,7 @@ class FakeDevice:
             if held[:1] == [True] and func == torch.Tensor.is_cuda.__get__:
                 return True
             return func(*args, **kwargs)
-        if name == "_parse_to":  # only arguments
+        if name == "_parse_to" or func is torch.device:  # only arguments
             return func(*args, **kwargs)
         if any(held):
             self.before(name)
@@ -311,3 +313,4 @@ def fake_cuda() -> Iterator[FakeDevice]:
         with _Mode(device):
             yield device
         device.hung.clear()
+        device.never.set()

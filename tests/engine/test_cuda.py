@@ -1,112 +1,116 @@
-"""What the engine does on CUDA, on a device that stands in for a GPU. None of these ran on a real one."""
+"""Why a GPU can't be used, in words, and which errors mean that it is broken. On a device that stands in for a GPU."""
 
-import threading
-from collections.abc import Iterator
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
-from server.engine.engine import Engine
-from server.models import Model, load_model
-from tests import networks
+from server.engine import cuda
+from server.engine import device as devices
+from server.errors import Unavailable
 from tests.engine.fake_device import CUDA, FakeDevice
-from tests.engine.test_engine import photo_like
+
+TOO_OLD = RuntimeError(
+    "The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver.\nmore"
+)
 
 
-def on_gpu(path: Path) -> Model:
-    return load_model(path, name=path.stem, sha256=None, device=CUDA)
-
-
-def joined(bands: Iterator[np.ndarray]) -> np.ndarray:
-    return np.concatenate(list(bands))
-
-
-@pytest.fixture
-def dense(tmp_path: Path) -> Path:
-    return networks.save(networks.rrdbnet(num_block=1, num_feat=8, num_grow_ch=4), tmp_path / "dense.pth")
-
-
-@pytest.fixture
-def compact(tmp_path: Path) -> Path:
-    return networks.save(networks.srvgg(), tmp_path / "compact.pth")
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("name", ["dense", "compact"])
-def test_the_device_gives_the_cpu_s_result(
-    gpu: FakeDevice, request: pytest.FixtureRequest, name: str, dtype: type[np.generic]
+def test_gpus_that_only_nvml_sees_are_refused_in_words_and_auto_says_why_it_takes_the_cpu(
+    gpu: FakeDevice, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, samples = request.getfixturevalue(name), photo_like(120, 190)
-    engine = Engine(CUDA)
-    model = on_gpu(path)
-    reference = joined(Engine(networks.CPU).upscale(networks.load(path), samples, dtype=dtype, tile=112))
-    for _ in range(4):  # the last ones with graphs
-        result = joined(engine.upscale(model, samples, dtype=dtype, tile=112))
-        step = 1e-5 if dtype is np.float32 else 1
-        assert np.abs(result.astype(np.float64) - reference).max() <= step
-    assert engine.counters()["graphs"] >= 1
+    gpu.seen_by_nvml, gpu.seen_by_cuda = 2, 0
+    for wanted in ("cuda", "cuda:1"):
+        with pytest.raises(Unavailable, match=r"NVML sees 2 GPUs, but CUDA sees none.*R580"):
+            devices.pick_device(wanted)
+    assert devices.pick_device("auto").type == "cpu"
+    assert "a GPU is here, but torch can't use it: NVML sees 2 GPUs" in capsys.readouterr().out
+    assert cuda.usable() == []
 
 
-@pytest.mark.parametrize("name", ["dense", "compact"])
-def test_no_job_gets_another_job_s_pixels(gpu: FakeDevice, request: pytest.FixtureRequest, name: str) -> None:
-    """Two tiles of one shape are launched, with a graph, before either result is read: as two jobs do it."""
-    path = request.getfixturevalue(name)
-    engine, model = Engine(CUDA, batch_pixels=0), on_gpu(path)
-    samples = [np.ascontiguousarray(each) for each in (photo_like(48, 48), photo_like(48, 48)[::-1])]
-    for _ in range(4):
-        joined(engine.upscale(model, samples[0]))
-    assert engine.counters()["graphs"] == 1
-    alone = [joined(engine.upscale(model, each)) for each in samples]
-    launched = [threading.Event(), threading.Event()]
-    results: list[np.ndarray] = []
-    original = engine._backends[1]._collect
-
-    def late(tile, future):
-        future.exception()  # launched, and not read yet
-        launched[len([each for each in launched if each.is_set()])].set()
-        launched[1].wait()
-        return original(tile, future)
-
-    engine._backends[1]._collect = late
-    jobs = [
-        threading.Thread(target=lambda s=each: results.append(joined(engine.upscale(model, s)))) for each in samples
-    ]
-    for job in jobs:
-        job.start()
-        while not launched[jobs.index(job)].is_set() and job.is_alive():
-            job.join(0.01)
-    for job in jobs:
-        job.join()
-    assert len(results) == 2
-    assert {each.tobytes() for each in results} == {each.tobytes() for each in alone}
+def test_an_old_driver_is_named_with_torch_s_own_words_and_the_driver_that_is_needed(gpu: FakeDevice) -> None:
+    gpu.init_error = TOO_OLD
+    with pytest.raises(Unavailable, match=r"driver on your system is too old \(found version 12040\).*R580 or newer"):
+        devices.pick_device("cuda:0")
+    assert devices.pick_device("auto").type == "cpu"
 
 
-def test_a_batch_is_copied_once_and_whoever_waits_for_it_sleeps(gpu: FakeDevice, compact: Path) -> None:
-    model = load_model(compact, name="half", sha256=None, device=CUDA, dtype=torch.bfloat16)
-    engine = Engine(CUDA)
-    joined(engine.upscale(model, photo_like(96, 96), tile=64))
-    assert engine.counters()["tiles"] == 4
-    assert gpu.copies == engine.counters()["batches"], "the tiles and whether they overflowed, together"
-    assert all(each.blocking for each in gpu.events)
+def test_a_gpu_for_which_torch_has_no_code_is_refused_in_words(gpu: FakeDevice) -> None:
+    gpu.name, gpu.capability = "Tesla V100", (7, 0)
+    with pytest.raises(Unavailable, match=r"Tesla V100 has compute capability 7\.0, .*sm_75, sm_80.*the device cpu"):
+        devices.pick_device("cuda")
+    assert devices.pick_device("auto").type == "cpu"
 
 
-def test_a_single_thumbnail_is_computed_four_times_at_most(gpu: FakeDevice, compact: Path) -> None:
-    model, sizes = on_gpu(compact), []
-    forward = model._forward
-    model._forward = lambda net, image, dtype: (sizes.append(len(image)), forward(net, image, dtype))[1]
-    joined(Engine(CUDA).upscale(model, photo_like(32, 32)))
-    assert sizes == [4]
+def test_a_gpu_that_works_is_taken(gpu: FakeDevice) -> None:
+    assert devices.pick_device("auto") == devices.pick_device("cuda") == CUDA
+    assert cuda.unused_gpu() is None and cuda.usable() == [(0, "0000-1")]
+    with pytest.raises(Unavailable, match="there is no device 'cuda:3': torch sees 1 GPUs"):
+        devices.pick_device("cuda:3")
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_picture_of_one_tile_is_not_copied_as_floats(gpu: FakeDevice, dense: Path, dtype: type[np.generic]) -> None:
-    tiles: list[np.dtype] = []
-    engine = Engine(CUDA)
-    submit = engine._backends[1]._submit
-    engine._backends[1]._submit = lambda tile: (tiles.append(tile.dtype), submit(tile))[1]
-    result = joined(engine.upscale(on_gpu(dense), photo_like(40, 40), dtype=dtype))
-    assert tiles == [np.dtype(dtype)]
-    exact = joined(Engine(networks.CPU).upscale(networks.load(dense), photo_like(40, 40)))
-    assert np.abs(np.clip(exact, 0, 1) * np.iinfo(dtype).max - result).max() <= 0.51
+@pytest.mark.parametrize(
+    ("capability", "archs", "runs"),
+    [
+        ((8, 6), ["sm_80"], True),
+        ((8, 9), ["sm_75", "sm_86"], True),
+        ((8, 0), ["sm_86"], False),
+        ((7, 0), ["sm_75", "sm_80", "sm_90"], False),
+        ((6, 1), ["sm_75"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((7, 0), ["compute_75"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((10, 3), ["sm_100a"], False),
+        ((12, 1), ["sm_120"], True),
+        ((8, 6), [], False),
+    ],
+)
+def test_machine_code_runs_on_later_minor_versions_and_ptx_on_all_later_ones(
+    capability: tuple[int, int], archs: list[str], runs: bool
+) -> None:
+    assert cuda.has_code_for(capability, archs) == runs
+
+
+OUT_OF_MEMORY = (
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("Unable to find an engine to execute this computation"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+)
+BROKEN = (
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+    torch.AcceleratorError("device-side assert triggered"),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+def test_running_out_of_memory_is_known_in_the_words_of_every_library(error: RuntimeError) -> None:
+    assert devices.is_out_of_memory(error) and not cuda.breaks_device(error)
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=str)
+def test_a_broken_device_is_known_in_the_words_of_every_library(error: RuntimeError) -> None:
+    assert cuda.breaks_device(error) and not devices.is_out_of_memory(error)
+
+
+def test_an_error_of_our_own_breaks_no_device() -> None:
+    assert not cuda.breaks_device(RuntimeError("shapes do not match")) and not cuda.breaks_device(
+        ValueError("CUDA error")
+    )
+
+
+def test_the_probe_tells_a_device_that_computes_from_a_broken_one(gpu: FakeDevice) -> None:
+    assert cuda.probe(CUDA)
+
+    def fail(_: str) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    gpu.before = fail
+    assert not cuda.probe(CUDA)
+
+
+def test_a_device_that_does_not_answer_the_probe_is_broken(gpu: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_PROBE_S", 0.01)
+    gpu.before = lambda _: gpu.never.wait()
+    assert not cuda.probe(CUDA)
