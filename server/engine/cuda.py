@@ -3,7 +3,8 @@
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,6 +20,28 @@ _MEMORY = (
 _BROKEN = ("CUDA error", "CUDA driver error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS", "cuBLAS error")
 _PROBE_S = 20.0
 """The probe takes milliseconds. A device that has not answered by then does not work."""
+
+
+def prepare() -> None:
+    """The precision and the algorithms of this process. By default cuDNN multiplies fp32 with the precision of TF32,
+    about that of fp16, and may sum in another order from run to run."""
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    _set_tf32(False)
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """In the device's thread: fp32 may be multiplied in TF32, which is several times as fast. For networks whose
+    results need not be exact."""
+    _set_tf32(True)
+    try:
+        yield
+    finally:
+        _set_tf32(False)
+
+
+def _set_tf32(allowed: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -58,7 +81,7 @@ def problem(index: int) -> str | None:
     is too old for CUDA.
     """
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         if not torch.cuda.is_available():
             return f"NVML sees {torch.cuda.device_count()} GPUs, but CUDA sees none; {DRIVER}"
         if index >= torch.cuda.device_count():

@@ -58,6 +58,7 @@ class Upscaler:
         """Why a GPU that is here is not used, or None."""
         self._engine = Engine(self.device, dtype=self.model_dtype, kernel=kernel)
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
+        self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
 
     @property
