@@ -7,6 +7,7 @@ the end of the pipe and exit.
 
 import errno
 import ipaddress
+import json
 import os
 import secrets
 import signal
@@ -25,7 +26,7 @@ import structlog
 from server.api.auth import Auth
 from server.config import Config
 from server.db.database import migrate, open_database
-from server.db.jobs import Jobs
+from server.db.jobs import Jobs, WorkerInfo
 from server.db.keys import Keys
 from server.malloc import API_MALLOC_ENV, MALLOC_ENV
 
@@ -42,6 +43,8 @@ _GRACE_S = 20.0
 _SHORT_LIFE_S = 5.0
 _LONGEST_PAUSE_S = 10.0
 """A child that dies within _SHORT_LIFE_S is restarted after a pause, which doubles up to this."""
+_MOST_EQUAL = 3
+"""A worker that has said so many times in a row, in the same words, why it can't work is not started again."""
 
 
 class CannotListen(Exception):
@@ -59,7 +62,15 @@ class _Child:
     started: float = 0.0
     pause: float = 0.0
     due: float = field(default_factory=time.monotonic)
-    """Time of the next start."""
+    """Time of the next start; of one that was given up, of its next report."""
+    problem: str | None = None
+    """Why it could not work when it last ended, in its own words."""
+    equal: int = 0
+    """How often in a row it ended with these words."""
+
+    @property
+    def given_up(self) -> bool:
+        return self.equal >= _MOST_EQUAL
 
 
 class Launcher:
@@ -84,7 +95,7 @@ class Launcher:
             while not self._stop.is_set():
                 for child in children:
                     try:
-                        _watch(child, jobs)
+                        _watch(child, jobs, self._config.lease_s)
                     except Exception:  # a database that is locked or restarting must not stop this process
                         log.exception("watching failed", process=child.name)
                 self._stop.wait(_WATCH_S)
@@ -175,33 +186,49 @@ def _api(config: Config, fd: int) -> _Child:
 
 
 def _workers(config: Config) -> list[_Child]:
-    gpus = _count_gpus() if config.device == "auto" else 0
-    count = config.workers or max(1, gpus)
+    gpus = _gpus() if config.device == "auto" else []
+    count = config.workers or max(1, len(gpus))
+    cores = str(max(1, (os.cpu_count() or 1) // count))
     children = []
     for index in range(count):
         env = os.environ | to_env(config) | MALLOC_ENV
         if gpus:
-            env["UPSCALE_DEVICE"] = f"cuda:{index % gpus}"
-        elif config.device in ("auto", "cpu"):
-            # Several workers on one CPU: each gets a part of its cores.
-            env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+            # It sees no other GPU, on which it would otherwise take memory too.
+            env |= {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)], "UPSCALE_DEVICE": "cuda:0"}
+            env["UPSCALE_WORKERS"] = str(count)
+        # Several workers on one machine: each gets a part of its cores. Every job's thread would start as many threads.
+        env.setdefault("OMP_NUM_THREADS", cores)
         children.append(_Child(f"worker-{index}", [sys.executable, "-m", "server", "worker", "--supervised"], env))
     return children
 
 
-def _count_gpus() -> int:
-    """Counted by torch in a separate process, so that this one stays small. That takes seconds, so it is skipped if
-    there is no driver."""
+def _gpus() -> list[str]:
+    """For each GPU that torch can use, the value of CUDA_VISIBLE_DEVICES that shows it alone. torch is asked in a
+    separate process, so that this one stays small. That takes seconds, so it is skipped if there is no driver."""
     if not any(os.path.exists(each) for each in _DRIVERS):
-        return 0
-    code = "import torch; print(torch.cuda.device_count())"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return int(run.stdout or 0)
+        return []
+    code = "from server.engine.cuda import print_usable; print_usable()"
+    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    return _visible(json.loads(run.stdout or "[]"), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def _watch(child: _Child, jobs: Jobs) -> None:
-    """Start the child when it is due. If it has died, release its jobs to other workers at once."""
+def _visible(usable: list[tuple[int, str]], visible: str | None) -> list[str]:
+    """`usable`: index and UUID of each; `visible`: the CUDA_VISIBLE_DEVICES by which they were counted. A part of a GPU
+    (MIG) has the UUID of the whole, so what the operator wrote is kept."""
+    names = [each.strip() for each in visible.split(",")] if visible else []
+    return [names[index] if index < len(names) else f"GPU-{uuid}" for index, uuid in usable]
+
+
+def _watch(child: _Child, jobs: Jobs, lease_s: float) -> None:
+    """Start the child when it is due. If it has died, release its jobs to other workers at once. Of one that can't
+    work, say so instead, until this process ends."""
     now = time.monotonic()
+    if child.given_up:
+        if now >= child.due:
+            child.due = now + lease_s / 4
+            assert child.worker_id is not None
+            jobs.worker_beat(WorkerInfo(child.worker_id, "none", False, time.time(), problem=child.problem))
+        return
     if child.process is None:
         if now >= child.due:
             _start(child)
@@ -210,6 +237,8 @@ def _watch(child: _Child, jobs: Jobs) -> None:
     if code is None:
         return
     lived = now - child.started
+    if child.process.stdin is not None:
+        child.process.stdin.close()
     child.pause = min(_LONGEST_PAUSE_S, max(0.5, child.pause * 2)) if lived < _SHORT_LIFE_S else 0.0
     child.due = now + child.pause
     child.process = None
@@ -218,7 +247,16 @@ def _watch(child: _Child, jobs: Jobs) -> None:
     else:
         log.info("process ended", process=child.name, lived_s=round(lived, 1))
     if child.worker_id:
+        _note_problem(child, jobs)
         jobs.release(child.worker_id)
+
+
+def _note_problem(child: _Child, jobs: Jobs) -> None:
+    said = next((each.problem for each in jobs.live_workers() if each.id == child.worker_id), None)
+    child.equal = child.equal + 1 if said and said == child.problem else int(said is not None)
+    child.problem = said
+    if child.given_up:
+        log.error("not started again, because it can't work", process=child.name, reason=said)
 
 
 def _start(child: _Child) -> None:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from server import launch
 from server.api.auth import Auth
 from server.config import Config
 from server.db.database import open_database
+from server.db.jobs import Jobs
 from server.db.keys import Keys
 from server.db.limits import Limits
+from server.engine import cuda
 from server.launch import CannotListen, listen, require_keys
 from server.malloc import API_MALLOC_ENV, MALLOC_ENV
 from tests.conftest import MakeConfig, Served, draw
@@ -168,11 +169,92 @@ def test_a_port_that_is_never_let_go_ends_the_wait_in_words(
         listen(config(port=held.getsockname()[1]))
 
 
-def test_torch_is_asked_how_many_gpus_there_are_only_where_there_is_a_driver(
+def test_torch_is_asked_which_gpus_there_are_only_where_there_is_a_driver(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(launch, "_DRIVERS", (str(tmp_path),))
-    assert launch._count_gpus() == torch.cuda.device_count()
+    assert len(launch._gpus()) == len(cuda.usable())
     monkeypatch.setattr(launch, "_DRIVERS", (str(tmp_path / "nothing"),))
     monkeypatch.setattr(sys, "executable", "/nothing to ask with")
-    assert launch._count_gpus() == 0
+    assert launch._gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "shown"),
+    [
+        (None, ["GPU-a", "GPU-c"]),
+        ("4,5,6", ["4", "6"]),
+        ("MIG-x, MIG-y, MIG-z", ["MIG-x", "MIG-z"]),
+    ],
+)
+def test_each_gpu_that_can_be_used_is_named_so_that_a_worker_sees_it_alone(
+    visible: str | None, shown: list[str]
+) -> None:
+    assert launch._visible([(0, "a"), (2, "c")], visible) == shown
+
+
+def test_each_worker_sees_one_gpu_and_starts_a_part_of_the_threads(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_gpus", lambda: ["GPU-a", "GPU-b"])
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    envs = [each.env for each in launch._workers(config(device="auto"))]
+    names = ("CUDA_VISIBLE_DEVICES", "UPSCALE_DEVICE", "UPSCALE_WORKERS", "OMP_NUM_THREADS")
+    assert [[env[name] for name in names] for env in envs] == [
+        ["GPU-a", "cuda:0", "2", "6"],
+        ["GPU-b", "cuda:0", "2", "6"],
+    ]
+    assert launch._workers(config(device="cuda:1"))[0].env["OMP_NUM_THREADS"] == "12"
+
+
+SAYS_WHY = """
+import sys, time
+from server.db.database import open_database
+from server.db.jobs import Jobs, WorkerInfo
+worker = sys.argv[sys.argv.index("--id") + 1]
+Jobs(open_database(sys.argv[1]), lease_s=60).worker_beat(
+    WorkerInfo(worker, "cuda", False, time.time(), problem=open(sys.argv[2]).read())
+)
+sys.exit(1)
+"""
+
+
+def test_a_worker_that_says_three_times_why_it_cannot_work_is_not_started_again(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, words = config(), tmp_path / "words"
+    jobs = Jobs(open_database(made.database), lease_s=60)
+    command = [sys.executable, "-c", SAYS_WHY, made.database, str(words)]
+    child = launch._Child("worker-0", command, dict(os.environ))
+    monkeypatch.setattr(launch, "_LONGEST_PAUSE_S", 0.0)
+
+    def run_once(text: str) -> None:
+        words.write_text(text)
+        launch._watch(child, jobs, 60)
+        assert child.process is not None
+        child.process.wait()
+        launch._watch(child, jobs, 60)
+
+    for text in ("no memory", "the driver is too old", "the driver is too old"):
+        run_once(text)
+        assert not child.given_up and jobs.live_workers() == []
+    run_once("the driver is too old")
+    assert child.given_up
+    launch._watch(child, jobs, 60)
+    assert child.process is None
+    assert [(each.ready, each.problem) for each in jobs.live_workers()] == [(False, "the driver is too old")]
+
+
+def test_a_worker_that_dies_without_a_word_is_started_again(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = Jobs(open_database(config().database), lease_s=60)
+    monkeypatch.setattr(launch, "_LONGEST_PAUSE_S", 0.0)
+    child = launch._Child("worker-0", [sys.executable, "-c", "raise SystemExit(1)"], dict(os.environ))
+    for _ in range(4):
+        launch._watch(child, jobs, 60)
+        assert child.process is not None
+        child.process.wait()
+        launch._watch(child, jobs, 60)
+        assert not child.given_up

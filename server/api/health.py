@@ -19,13 +19,19 @@ async def healthz() -> Response:
 
 @router.get("/readyz")
 def readyz(service: ServiceDep) -> Response:
-    """200 while there is a live worker that has verified and loaded its weights; else 503."""
-    workers = [{"id": each.id, "device": each.device, "ready": each.ready} for each in service.workers()]
+    """200 while there is a live worker that has verified and loaded its weights; else 503, and the reason in words."""
+    found = service.workers()
+    workers = [
+        {"id": each.id, "device": each.device, "ready": each.ready}
+        | ({"problem": each.problem} if each.problem else {})
+        for each in found
+    ]
     ready = any(each["ready"] for each in workers)
     answer = {"weights_verified": ready, "workers": workers, "jobs": service.counts()}
     if ready:
         return json_response({"ready": True, **answer})
     reason = "no worker has loaded its weights yet" if workers else "no worker is running"
+    reason = next((each.problem for each in found if each.problem), reason)
     return json_response({"ready": False, "reason": reason, **answer}, 503)
 
 

@@ -89,6 +89,7 @@ workers = Table(
     Column("ready", Boolean, nullable=False),
     Column("beat_at", Float, nullable=False),
     Column("counters", JSON, nullable=False, server_default="{}"),
+    Column("problem", Text),
 )
 
 uploads = Table(

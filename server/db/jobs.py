@@ -100,6 +100,8 @@ class WorkerInfo:
     kind: DeviceKind = "cpu"
     counters: Mapping[str, float] = field(default_factory=dict)
     """What it has counted since it started, by name; see worker/loop.py."""
+    problem: str | None = None
+    """Why it can't work, in words; None if it can."""
 
 
 @dataclass(frozen=True)
@@ -464,6 +466,7 @@ class Jobs:
             "ready": worker.ready,
             "beat_at": worker.beat_at,
             "counters": dict(worker.counters),
+            "problem": worker.problem,
         }
         with self._unsynced.begin() as db:
             if not _count(db.execute(update(workers).where(workers.c.id == worker.id).values(**values))):
@@ -475,7 +478,7 @@ class Jobs:
         bounds = {"since": now - self._lease_s, "until": now + max(self._lease_s, 1)}
         with reading(self._engine) as db:
             return [
-                WorkerInfo(row.id, row.device, row.ready, row.beat_at, row.kind, row.counters)
+                WorkerInfo(row.id, row.device, row.ready, row.beat_at, row.kind, row.counters, row.problem)
                 for row in db.execute(_LIVE, bounds)
             ]
 

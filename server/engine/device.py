@@ -11,6 +11,7 @@ from typing import TypeVar
 import structlog
 import torch
 
+from server.engine import cuda
 from server.errors import OutOfMemory, Unavailable
 
 log = structlog.get_logger()
@@ -21,18 +22,29 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(wanted: str) -> torch.device:
-    """ "auto", "cpu", "cuda" or "cuda:N" → an available device. Raises Unavailable."""
+    """ "auto", "cpu", "cuda" or "cuda:N" → an available device. "auto" is the CPU where there is no GPU that torch can
+    use; the log then says why. Raises Unavailable."""
     if wanted == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.device_count() and not torch.cuda.is_available():
+            return torch.device("cpu")
+        problem = cuda.unused_gpu()
+        if problem is not None:
+            log.warning("the CPU is used", reason=problem)
+        return torch.device("cuda:0" if problem is None else "cpu")
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise Unavailable(f"there is no device {wanted!r}: use auto, cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
         raise Unavailable(f"devices of type {device.type!r} are not supported: use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Unavailable(f"there is no device {wanted!r}: torch sees {torch.cuda.device_count()} GPUs")
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+    if device.type == "cpu":
+        return device
+    problem = cuda.problem(device.index or 0) if torch.cuda.device_count() else None
+    if not torch.cuda.device_count():
+        problem = f"there is no device {wanted!r}: torch sees 0 GPUs; {cuda.DRIVER}"
+    if problem is not None:
+        raise Unavailable(problem)
+    return torch.device("cuda", device.index or 0)
 
 
 def pick_dtype(wanted: str, device: torch.device, native: bool = False) -> torch.dtype:
@@ -69,8 +81,8 @@ def describe(device: torch.device) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has an exception class for it, the CPU's allocator only a message."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    """CUDA's allocator has an exception class for it; its libraries and the CPU's allocator have only a message."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or cuda.out_of_memory(error):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 

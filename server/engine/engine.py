@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from server.engine import cuda
 from server.engine.backends import Backend, open_backends
 from server.engine.backends.base import OnSlice, OnTile, Tile
 from server.engine.device import release_memory, unless_out_of_memory
@@ -31,7 +32,7 @@ from server.engine.tile import Span, blend_weights, cut
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
 from server.images.samples import from_floats
-from server.job.tiling import Geometry, Size, tile_count, tile_size
+from server.job.tiling import TILE_STEP, Geometry, Size, tile_count, tile_size
 from server.kernels import Kernel
 from server.models import load_blend
 from server.models.base import Model
@@ -44,6 +45,8 @@ _SMALLEST_KEPT = 32
 """Pixels that a tile must be long beyond its halos and blends; smaller ones are nearly all halo."""
 _RATED = (96, 96)
 """Height and width of the picture that a network's speed is measured with: large enough for its usual speed."""
+_CUDA_STEP = 64
+"""Sides of fitted tiles are multiples of this on CUDA, where each new shape of a tile costs new plans of cuDNN."""
 _COUNTED = ("tiles", "batches", "batch_retries", "tile_retries", "precision_retries")
 
 
@@ -64,6 +67,9 @@ class Engine:
         self.kernel = kernel
         self._runtime = Runtime(device)
         self._backends = open_backends(self._runtime, batch_pixels)
+        self._runtime.reliefs.append(self.release)
+        if device.type == "cuda":
+            cuda.prepare()
 
     def load(self, parts: Sequence[tuple[Path, float]], *, name: str, sha256: str | None) -> Model:
         """A network for this engine, from files with the share of each: see `load_blend`. Raises ModelNotFound."""
@@ -110,9 +116,19 @@ class Engine:
         side = tile or max(facts.tile, math.isqrt(backend.tile_pixels(model)))
         side = min(side, math.isqrt(self._runtime.largest_tile(model)))
         side = max(side, _smallest_side(model)) // facts.multiple * facts.multiple
+        step = _CUDA_STEP if self.device.type == "cuda" and not tile else TILE_STEP
+        if step == _CUDA_STEP and side // step * step >= _smallest_side(model):
+            side = side // step * step
         width = 0 if tile else backend.row_pass_width(model)
         return Geometry(
-            model.name, facts.scale, side, facts.halo, multiple=facts.multiple, fitted=not tile, row_pass_width=width
+            model.name,
+            facts.scale,
+            side,
+            facts.halo,
+            multiple=facts.multiple,
+            fitted=not tile,
+            row_pass_width=width,
+            step=step,
         )
 
     def tiles(self, model: Model, size: Size, tile: int = 0) -> int:
@@ -153,15 +169,36 @@ class Engine:
         Batches are not shared between jobs, so that the same call gives the same bytes.
         """
         count = len(tensors[0])
-        result = unless_out_of_memory(lambda: self.call(functools.partial(function, *tensors)))
+        result = self._twice(lambda: self.call(functools.partial(function, *tensors)))
         if result is not None:
             return result
-        self.call(self.release)
         if count == 1:
             raise OutOfMemory(f"not even one piece of {tuple(tensors[0].shape[1:])} fits on {self.device}")
         self._runtime.count("batch_retries")
         parts = zip(*(torch.split(each, math.ceil(count / 2)) for each in tensors), strict=True)
         return torch.cat([self.run(function, *part) for part in parts])
+
+    def patiently(self, function: Callable[[], _T]) -> _T:
+        """The result of `function`, which uses the device's memory and runs in this thread; if memory runs out, again
+        after all that is not needed was freed. Raises OutOfMemory."""
+        result = self._twice(function)
+        if result is None:
+            raise OutOfMemory(f"the picture does not fit into the memory of {self.device}")
+        return result
+
+    def _twice(self, function: Callable[[], _T]) -> _T | None:
+        """None when memory ran out twice."""
+        result = unless_out_of_memory(function)
+        if result is None:
+            self.call(self._runtime.relieve)
+            result = unless_out_of_memory(function)
+        if result is None:
+            self.call(self._runtime.relieve)
+        return result
+
+    def relieve_first(self, function: Callable[[], object]) -> None:
+        """When memory runs out, call this, in the device's thread, before caches are emptied."""
+        self._runtime.reliefs.insert(0, function)
 
     def forget(self, model: Model) -> None:
         """The model is no longer kept: soon drop what was made for it."""
@@ -189,7 +226,8 @@ class Engine:
             counted |= backend.counters()
         if self.device.type == "cuda":
             counted["device_memory_bytes"] = torch.cuda.memory_reserved(self.device)
-            counted["device_memory_peak_bytes"] = torch.cuda.max_memory_reserved(self.device)
+            peak = max(torch.cuda.max_memory_reserved(self.device), counted.get("device_memory_peak_bytes", 0))
+            counted["device_memory_peak_bytes"] = peak
         return counted
 
     def _backend(self, model: Model) -> Backend:
@@ -207,6 +245,8 @@ class Engine:
         on_slice: OnSlice,
     ) -> Iterator[NDArray[Any]]:
         scale, blend = model.facts.scale, model.facts.blend
+        if len(rows) == len(columns) == 1:
+            blend = 0  # there is no neighbour
         # Only where neighbours are blended must samples be floats, which take four times the memory.
         kind = np.dtype(np.float32) if blend else dtype
         width, channels = samples.shape[1] * scale, samples.shape[2]

@@ -45,8 +45,10 @@ class Scheduler(Generic[_Item, _Result]):
     """For any thread. `run` is called in a thread of its own, never twice at a time, with a batch of items; it returns
     a result for each."""
 
-    def __init__(self, run: Callable[[Sequence[_Item]], Sequence[_Result]]) -> None:
+    def __init__(self, run: Callable[[Sequence[_Item]], Sequence[_Result]], *, forever: bool = False) -> None:
+        """`forever`: the thread stays when it has no work, until `close`."""
         self._run = run
+        self._idle_s = None if forever else _IDLE_S
         self._changed = threading.Condition()
         self._queues: OrderedDict[int, deque[_Waiting[_Item, _Result]]] = OrderedDict()
         """By job, the next one first. None is empty."""
@@ -86,7 +88,7 @@ class Scheduler(Generic[_Item, _Result]):
     def _work(self) -> None:
         while True:
             with self._changed:
-                some = self._changed.wait_for(lambda: bool(self._queues) or self._closed, _IDLE_S)
+                some = self._changed.wait_for(lambda: bool(self._queues) or self._closed, self._idle_s)
                 if not some or self._closed:
                     self._thread = None
                     return

@@ -9,7 +9,7 @@ import torch
 
 from server.errors import InvalidField
 from server.faces.align import align, unfit
-from server.faces.base import Check, Face, Outcome, RestoredFace
+from server.faces.base import Check, Face, Matrix, Outcome, RestoredFace
 from server.faces.detector import Detector
 from server.faces.likeness import LikenessCheck
 from server.faces.parser import Parser
@@ -79,12 +79,12 @@ class FaceRestorer:
             check()
             batch, waiting = waiting[: self._restorer.batch], waiting[self._restorer.batch :]
             chosen = [faces[number] for number in batch]
-            for number, outcome in zip(batch, call(partial(self._restore, samples, chosen)), strict=True):
+            aligned = [align(samples, face) for face in chosen]  # not in the device's thread, where others would wait
+            for number, outcome in zip(batch, call(partial(self._restore, chosen, aligned)), strict=True):
                 outcomes[number] = outcome
         return outcomes
 
-    def _restore(self, samples: Samples, faces: list[Face]) -> list[Outcome]:
-        aligned = [align(samples, face) for face in faces]
+    def _restore(self, faces: list[Face], aligned: list[tuple[Samples, Matrix]]) -> list[Outcome]:
         outcomes = []
         for face, (crop, matrix), image in zip(
             faces, aligned, self._restorer([crop for crop, _ in aligned]), strict=True

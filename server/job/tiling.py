@@ -14,7 +14,7 @@ BAND_SAMPLES = 64 * 1024 * 1024
 _STEP_PIXELS = 1 << 16
 """Source pixels in one step of a row pass, about: half a second on two cores, so that other jobs do not wait long."""
 
-_TILE_STEP = 16
+TILE_STEP = 16
 """Tiles may have sides that are multiples of this with every network."""
 
 Size = tuple[int, int]
@@ -35,6 +35,8 @@ class Geometry:
     """Pictures are padded until their sides are multiples of this."""
     fitted: bool = False
     """Tiles need not be squares: within the same area, the sides are those with the least overlap in total."""
+    step: int = TILE_STEP
+    """Fitted tiles have sides that are multiples of this, where they are shorter than the picture."""
     row_pass_width: int = 0
     """Pictures of at most this width are not cut into tiles, but computed from top to bottom in one row pass, without
     overlap."""
@@ -75,10 +77,10 @@ def tile_size(size: Size, geometry: Geometry) -> Size:
     """(width, height) of the tiles for a padded picture of this size: squares of `geometry.tile`, or of the same
     area. A row of tiles is a band of the result, so tiles of very wide pictures are lower, and wider instead."""
     rows = BAND_SAMPLES // (3 * size[0] * geometry.scale**2)
-    height = max(rows + 2 * geometry.halo, 6 * geometry.halo) // _TILE_STEP * _TILE_STEP
+    height = max(rows + 2 * geometry.halo, 6 * geometry.halo) // geometry.step * geometry.step
     plain = (geometry.tile, geometry.tile)
     if height < geometry.tile:
-        plain = (geometry.tile**2 // height // _TILE_STEP * _TILE_STEP, height)
+        plain = (geometry.tile**2 // height // geometry.step * geometry.step, height)
     return _fitted(size, geometry, plain, height) if geometry.fitted else plain
 
 
@@ -87,11 +89,11 @@ def _fitted(size: Size, geometry: Geometry, plain: Size, most_rows: int) -> Size
     area, best = geometry.tile**2, plain
     fewest = _computed(size, geometry, plain)
     for columns in range(1, 1 + tiles_along(size[0], 6 * geometry.halo, geometry.halo)):
-        width = _side(size[0], columns, geometry.halo)
+        width = _side(size[0], columns, geometry)
         most = max(min(most_rows, area // min(width, size[0])), 6 * geometry.halo)
         if most < size[1]:
-            most = most // _TILE_STEP * _TILE_STEP  # `_side` rounds up to these
-        height = _side(size[1], tiles_along(size[1], most, geometry.halo), geometry.halo)
+            most = most // geometry.step * geometry.step  # `_side` rounds up to these
+        height = _side(size[1], tiles_along(size[1], most, geometry.halo), geometry)
         pixels = _computed(size, geometry, (width, height))
         if min(width, size[0]) * min(height, size[1]) <= area and pixels < fewest:
             fewest, best = pixels, (width, height)
@@ -107,6 +109,7 @@ def _tiles(size: Size, tile: Size, halo: int) -> int:
     return tiles_along(size[0], tile[0], halo) * tiles_along(size[1], tile[1], halo)
 
 
-def _side(length: int, count: int, halo: int) -> int:
+def _side(length: int, count: int, geometry: Geometry) -> int:
     """The smallest usable side with which `count` tiles cover the length."""
-    return round_up(max(shortest_tile(length, count, halo), 6 * halo if count > 1 else 1), _TILE_STEP)
+    side = max(shortest_tile(length, count, geometry.halo), 6 * geometry.halo if count > 1 else 1)
+    return round_up(side, geometry.step)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import structlog
 import torch
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.blobs import open_blobs
@@ -29,7 +30,9 @@ from server.blobs.base import Blobs, new_key
 from server.config import Config
 from server.db.database import Changes, open_database
 from server.db.jobs import HeartbeatResult, Jobs, WorkerInfo
-from server.errors import JobCancelled, JobFailed, NotFound, UpscaleError
+from server.engine import cuda
+from server.engine.device import is_out_of_memory
+from server.errors import JobCancelled, JobFailed, NotFound, OutOfMemory, UpscaleError
 from server.errors.transient import RETRY_S, retried, transient_error
 from server.job.formats import FORMATS
 from server.job.job import Job, Result
@@ -114,6 +117,8 @@ class Worker:
         self._runs_changed = threading.Condition()
         self._jobs_done = 0
         self._failure: Exception | None = None
+        self._doubted: set[str] = set()
+        """Jobs that ended with an error of the device, after which it still computed."""
 
     def stop(self) -> None:
         """End soon: running jobs go back to the queue after the current tile, unless it is their last."""
@@ -233,8 +238,13 @@ class Worker:
         except SQLAlchemyError:
             raise
         except Exception as error:
-            if "CUDA error" in str(error):
-                raise
+            if is_out_of_memory(error):
+                log.exception("out of memory outside the networks")
+                self._jobs.fail(job, OutOfMemory("the picture does not fit into the device's memory"))
+                return
+            if cuda.breaks_device(error):
+                self._after_device_error(run, error)
+                return
             if transient := transient_error(error):
                 log.error("the disk failed", reason=str(error))
                 self._jobs.fail(job, transient)
@@ -244,6 +254,16 @@ class Worker:
         finally:
             if staged is not None:
                 staged.unlink(missing_ok=True)
+
+    def _after_device_error(self, run: _Run, error: Exception) -> None:
+        """Raise the error if the device is broken, so that a new process runs the job. If it still computes, the job
+        goes back to the queue; if that happens to it again, the device counts as broken, and the attempt counts."""
+        again = run.job.id in self._doubted
+        self._doubted.add(run.job.id)
+        if again or not self._upscaler.works():
+            raise error
+        log.exception("an error of the device, which still computes: the job is tried again")
+        self._jobs.requeue(run.job)
 
     def _publish(self, run: _Run) -> None:
         """Store the result and finish the job. The result is not lost if the database is unavailable for less than a
@@ -343,8 +363,17 @@ def run_worker(config: Config, worker_id: str | None = None, *, supervised: bool
     engine = open_database(config.database)
     jobs = Jobs(engine, lease_s=config.lease_s)
     index(config.weights_path)
-    upscaler = Upscaler(config, Catalog.of(config))
     name = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
+    try:
+        _run_worker(config, jobs, engine, name, supervised)
+    except UpscaleError as error:
+        # The launcher reads it, and `/readyz` shows it.
+        jobs.worker_beat(WorkerInfo(name, config.device, False, time.time(), problem=error.message))
+        raise
+
+
+def _run_worker(config: Config, jobs: Jobs, engine: Engine, name: str, supervised: bool) -> None:
+    upscaler = Upscaler(config, Catalog.of(config))
     recycle = (
         (_RECYCLE_JOBS, _memory_share(max(1, config.workers, torch.cuda.device_count()))) if supervised else (0, 0)
     )

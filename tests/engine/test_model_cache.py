@@ -1,9 +1,13 @@
 """Networks leave when others need their room or nobody has asked for long, and are loaded once however many ask."""
 
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
-from server.engine.model_cache import ModelCache
+import pytest
+
+from server.engine.model_cache import ModelCache, budget_of
+from tests.engine.fake_device import CUDA, FakeDevice
 
 
 def test_the_one_that_nobody_has_asked_for_longest_makes_room() -> None:
@@ -59,3 +63,65 @@ def test_a_network_is_loaded_once_however_many_ask() -> None:
     with ThreadPoolExecutor(4) as pool:
         got = {id(each.result()) for each in [pool.submit(ask) for _ in range(4)]}
     assert len(got) == len(loads) == 1
+
+
+GB = 1 << 30
+
+
+@pytest.mark.parametrize("memory", [16 * GB, 24 * GB])
+def test_a_large_network_is_not_dropped_for_a_small_one(memory: int) -> None:
+    """SDXL and an upscaler in turn, as every job with creativity asks for them."""
+    cache, loads = ModelCache(memory // 2), []
+    sizes = {"upscaler": 34 << 20, "faces": GB // 2, "sdxl": int(7.7 * GB)}
+    for _ in range(5):
+        for name, size in sizes.items():
+            cache.get(name, lambda name=name: (loads.append(name), name)[1], lambda _, size=size: size)
+    assert loads.count("sdxl") == 1
+    assert memory < 24 * GB or len(loads) == 3
+
+
+def test_small_ones_make_room_for_each_other_beside_a_large_one() -> None:
+    left: list[str] = []
+    cache = ModelCache(100, on_drop=left.append)
+    cache.get("large", lambda: "large", lambda _: 90)
+    for name in "abc":
+        cache.get(name, lambda name=name: name, lambda _: 8)
+    assert left == ["a", "b"]
+    cache.get("other", lambda: "other", lambda _: 60)
+    assert left == ["a", "b", "large"], "for one that is nearly as large it is dropped"
+
+
+def test_who_asks_for_something_else_does_not_wait_for_a_load() -> None:
+    cache, begun, go_on = ModelCache(100), threading.Event(), threading.Event()
+    cache.get("small", lambda: "small", lambda _: 1)
+
+    def slowly() -> str:
+        begun.set()
+        go_on.wait()
+        return "large"
+
+    thread = threading.Thread(target=lambda: cache.get("large", slowly, lambda _: 50))
+    thread.start()
+    begun.wait()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(cache.get, "small", lambda: "again", lambda _: 1).result(timeout=60) == "small"
+        assert pool.submit(cache.get, "other", lambda: "other", lambda _: 1).result(timeout=60) == "other"
+        assert pool.submit(cache.tidy).result(timeout=60) == 0
+        go_on.set()
+    thread.join()
+    assert len(cache) == 3
+
+
+def test_when_memory_runs_out_only_what_jobs_hold_stays() -> None:
+    class Thing:
+        pass
+
+    cache: ModelCache = ModelCache(100)
+    held = cache.get("held", Thing, lambda _: 1)
+    idle = weakref.ref(cache.get("idle", Thing, lambda _: 1))
+    assert cache.drop_all() == 2 and cache.size == 0 and idle() is None
+    assert cache.get("held", Thing, lambda _: 1) is held and cache.size == 1
+
+
+def test_half_of_a_gpu_s_memory_is_for_networks(gpu: FakeDevice) -> None:
+    assert budget_of(CUDA) == gpu.total // 2

@@ -1,5 +1,6 @@
 """What a worker does when the database fails under it, or news comes late. Everything but the failure is real."""
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -13,13 +14,14 @@ from server.blobs.folder import FolderBlobs
 from server.config import Config
 from server.db.database import Changes, open_database
 from server.db.jobs import HeartbeatResult, Jobs
-from server.errors import UpscaleError
+from server.errors import Unavailable, UpscaleError
 from server.job.job import Job, Params, Result, State
 from server.pipeline import Context
 from server.weights.catalog import Catalog
-from server.worker.loop import Worker
+from server.worker.loop import Worker, run_worker
 from server.worker.upscaler import Upscaler
 from tests.conftest import MakeConfig, draw
+from tests.engine.test_cuda import BROKEN, OUT_OF_MEMORY
 
 
 class FailingJobs(Jobs):
@@ -249,6 +251,57 @@ def test_an_error_of_the_device_ends_the_worker_and_the_job_is_tried_again(confi
     worker, *_ = worker_of(settings, Watched(settings))
     work_until_ended(worker, jobs, job_id)
     assert (jobs.get(job_id).state, jobs.get(job_id).attempt) == (State.SUCCEEDED, 2)
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=str)
+def test_a_broken_device_ends_the_worker_whatever_library_says_so(config: MakeConfig, error: RuntimeError) -> None:
+    def break_the_device(_: Context) -> None:
+        raise error
+
+    settings = config(dtype="fp32")
+    upscaler = Watched(settings, break_the_device)
+    upscaler.works = lambda: False
+    worker, jobs, blobs = worker_of(settings, upscaler)
+    job_id = enqueue(jobs, blobs)
+    with pytest.raises(RuntimeError, match=re.escape(str(error))):
+        worker.loop()
+    assert jobs.get(job_id).state is State.RUNNING
+
+
+def test_a_device_that_still_computes_after_an_error_gets_the_job_again(config: MakeConfig) -> None:
+    errors = [RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")]
+
+    def fail_once(_: Context) -> None:
+        if errors:
+            raise errors.pop()
+
+    settings = config(dtype="fp32")
+    worker, jobs, blobs = worker_of(settings, Watched(settings, fail_once))
+    job_id = enqueue(jobs, blobs)
+    work_until_ended(worker, jobs, job_id)
+    assert (jobs.get(job_id).state, jobs.get(job_id).attempt) == (State.SUCCEEDED, 1)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+def test_running_out_of_memory_outside_the_engine_is_said_as_such(config: MakeConfig, error: RuntimeError) -> None:
+    def fill_the_memory(_: Context) -> None:
+        raise error
+
+    settings = config(dtype="fp32")
+    worker, jobs, blobs = worker_of(settings, Watched(settings, fill_the_memory))
+    job_id = enqueue(jobs, blobs)
+    work_until_ended(worker, jobs, job_id)
+    failed = jobs.get(job_id)
+    assert (failed.state, failed.error_code) == (State.FAILED, "out_of_memory")
+
+
+def test_a_worker_that_cannot_start_says_why_in_its_row(config: MakeConfig) -> None:
+    settings = config(device="cuda:7")
+    with pytest.raises(Unavailable):
+        run_worker(settings, "w")
+    (row,) = Jobs(open_database(settings.database), lease_s=60).live_workers()
+    assert (row.id, row.ready) == ("w", False)
+    assert row.problem is not None and "there is no device 'cuda:7'" in row.problem
 
 
 def test_what_a_worker_counts_is_in_its_row(config: MakeConfig) -> None:

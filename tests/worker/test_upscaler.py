@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from server.cli.doctor import _examine
 from server.config import Config
 from server.engine.model_cache import ModelCache
-from server.errors import InvalidField, ModelNotFound
+from server.errors import InvalidField, ModelNotFound, Unavailable
 from server.job.job import Params
 from server.models import Model, load_state, mix
 from server.weights.catalog import Catalog
@@ -18,6 +19,8 @@ from server.weights.manifest import read_manifest
 from server.weights.store import sha256_of
 from server.worker.upscaler import Upscaler
 from tests import networks
+from tests.conftest import MakeConfig
+from tests.engine.fake_device import fake_cuda
 from tests.networks import rrdbnet, save, srvgg
 
 ENTRY = """
@@ -53,6 +56,34 @@ def upscaler(tmp_path: Path) -> Upscaler:
         folder = tmp_path / "bundled" if bundled else config.weights_path
         save(networks.seeded(srvgg(), seed), folder / f"{name}.pth")
     return Upscaler(config, Catalog(config.weights_path, manifest=read_manifest(tmp_path)), allow_paths=True)
+
+
+def test_a_gpu_is_tested_before_it_is_ready_and_doctor_says_what_it_found(config: MakeConfig) -> None:
+    made = config(device="cuda", dtype="fp32")
+    with fake_cuda() as gpu:
+        upscaler = Upscaler(made, Catalog(made.weights_path))
+        upscaler.warm()
+        assert upscaler.self_test() < 0.1 and upscaler.works()
+        assert _examine(made)["self-test"].startswith("passed: 0.0")
+
+        def fail(name: str) -> None:
+            if name == "conv2d":
+                raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+        gpu.before = fail
+        with pytest.raises(Unavailable, match="the self-test failed: .* has compute capability 8.6"):
+            upscaler.warm()
+        assert _examine(made)["self-test"].startswith("PROBLEM: the self-test failed")
+
+
+def test_doctor_says_why_a_gpu_is_not_used(config: MakeConfig) -> None:
+    with fake_cuda() as gpu:
+        gpu.seen_by_nvml, gpu.seen_by_cuda = 2, 0
+        facts = _examine(config(device="auto"))
+        assert facts["GPU"].startswith("PROBLEM: a GPU is here, but torch can't use it: NVML sees 2 GPUs")
+        assert facts["device"].endswith("a GPU is here, but torch can't use it")
+        facts = _examine(config(device="cuda"))
+        assert facts["device"].startswith("PROBLEM: NVML sees 2 GPUs")
 
 
 def state_of(model: Model) -> dict[str, torch.Tensor]:

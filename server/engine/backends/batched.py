@@ -8,7 +8,7 @@ How a network rounds depends on the size of the batch. So the shape of a tile al
 incomplete batches are filled up; only running out of memory changes it.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -23,8 +23,8 @@ from torch import Tensor
 from server.engine.backends.base import OnSlice, OnTile, Tile
 from server.engine.backends.graphs import Graphs
 from server.engine.backends.transfer import Landing, Transfer
-from server.engine.device import release_memory, unless_out_of_memory
-from server.engine.runtime import Batchable, Runtime
+from server.engine.device import unless_out_of_memory
+from server.engine.runtime import Batchable, Limits, Runtime
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
 from server.models.base import Model
@@ -33,12 +33,19 @@ log = structlog.get_logger()
 
 _CUDA_BATCH_PIXELS = 1 << 17
 """Source pixels that keep a GPU busy, about: larger batches are not faster. A CPU is busy with a single tile."""
-_MOST_IN_BATCH = 16
+_MOST_IN_BATCH = 4
+"""A batch that is not full is filled up with copies: of a single thumbnail, so many are computed."""
 _AHEAD = 2
 """Batches that a job has queued or unread: one that runs while the last result is joined, and one to follow it."""
 _TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3400 * 1024 * 1024}
 """Memory that a tile may take. The larger it is, the less is computed twice, and the longer others wait."""
+_SHARE_OF_MEMORY = 6
+"""A tile takes at most one part in so many of a GPU's total memory. What is free does not count: the same job must give
+the same bytes whatever else is in memory."""
 _BLACK = 1 / 512
+_ALWAYS = 8
+"""After so many overflows in a row a model runs in fp32: on some GPUs (GTX 16xx) it overflows with every tile, which
+would then be computed twice."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,9 @@ class _Staged:
 class _Done:
     kept: Landing
     overflowed: Landing | None
+    """Of the whole batch: a byte for each tile, not 0 where it overflowed."""
+    index: int = 0
+    """The tile's number in the batch."""
 
 
 class BatchedBackend:
@@ -62,17 +72,23 @@ class BatchedBackend:
         self._runtime = runtime
         on_cuda = runtime.device.type == "cuda"
         self._batch_pixels = (_CUDA_BATCH_PIXELS if on_cuda else 0) if batch_pixels is None else batch_pixels
+        self._tile_bytes = _TILE_BYTES[runtime.device.type]
+        if on_cuda:
+            total = torch.cuda.get_device_properties(runtime.device).total_memory
+            self._tile_bytes = min(self._tile_bytes, total // _SHARE_OF_MEMORY)
         self._transfer = Transfer(runtime.device)
         self._graphs = Graphs(runtime.device)
-        self._pixels: dict[str, int] = {}
+        self._pixels = Limits()
         """Source pixels of the largest batch that may fit, by model; set once a batch did not fit."""
+        self._in_a_row: Counter[str] = Counter()
+        """By model, how many tiles have overflowed since the last one that did not."""
 
     def runs(self, model: Model) -> bool:
         return model.native is None
 
     def tile_pixels(self, model: Model) -> int:
         pixel_bytes = model.facts.pixel_bytes * model.dtype.itemsize // 4
-        return _TILE_BYTES[self._runtime.device.type] // max(1, pixel_bytes)
+        return self._tile_bytes // max(1, pixel_bytes)
 
     def row_pass_width(self, model: Model) -> int:
         return 0
@@ -105,12 +121,14 @@ class BatchedBackend:
         self._graphs.clear()
 
     def counters(self) -> dict[str, float]:
-        return {"graphs": len(self._graphs)}
+        return {"graphs": len(self._graphs)} | self._graphs.peaks()
 
     def _submit(self, tile: Tile) -> "Future[_Done] | None":
         """None for a tile that is known not to fit."""
         if tile.pixels > self._runtime.largest_tile(tile.model):
             return None
+        if self._in_a_row[tile.model.name] >= _ALWAYS:
+            tile = replace(tile, exact=True)
         staged = _Staged(tile, self._transfer.stage(tile.samples))
         key = id(tile.model), tile.exact, staged.samples.shape, staged.samples.dtype
         return self._runtime.submit_batchable(Batchable(staged, self._run), key, self._batch(tile))
@@ -124,17 +142,23 @@ class BatchedBackend:
         if done is None:
             return tile, None
         kept = done.kept.take()
-        if done.overflowed is None or not done.overflowed.take():
+        if done.overflowed is None:
+            return tile, _unsigned(kept)
+        if not done.overflowed.take()[done.index]:
+            self._in_a_row[tile.model.name] = 0
             return tile, _unsigned(kept)
         del done, kept
         log.warning("a tile overflowed: computing it again in fp32", model=tile.model.name)
         self._runtime.count("precision_retries")
+        self._in_a_row[tile.model.name] += 1
+        if self._in_a_row[tile.model.name] == _ALWAYS:
+            log.warning("this model now runs in fp32: it overflows with every tile", model=tile.model.name)
         exact = replace(tile, exact=True)
         return self._collect(exact, self._submit(exact))
 
     def _batch(self, tile: Tile) -> int:
         """How many tiles of this shape are computed at a time."""
-        fits = self._pixels.get(tile.model.name, self._batch_pixels)
+        fits = self._pixels.get(tile.model.name)
         return max(1, min(min(fits, self._batch_pixels) // tile.pixels, _MOST_IN_BATCH))
 
     # --- in the device's thread -------------------------------------------------------------------------------------
@@ -145,17 +169,19 @@ class BatchedBackend:
         if len(staged) > batch:  # the batch was halved after these were queued
             return self._run(staged[:batch]) + self._run(staged[batch:])
         done = unless_out_of_memory(lambda: self._run_batch(staged, batch))
+        if done is None:
+            self._runtime.relieve()
+            done = unless_out_of_memory(lambda: self._run_batch(staged, batch))
         if done is not None:
             self._runtime.count("batches")
             self._runtime.count("tiles", len(staged))
             return done
-        self.release()
-        release_memory(self._runtime.device)
+        self._runtime.relieve()
         if batch == 1:
-            self._pixels[tile.model.name] = tile.pixels // 4  # of the tiles that it will be cut into
+            self._pixels.lower(tile.model.name, tile.pixels // 4)  # of the tiles that it will be cut into
             h, w = tile.samples.shape[:2]
             raise OutOfMemory(f"a tile of {w}×{h} pixels does not fit on {self._runtime.device}")
-        self._pixels[tile.model.name] = batch // 2 * tile.pixels
+        self._pixels.lower(tile.model.name, batch // 2 * tile.pixels)
         log.warning("out of memory: halving the batch", model=tile.model.name, batch=batch // 2)
         self._runtime.count("batch_retries")
         return self._run(staged)
@@ -165,19 +191,19 @@ class BatchedBackend:
         model, exact = staged[0].tile.model, staged[0].tile.exact
         image = _to_image(self._transfer.up([each.samples for each in staged], batch))
         result = model(image, exact=True) if exact else self._graphs.run(id(model), model, image)
-        overflowed: list[Landing] | None = None
-        if not exact and model.dtype is not torch.float32:
-            overflowed = [self._transfer.down(each) for each in _overflowed(image, result)]
-        return [
-            _Done(self._transfer.down(_to_samples(result[i], each.tile)), overflowed[i] if overflowed else None)
-            for i, each in enumerate(staged)
-        ]
+        check = not exact and model.dtype is not torch.float32
+        overflows = _overflowed(image, result) if check else None  # first: samples are made in place
+        kept = [_to_samples(result[i], each.tile) for i, each in enumerate(staged)]
+        if overflows is None:
+            return [_Done(each, None) for each in self._transfer.down(kept)]
+        *landings, overflowed = self._transfer.down([*kept, overflows])
+        return [_Done(each, overflowed, i) for i, each in enumerate(landings)]
 
 
 def _overflowed(image: Tensor, result: Tensor) -> Tensor:
-    """N × bool. Half precision can overflow to NaN, or to black where the source is not black."""
+    """N bytes, 1 for an overflow. Half precision can overflow to NaN, or to black where the source is not black."""
     black = (result.amax((1, 2, 3)) < _BLACK) & (image.amax((1, 2, 3)) > 8 * _BLACK)
-    return black | ~torch.isfinite(result).flatten(1).all(1)
+    return (black | ~torch.isfinite(result).flatten(1).all(1)).to(torch.uint8)
 
 
 def _unsigned(samples: NDArray[Any]) -> NDArray[Any]:

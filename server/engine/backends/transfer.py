@@ -4,8 +4,10 @@ On CUDA each direction has its own stream, so that the next tiles and the last r
 runs. The host's memory is pinned; torch keeps it and uses it again. On the CPU nothing is copied.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,18 @@ class Landing:
 
     _tensor: Tensor
     _arrived: torch.cuda.Event | None = None
+    _place: tuple[int, tuple[int, ...], torch.dtype] | None = None
+    """Where it lies in `_tensor`, which holds the bytes of a batch: first byte, shape and type."""
 
     def take(self) -> NDArray[Any]:
-        """Wait until it has arrived. On the CPU it may be a view of the given tensor."""
+        """Wait until it has arrived. It may be a view: on the CPU of the given tensor."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return np.asarray(self._tensor)
+        if self._place is None:
+            return np.asarray(self._tensor)
+        first, shape, dtype = self._place
+        size = dtype.itemsize * math.prod(shape)
+        return np.asarray(self._tensor[first : first + size].view(dtype).view(shape))
 
 
 class Transfer:
@@ -59,15 +67,23 @@ class Transfer:
             part.record_stream(compute)
         return torch.stack([*parts, *[parts[-1]] * (batch - len(parts))])
 
-    def down(self, tensor: Tensor) -> Landing:
+    def down(self, tensors: Sequence[Tensor]) -> list[Landing]:
+        """One copy for all. On CUDA what is copied is new memory, so the given tensors, which may be those of a graph,
+        can be overwritten by what this thread launches next."""
         if self._down is None:
-            return Landing(tensor)
-        tensor = tensor.contiguous()
+            return [Landing(each) for each in tensors]
+        # The largest types first: so each begins at a multiple of the size of its samples.
+        order = sorted(range(len(tensors)), key=lambda index: -tensors[index].dtype.itemsize)
+        packed = torch.cat([tensors[index].reshape(-1).view(torch.uint8) for index in order])
         self._down.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._down):
-            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            host.copy_(tensor, non_blocking=True)
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+            host.copy_(packed, non_blocking=True)
+            # A thread that waits for it sleeps.
+            arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             arrived.record()
-        tensor.record_stream(self._down)
-        return Landing(host, arrived)
+        packed.record_stream(self._down)
+        first = dict(zip(order, accumulate((tensors[index].nbytes for index in order), initial=0), strict=False))
+        return [
+            Landing(host, arrived, (first[index], tuple(each.shape), each.dtype)) for index, each in enumerate(tensors)
+        ]

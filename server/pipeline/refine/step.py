@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,9 @@ def _row(work: _Work, source: Samples, row: Span) -> Floats:
         part = source[:, column.start : column.stop]
         picture = _to_tensor(part, work.colours).to(work.ctx.engine.device)
         picture = _padded(picture, height, column.stop - column.start)
-        refined = work.region(picture, row, column)[0].permute(1, 2, 0).cpu().numpy()
+        refined = (
+            work.ctx.engine.patiently(partial(work.region, picture, row, column))[0].permute(1, 2, 0).cpu().numpy()
+        )
         kept = refined[row.keep_start - row.start :, column.keep_start - column.start :]
         kept = kept[: len(band), : min(column.keep_stop, width) - column.keep_start]
         weight = blend_weights(work.columns, index, 1, _BLEND)[: kept.shape[1], None]

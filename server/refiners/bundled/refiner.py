@@ -1,10 +1,12 @@
 """The refiner that comes with the server (`server/detailnet.py`), for the sampler."""
 
+import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 from torch import Tensor
 
@@ -12,6 +14,8 @@ from server.detailnet import RESIDUAL_SCALE, STRIDE, TRAIN_STEPS, DetailNet, sig
 from server.errors import ModelNotFound
 from server.refiners.base import Grid
 from server.refiners.bundled.settings import Settings, settings
+
+log = structlog.get_logger()
 
 
 @dataclass
@@ -27,6 +31,8 @@ class BundledRefiner:
     channels: int = 3
     downscale: int = 1
     work: float = 0.4e6
+    _exact: DetailNet | None = field(default=None, repr=False)
+    """In fp32, with the weights of `_net`; made when it is needed first."""
 
     def settings(self, creativity: float) -> Settings:
         return settings(creativity)
@@ -43,8 +49,15 @@ class BundledRefiner:
     def denoise(self, noisy: Tensor, picture: Tensor, step: Tensor, settings: Settings) -> Tensor:
         picture = picture.to(self.dtype, memory_format=torch.channels_last)
         noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
-        detail: Tensor = self._net(noisy, picture, step.reshape(1).expand(len(noisy)).to(self.device))
-        return detail.float()
+        steps = step.reshape(1).expand(len(noisy)).to(self.device)
+        detail: Tensor = self._net(noisy, picture, steps)
+        if self.dtype is not torch.float16 or bool(torch.isfinite(detail).all()):
+            return detail.float()
+        log.warning("a tile of the refiner overflowed: computing it again in fp32")
+        if self._exact is None:
+            self._exact = copy.deepcopy(self._net).float()
+        exact: Tensor = self._exact(noisy.float(), picture.float(), steps)
+        return exact
 
     def decode(self, latent: Tensor, picture: Tensor) -> Tensor:
         return picture + latent / RESIDUAL_SCALE

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from server.engine.cuda import tf32
 from server.engine.device import Halving, unless_out_of_memory
 from server.errors import OutOfMemory
 
@@ -73,7 +74,7 @@ class Autoencoder:
         """1 × 3 × H × W in 0…1, sides multiples of `downscale` → 1 × channels × H / downscale × W / downscale, the
         middle of the distribution. Raises OutOfMemory."""
         image = (picture * 2 - 1).to(self._dtype)
-        with self._lock:
+        with self._lock, tf32():
             features = self._in_parts(self._enter, image, 1, self.downscale)
         mean: Tensor = self._whole(self._encode, features).chunk(2, dim=1)[0]
         return mean.float() * self._scale
@@ -83,7 +84,7 @@ class Autoencoder:
         """1 × channels × h × w → 1 × 3 × h · downscale × w · downscale in about 0…1. Raises OutOfMemory."""
         features = self._whole(self._decode, (latent / self._scale).to(self._dtype))
         grow = self.downscale * latent.shape[2] // features.shape[2]
-        with self._lock:
+        with self._lock, tf32():
             return self._in_parts(self._leave, features, grow, 1).float() / 2 + 0.5
 
     def _whole(self, net: nn.Module, features: Tensor) -> Tensor:

@@ -104,8 +104,9 @@ class SdxlRefiner:
         if self.dtype is not torch.float16 or bool(torch.isfinite(result).all()):
             return result
         # bf16 has the range of fp32. This is rare, so the copy of the weights is not kept.
-        log.warning("a tile overflowed: computing it again in bf16")
-        return self._forward(noisy, picture, texts, step, control, torch.bfloat16)
+        wide = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        log.warning("a tile overflowed: computing it again", dtype=str(wide))
+        return self._forward(noisy, picture, texts, step, control, wide)
 
     def _forward(
         self, noisy: Tensor, picture: Tensor, texts: list[int], step: Tensor, control: float, dtype: torch.dtype
