@@ -14,7 +14,8 @@ SIDE = 64
 """Pixels along the side of the picture."""
 _LARGEST_ERROR = {torch.float32: 0.5, torch.float16: 2.0, torch.bfloat16: 8.0}
 """Root of the mean squared difference from the CPU's fp32, in levels of 8 bits, above which a device computes
-nonsense. Rounding makes a fourth of it at most, measured on a CPU with the default network."""
+nonsense. Rounding of fidelity-x4 makes a fourth of it at most on the fake device of the tests; the default network was
+not measured."""
 
 
 def self_test(engine: Engine, model: Model, reference: Model) -> float:
