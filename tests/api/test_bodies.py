@@ -28,7 +28,7 @@ def refusal(answer: Any) -> str:
         assert body["errors"][0]["code"] == "unsupportedMediaType"
         return str(body["errors"][0]["message"])
     said = body["error"] if isinstance(body.get("error"), dict) else body
-    return str(said["message"])
+    return str(said["detail"] if {"title", "status"} <= body.keys() else said["message"])
 
 
 def submit_body(dialect: str) -> tuple[str, bytes]:

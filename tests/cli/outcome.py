@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,7 +43,12 @@ def started(*arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
     env |= FAST | MALLOC_ENV | {"UPSCALE_DEVICE": "cpu", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     command = [sys.executable, "-m", "server", *(str(each) for each in arguments)]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen(command, env=env | options.pop("env", {}), **pipes, **options)
+    # What was started in the background ignores Ctrl-C, and so would its children.
+    return subprocess.Popen(command, env=env | options.pop("env", {}), preexec_fn=_takes_interrupts, **pipes, **options)
+
+
+def _takes_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def imported(*arguments: object, folder: Path) -> set[str]:
