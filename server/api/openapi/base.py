@@ -25,6 +25,8 @@ class Operation:
     """Query parameters that the endpoint's signature does not name."""
     path: Mapping[str, Schema] = field(default_factory=dict)
     """Schemas of the path's parameters, and of other required parameters that the signature names."""
+    headers: Mapping[str, Schema] = field(default_factory=dict)
+    """Optional header fields of the request."""
     status: int = 200
     also: tuple[int, ...] = ()
     """Other statuses of successful answers; 202 has the same body, others have none."""
@@ -102,7 +104,8 @@ def write(path: str, operation: dict[str, Any], described: Operation, error: Sch
     for parameter in parameters:
         if parameter["name"] in described.path:
             parameter |= {"schema": described.path[parameter["name"]], "required": True}
-    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in described.query.items()]
+    for place, named in (("query", described.query), ("header", described.headers)):
+        parameters += [{"name": name, "in": place, "schema": schema} for name, schema in named.items()]
     if described.body:
         content = {kind: {"schema": schema} for kind, schema in described.body.items()}
         operation["requestBody"] = {"content": content, "required": described.body_required}
