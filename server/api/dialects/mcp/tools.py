@@ -18,6 +18,7 @@ from mcp.shared.exceptions import MCPError
 
 from server import __version__
 from server.api.dialects.depends import Call
+from server.api.dialects.fields import file_url
 from server.api.dialects.mcp.translate import (
     MAX_BODY_BYTES,
     MAX_INLINE_BYTES,
@@ -43,7 +44,7 @@ from server.errors import Conflict, InvalidField, NotFound, UpscaleError
 from server.errors.transient import transient_error
 from server.images.read.open import Header
 from server.job.formats import FORMATS
-from server.job.job import Job, Params
+from server.job.job import Job, Params, State
 from server.outbound.source import parse_source
 
 log = structlog.get_logger()
@@ -93,8 +94,9 @@ async def _waited(context: Context, call: Call, job: Job, wait_s: float) -> Job:
     deadline = time.monotonic() + min(wait_s, call.service.config.sync_wait_s)
     reported = -1.0
     while True:
+        stage = job.stage if job.state is State.RUNNING else None
         if job.progress > reported:  # the protocol wants it to increase
-            await context.session.report_progress(job.progress, 1.0, job.stage or job.state.value)
+            await context.session.report_progress(job.progress, 1.0, stage or job.state.value)
             reported = job.progress
         left = deadline - time.monotonic()
         if job.state.final or left <= 0 or call.service.closing:
@@ -175,9 +177,12 @@ def _with_picture(call: Call, job: Job, body: Any) -> types.CallToolResult:
     try:
         blob = call.service.result(job)
         form = FORMATS[result.format]
-        url = to_job(job, call.base_url)["result"]["url"]
-        name = f"{job.id}{form.suffix}"
-        link = types.ResourceLink(name=name, uri=url, mime_type=form.mime, size=result.size_bytes)
+        link = types.ResourceLink(
+            name=f"{job.id}{form.suffix}",
+            uri=file_url(call.base_url, result.key),
+            mime_type=form.mime,
+            size=result.size_bytes,
+        )
         shown: list[types.ContentBlock] = [link]
         if form.mime in SHOWN and result.size_bytes <= MAX_INLINE_BYTES:
             shown.append(types.ImageContent(data=Inline(blob).text(), mime_type=form.mime))
