@@ -121,7 +121,7 @@ async def events(job_id: str, caller: CallerDep, service: ServiceDep, base_url: 
 
     async def changes(job: Job) -> AsyncIterator[ServerSentEvent]:
         last = None
-        while True:
+        while not service.closing:
             data = json.dumps(to_response(job, base_url))
             if job.state.final:
                 yield ServerSentEvent(data, event="done")
