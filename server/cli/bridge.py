@@ -120,8 +120,9 @@ class Bridge:
         self, url: str, context: ServerRequestContext[Any, Any], name: str, arguments: dict[str, Any]
     ) -> types.CallToolResult:
         transport = streamable_http_client(f"{url}/mcp", http_client=self._client, max_sse_event_size=None)
-        async with Client(transport, mode=PROTOCOL) as server:
-            return await server.call_tool(name, arguments, progress_callback=context.session.report_progress)
+        with _reaching(url):
+            async with Client(transport, mode=PROTOCOL) as server:
+                return await server.call_tool(name, arguments, progress_callback=context.session.report_progress)
 
     async def _uploaded(self, url: str, data: bytes) -> str:
         """A link to the picture on the server."""
@@ -154,10 +155,16 @@ class Bridge:
 
 @contextmanager
 def _reaching(url: str) -> Iterator[None]:
+    """Raises the first of a group of exceptions, which is what a client's tasks raise; Unavailable for a connection."""
     try:
         yield
-    except httpx2.HTTPError as error:
-        raise Unavailable(f"{url} can't be reached: {error or type(error).__name__}") from error
+    except Exception as error:
+        first: Exception = error
+        while (group := getattr(first, "exceptions", None)) is not None:
+            first = group[0]
+        if isinstance(first, httpx2.HTTPError):
+            raise Unavailable(f"{url} can't be reached: {first or type(first).__name__}") from error
+        raise first from error
 
 
 def _message(answer: httpx2.Response) -> str:
