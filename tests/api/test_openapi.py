@@ -56,6 +56,7 @@ SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
     "replicate": ("/v1/predictions", {"version": "nightmareai/real-esrgan", "input": {"image": PICTURE}}),
     "native": ("/jobs", {"image": PICTURE, "scale": 1}),
     "webui": ("/jobs", {"image": PICTURE, "scale": 1}),  # its own calls return only at a job's end
+    "mcp": ("/jobs", {"image": PICTURE, "scale": 1}),  # its own are messages in one address
 }
 OPERATIONS = [(each.NAME, label) for each in DIALECTS for label in each.openapi.OPERATIONS]
 OLDER, NEWER = "/api/v2/", "/api/v3/"

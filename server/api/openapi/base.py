@@ -29,7 +29,7 @@ class Operation:
     """Optional header fields of the request."""
     status: int = 200
     also: tuple[int, ...] = ()
-    """Other statuses of successful answers; 202 has the same body, others have none."""
+    """Other statuses of successful answers, which have no body."""
     answer_types: tuple[str, ...] = ("application/json",)
     body_required: bool = True
     key: bool = True
@@ -111,7 +111,7 @@ def write(path: str, operation: dict[str, Any], described: Operation, error: Sch
         operation["requestBody"] = {"content": content, "required": described.body_required}
     responses = {}
     for status in (described.status, *described.also):
-        has_body = described.answer is not None and status in (described.status, 202)
+        has_body = described.answer is not None and status == described.status
         responses[status] = described.answer_types if has_body else (), described.answer
     # An encoded slash in a parameter can make another path, which may not exist, or not for this method.
     places = {400, 404, 405} if any(each["in"] == "path" for each in parameters) else set()

@@ -25,6 +25,16 @@ OPENING = {
 }
 
 
+def tool_call(name: str, **arguments: Any) -> dict[str, Any]:
+    """In the version without sessions."""
+    params = {"name": name, "arguments": arguments, "_meta": ENVELOPE}
+    return {"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": params}
+
+
+def tool_headers(name: str) -> dict[str, str]:
+    return BOTH | NEWEST | {"Mcp-Method": "tools/call", "Mcp-Name": name}
+
+
 def post(live: Live, body: Any, **headers: str) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return live.client.post("/mcp", content=content, headers=BOTH | headers)
@@ -109,9 +119,7 @@ def test_a_key_that_opens_too_many_sessions_is_refused_and_others_are_not(live_s
 
 
 def test_a_call_without_a_session_is_one_answer(live: Live) -> None:
-    call = {"jsonrpc": "2.0", "id": "a", "method": "tools/call"}
-    call["params"] = {"name": "plan", "arguments": {"width": 2, "height": 1}, "_meta": ENVELOPE}  # type: ignore[assignment]
-    answer = post(live, call, **NEWEST, **{"Mcp-Method": "tools/call", "Mcp-Name": "plan"})
+    answer = post(live, tool_call("plan", width=2, height=1), **tool_headers("plan"))
     assert answer.status_code == 200, answer.text
     assert answer.json()["result"]["structuredContent"]["result"] == [8, 4]
     notified = post(live, {"jsonrpc": "2.0", "method": "notifications/cancelled"}, **NEWEST)
