@@ -19,7 +19,9 @@ _MESSAGE: Schema = {
     "properties": {"jsonrpc": _VERSION, "id": _ID, "method": choice(_METHODS), "params": {"type": "object"}},
     "required": ["jsonrpc", "method"],
 }
-_ANSWER: Schema = {"anyOf": [answer(jsonrpc=_VERSION, id=_ID, result={"type": "object"}), ERROR]}
+_SAID: Schema = {"anyOf": [answer(jsonrpc=_VERSION, id=_ID, result={"type": "object"}), ERROR]}
+_EVENT = answer(event=choice(["message"]), data={"type": "string", "contentMediaType": JSON, "contentSchema": _SAID})
+_ANSWER: Schema = {"anyOf": [*_SAID["anyOf"], _EVENT]}
 _SESSION = {"Mcp-Session-Id": {"type": "string", "pattern": "^[!-~]+$"}}
 
 OPERATIONS = {
