@@ -36,7 +36,15 @@ SNIPPETS = [Snippet(m[1], m[2] or "", m[3], number) for number, m in enumerate(_
 
 def test_every_python_snippet_is_marked_to_be_run() -> None:
     assert len(SNIPPETS) == TEXT.count("```python\n") >= 6
-    assert {each.dialect for each in SNIPPETS} >= {"wavespeed", "vibedream", "novita", "runware", "replicate", "webui", "mcp"}
+    assert {each.dialect for each in SNIPPETS} >= {
+        "wavespeed",
+        "vibedream",
+        "novita",
+        "runware",
+        "replicate",
+        "webui",
+        "mcp",
+    }
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda each: f"{each.dialect}{each.client}-{each.number}")

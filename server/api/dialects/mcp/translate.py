@@ -26,7 +26,7 @@ from server.job.creativity import MAX_CREATIVITY
 from server.job.formats import FORMATS, FormatName
 from server.job.job import MAX_SCALE, MAX_SEED, QUALITIES, ContentWanted, Faces, Job, Params, State, Target
 from server.job.plan import Estimate, Plan
-from server.weights.catalog import Weights
+from server.weights.catalog import Checkpoint
 
 NAME = "mcp"
 PREFIXES: tuple[str, ...] = ("/mcp",)
@@ -189,7 +189,7 @@ def to_plan(plan: Plan, estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def to_model(weights: Weights) -> dict[str, Any]:
+def to_model(weights: Checkpoint) -> dict[str, Any]:
     return {
         "name": weights.name,
         "scale": weights.geometry.scale,
