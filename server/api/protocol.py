@@ -374,7 +374,7 @@ class Server(uvicorn.Server):
 
 def server_of(app: FastAPI, *, graceful_s: int = 10) -> Server:
     # Else event streams are cut off at the signal, also those whose last event is about to come: see `Server`.
-    AppStatus.disable_automatic_graceful_drain()
+    AppStatus.enable_automatic_graceful_drain = False
     return Server(
         uvicorn.Config(
             app,

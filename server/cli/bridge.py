@@ -110,7 +110,7 @@ class Bridge:
             _check_new(output)
         data = None if path is None else await to_thread.run_sync(_read, path)
         async with self._starting:
-            url = self._given_url or await to_thread.run_sync(self._own.url)
+            url = await to_thread.run_sync(self._own.url) if self._given_url is None else self._given_url
         if data is not None:
             arguments["image"] = await self._uploaded(url, data)
         result = await self._handed_on(url, context, name, arguments)

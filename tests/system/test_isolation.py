@@ -14,6 +14,7 @@ from server.api.dialects.replicate.translate import COLLECTION
 from server.api.dialects.webui.translate import GENERATES
 from server.api.openapi.document import document
 from tests.api.dialects.mcp.test_messages import BOTH, OPENING, tool_call, tool_headers
+from tests.api.dialects.submits import SUBMITS
 from tests.conftest import Live, LiveServer, draw
 
 PICTURE = base64.b64encode(draw(16, 8)).decode()
@@ -101,20 +102,14 @@ class Anns:
 
     def __init__(self, live: Live) -> None:
         self.client = live.client
-        self.tasks = [str(uuid.uuid4()) for _ in range(2)]
-        task = {"taskType": "imageUpscale", "inputImage": PICTURE, "upscaleFactor": 2, "deliveryMethod": "async"}
+        self.tasks: list[str] = []
         for number in range(2):
-            self.ask("POST", "/jobs", {"image": PICTURE, "scale": 2})
-            self.ask("POST", "/api/v3/wavespeed-ai/real-esrgan", {"image": PICTURE, "scale": 2})
-            body = {"image": PICTURE, "target_resolution": "2k", "output_format": "png"}
-            self.ask("POST", "/api/v1/models/image-upscaler/generate", body)
-            self.ask("POST", "/v3/async/image-upscaler", {"image": PICTURE, "resolution": "2k"})
-            self.ask("POST", "/v1", [task | {"taskUUID": self.tasks[number]}])
-            prediction = {"version": "nightmareai/real-esrgan", "input": {"image": f"data:image/png;base64,{PICTURE}"}}
-            self.ask("POST", "/v1/predictions", prediction)
-            if number == 0:
-                for _ in range(6):
-                    live.worker.finish()
+            for submit in SUBMITS.values():
+                body = submit.body(PICTURE)
+                self.ask("POST", submit.path, body)
+                self.tasks += [task["taskUUID"] for task in body if isinstance(body, list)]
+            for _ in SUBMITS if number == 0 else ():
+                live.worker.finish()
         upload = {"taskType": "imageUpload", "taskUUID": str(uuid.uuid4()), "image": PICTURE}
         self.upload = self.ask("POST", "/v1", [upload]).json()["data"][0]["imageUUID"]
         parts = {"content": ("a.png", draw(16, 8))}
@@ -122,7 +117,7 @@ class Anns:
         opening = live.client.post("/mcp", json=OPENING, headers=ANN | BOTH)
         self.session = opening.headers["Mcp-Session-Id"]
         self.jobs = live.worker.jobs.list()[0]
-        assert len(self.jobs) == 12
+        assert len(self.jobs) == 2 * len(SUBMITS)
 
     def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
         answer = self.client.request(method, path, json=body, headers=ANN)
@@ -226,7 +221,7 @@ def test_what_belongs_to_a_key_is_there_for_that_key(live_with_keys: Live) -> No
         }
         if job.dialect in path:
             anns.ask("GET", path[job.dialect].format(job.id))
-    assert json.loads(anns.ask("GET", "/jobs").text)["total"] == 12
+    assert json.loads(anns.ask("GET", "/jobs").text)["total"] == len(anns.jobs)
     assert anns.ask("GET", "/api/v3/account/usage").json()["data"] == {"total_requests": 2}
 
 
