@@ -35,7 +35,7 @@ from server.images.samples import from_floats
 from server.job.tiling import TILE_STEP, Geometry, Size, tile_count, tile_size
 from server.kernels import Kernel
 from server.models import load_blend
-from server.models.base import Model
+from server.models.base import Channels, Model
 
 log = structlog.get_logger()
 
@@ -91,11 +91,13 @@ class Engine:
         """Finished rows of the result, from top to bottom: H_band × W·scale × channels of `dtype`.
 
         `samples`: H × W × 3 RGB, or H × W × 1 grey, which goes through the network as three equal channels and comes
-        back as their mean. `dtype`: uint8 or uint16, rounded and clamped, or float32 in about [0, 1]. `tile`: side of
+        back as their mean; a network for grey takes the three of RGB one after the other. `dtype`: uint8 or uint16, rounded and clamped, or float32 in about [0, 1]. `tile`: side of
         the tiles in source pixels; 0 lets the engine decide whether to cut tiles and how large they are. `on_tile` and
         `on_slice` are called in the thread that takes the bands; they may raise, which ends the run. Raises
         OutOfMemory.
         """
+        if model.facts.channels is Channels.GREY and samples.shape[2] > 1:
+            return self._channels(model, samples, np.dtype(dtype), tile, on_tile, on_slice)
         facts, geometry = model.facts, self.geometry(model, tile)
         padded = _pad(samples, facts.multiple)
         h, w = padded.shape[:2]
@@ -108,6 +110,34 @@ class Engine:
         columns = cut(w, width, facts.halo, facts.blend, facts.multiple)
         result = samples.shape[0] * facts.scale, samples.shape[1] * facts.scale
         return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile, on_slice)
+
+    def _channels(
+        self,
+        model: Model,
+        samples: Samples,
+        dtype: np.dtype[Any],
+        tile: int,
+        on_tile: OnTile,
+        on_slice: OnSlice,
+    ) -> Iterator[NDArray[Any]]:
+        """Each channel alone, in step. `on_tile` is called when a tile of all is done."""
+        last = samples.shape[2] - 1
+        planes = [
+            self.upscale(
+                model,
+                samples[..., c : c + 1],
+                dtype=dtype.type,
+                tile=tile,
+                on_tile=on_tile if c == last else None,
+                on_slice=on_slice,
+            )
+            for c in range(last + 1)
+        ]
+        while True:
+            bands = [next(plane, None) for plane in planes]
+            if bands[0] is None:
+                return
+            yield np.concatenate(bands, axis=2)  # type: ignore[arg-type]
 
     def geometry(self, model: Model, tile: int = 0) -> Geometry:
         """The facts that a plan needs, with the side of the tiles that `upscale` will cut. `tile`: the wanted side,

@@ -13,7 +13,7 @@ from server.errors import ModelNotFound
 from server.kernels import Kernel
 from server.kernels.cpu.network import Network
 from server.models import ncnn, rrdbnet, srvgg
-from server.models.base import Arch, Model, ModelInfo, StateDict
+from server.models.base import Arch, Model, ModelInfo, StateDict, refuse_channels
 
 ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet))
 """In the order in which they are tried."""
@@ -29,10 +29,12 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     kernel: Kernel | None = None,
+    scale: int | None = None,
 ) -> Model:
     """Weights from a file, in the network they belong to, on a device. `kernel`: our own CPU kernels, which run the
-    network instead of torch in fp32 on the CPU. Raises ModelNotFound when the weights fit no network."""
-    return _build(load_state(path), path.name, name, sha256, device, dtype, kernel)
+    network instead of torch in fp32 on the CPU. `scale`: as for `recognise`. Raises ModelNotFound when the weights fit
+    no network."""
+    return _build(load_state(path), path.name, name, sha256, device, dtype, kernel, scale)
 
 
 def load_blend(
@@ -43,13 +45,14 @@ def load_blend(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     kernel: Kernel | None = None,
+    scale: int | None = None,
 ) -> Model:
     """As `load_model`, from several files with the share of each, mixed weight by weight; from a single file as it
     is."""
     if len(parts) == 1:
-        return load_model(parts[0][0], name=name, sha256=sha256, device=device, dtype=dtype, kernel=kernel)
+        return load_model(parts[0][0], name=name, sha256=sha256, device=device, dtype=dtype, kernel=kernel, scale=scale)
     state = mix([(load_state(path), share) for path, share in parts], name)
-    return _build(state, name, name, sha256, device, dtype, kernel)
+    return _build(state, name, name, sha256, device, dtype, kernel, scale)
 
 
 def mix(parts: Sequence[tuple[StateDict, float]], name: str) -> dict[str, torch.Tensor]:
@@ -69,38 +72,45 @@ def _build(
     device: torch.device,
     dtype: torch.dtype,
     kernel: Kernel | None,
+    scale: int | None,
 ) -> Model:
     """`source`: of the weights, for errors."""
-    arch, facts = recognise(state, source)
-    with torch.device("meta"):  # without memory and random values, which the weights would replace
-        net = arch.build(facts)
+    arch, facts = recognise(state, source, scale)
     try:
-        net.load_state_dict(state, strict=True, assign=True)
+        net = arch.build(state, facts)
     except RuntimeError as error:
-        raise ModelNotFound(f"{source} looks like {arch.NAME} but its weights don't fit it") from error
+        raise ModelNotFound(f"{source} looks like {facts.name or arch.NAME} but its weights don't fit it") from error
     net = net.eval().requires_grad_(False)
     # Unshuffled pixels are one position of the network.
     work = sum(each.numel() for each in state.values()) / facts.multiple**2
+    label = facts.name or arch.NAME
     if kernel is not None and device.type == "cpu" and dtype is torch.float32:
-        return Model(name, sha256, arch.NAME, facts, device, dtype, arch.native(net, facts, kernel), _run, work)
+        network = arch.native(net, facts, kernel)
+        if network is not None:
+            return Model(name, sha256, label, facts, device, dtype, network, _run, work)
+    if dtype is not torch.float32 and dtype not in facts.halves:
+        dtype = torch.bfloat16 if device.type == "cuda" and torch.bfloat16 in facts.halves else torch.float32
     net = net.to(device, dtype).to(memory_format=torch.channels_last)
-    return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward, work)
+    return Model(name, sha256, label, facts, device, dtype, net, arch.forward, work)
 
 
-def _run(net: Network, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return net(image)
+def _run(net: Network, facts: ModelInfo, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return net(image[:, : net.channels])
 
 
-def recognise(state: StateDict, name: str) -> tuple[Arch, ModelInfo]:
-    """The architecture with these keys and shapes. `name`: of the checkpoint, for errors. Raises ModelNotFound, also
-    for a network that does not take colour pictures."""
+def recognise(state: StateDict, name: str, scale: int | None = None) -> tuple[Arch, ModelInfo]:
+    """The architecture with these keys and shapes. `name`: of the checkpoint, for errors. `scale`: what its publisher
+    says, where the weights of ×3 can't be told from those of ×2. Raises ModelNotFound, also for a network that does not
+    take pictures."""
     for arch in ARCHS:
         facts = arch.detect(state)
         if facts is None:
             continue
-        channels = facts.arguments["num_in_ch"]
-        if channels != 3:
-            raise ModelNotFound(f"{name} is a network for {channels} channels, not for the 3 of a colour picture")
+        if scale == 3 and arch.NAME == rrdbnet.NAME:
+            facts = rrdbnet.tripled(facts) or facts
+        if scale not in (None, facts.scale):
+            raise ModelNotFound(f"{name} is a network that enlarges ×{facts.scale}, not ×{scale}")
+        refuse_channels(facts, name)
         return arch, facts
     known = ", ".join(arch.NAME for arch in ARCHS)
     raise ModelNotFound(f"{name} holds no network this server knows; it knows {known}")
@@ -123,10 +133,13 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise ModelNotFound(f"{path.name} is not a checkpoint, or a damaged one") from error
-    for wrapper in ("params_ema", "params", "state_dict"):
+    for wrapper in ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
             break
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ModelNotFound(f"{path.name} holds no state dict")
-    return {key.removeprefix("module."): value.float() for key, value in content.items()}
+    return {
+        key.removeprefix("module.").removeprefix("netG."): value.float() if value.is_floating_point() else value
+        for key, value in content.items()
+    }

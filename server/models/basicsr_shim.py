@@ -90,7 +90,9 @@ def _folder(package: str) -> Path:
     return Path(spec.origin).parent.joinpath(*rest)
 
 
-RRDBNet: type[Any] = network_file("basicsr.archs.rrdbnet_arch").RRDBNet
+_rrdbnet = network_file("basicsr.archs.rrdbnet_arch")
+RRDB: type[Any] = _rrdbnet.RRDB
+RRDBNet: type[Any] = _rrdbnet.RRDBNet
 SRVGGNetCompact: type[Any] = network_file("basicsr.archs.srvgg_arch").SRVGGNetCompact
 
 
@@ -110,4 +112,4 @@ def parse_net() -> type[Any]:
     return network_file("facexlib.parsing.parsenet").ParseNet  # type: ignore[no-any-return]
 
 
-__all__ = ["RRDBNet", "SRVGGNetCompact", "gfpgan_v1_clean", "network_file", "parse_net", "retina_face"]
+__all__ = ["RRDB", "RRDBNet", "SRVGGNetCompact", "gfpgan_v1_clean", "network_file", "parse_net", "retina_face"]

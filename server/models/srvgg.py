@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from server.kernels import Kernel
 from server.kernels.cpu.network import Layer, Network
-from server.models.base import ModelInfo, StateDict
+from server.models.base import Channels, ModelInfo, StateDict, channels_of, filled, for_pictures, to_network
 from server.models.basicsr_shim import SRVGGNetCompact
 
 NAME = "srvgg"
@@ -27,7 +27,10 @@ def detect(state: StateDict) -> ModelInfo | None:
     last = max(int(key.split(".")[1]) for key in convolutions)
     channels = state["body.0.weight"].shape[1]
     depth = last // 2 - 1
-    scale = math.isqrt(state[f"body.{last}.weight"].shape[0] // channels)
+    samples = state[f"body.{last}.weight"].shape[0]
+    scale = math.isqrt(samples // channels)
+    if samples != channels * scale**2:  # the residual is added to the source: it has as many channels
+        return None
     arguments = {
         "num_in_ch": channels,
         "num_out_ch": channels,
@@ -38,24 +41,43 @@ def detect(state: StateDict) -> ModelInfo | None:
         "act_type": "prelu" if "body.1.weight" in state else "relu",
     }
     # depth + 2 convolutions of radius 1: with this halo a tile is exact.
-    three_maps = 3 * 4 * state["body.0.weight"].shape[0]
-    return ModelInfo(scale, _TILE, halo=depth + 2, blend=0, pixel_bytes=three_maps, multiple=1, arguments=arguments)
+    return ModelInfo(
+        scale,
+        _TILE,
+        halo=depth + 2,
+        blend=0,
+        pixel_bytes=3 * 4 * state["body.0.weight"].shape[0],  # three maps
+        multiple=1,
+        arguments=arguments,
+        channels=channels_of(channels, channels),
+    )
 
 
-def build(facts: ModelInfo) -> nn.Module:
+def build(state: StateDict, facts: ModelInfo) -> nn.Module:
+    last = 2 * facts.arguments["num_conv"] + 2
+    state = for_pictures(state, facts, "body.0", f"body.{last}", facts.scale**2)
+    return filled(lambda: _network(facts, state[f"body.{last}.weight"].shape[0]), state)
+
+
+def _network(facts: ModelInfo, samples: int) -> nn.Module:
+    """The class, for a last convolution of so many samples for a source pixel."""
     net: nn.Module = SRVGGNetCompact(**facts.arguments)
+    last = net.body[-1]  # type: ignore[index]
+    if samples != last.out_channels:
+        net.body[-1] = nn.Conv2d(last.in_channels, samples, 3, padding=1)  # type: ignore[index,operator]
     return net
 
 
-def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
+def forward(net: nn.Module, facts: ModelInfo, image: Tensor, dtype: torch.dtype) -> Tensor:
     """As the class does, but the picture that the residual is added to stays in fp32: 3 dB more in half precision."""
     assert isinstance(net, SRVGGNetCompact)
-    features = image.to(dtype, memory_format=torch.channels_last)
+    features = to_network(image, facts).to(dtype, memory_format=torch.channels_last)
     for layer in net.body:
         features = layer(features)
     residual: Tensor = net.upsampler(features).float()
     del features  # each of these is 200 bytes for a source pixel
-    return residual.add_(functional.interpolate(image, scale_factor=net.upscale, mode="nearest"))
+    base = image[:, : residual.shape[1]]
+    return residual.add_(functional.interpolate(base, scale_factor=net.upscale, mode="nearest"))
 
 
 def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
@@ -69,4 +91,4 @@ def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
             activation = net.body[index + 1]
             slope = activation.weight if isinstance(activation, nn.PReLU) else torch.zeros(convolution.out_channels)
         layers.append((convolution.weight, convolution.bias, slope))
-    return Network(kernel, "srvgg", layers, scale=facts.scale)
+    return Network(kernel, "srvgg", layers, scale=facts.scale, opaque=facts.channels is Channels.WITH_ALPHA)

@@ -154,6 +154,26 @@ def same_as_the_class(kernel: Kernel, net: nn.Module, folder: Path, height: int,
     assert (model(image) - expected).abs().max() < 5e-5 * max(1, float(expected.abs().max()))
 
 
+@pytest.mark.parametrize(("ups", "step"), [(0, 2), (1, 2), (1, 3), (3, 2), (4, 2)])
+@pytest.mark.parametrize("size", [(49, 101), (130, 40)])
+def test_any_number_of_up_convolutions_is_torchs(kernel: Kernel, ups: int, step: int, size: tuple[int, int]) -> None:
+    net = networks.seeded(rrdbnet.Net(3, 3, 16, 1, 8, 1, ups), ups)
+    facts = rrdbnet.detect(net.state_dict())
+    assert facts is not None
+    facts = rrdbnet.tripled(facts) if step == 3 else facts
+    assert facts is not None
+    network = rrdbnet.native(net, facts, kernel)
+    image = torch.rand(1, 3, *size)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        result = network(image)
+    finally:
+        torch.set_num_threads(before)
+    with torch.no_grad():
+        assert decibels(result, net.double()(image.double(), step)) > 110
+
+
 @pytest.mark.parametrize("size", [(131, 110), (49, 401), (470, 31), (100, 97)])
 @pytest.mark.parametrize(
     "net",
@@ -298,7 +318,8 @@ def test_turns_give_the_bytes_that_a_run_at_once_does(
     arch = rrdbnet if isinstance(net, RRDBNet) else srvgg
     facts = arch.detect(net.state_dict())
     assert facts is not None
-    network = arch.native(net, facts, kernel)
+    network = arch.native(arch.build(net.state_dict(), facts), facts, kernel)
+    assert network is not None
     h, w = (side * facts.multiple for side in size)
     samples = random_samples(h, w, 3, np.uint8, 1)
     whole, result = (np.zeros((h * facts.scale, w * facts.scale, 3), np.uint16) for _ in range(2))
@@ -380,7 +401,7 @@ def test_real_weights_on_a_real_picture_are_within_100_decibels(kernel: Kernel, 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_pictures_of_other_than_three_channels(kernel: Kernel, channels: int) -> None:
-    net = networks.seeded(RRDBNet(channels, channels, num_feat=16, num_block=1, num_grow_ch=8), 3)
+    net = networks.seeded(rrdbnet.Net(channels, channels, 16, 1, 8, 1, 2), 3)
     network = rrdbnet.native(net, ModelInfo(4, 128, 8, 0, 1, 1, {"num_grow_ch": 8}), kernel)
     image = torch.rand(1, channels, 13, 21)
     with torch.no_grad():

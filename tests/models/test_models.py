@@ -58,7 +58,7 @@ def test_rrdbnet_is_recognised_with_its_hyper_parameters(shape: dict[str, Any]) 
         state = RRDBNet(**shape).state_dict()
     arch, facts = recognise(state, "x")
     assert arch.NAME == "rrdbnet"
-    assert facts.arguments == shape
+    assert facts.arguments == {**shape, "ups": 2, "unshuffle": 4 // shape["scale"]}
     assert (facts.scale, facts.multiple) == (shape["scale"], 4 // shape["scale"])
 
 

@@ -52,7 +52,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     """Raises OSError."""
     found = ctypes.CDLL(str(path))
     pointer, number, picture = ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(View)
-    found.winograd_open.argtypes = [number] * 6 + [ctypes.POINTER(pointer)]
+    found.winograd_open.argtypes = [number] * 9 + [ctypes.POINTER(pointer)]
     found.winograd_open.restype = pointer
     found.winograd_weights.argtypes = [pointer]
     found.winograd_weights.restype = ctypes.c_size_t

@@ -38,7 +38,7 @@ struct Layer {
   const Conv* conv = nullptr;  // null: copies the source picture
   int in = -1, more = -1;      // maps: channels of `more` follow those of `in`
   int split = 1 << 30;         // channels in `in`
-  int up = 1;                  // 2: every sample of the input is repeated as 2x2
+  int up = 1;                  // 2 or 3: every sample of the input is repeated as 2x2 or 3x3
   int out = -1;                // map; -1: the result picture
   int channel = 0;             // of `out`, where the results go
   int add[2] = {-1, -1};       // maps
@@ -216,7 +216,8 @@ struct Work {
   void read(int y0, int x0, int first, int last, float* V, size_t step) const {
     const int up = layer.up;
     y0--, x0--;
-    const bool inside = y0 >= 0 && x0 >= 0 && y0 + SIDE <= H && x0 + SIDE <= W;
+    // The fast ways below know up 1, and up 2 of tiles that begin at even places.
+    const bool inside = up < 3 && y0 >= 0 && x0 >= 0 && y0 + SIDE <= H && x0 + SIDE <= W;
     for (int part = 0; part < 2; part++) {
       const Plane& map = part ? more : in;
       const int origin = part ? layer.split : 0;

@@ -84,18 +84,19 @@ enum Kind { CONV, SRVGG, RRDB };
 
 struct Net {
   Kind kind;
-  int features, growth, blocks, channels, unshuffle, shuffle, up;
+  int features, growth, blocks, channels, opaque, unshuffle, shuffle, up, ups;
   std::vector<std::unique_ptr<Conv>> convs;
 
   // `step`: for SRVGG, rows after multiples of which it must be able to stop; 0: none.
   Program program(int H, int W, int step, int threads) const {
     Program p;
     p.picture.channels = channels;
+    p.picture.opaque = opaque;
     p.picture.out_channels = kind == CONV ? features : channels;
     p.picture.unshuffle = unshuffle;
     p.picture.shuffle = shuffle;
     Layer source;
-    const int packed = padded(channels * unshuffle * unshuffle);
+    const int packed = padded((channels + opaque) * unshuffle * unshuffle);
     const int high = std::min(HIGHEST, rounded_up(H)), F = padded(features);
     // A single layer, from one whole map to another: blocks of about BLOCK tiles, or fewer, so that each thread has some. All
     // such layers have the same blocks, see Run::before.
@@ -190,13 +191,18 @@ struct Net {
       alone(body);
       // There are no whole maps at twice and four times the size, which would take 4 and 16 times the memory.
       std::vector<Layer> tail;
-      const int lead[4] = {2, 2, 1, 0}, size[3] = {2, 4, 4};
-      for (int i = 0; i < 4; i++) {
-        tail.push_back(conv(i ? tail[i - 1].out : x[1], i < 3 ? p.piece(F, i, size[i]) : -1));
-        tail[i].up = i < 2 ? 2 : 1;
-        tail[i].lead = lead[i];
+      int size = 1, pixel = 0;  // `pixel`: floats of all pieces for a pixel of the chain's input
+      for (int i = 0; i < ups + 2; i++) {
+        const bool last = i == ups + 1;
+        size *= i < ups ? up : 1;
+        pixel += last ? 0 : size * size * F;
+        tail.push_back(conv(i ? tail[i - 1].out : x[1], last ? -1 : p.piece(F, i % 4, size)));
+        tail[i].up = i < ups ? up : 1;
       }
-      p.add(tail, H, W, 3 * TILE, columns_of(H, W, 3 * TILE, 1, 36 * F, threads));
+      // What a layer computes must reach one row beyond what the next one reads. Even for `up` 2: see Work::read.
+      for (int i = ups; i >= 0; i--) tail[i].lead = tail[i + 1].lead / tail[i + 1].up + 1;
+      const int h = ups > 2 ? TILE : 3 * TILE;  // so that blocks of eight and sixteen times the size are not too large
+      p.add(tail, H, W, h, columns_of(H, W, h, 1, pixel, threads));
     }
     return p;
   }
@@ -304,10 +310,12 @@ extern "C" {
 // null: no activation) of every convolution, in the order in which they run; they are not needed afterwards.
 //   kind 0: one convolution, `channels` to `features`, of the source repeated `scale` times (1 or 2)
 //   kind 1: SRVGGNetCompact of `blocks` + 2 convolutions, `scale` times as large
-//   kind 2: RRDBNet, of a source unshuffled by 4 / `scale`
-void* winograd_open(int kind, int channels, int features, int growth, int blocks, int scale,
+//   kind 2: RRDBNet, of a source unshuffled by `unshuffle`, with `ups` up-convolutions that each repeat samples `scale` times (2 or 3)
+// `channels`: of the result, and of the source, to which `opaque` more are added that are 1 everywhere (0 or 1: alpha).
+void* winograd_open(int kind, int channels, int opaque, int features, int growth, int blocks, int scale, int unshuffle, int ups,
                     const float* const* tensors) try {
-  std::unique_ptr<Net> net(new Net{Kind(kind), features, growth, blocks, channels, 1, 1, 1, {}});
+  std::unique_ptr<Net> net(new Net{Kind(kind), features, growth, blocks, channels, opaque, unshuffle, 1, 1, ups, {}});
+  const int first = (channels + opaque) * unshuffle * unshuffle;
   const auto add = [&](int in, int out, int first, int other) {
     net->convs.push_back(std::make_unique<Conv>(tensors[0], tensors[1], tensors[2], in, out, first, other));
     tensors += 3;
@@ -317,16 +325,15 @@ void* winograd_open(int kind, int channels, int features, int growth, int blocks
     add(channels, features, channels, 1);
   } else if (kind == SRVGG) {
     net->shuffle = scale;
-    add(channels, features, channels, 1);
+    add(first, features, first, 1);
     for (int i = 0; i < blocks; i++) add(features, features, features, 1);
     add(features, channels * scale * scale, features, 1);
   } else {
-    net->unshuffle = 4 / scale;
-    const int first = channels * net->unshuffle * net->unshuffle;
+    net->up = scale;
     add(first, features, first, 1);
     for (int i = 0; i < 3 * blocks; i++)
       for (int k = 0; k < 5; k++) add(features + k * growth, k < 4 ? growth : features, features, growth);
-    for (int i = 0; i < 4; i++) add(features, features, features, 1);
+    for (int i = 0; i < ups + 2; i++) add(features, features, features, 1);
     add(features, channels, features, 1);
   }
   return net.release();

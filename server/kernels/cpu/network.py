@@ -39,21 +39,27 @@ class Network:
         *,
         scale: int,
         growth: int = 0,
+        unshuffle: int = 1,
+        ups: int = 0,
+        opaque: bool = False,
     ) -> None:
         """`layers`: the convolutions in the order in which they run. `growth`: channels that each convolution of a
-        dense block adds. Raises torch.OutOfMemoryError."""
+        dense block adds. `unshuffle`, `ups`: of an RRDBNet, what the source is unshuffled by, and how many
+        up-convolutions follow its blocks, of which one triples the size where it is alone and `scale` says so. `opaque`:
+        the network's last input is alpha, 1 everywhere. Raises torch.OutOfMemoryError."""
         # Kept alive until the library has copied them.
         tensors = [None if each is None else each.detach().float().contiguous() for layer in layers for each in layer]
         pointers = (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
         first, last = layers[0][0], layers[-1][0]
-        blocks = {"convolution": 0, "srvgg": len(layers) - 2, "rrdbnet": (len(layers) - 6) // 15}[kind]
-        self.channels = first.shape[1] // (4 // scale) ** 2 if kind == "rrdbnet" else first.shape[1]
+        blocks = {"convolution": 0, "srvgg": len(layers) - 2, "rrdbnet": (len(layers) - 4 - ups) // 15}[kind]
+        self.channels = first.shape[1] // unshuffle**2 - opaque
         self.out_channels = self.channels if kind == "srvgg" else last.shape[0]
         self.kind = kind
         self.scale = scale
         self.kernel = kernel
+        step = scale if kind != "rrdbnet" else 3 if (ups, scale) == (1, 3) else 2
         self.handle = kernel.library.winograd_open(
-            _KINDS[kind], self.channels, first.shape[0], growth, blocks, scale, pointers
+            _KINDS[kind], self.channels, opaque, first.shape[0], growth, blocks, step, unshuffle, ups, pointers
         )
         if not self.handle:
             raise torch.OutOfMemoryError("no memory for the network's weights")

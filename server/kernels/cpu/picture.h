@@ -24,6 +24,7 @@ struct Picture {
   View source{}, result{};
   int top = 0, left = 0, rows = 0, columns = 0;  // the part of the result that its view has
   int channels = 3, out_channels = 3;            // of the network
+  int opaque = 0;                                // channels of the network after those of the source, 1 everywhere
   int unshuffle = 1, shuffle = 1;
   bool base = false;
 };
@@ -62,12 +63,12 @@ inline void read_row(const Picture& p, int y, int left, int right, float* to, in
   const int u = p.unshuffle;
   std::memset(to, 0, size_t(right - left) * wide * sizeof(float));
   of_type(p.source.type, [&](auto sample) {
-    for (int c = 0; c < p.channels; c++)
+    for (int c = 0; c < p.channels + p.opaque; c++)
       for (int dy = 0; dy < u; dy++)
         for (int dx = 0; dx < u; dx++) {
           float* at = to + (c * u + dy) * u + dx;
           for (long x = left; x < right; x++, at += wide)
-            *at = read<decltype(sample)>(p.source, long(y) * u + dy, x * u + dx, c);
+            *at = c < p.channels ? read<decltype(sample)>(p.source, long(y) * u + dy, x * u + dx, c) : 1.f;
         }
   });
 }
