@@ -48,7 +48,7 @@ PLUGINS = ("api/dialects", "blobs", "models", "refiners", "faces/restorers", "cl
 
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx", "mcp"}
-EXTRAS = {"mcp", "psycopg", "pypdfium2", "diffusers", "transformers"}
+EXTRAS = {"spandrel", "mcp", "psycopg", "pypdfium2", "diffusers", "transformers"}
 
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 FILES = sorted(path for path in SERVER.rglob("*.py") if "versions" not in path.parts)

@@ -43,6 +43,8 @@ class _Row:
     licence: str
     commercial: bool | None
     note: str
+    author: str = ""
+    source: str = ""
 
 
 @app.command("list")
@@ -56,7 +58,7 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         config = load_config(data_dir=data_dir)
         catalog = Catalog(config.weights_path)
         rows = [_row(entry, catalog, config.licence_policy) for entry in read_manifest().entries.values()]
-        rows += [_own_row(own) for own in _look_at_own(config)]
+        rows += [_own_row(own, config) for own in _look_at_own(config)]
     if as_json:
         print(json.dumps([vars(row) for row in rows]))
         return
@@ -100,6 +102,44 @@ def pull(
                         highlight=False,
                         soft_wrap=True,
                     )
+
+
+@app.command()
+def add(
+    source: Annotated[str, typer.Argument(help="A checkpoint: a file, or its http(s) address.")],
+    sha256: Annotated[str, typer.Option(help="That it must have. Needed for an address.")] = "",
+    name: Annotated[str, typer.Option(help="File name in the weights folder. Default: its own.")] = "",
+    licence: Annotated[str, typer.Option(help="As its publisher states it, by its SPDX name: MIT, CC-BY-4.0.")] = "",
+    author: Annotated[str, typer.Option(help="Who made it.")] = "",
+    published: Annotated[str, typer.Option("--source", help="Where it was published. Default: the address.")] = "",
+    purpose: Annotated[str, typer.Option(help="What it is for, in a few words.")] = "",
+    scale: Annotated[
+        int | None, typer.Option(min=1, help="Its scale, where its weights don't tell: ×3 of ESRGAN.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Install a checkpoint of your own, and keep beside it what you say of it. A download is resumed."""
+    from server.config import load_config
+    from server.logs import configure_logs
+    from server.outbound.add_weights import add as install
+    from server.outbound.add_weights import is_address, name_of
+    from server.weights.own import Stated, stated_at
+    from server.worker.indexer import index
+
+    with _plain_errors():
+        config = load_config(data_dir=data_dir)
+        stated = Stated(
+            sha256.lower(), licence, author, published or (source if is_address(source) else ""), purpose, scale
+        )
+        path = install(source, name or name_of(source), stated, config, lambda done, total: None)
+        configure_logs(logging.ERROR)
+        own = next(own for own in index(config.weights_path) if own.file == path.name)
+        if own.network is None:
+            path.unlink()
+            stated_at(path).unlink()
+            index(config.weights_path)
+            fail(f"not installed: {own.problem}")
+        _say(f"{own.name}  {own.network.arch} ×{own.network.scale}, {own.network.sha256}")
 
 
 class _Bar:
@@ -221,10 +261,18 @@ def _row(entry: "Entry", catalog: "Catalog", policy: "LicencePolicy") -> _Row:
     return _Row(entry.name, entry.kind.value, state, sha256, size, entry.licence, entry.commercial, entry.note)
 
 
-def _own_row(own: "Own") -> _Row:
+def _own_row(own: "Own", config: "Config") -> _Row:
+    from server.weights.own import Stated, allows_commercial, read_stated
+
+    stated = read_stated(config.weights_path / own.file) or Stated("")
+    commercial = allows_commercial(stated.licence, own.network.arch if own.network else "") if stated.licence else None
     state = f"own, {own.network.arch} ×{own.network.scale}" if own.network else f"PROBLEM: {own.problem}"
     sha256 = own.network.sha256 if own.network else None
-    return _Row(own.name, "upscaler", state, sha256, own.size, "unknown", None, own.file)
+    if config.licence_policy == "commercial" and not commercial:
+        state = "refused"
+    note = stated.purpose or own.file
+    licence = stated.licence or "unknown"
+    return _Row(own.name, "upscaler", state, sha256, own.size, licence, commercial, note, stated.author, stated.source)
 
 
 def _look_at_own(config: "Config") -> list["Own"]:

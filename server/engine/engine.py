@@ -71,9 +71,13 @@ class Engine:
         if device.type == "cuda":
             cuda.prepare()
 
-    def load(self, parts: Sequence[tuple[Path, float]], *, name: str, sha256: str | None) -> Model:
+    def load(
+        self, parts: Sequence[tuple[Path, float]], *, name: str, sha256: str | None, scale: int | None = None
+    ) -> Model:
         """A network for this engine, from files with the share of each: see `load_blend`. Raises ModelNotFound."""
-        model = load_blend(parts, name=name, sha256=sha256, device=self.device, dtype=self.dtype, kernel=self.kernel)
+        model = load_blend(
+            parts, name=name, sha256=sha256, device=self.device, dtype=self.dtype, kernel=self.kernel, scale=scale
+        )
         if model.native is not None:
             release_memory(self.device)  # of the checkpoints and of what was made on the way
         return model

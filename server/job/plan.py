@@ -3,10 +3,12 @@
 A pass runs the network once. One pass serves up to `scale · ONE_PASS_STRETCH`, the rest being resampling: a second
 pass costs (outscale / scale)² times the first and can't add what a stretch of a quarter would miss. Beyond that a
 second pass follows; its input is reduced so that it lands on the result's size, and no third is ever made. Down-scaling
-never runs a network.
+runs no network, but for those of ×1: they enhance without enlarging, run once, and the rest is resampling. Others of ×1
+may run before the network that enlarges.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -142,20 +144,35 @@ def _check_animation(sizes: Sizes, params: Params, max_source_pixels: int, max_r
             raise error(f"an animation of {frames} frames of {w}×{h} pixels: {what.format(limit)} in all; {otherwise}")
 
 
-def make_plan(sizes: Sizes, geometry: Geometry, *, beside: Geometry | None = None, name: str = "") -> Plan:
+def needs(sizes: Sizes, geometry: Geometry) -> bool:
+    """Whether this network runs to get from the one size to the other."""
+    return sizes.enlargement > 1 or geometry.scale == 1
+
+
+def make_plan(
+    sizes: Sizes,
+    geometry: Geometry,
+    *,
+    beside: Geometry | None = None,
+    before: Sequence[Geometry] = (),
+    name: str = "",
+) -> Plan:
     """Decide how to get from the source's size to the result's. `beside`: a network whose result is mixed in, at each
-    pass; `name`: of the two, where it is not `geometry`'s."""
+    pass of `geometry`'s; `before`: networks of ×1 that run over the source first; `name`: of all, where it is not
+    `geometry`'s."""
     source, result = sizes.source, sizes.result
-    if sizes.enlargement <= 1:
+    if not needs(sizes, geometry):
         return resampling_only(sizes)
     inputs = [source]
-    if sizes.enlargement > geometry.scale * ONE_PASS_STRETCH:
+    if geometry.scale > 1 and sizes.enlargement > geometry.scale * ONE_PASS_STRETCH:
         inputs.append((_between(source[0], result[0], geometry.scale), _between(source[1], result[1], geometry.scale)))
     networks = [geometry] if beside is None else [geometry, beside]
-    passes = tuple(
-        Pass(each, _times(each, geometry.scale), sum(tile_count(each, one) for one in networks)) for each in inputs
+    passes = (
+        *(Pass(source, source, tile_count(source, one)) for one in before),
+        *(Pass(each, _times(each, geometry.scale), sum(tile_count(each, one) for one in networks)) for each in inputs),
     )
-    return Plan(source, result, name or geometry.name, passes, sizes.frames, tuple(one.name for one in networks))
+    names = tuple(one.name for one in (*before, *networks))
+    return Plan(source, result, name or geometry.name, passes, sizes.frames, names)
 
 
 def resampling_only(sizes: Sizes) -> Plan:

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +13,10 @@ import torch
 from server.errors import ModelNotFound
 from server.kernels import Kernel
 from server.kernels.cpu.network import Network
-from server.models import ncnn, rrdbnet, srvgg
+from server.models import community, ncnn, rrdbnet, srvgg
 from server.models.base import Arch, Model, ModelInfo, StateDict, refuse_channels
 
-ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet))
+ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet), cast(Arch, community))
 """In the order in which they are tried."""
 
 __all__ = ["ARCHS", "Arch", "ModelInfo", "Model", "load_blend", "load_model", "load_state", "mix", "recognise"]
@@ -112,8 +113,9 @@ def recognise(state: StateDict, name: str, scale: int | None = None) -> tuple[Ar
             raise ModelNotFound(f"{name} is a network that enlarges ×{facts.scale}, not ×{scale}")
         refuse_channels(facts, name)
         return arch, facts
-    known = ", ".join(arch.NAME for arch in ARCHS)
-    raise ModelNotFound(f"{name} holds no network this server knows; it knows {known}")
+    known = ", ".join(arch.NAME for arch in ARCHS[:-1])
+    more = "and those of spandrel" if find_spec("spandrel") else f"and with `{community.INSTALL}` about 40 more"
+    raise ModelNotFound(f"{name} holds no network this server knows; it knows {known}, {more}")
 
 
 def load_state(path: Path) -> dict[str, torch.Tensor]:

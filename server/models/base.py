@@ -166,6 +166,12 @@ def to_network(image: Tensor, facts: ModelInfo) -> Tensor:
     return functional.pad(image, (0, 0, 0, 0, 0, 1), value=1.0) if facts.channels is Channels.WITH_ALPHA else image
 
 
+def luma(image: Tensor) -> Tensor:
+    """(N, 3, H, W) → (N, 1, H, W)."""
+    weights = torch.tensor(_LUMA, device=image.device)[:, None, None]
+    return (image * weights).sum(1, keepdim=True)
+
+
 def refuse_channels(facts: ModelInfo, name: str) -> None:
     """Raises ModelNotFound for a network that can't be used for pictures. `name`: of the checkpoint."""
     if facts.channels is None:

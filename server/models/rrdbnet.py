@@ -45,7 +45,9 @@ _NAMES = tuple(
 class Net(nn.Module):
     """As basicsr's RRDBNet, for any number of up-convolutions."""
 
-    def __init__(self, inputs: int, outputs: int, features: int, blocks: int, growth: int, unshuffle: int, ups: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, features: int, blocks: int, growth: int, unshuffle: int, ups: int
+    ) -> None:
         super().__init__()
         self.unshuffle, self.ups = unshuffle, ups
         self.conv_first = _convolution(inputs, features)

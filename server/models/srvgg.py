@@ -61,11 +61,10 @@ def build(state: StateDict, facts: ModelInfo) -> nn.Module:
 
 def _network(facts: ModelInfo, samples: int) -> nn.Module:
     """The class, for a last convolution of so many samples for a source pixel."""
-    net: nn.Module = SRVGGNetCompact(**facts.arguments)
-    last = net.body[-1]  # type: ignore[index]
-    if samples != last.out_channels:
-        net.body[-1] = nn.Conv2d(last.in_channels, samples, 3, padding=1)  # type: ignore[index,operator]
-    return net
+    net = SRVGGNetCompact(**facts.arguments)
+    if samples != net.body[-1].out_channels:
+        net.body[-1] = nn.Conv2d(net.body[-1].in_channels, samples, 3, padding=1)
+    return net  # type: ignore[no-any-return]
 
 
 def forward(net: nn.Module, facts: ModelInfo, image: Tensor, dtype: torch.dtype) -> Tensor:

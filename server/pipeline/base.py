@@ -63,10 +63,13 @@ class Loaded:
     """The network that enlarges."""
     fidelity: Model | None
     """fidelity-x4, where its result is mixed in."""
+    before: tuple[Model, ...] = ()
+    """Networks of ×1 that run over the source first."""
 
 
 class Load(Protocol):
-    """The networks for a picture, from the process's cache: see Catalog.choose for the arguments and what it raises."""
+    """The networks for a picture, from the process's cache: see Catalog.choose for the arguments and what it raises.
+    None where none of them would run."""
 
     def __call__(
         self,
@@ -75,7 +78,7 @@ class Load(Protocol):
         *,
         planes: int = 1,
         content: Content = "photo",
-    ) -> Loaded: ...
+    ) -> Loaded | None: ...
 
 
 @dataclass

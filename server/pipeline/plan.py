@@ -4,6 +4,7 @@ from server.job.plan import checked_sizes, make_plan, resampling_only
 from server.pipeline.base import Context
 from server.pipeline.content import kind
 from server.weights.catalog import AUTO, Content
+from server.weights.choice import REAL_ESRGAN
 
 
 def run(ctx: Context) -> None:
@@ -11,13 +12,19 @@ def run(ctx: Context) -> None:
     frames = ctx.animation.timing.frames if ctx.animation else 1
     limits = ctx.max_source_pixels, ctx.max_result_pixels
     sizes = checked_sizes((w, h), ctx.params, frames, max_source_pixels=limits[0], max_result_pixels=limits[1])
-    if sizes.enlargement <= 1:
+    loaded = None
+    if sizes.enlargement > 1 or ctx.params.model not in (AUTO, REAL_ESRGAN):
+        loaded = ctx.load(ctx.params, sizes, planes=ctx.planes, content=_content(ctx))
+    if loaded is None:
         ctx.plan = resampling_only(sizes)
         return
-    ctx.loaded = loaded = ctx.load(ctx.params, sizes, planes=ctx.planes, content=_content(ctx))
     geometry = ctx.engine.geometry(loaded.model, ctx.tile)
     beside = None if loaded.fidelity is None else ctx.engine.geometry(loaded.fidelity, ctx.tile)
-    ctx.plan = make_plan(sizes, geometry, beside=beside, name=loaded.name)
+    before = [ctx.engine.geometry(each, ctx.tile) for each in loaded.before]
+    ctx.plan = make_plan(sizes, geometry, beside=beside, before=before, name=loaded.name)
+    if not ctx.plan.passes:
+        return
+    ctx.loaded = loaded
     ctx.creativity = loaded.choice.creativity
     if loaded.choice.note is not None:
         ctx.notes.append(loaded.choice.note)

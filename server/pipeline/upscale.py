@@ -1,9 +1,11 @@
-"""Runs the super-resolution network over the picture, once or twice; alpha goes through the same network.
+"""Runs the network over the picture, once or twice; alpha goes through the same network. Before it may run others of ×1.
 
-The result gets the source's colours (server/rows/colour_lock.py). Below a creativity of 0 fidelity-x4 runs beside the
+The result gets the source's colours (server/rows/colour_lock.py), but for networks of ×1, some of which are there to change
+them. Below a creativity of 0 fidelity-x4 runs beside the
 network, and the bands of both are mixed.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,14 +21,17 @@ from server.rows.resample import gather, resized
 from server.rows.stream import Stream
 from server.weights.choice import FIDELITY
 
+Networks = tuple[Model, Model | None]
+"""The one of a pass, and fidelity-x4 where its result is mixed in."""
+
 
 def expect(ctx: Context) -> None:
     """Announce the work of all passes, planes and networks."""
-    pixels = 0 if ctx.plan is None else sum(w * h for w, h in (each.source for each in ctx.plan.passes))
-    models = _models(ctx)
-    # Alpha goes through the first network only.
-    each = sum(model.work for model in models) + (ctx.planes - 1) * sum(model.work for model in models[:1])
-    ctx.expect("upscale", pixels * each)
+    work = 0.0
+    for each, (model, fidelity) in zip(ctx.plan.passes if ctx.plan else (), _networks(ctx), strict=False):
+        # Alpha goes through the first network only.
+        work += each.source[0] * each.source[1] * (ctx.planes * model.work + (fidelity.work if fidelity else 0.0))
+    ctx.expect("upscale", work)
 
 
 def run(ctx: Context) -> None:
@@ -35,41 +40,41 @@ def run(ctx: Context) -> None:
         return
     passes = ctx.plan.passes
     stream = Stream.of(ctx.samples)
-    for number, each in enumerate(passes):
+    for number, (each, networks) in enumerate(zip(passes, _networks(ctx), strict=False)):
         samples = ctx.samples  # the first pass gets the picture as it is
         if number:
             samples = gather(resized(stream, each.source, np.uint16, ctx.engine.kernel))
         last = number == len(passes) - 1
         # 8 bits are enough only where they are the final rounding.
         deep = ctx.rows_are_deep or not last or each.result != ctx.plan.result or ctx.more_follows
-        stream = _upscaled(ctx, samples, np.uint16 if deep else np.uint8)
+        stream = _upscaled(ctx, networks, samples, np.uint16 if deep else np.uint8)
     ctx.stream = stream
 
 
-def _models(ctx: Context) -> list[Model]:
-    if ctx.loaded is None:
-        return []
-    return [ctx.loaded.model] if ctx.loaded.fidelity is None else [ctx.loaded.model, ctx.loaded.fidelity]
+def _networks(ctx: Context) -> Iterator[Networks]:
+    """Those of each pass, and of further ones."""
+    if ctx.loaded is not None:
+        yield from ((model, None) for model in ctx.loaded.before)
+        yield from itertools.repeat((ctx.loaded.model, ctx.loaded.fidelity))
 
 
-def _upscaled(ctx: Context, samples: Samples, depth: Depth) -> Stream:
-    assert ctx.loaded is not None  # the plan has passes
+def _upscaled(ctx: Context, networks: Networks, samples: Samples, depth: Depth) -> Stream:
     h, w, channels = samples.shape
-    scale = ctx.loaded.model.facts.scale
+    model, _ = networks
+    scale = model.facts.scale
     colours = channels - has_alpha(samples)
-    bands = _colours(ctx, samples[..., :colours], depth)
+    bands = _colours(ctx, networks, samples[..., :colours], depth)
     if colours < channels:
         opaque = None
         if has_real_alpha(samples):
-            opaque = _network(ctx, ctx.loaded.model, samples[..., colours:], depth)
+            opaque = _network(ctx, model, samples[..., colours:], depth)
         bands = _with_alpha(bands, opaque)
     return Stream(w * scale, h * scale, channels, depth, ctx.timed("upscale", bands))
 
 
-def _colours(ctx: Context, samples: Samples, depth: Depth) -> Iterator[Samples]:
+def _colours(ctx: Context, networks: Networks, samples: Samples, depth: Depth) -> Iterator[Samples]:
     """H × W × 1 or 3 → its rows, enlarged."""
-    assert ctx.loaded is not None
-    model, fidelity = ctx.loaded.model, ctx.loaded.fidelity
+    model, fidelity = networks
     if fidelity is None:
         return _coloured(ctx, model, samples, depth)
     ours = _coloured(ctx, model, samples, np.uint16)
@@ -79,12 +84,13 @@ def _colours(ctx: Context, samples: Samples, depth: Depth) -> Iterator[Samples]:
         stream = Stream(w * fidelity.facts.scale, h * fidelity.facts.scale, channels, np.uint16, theirs)
         size = w * model.facts.scale, h * model.facts.scale
         theirs = resized(stream, size, np.uint16, ctx.engine.kernel).bands
+    assert ctx.loaded is not None  # the plan has passes
     return mixed(theirs, ours, ctx.loaded.choice.fidelity, depth)
 
 
 def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Iterator[Samples]:
     """One network's result, in the source's colours."""
-    if model.name == FIDELITY:  # it keeps colours by itself
+    if model.name == FIDELITY or model.facts.scale == 1:  # the one keeps colours by itself
         return _network(ctx, model, samples, depth)
     bands = _network(ctx, model, samples, np.uint16)
     return locked(bands, samples, model.facts.scale, depth, ctx.engine.kernel)

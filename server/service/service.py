@@ -282,7 +282,8 @@ class Service:
         rates = read_rates(self.config.cache_dir)
         networks = self.catalog.choose(params, sizes, device=self._device(), content=content, rates=rates)
         beside = None if networks.fidelity is None else networks.fidelity.geometry
-        plan = make_plan(sizes, networks.main.geometry, beside=beside, name=networks.name)
+        before = [each.geometry for each in networks.before]
+        plan = make_plan(sizes, networks.main.geometry, beside=beside, before=before, name=networks.name)
         if plan.passes and networks.choice.note is not None:
             plan = replace(plan, notes=(networks.choice.note,))
         return plan

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from server.config import Config, LicencePolicy
-from server.errors import ModelNotFound, cut
+from server.errors import InvalidField, ModelNotFound, cut
 from server.job.creativity import recipe
 from server.job.job import Params
 from server.job.plan import Sizes, make_plan
@@ -18,7 +18,7 @@ from server.job.tiling import Geometry
 from server.weights import choice, package
 from server.weights.choice import AUTO, Choice, Content, DeviceKind, Limits
 from server.weights.manifest import FOLDER, Entry, Kind, Manifest, read_manifest
-from server.weights.own import Own, read_index
+from server.weights.own import Own, Stated, allows_commercial, read_index, read_stated
 from server.weights.rates import REFINER
 from server.weights.store import Store, sha256_of
 
@@ -40,6 +40,9 @@ __all__ = [
 ]
 
 
+CHAIN = ", "
+"""Between the names of networks that run one after the other."""
+
 _REMOVED = {
     "perceptual-x4": "ask for RealESRGAN_x4plus, which draws more detail, or fidelity-x4, which stays with its source",
 }
@@ -59,6 +62,10 @@ class Weights:
     note: str
     form: str = ""
     """Where they come from and their number format: "release", "package, fp16", "own" (the operator's), "bundled"."""
+    author: str = field(default="", kw_only=True)
+    """As the operator stated it; empty for those of the manifest."""
+    source: str = field(default="", kw_only=True)
+    """Likewise the address where it was published."""
 
     @property
     def sha256(self) -> str | None:
@@ -71,6 +78,8 @@ class Checkpoint(Weights):
     """An upscaling network."""
 
     geometry: Geometry = field(kw_only=True)
+    stated_scale: int | None = field(default=None, kw_only=True)
+    """Of the operator's: what was said when it was added; see `recognise` in server/models/."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +122,27 @@ class Networks:
     fidelity: Checkpoint | None
     """The network whose result is mixed in, or None."""
     choice: Choice
+    before: tuple[Checkpoint, ...] = ()
+    """Networks of ×1 that run over the source first."""
 
     @property
     def name(self) -> str:
-        """As in results: the network's, or "fidelity-x4 0.5 + RealESRGAN_x4plus 0.5"."""
-        return self._mixed.name
+        """As in results: the network's, or "fidelity-x4 0.5 + RealESRGAN_x4plus 0.5", or "1x-dejpg, 4x-photo"."""
+        return CHAIN.join((*(each.name for each in self.before), self._mixed.name))
 
     @property
     def form(self) -> str | None:
         """Of the only network; None if there are several."""
         parts = self._mixed.parts
-        return parts[0][0].form if len(parts) == 1 else None
+        return parts[0][0].form if len(parts) == 1 and not self.before else None
 
     def verify(self) -> str:
-        """As `Blend.verify`, for all networks. Raises ModelNotFound."""
-        return self._mixed.verify()
+        """As `Blend.verify`, for all networks; of several in a row the SHA-256 of a line of hash and name for each.
+        Raises ModelNotFound."""
+        if not self.before:
+            return self._mixed.verify()
+        rows = [*((verify(each), each.name) for each in self.before), (self._mixed.verify(), self._mixed.name)]
+        return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in rows).encode()).hexdigest()
 
     @property
     def _mixed(self) -> Blend:
@@ -171,8 +186,8 @@ class Catalog:
         operator's."""
         entries = [entry for entry in self._manifest.entries.values() if entry.kind is kind]
         names = [entry.name for entry in entries if self._is_here(entry) and self._is_allowed(entry)]
-        if kind is Kind.UPSCALER and self._policy == "any":
-            names += [own.name for own in self._own()]
+        if kind is Kind.UPSCALER:
+            names += [own.name for own in self._own() if self._allows(own)]
         return names
 
     def choose(
@@ -189,8 +204,13 @@ class Catalog:
 
         `sizes`: None while the source's is unknown; `planes`: 2 with alpha that goes through the
         network too. `rates`: pixels a second by network on this machine, as in rates.py; None while they are unknown.
+        `params.model` may name several in a row, separated by commas; all but the last are of ×1.
         Raises ModelNotFound and InvalidField.
         """
+        first, last = self._in_a_row(params.model)
+        if first and sizes and sizes.enlargement <= 1 and self._enlarges(last):
+            *first, last = first
+        params = replace(params, model=last)
 
         def seconds(wanted: Choice) -> float | None:
             return self._seconds(wanted, sizes, planes, rates) if sizes and rates else None
@@ -206,7 +226,22 @@ class Catalog:
             limits=self._limits,
         )
         main = Blend(tuple((self.get(name), share) for name, share in found.weights))
-        return Networks(main, None if found.alone else self.get(choice.FIDELITY), found)
+        before = tuple(self.get(name) for name in first)
+        return Networks(main, None if found.alone else self.get(choice.FIDELITY), found, before)
+
+    def _enlarges(self, name: str) -> bool:
+        return name in (AUTO, choice.REAL_ESRGAN) or self.get(name).geometry.scale > 1
+
+    def _in_a_row(self, names: str) -> tuple[list[str], str]:
+        """The networks of ×1 that run first, and the last. Raises ModelNotFound and InvalidField."""
+        *first, last = [name.strip() for name in names.split(CHAIN.strip())]
+        for name in first:
+            scale = self.get(name).geometry.scale
+            if scale != 1:
+                raise InvalidField(
+                    f"{cut(name)} enlarges ×{scale}: of several networks only the last may", field="model"
+                )
+        return first, last
 
     def _seconds(self, wanted: Choice, sizes: Sizes, planes: int, rates: Mapping[str, float]) -> float | None:
         """The estimated time of all frames, or None where a network's rate is unknown."""
@@ -260,17 +295,36 @@ class Catalog:
         own = next((own for own in self._own() if own.name == name), None)
         if own is None or own.network is None:
             raise self._unknown(name)
-        if self._policy != "any":
+        path = self._store.folder / own.file
+        stated = read_stated(path) or Stated("")
+        if not self._allows(own):
+            licence = stated.licence or "unknown: none was given to `weights add`"
             raise ModelNotFound(
-                f"{name} is refused, because UPSCALE_LICENCE_POLICY=commercial and its licence is unknown: it has no "
-                "entry in weights/manifest.toml",
+                f"{name} is refused, because UPSCALE_LICENCE_POLICY=commercial, it is a network of {own.network.arch}, "
+                f"and its licence is {licence}",
                 field="model",
             )
-        path = self._store.folder / own.file
         geometry = self._tiled(Geometry(name, own.network.scale, own.network.tile, own.network.halo))
         files = ((path, own.network.sha256),)
         note = "Put into the weights folder by the operator."
-        return Checkpoint(name, path, files, "unknown", note, "own", geometry=geometry)
+        return Checkpoint(
+            name,
+            path,
+            files,
+            stated.licence or "unknown",
+            stated.purpose or note,
+            "own",
+            author=stated.author,
+            source=stated.source,
+            geometry=geometry,
+            stated_scale=stated.scale,
+        )
+
+    def _allows(self, own: Own) -> bool:
+        if self._policy == "any" or own.network is None:
+            return True
+        stated = read_stated(self._store.folder / own.file)
+        return stated is not None and allows_commercial(stated.licence, own.network.arch)
 
     def _unknown(self, name: str) -> ModelNotFound:
         if name in _REMOVED:

@@ -13,8 +13,32 @@ from typing import Any
 from server.files import write_atomically
 from server.weights.manifest import Manifest
 
-SUFFIXES = (".pth", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".safetensors")
 _INDEX = "index.json"
+_STATED = ".json"
+"""After a checkpoint's whole name."""
+
+_COMMERCIAL = {
+    *("0bsd", "agpl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0"),
+    *("gpl-3.0", "isc", "lgpl-3.0", "mit", "mpl-2.0", "unlicense", "wtfpl"),
+}
+"""Licences, by their SPDX names, that clearly allow commercial use."""
+_NON_COMMERCIAL_CODE = {"AuraSR", "GFPGAN", "RestoreFormer"}
+"""Architectures whose code in spandrel has other terms than spandrel itself."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the operator has said of a checkpoint: `weights add`. It lies beside it as NAME.pth.json."""
+
+    sha256: str
+    licence: str = ""
+    author: str = ""
+    source: str = ""
+    """The address where it was published."""
+    purpose: str = ""
+    scale: int | None = None
+    """Where the weights do not tell it: ESRGAN of ×3."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +69,25 @@ class Own:
         return Path(self.file).stem
 
 
+def stated_at(path: Path) -> Path:
+    """The file beside a checkpoint."""
+    return path.with_name(path.name + _STATED)
+
+
+def read_stated(path: Path) -> Stated | None:
+    """What was said of the checkpoint at `path`; None if nothing was, or if it can't be read."""
+    try:
+        return Stated(**json.loads(stated_at(path).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def allows_commercial(licence: str, arch: str) -> bool:
+    """Whether a licence that was stated, and the architecture's code, clearly allow commercial use."""
+    name = licence.lower().removesuffix("-only").removesuffix("-or-later")
+    return name in _COMMERCIAL and arch not in _NON_COMMERCIAL_CODE
+
+
 def candidates(folder: Path, manifest: Manifest) -> list[Path]:
     """The files in the weights folder that may be the operator's own checkpoints."""
     known = {str(file.path) for entry in manifest.entries.values() for file in entry.files}
@@ -69,9 +112,11 @@ def write_index(folder: Path, found: Sequence[Own]) -> None:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """Size and modification time of a file; None if it does not exist."""
+    """Size and modification time of a checkpoint, or of what was stated of it if that is newer; None if it does not
+    exist."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    stated = stated_at(path)
+    return status.st_size, max(status.st_mtime_ns, stated.stat().st_mtime_ns if stated.exists() else 0)

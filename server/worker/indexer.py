@@ -7,9 +7,9 @@ import torch
 
 from server.errors import ModelNotFound
 from server.models import load_model
-from server.weights.catalog import AUTO
+from server.weights.catalog import AUTO, CHAIN
 from server.weights.manifest import Manifest, read_manifest
-from server.weights.own import Network, Own, candidates, read_index, stamp, write_index
+from server.weights.own import Network, Own, candidates, read_index, read_stated, stamp, write_index
 from server.weights.store import sha256_of
 
 log = structlog.get_logger()
@@ -51,12 +51,18 @@ def _look_at(path: Path, manifest: Manifest, taken: set[str]) -> Own:
 def _recognise(path: Path, size: int, manifest: Manifest, taken: set[str]) -> Network:
     if path.stem in manifest.entries or path.stem == AUTO:
         raise ModelNotFound(f"the name {path.stem} belongs to the manifest: rename {path.name}")
+    if CHAIN.strip() in path.stem:
+        raise ModelNotFound(f"commas separate the names of several networks: rename {path.name}")
     if path.stem in taken:
         raise ModelNotFound(f"another file has the name {path.stem}: rename {path.name}")
     if size > _LARGEST_BYTES:
         raise ModelNotFound(f"{path.name} is too large for any network this server knows")
+    stated = read_stated(path)
+    if stated is not None and stated.sha256 != sha256_of(path):
+        raise ModelNotFound(f"{path.name} is not the file that was added: its SHA-256 is {sha256_of(path)}")
+    scale = stated.scale if stated else None
     try:
-        model = load_model(path, name=path.stem, sha256=None, device=torch.device("cpu"))
+        model = load_model(path, name=path.stem, sha256=None, device=torch.device("cpu"), scale=scale)
     except ModelNotFound:
         raise
     except Exception as error:  # NOTE: the file may have any content, and must not prevent a worker from starting

@@ -20,18 +20,18 @@ from server.faces import load as load_faces
 from server.images.write.sign import Signer
 from server.job.formats import FORMATS
 from server.job.job import Params
-from server.job.plan import Sizes
+from server.job.plan import Sizes, needs
 from server.kernels import Kernel
 from server.kernels import load as load_kernel
 from server.models import Model, load_blend
 from server.pipeline import Context, Loaded, preview, run
 from server.refiners import Refiner
 from server.refiners import load as load_refiner
-from server.weights.catalog import Catalog, Content, DeviceKind, mix_of, verify
+from server.weights.catalog import Catalog, Checkpoint, Content, DeviceKind, mix_of, verify
 from server.weights.choice import FIDELITY, LARGE_X4, choose
 from server.weights.faces import face_weights
 from server.weights.manifest import Kind
-from server.weights.own import SUFFIXES
+from server.weights.own import SUFFIXES, read_stated
 from server.weights.rates import REFINER, read_rates, write_rates
 from server.weights.refiner import BUNDLED as REFINER_WEIGHTS
 from server.weights.refiner import refiner_weights
@@ -75,9 +75,9 @@ class Upscaler:
         *,
         planes: int = 1,
         content: Content = "photo",
-    ) -> Loaded:
+    ) -> Loaded | None:
         """The networks for a picture, verified against the manifest and kept; see Catalog.choose for the arguments.
-        Raises ModelNotFound and InvalidField."""
+        None where none would run. Raises ModelNotFound and InvalidField."""
         path = Path(params.model)
         if self._allow_paths and params.denoise is None and (path.suffix in SUFFIXES or os.sep in params.model):
             return self._load_path(params, path)
@@ -90,20 +90,26 @@ class Upscaler:
             rates=self.rates() if self.kind == "cpu" and sizes is not None and self._config.auto_limit_s else None,
         )
         main, beside = networks.main, networks.fidelity
-        model = self._load([(each.path, share) for each, share in main.parts], main.name, main.verify())
-        fidelity = None if beside is None else self._load([(beside.path, 1.0)], beside.name, verify(beside))
-        return Loaded(networks.name, networks.verify(), networks.form, networks.choice, model, fidelity)
+        if sizes is not None and not needs(sizes, main.geometry):
+            return None
+        before = tuple(self._load_one(each) for each in networks.before)
+        parts = [(each.path, share) for each, share in main.parts]
+        model = self._load(parts, main.name, main.verify(), main.parts[0][0].stated_scale)
+        fidelity = None if beside is None else self._load_one(beside)
+        return Loaded(networks.name, networks.verify(), networks.form, networks.choice, model, fidelity, before)
 
     def _load_path(self, params: Params, path: Path) -> Loaded:
         """The networks with a checkpoint of the operator, given by its path, instead of a named network."""
         choice = choose(replace(params, model=str(path)), present=())
         fidelity = None
         if choice.fidelity:
-            fidelity = self.load(Params(scale=4.0, model=FIDELITY)).model
+            fidelity = self._load_one(self._catalog.get(FIDELITY))
         if choice.fidelity == 1:
             assert fidelity is not None
             return Loaded(fidelity.name, fidelity.sha256, "bundled", choice, fidelity, None)
-        model = self._load([(path, 1.0)], path.stem, sha256_of(path) if path.is_file() else "")
+        stated = read_stated(path)
+        sha256 = sha256_of(path) if path.is_file() else ""
+        model = self._load([(path, 1.0)], path.stem, sha256, stated.scale if stated else None)
         if fidelity is None:
             return Loaded(model.name, model.sha256, "own", choice, model, None)
         parts = (fidelity, choice.fidelity), (model, round(1 - choice.fidelity, 3))
@@ -156,8 +162,7 @@ class Upscaler:
         missing = [name for name in (FIDELITY, LARGE_X4) if name in present and name not in rates]
         for name in missing:
             checkpoint = self._catalog.get(name)
-            model = self._load([(checkpoint.path, 1.0)], name, verify(checkpoint))
-            rates[name] = self._engine.rate(model)
+            rates[name] = self._engine.rate(self._load_one(checkpoint))
         if REFINER not in rates and REFINER_WEIGHTS in self._catalog.names(Kind.DIFFUSION):
             rates[REFINER] = self._refiner_rate()
             missing.append(REFINER)
@@ -207,9 +212,12 @@ class Upscaler:
 
         return self._cache.get(("refiner", *parts), load, lambda _: _size(parts))
 
-    def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str) -> Model:
+    def _load_one(self, checkpoint: Checkpoint) -> Model:
+        return self._load([(checkpoint.path, 1.0)], checkpoint.name, verify(checkpoint), checkpoint.stated_scale)
+
+    def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str, scale: int | None = None) -> Model:
         def load() -> Model:
-            model = self._engine.load(parts, name=name, sha256=sha256)
+            model = self._engine.load(parts, name=name, sha256=sha256, scale=scale)
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
             return model
 

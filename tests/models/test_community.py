@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from server.engine.engine import _pad
 from server.errors import ModelNotFound
 from server.kernels import Kernel, load
-from server.models import load_model, rrdbnet
-from server.models.base import Channels, Model
+from server.models import rrdbnet
+from server.models.base import Model
 from server.models.basicsr_shim import SRVGGNetCompact
 from tests import networks
 from tests.engine.test_engine import photo_like, run
@@ -61,7 +61,8 @@ def kernel() -> Kernel | None:
 def dense(scale: int, unshuffle: int, channels: int, features: int, blocks: int) -> nn.Module:
     """With seeded weights that keep the signal's size, so that nothing saturates."""
     ups = (scale * unshuffle).bit_length() - 1
-    net = networks.seeded(rrdbnet.Net(channels * unshuffle**2, channels, features, blocks, 32, unshuffle, ups), features)
+    inputs = channels * unshuffle**2
+    net = networks.seeded(rrdbnet.Net(inputs, channels, features, blocks, 32, unshuffle, ups), features)
     with torch.no_grad():
         seen = torch.cat([net(torch.rand(1, channels, 16, 16)) for _ in range(2)])
         net.conv_last.weight.div_(seen.std() * 5)  # type: ignore[operator,union-attr]
@@ -151,3 +152,52 @@ def test_a_compact_network_gives_what_spandrel_does(
     with torch.no_grad():
         net.body[-1].weight.mul_(0.05)  # type: ignore[index,union-attr,operator]
     assert assert_spandrels(dict(net.state_dict()), tmp_path, kernel).facts.scale == scale
+
+
+def test_three_times_is_what_its_publisher_says(tmp_path: Path, kernel: Kernel | None) -> None:
+    """Its weights are those of a network of ×2, and spandrel takes it for one."""
+    net = dense(2, 1, 3, 16, 1)
+    path = tmp_path / "net.pth"
+    torch.save(renamed(net.state_dict(), "old"), path)
+    image = torch.rand(1, 3, 9, 14)
+    with torch.no_grad():
+        wanted = net(image, 3)
+    for each in (None, kernel):
+        assert networks.load(path, kernel=each).facts.scale == 2
+        assert (networks.load(path, kernel=each, scale=3)(image) - wanted).abs().max() < 1e-4
+    with pytest.raises(ModelNotFound, match="enlarges ×2, not ×4"):
+        networks.load(path, scale=4)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 3), (3, 1), (4, 3), (3, 3)])
+def test_networks_that_change_the_number_of_channels_give_colour(
+    inputs: int, outputs: int, tmp_path: Path, kernel: Kernel | None
+) -> None:
+    net = networks.seeded(rrdbnet.Net(inputs, outputs, 16, 1, 8, 1, 1), 1)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    image = torch.rand(1, 3, 8, 12)
+    luma = (image * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    seen = {1: luma, 3: image, 4: torch.cat((image, torch.ones_like(luma)), dim=1)}[inputs]
+    with torch.no_grad():
+        wanted = net(seen).expand(-1, 3, -1, -1)
+    for each in (None, kernel):
+        assert (networks.load(tmp_path / "net.pth", kernel=each)(image) - wanted).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(2, 2), (6, 3), (3, 4), (3, 2)])
+def test_channels_that_are_no_picture_are_refused(inputs: int, outputs: int, tmp_path: Path) -> None:
+    torch.save(rrdbnet.Net(inputs, outputs, 8, 1, 4, 1, 1).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(ModelNotFound, match=f"a network of {inputs} channels that gives {outputs}"):
+        networks.load(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("layout", [(1, 1, 3, 12, 1), (8, 1, 3, 12, 1), (1, 2, 3, 12, 1), (2, 1, 1, 12, 1)])
+def test_tiles_of_a_community_layout_have_no_seams(
+    layout: tuple[int, ...], tmp_path: Path, kernel: Kernel | None
+) -> None:
+    path = networks.save(dense(*layout), tmp_path / "net.pth")
+    samples = photo_like(150, 170)
+    for each in (None, kernel):
+        model = networks.load(path, kernel=each)
+        whole, tiled = (run(model, samples, tile) for tile in (0, 144))
+        assert np.abs(whole - tiled).max() <= 2 / 255

@@ -190,7 +190,10 @@ class BatchedBackend:
     def _run_batch(self, staged: Sequence[_Staged], batch: int) -> list[_Done]:
         model, exact = staged[0].tile.model, staged[0].tile.exact
         image = _to_image(self._transfer.up([each.samples for each in staged], batch))
-        result = model(image, exact=True) if exact else self._graphs.run(id(model), model, image)
+        if exact or not model.facts.recordable:
+            result = model(image, exact=exact)
+        else:
+            result = self._graphs.run(id(model), model, image)
         check = not exact and model.dtype is not torch.float32
         overflows = _overflowed(image, result) if check else None  # first: samples are made in place
         kept = [_to_samples(result[i], each.tile) for i, each in enumerate(staged)]
