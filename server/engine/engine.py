@@ -95,10 +95,10 @@ class Engine:
         """Finished rows of the result, from top to bottom: H_band × W·scale × channels of `dtype`.
 
         `samples`: H × W × 3 RGB, or H × W × 1 grey, which goes through the network as three equal channels and comes
-        back as their mean; a network for grey takes the three of RGB one after the other. `dtype`: uint8 or uint16, rounded and clamped, or float32 in about [0, 1]. `tile`: side of
-        the tiles in source pixels; 0 lets the engine decide whether to cut tiles and how large they are. `on_tile` and
-        `on_slice` are called in the thread that takes the bands; they may raise, which ends the run. Raises
-        OutOfMemory.
+        back as their mean; a network for grey takes the three of RGB one after the other. `dtype`: uint8 or uint16,
+        rounded and clamped, or float32 in about [0, 1]. `tile`: side of the tiles in source pixels; 0 lets the engine
+        decide whether to cut tiles and how large they are. `on_tile` and `on_slice` are called in the thread that takes
+        the bands; they may raise, which ends the run. Raises OutOfMemory.
         """
         if model.facts.channels is Channels.GREY and samples.shape[2] > 1:
             return self._channels(model, samples, np.dtype(dtype), tile, on_tile, on_slice)
@@ -153,6 +153,7 @@ class Engine:
         step = _CUDA_STEP if self.device.type == "cuda" and not tile else TILE_STEP
         if step == _CUDA_STEP and side // step * step >= _smallest_side(model):
             side = side // step * step
+        step = math.lcm(step, facts.multiple)
         width = 0 if tile else backend.row_pass_width(model)
         return Geometry(
             model.name,

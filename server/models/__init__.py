@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,7 +113,7 @@ def recognise(state: StateDict, name: str, scale: int | None = None) -> tuple[Ar
         refuse_channels(facts, name)
         return arch, facts
     known = ", ".join(arch.NAME for arch in ARCHS[:-1])
-    more = "and those of spandrel" if find_spec("spandrel") else f"and with `{community.INSTALL}` about 40 more"
+    more = "and those of spandrel" if community.is_here() else f"and with `{community.INSTALL}` about 40 more"
     raise ModelNotFound(f"{name} holds no network this server knows; it knows {known}, {more}")
 
 

@@ -5,6 +5,7 @@ never reached. It says what a network needs: sizes, precisions, channels. It kno
 have none that is exact, so tiles get a wide one and are blended.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -19,12 +20,14 @@ NAME = "community"
 INSTALL = "pip install 'upscale-server[models]'"
 
 _TILE = 256
-# Measured in tests/models/test_architectures.py for networks of several kinds: seams are less than what neighbouring
-# pixels differ by.
+# Measured in tests/models/test_architectures.py for networks of several kinds.
 _HALO = 32
 _BLEND = 8
-_WHOLE = 1024
-"""Least tile of networks that look at the whole picture, which their authors would rather not have cut."""
+_WIDER = 2
+"""Halo and blend of networks whose authors would rather not have pictures cut."""
+_ALIGNED = 64
+"""Tiles of those begin at multiples of this: the windows that they cut a picture into, also after it was reduced eight
+times, then begin where those of the whole picture do."""
 _PIXEL_BYTES = 8192
 """Of the widest known (attention over 180 features), about. Where it is not enough, tiles are halved."""
 
@@ -42,12 +45,21 @@ class Net(nn.Module):
         return torch.cat([self.descriptor(each[None]) for each in image])
 
 
+def is_here() -> bool:
+    """Whether the extra is installed."""
+    try:
+        import spandrel  # noqa: F401
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
 def detect(state: StateDict) -> ModelInfo | None:
     """None without the extra. Raises ModelNotFound for a network that is not one for pictures as they are."""
-    try:
-        import spandrel
-    except ModuleNotFoundError:
+    if not is_here():
         return None
+    import spandrel
+
     try:
         descriptor = spandrel.ModelLoader().load_from_state_dict(dict(state))
     except spandrel.UnsupportedModelError:
@@ -59,14 +71,15 @@ def detect(state: StateDict) -> ModelInfo | None:
             f"the checkpoint is of {name}, a network for {kind}, which this server can't use to enlarge"
         )
     halves = [torch.float16] * descriptor.supports_half + [torch.bfloat16] * descriptor.supports_bfloat16
-    multiple, scale = descriptor.size_requirements.multiple_of, descriptor.scale
-    step = _HALO if _HALO % multiple == 0 else multiple
-    whole = descriptor.tiling is not spandrel.ModelTiling.SUPPORTED
+    plain = descriptor.tiling is spandrel.ModelTiling.SUPPORTED
+    scale, wider = descriptor.scale, 1 if plain else _WIDER
+    windows = [_ALIGNED] if not plain else _windows(descriptor.model)
+    multiple = math.lcm(descriptor.size_requirements.multiple_of, *windows)
     return ModelInfo(
         scale,
-        tile=-(-(_WHOLE if whole else _TILE) // multiple) * multiple,
-        halo=max(_HALO, step),
-        blend=_BLEND,
+        tile=-(-_TILE // multiple) * multiple,
+        halo=_HALO * wider,
+        blend=_BLEND * wider,
         pixel_bytes=_PIXEL_BYTES + 16 * scale**2,
         multiple=multiple,
         arguments={
@@ -79,6 +92,13 @@ def detect(state: StateDict) -> ModelInfo | None:
         recordable=False,  # some of them make masks on the host, by the size of the picture
         name=name,
     )
+
+
+def _windows(model: Any) -> list[int]:
+    """Sides of the windows that attention is held to, if it is."""
+    sides = [getattr(model, name, 1) for name in ("window_size", "split_size")]
+    flat = [each for side in sides for each in (side if isinstance(side, list | tuple) else [side])]
+    return [each for each in flat if isinstance(each, int) and each > 0]
 
 
 def build(state: StateDict, facts: ModelInfo) -> nn.Module:

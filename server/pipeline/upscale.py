@@ -1,8 +1,7 @@
-"""Runs the network over the picture, once or twice; alpha goes through the same network. Before it may run others of ×1.
+"""Runs the network over the picture, once or twice; alpha goes through the same network. Others of ×1 may run first.
 
-The result gets the source's colours (server/rows/colour_lock.py), but for networks of ×1, some of which are there to change
-them. Below a creativity of 0 fidelity-x4 runs beside the
-network, and the bands of both are mixed.
+The result gets the source's colours (server/rows/colour_lock.py), but not from networks of ×1: some of them are there
+to change colours. Below a creativity of 0 fidelity-x4 runs beside the network, and the bands of both are mixed.
 """
 
 import itertools

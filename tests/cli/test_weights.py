@@ -64,6 +64,8 @@ def test_the_list_has_everything_with_its_state_and_licence(run: Run, folder: Pa
     found = {row["name"]: row for row in rows}
     assert (found["fidelity-x4"]["state"], found["fidelity-x4"]["bytes"]) == ("bundled", 2434904)
     assert found["parsenet"] | {"note": ""} == {
+        "author": "",
+        "source": "",
         "name": "parsenet",
         "kind": "face-parser",
         "state": "missing",
@@ -207,3 +209,67 @@ def test_path_says_where_weights_lie(run: Run, folder: Path) -> None:
     assert run("path", "mine").stdout == f"{mine}\n"
     assert run("path", "fidelity-x4").stdout.endswith("/bundled/fidelity-x4.safetensors\n")
     assert complaint(run("path", "parsenet")).startswith("the weights of 'parsenet' are not installed: `python -m ser")
+
+
+def test_a_checkpoint_of_ones_own_is_added_with_what_is_said_of_it(run: Run, folder: Path, tmp_path: Path) -> None:
+    path = save(srvgg(num_conv=2, upscale=1), tmp_path / "1x-clean.pth")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    said = ("--licence", "CC-BY-4.0", "--author", "A. Person", "--source", "https://example.org", "--purpose", "JPEG")
+    assert run("add", path, "--sha256", digest.upper(), *said).stdout == f"1x-clean  srvgg ×1, {digest}\n"
+    assert (folder / "1x-clean.pth").read_bytes() == path.read_bytes()
+    (row,) = [row for row in json.loads(run("list", "--json").stdout) if row["name"] == "1x-clean"]
+    assert (row["licence"], row["commercial"], row["author"]) == ("CC-BY-4.0", True, "A. Person")
+    assert (row["source"], row["note"], row["sha256"]) == ("https://example.org", "JPEG", digest)
+    assert "already" not in run("add", path, *said).stdout and run("verify", "1x-clean").exit_code == 0
+
+
+def test_a_checkpoint_is_added_from_an_address_and_only_the_right_one(
+    run: Run, folder: Path, mirror: Publisher, tmp_path: Path
+) -> None:
+    content = save(srvgg(num_conv=2, upscale=2), tmp_path / "x.pth").read_bytes()
+    mirror.files["/a/2x-photo.pth"] = content
+    address = f"{mirror.url}/a/2x-photo.pth"
+    assert "give --sha256" in complaint(run("add", address))
+    assert "SHA-256" in complaint(run("add", address, "--sha256", "0" * 64))
+    assert list(folder.glob("*photo*")) == []
+    run("add", address, "--sha256", hashlib.sha256(content).hexdigest())
+    (row,) = [row for row in json.loads(run("list", "--json").stdout) if row["name"] == "2x-photo"]
+    assert (row["state"], row["source"], row["licence"]) == ("own, srvgg ×2", address, "unknown")
+
+
+def test_what_is_no_network_is_not_added(run: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("no network")
+    (tmp_path / "notes.txt").write_text("no network")
+    assert "not installed: text.pth is not a checkpoint" in complaint(run("add", tmp_path / "text.pth"))
+    assert "must end with .pth" in complaint(run("add", tmp_path / "notes.txt"))
+    assert "must end with .pth" in complaint(run("add", tmp_path / "text.pth", "--name", "../text.pth"))
+    assert "is in the manifest" in complaint(run("add", tmp_path / "text.pth", "--name", "RealESRGAN_x4plus.pth"))
+    assert list(folder.glob("*.pth*")) == []
+
+
+def test_a_checkpoint_does_not_replace_another(run: Run, folder: Path, tmp_path: Path) -> None:
+    run("add", save(srvgg(num_conv=2), tmp_path / "mine.pth"))
+    before = (folder / "mine.pth").read_bytes()
+    assert "another checkpoint is installed" in complaint(run("add", save(srvgg(num_conv=3), tmp_path / "mine.pth")))
+    assert (folder / "mine.pth").read_bytes() == before
+
+
+def test_the_licence_policy_is_that_of_what_was_stated(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPSCALE_LICENCE_POLICY", "commercial")
+    path = save(srvgg(num_conv=2), tmp_path / "mine.pth")
+    assert "its licence is unknown" in complaint(run("add", path))
+    assert "its licence is CC-BY-NC-4.0" in complaint(run("add", path, "--licence", "CC-BY-NC-4.0"))
+    assert run("add", path, "--licence", "MIT").exit_code == 0
+    assert states(run)["mine"] == "own, srvgg ×4"
+    monkeypatch.delenv("UPSCALE_LICENCE_POLICY")
+    run("add", save(srvgg(num_conv=2), tmp_path / "other.pth"), "--licence", "CC-BY-NC-4.0")
+    monkeypatch.setenv("UPSCALE_LICENCE_POLICY", "commercial")
+    assert states(run)["other"] == "refused"
+
+
+def test_a_file_that_changed_after_it_was_added_is_not_used(run: Run, folder: Path, tmp_path: Path) -> None:
+    run("add", save(srvgg(num_conv=2), tmp_path / "mine.pth"))
+    save(srvgg(num_conv=3), folder / "mine.pth")
+    assert "is not the file that was added" in states(run)["mine"]

@@ -45,8 +45,8 @@ class Network:
     ) -> None:
         """`layers`: the convolutions in the order in which they run. `growth`: channels that each convolution of a
         dense block adds. `unshuffle`, `ups`: of an RRDBNet, what the source is unshuffled by, and how many
-        up-convolutions follow its blocks, of which one triples the size where it is alone and `scale` says so. `opaque`:
-        the network's last input is alpha, 1 everywhere. Raises torch.OutOfMemoryError."""
+        up-convolutions follow its blocks; one that is alone may triple the size: `scale` 3. `opaque`: the network's
+        last input is alpha, 1 everywhere. Raises torch.OutOfMemoryError."""
         # Kept alive until the library has copied them.
         tensors = [None if each is None else each.detach().float().contiguous() for layer in layers for each in layer]
         pointers = (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
