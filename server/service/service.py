@@ -302,6 +302,10 @@ class Service:
             seconds += plan.frames * plan.result[0] * plan.result[1] * steps / rates[REFINER]
         return estimate(plan, params, seconds)
 
+    def speeds(self) -> dict[str, float]:
+        """Source pixels per second by network: what recent jobs took, else what was measured here."""
+        return read_rates(self.config.cache_dir) | self._jobs.speeds()
+
     def why_no_faces(self) -> str | None:
         """Why faces can't be restored here, or None when they can."""
         try:

@@ -99,7 +99,7 @@ def test_its_tiles_have_no_seams(
     model = networks.load(tmp_path / "net.pth")
     engine = Engine(networks.CPU)
     tile = engine.geometry(model, 16).tile  # the smallest that is useful
-    side = tile + 48
+    side = tile + 64
     samples = photo_like(side, side)
     assert (engine.tiles(model, (side, side), side), engine.tiles(model, (side, side), tile)) == (1, 4)
     assert np.abs(run(model, samples, side) - run(model, samples, tile)).max() <= 2 / 255

@@ -155,7 +155,17 @@ _PLAN = answer(
     tiles=WHOLE,
     estimate=_ESTIMATE,
 )
-_MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT, form=TEXT, sha256=nullable(TEXT))
+_MODEL = answer(
+    name=TEXT,
+    scale=whole(1),
+    licence=TEXT,
+    author=nullable(TEXT),
+    source=nullable(TEXT),
+    note=TEXT,
+    pixels_per_second=nullable(WHOLE),
+    form=TEXT,
+    sha256=nullable(TEXT),
+)
 _UPLOADED = answer(url=TEXT, size_bytes=WHOLE)
 _PICTURES = (*(each.mime for each in FORMATS.values()), "image/bmp", "image/heic")
 _FILE: dict[str, Any] = {

@@ -193,6 +193,7 @@ def _planned(service: Service, params: Params, source: Header | tuple[int, int])
 @router.get("/models")
 def models(caller: CallerDep, service: ServiceDep) -> Response:
     found = [service.catalog.get(name) for name in service.catalog.names()]
+    speeds = service.speeds()
     return json_response(
         {
             "models": [
@@ -200,7 +201,10 @@ def models(caller: CallerDep, service: ServiceDep) -> Response:
                     "name": each.name,
                     "scale": each.geometry.scale,
                     "licence": each.licence,
+                    "author": each.author or None,
+                    "source": each.source or None,
                     "note": each.note,
+                    "pixels_per_second": round(speeds[each.name]) if each.name in speeds else None,
                     "form": each.form,
                     "sha256": each.sha256,
                 }
