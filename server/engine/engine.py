@@ -32,7 +32,7 @@ from server.engine.tile import Span, blend_weights, cut
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
 from server.images.samples import from_floats
-from server.job.tiling import TILE_STEP, Geometry, Size, tile_count, tile_size
+from server.job.tiling import TILE_STEP, Geometry, Size, round_up, tile_count, tile_size
 from server.kernels import Kernel
 from server.models import load_blend
 from server.models.base import Channels, Model
@@ -411,7 +411,9 @@ def _blended(
 
 
 def _smallest_side(model: Model) -> int:
-    return 2 * model.facts.halo + 6 * model.facts.blend + _SMALLEST_KEPT
+    facts = model.facts
+    side = 2 * facts.halo + max(6 * facts.blend + _SMALLEST_KEPT, 4 * facts.blend + 2 * facts.multiple)
+    return round_up(side, facts.multiple)
 
 
 def _kept(span: Span, scale: int) -> slice:

@@ -62,7 +62,7 @@ def detect(state: StateDict) -> ModelInfo | None:
 
     try:
         descriptor = spandrel.ModelLoader().load_from_state_dict(dict(state))
-    except spandrel.UnsupportedModelError:
+    except Exception:  # NOTE: it recognises by a few keys, and trips over any other content
         return None
     name = descriptor.architecture.id
     if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.purpose == "FaceSR":

@@ -220,7 +220,7 @@ def test_the_policy_refuses_what_nobody_has_said_the_licence_of(make: MakeCatalo
     add_own(folder)
     strict = make(policy="commercial")
     assert strict.names() == []
-    with pytest.raises(ModelNotFound, match=r"^mine is refused, .* it has no entry in weights/manifest\.toml"):
+    with pytest.raises(ModelNotFound, match=r"^mine is refused, .* none was given to `weights add`"):
         strict.get("mine")
 
 

@@ -120,9 +120,9 @@ def test_weights_of_no_known_network_say_so(tmp_path: Path, state: dict[str, tor
     assert words.startswith("mine.pth ")
 
 
-def test_a_network_for_other_than_colour_pictures_is_refused(tmp_path: Path) -> None:
-    net = SRVGGNetCompact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=2)
-    assert "for 1 channels, not for the 3" in problem(tmp_path, lambda path: save(net, path))
+def test_a_network_for_no_kind_of_picture_is_refused(tmp_path: Path) -> None:
+    net = SRVGGNetCompact(num_in_ch=2, num_out_ch=2, num_feat=8, num_conv=2)
+    assert "a network of 2 channels that gives 2" in problem(tmp_path, lambda path: save(net, path))
 
 
 @pytest.mark.parametrize(
