@@ -256,16 +256,19 @@ def _body(picture: Picture, options: Mapping[str, Any]) -> dict[str, Any]:
     """A link is sent as JSON, a file as a form: in base64 it would be a third larger. Raises OSError."""
     if isinstance(picture, str) and picture.startswith(("http://", "https://")):
         return {"json": {**_given(options), "image": picture}}
+    name = "picture"
     if isinstance(picture, str | os.PathLike):
-        picture = Path(picture).read_bytes()
+        name, picture = Path(picture).name, Path(picture).read_bytes()
     data = picture if isinstance(picture, bytes) else picture.read()
-    return {"files": {"file": ("picture", data)}, "data": {name: _text(each) for name, each in _given(options).items()}}
+    texts = {option: _text(option, value) for option, value in _given(options).items()}
+    return {"files": {"file": (name, data)}, "data": texts}
 
 
-def _text(value: Any) -> str:
-    """An option in a form."""
+def _text(option: str, value: Any) -> str:
+    """The value of an option in a form."""
     if isinstance(value, bool | dict):
         return json.dumps(value)
     if isinstance(value, tuple | list):
-        return f"{value[0]}x{value[1]}" if len(value) == 2 else "#" + bytes(value).hex()
+        separator = "x" if option == "size" else ","
+        return "#" + bytes(value).hex() if option == "background" else separator.join(map(str, value))
     return str(value)
