@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from server.api.dialects.replicate import translate as replicate
+from server.api.dialects.wavespeed import translate as wavespeed
 from tests.conftest import LiveServer, Picture, Received, Receiver
 from tests.paths import ROOT
 
@@ -74,13 +76,18 @@ def test_it_accepts_a_delivery_and_no_forgery(
     answers = [live.client.get(secret_path, headers=each).json() for each in (ours, theirs)]
     secret, other = (each.get("key") or each["data"]["secret"] for each in answers)
     head = {name.lower(): value for name, value in got.headers.items() if name.lower().startswith("webhook-")}
-    stale = str(int(head["webhook-timestamp"]) - 3600)
+    sign = {"wavespeed": wavespeed.sign, "replicate": replicate.sign}[api]
+    hour_ago = int(head["webhook-timestamp"]) - 3600
+    repeated = {
+        "webhook-timestamp": str(hour_ago),
+        "webhook-signature": sign(secret, head["webhook-id"], hour_ago, got.body),
+    }
     messages = [
         (api, head, got.body, secret),
         (api, head, got.body + b" ", secret),
         (api, head, got.body, other),
         (api, head | {"webhook-id": "0" * 32}, got.body, secret),
-        (api, head | {"webhook-timestamp": stale}, got.body, secret),
+        (api, head | repeated, got.body, secret),
         (api, head | {"webhook-timestamp": "soon"}, got.body, secret),
         (api, {}, got.body, secret),
     ]
