@@ -1,6 +1,9 @@
 """`backup` while the server works, and what a server makes of the copy."""
 
+import os
+import re
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,8 +17,11 @@ from server.db.limits import Limits
 from server.db.webhook_secret import load_secret
 from server.job.job import State
 from tests.cli.outcome import Run, complaint
-from tests.conftest import LOOPBACK, Live, LiveServer, StandIn, draw, serve
+from tests.conftest import LOOPBACK, Live, MakeConfig, StandIn, draw, serve
+from tests.paths import ROOT
 from upscale_client import Client
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 
 
 def backed_up(run: Run, live: Live, to: Path) -> str:
@@ -24,22 +30,32 @@ def backed_up(run: Run, live: Live, to: Path) -> str:
     return outcome.stderr
 
 
+def documented(name: str, data_dir: Path, backup: Path) -> None:
+    """Run the commands of docs/operations.md as they stand, but for the places."""
+    found = re.search(rf"^<!-- run: {name} -->\n```sh\n(.*?)^```$", OPERATIONS, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    code = found[1].replace("~/.local/share/upscale-server", str(data_dir))
+    code = code.replace("/backup/upscale", str(backup)).replace(".venv/bin/python", sys.executable)
+    env = os.environ | {"UPSCALE_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)}
+    subprocess.run(["bash", "-euc", code], env=env, check=True, capture_output=True)
+
+
 def restored(backup: Path, data_dir: Path) -> Config:
-    """With the command that the documents show."""
     subprocess.run(["cp", "-a", backup, data_dir], check=True)
-    return Config(data_dir=data_dir, lease_s=1)
+    return Config(data_dir=data_dir)
 
 
-def test_a_backup_taken_while_jobs_run_restores(run: Run, live_server: LiveServer, tmp_path: Path) -> None:
-    live = live_server(lease_s=1)
-    secret = load_secret(live.config)
+def test_a_backup_taken_while_jobs_run_restores(config: MakeConfig, tmp_path: Path) -> None:
+    made = config(lease_s=1)
+    secret = load_secret(made)
     stop = threading.Event()
-    with Client(live.url, **LOOPBACK) as client:
+    with serve(create_app(made)) as url, Client(url, **LOOPBACK) as client:
+        worker = StandIn(made)
         done = client.submit(draw(40, 20), scale=2)
-        live.worker.finish()
+        worker.finish()
         before = client.result(done)
         running = client.submit(draw(20, 40), scale=2)
-        assert live.worker.claim().id == running.id
+        assert worker.claim().id == running.id
         submitted: list[str] = []
 
         def submit() -> None:
@@ -52,13 +68,13 @@ def test_a_backup_taken_while_jobs_run_restores(run: Run, live_server: LiveServe
             while len(submitted) < 3:
                 stop.wait(0.01)
             certain = list(submitted)
-            backed_up(run, live, tmp_path / "backup")
+            documented("backup", made.data_dir, tmp_path / "backup")
         finally:
             stop.set()
             thread.join()
-    config = restored(tmp_path / "backup", tmp_path / "data")
-    assert load_secret(config) == secret
-    with serve(create_app(config)) as url, StandIn(config).working(), Client(url, **LOOPBACK) as client:
+    documented("restore", made.data_dir, tmp_path / "backup")
+    assert load_secret(made) == secret
+    with serve(create_app(made)) as url, StandIn(made).working(), Client(url, **LOOPBACK) as client:
         assert client.result(done) == before
         found = {job.id for job in client.jobs(limit=500)}
         assert found >= {done.id, running.id, *certain}
