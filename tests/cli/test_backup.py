@@ -59,7 +59,7 @@ def test_a_backup_taken_while_jobs_run_restores(config: MakeConfig, tmp_path: Pa
         submitted: list[str] = []
 
         def submit() -> None:
-            while not stop.is_set():
+            while not stop.wait(0.05):
                 submitted.append(client.submit(draw(16, 8), scale=2).id)
 
         thread = threading.Thread(target=submit)
