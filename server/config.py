@@ -22,7 +22,7 @@ class Config(BaseModel):
     """What is not given comes from the environment, where an empty variable counts as absent."""
 
     # pydantic-settings would do the same, but importing it takes as long as a short command takes in all.
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("upscale-server"),
