@@ -1,6 +1,7 @@
 """Our own code for CPUs, several times as fast as torch: networks of 3×3 convolutions, resizing and colour correction.
 
-It is C++, compiled ahead, or by a worker while it works with torch (`cpu/build.py`). Where it is not available, torch does the work.
+It is C++, compiled ahead, or by a worker while it works with torch (`cpu/build.py`). Where it is not available, torch
+does the work.
 """
 
 import functools

@@ -55,7 +55,7 @@ class Upscaler:
         """Of the networks for faces and of the refiner."""
         self._config = config
         kernel = self._find_kernel(may_compile=not compile_beside)
-        # In the precision of the kernels also before they are there: the same job gives the same bytes, but for rounding.
+        # Before they are compiled, torch works in the kernels' precision: a job's result differs only by rounding.
         native = isinstance(kernel, Kernel | NotCompiled)
         self.model_dtype = devices.pick_dtype(config.dtype, self.device, native=native)
         self._catalog = catalog
