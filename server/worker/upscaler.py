@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,8 @@ from server.weights.store import sha256_of
 log = structlog.get_logger()
 
 
+_IDLE_S = 1.0
+"""How often it is checked whether no job runs."""
 _RATED = 256
 """Side in pixels of the picture with which the speed of the diffusion pass is measured."""
 
@@ -68,8 +71,10 @@ class Upscaler:
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
+        self._running: set[int] = set()
+        self._jobs_begun = 0
         self._compiler: threading.Thread | None = None
-        """Alive while our own code is compiled."""
+        """While our own code is compiled, and until its speed was measured."""
         if isinstance(kernel, NotCompiled):
             self._compiler = threading.Thread(target=self._compile, name="compiler", daemon=True)
             self._compiler.start()
@@ -262,10 +267,15 @@ class Upscaler:
         """Run it to its end. `check` is called between steps and tiles, and may raise to stop it."""
         if check is not None:
             ctx.check = check
-        if ctx.params.sweep:
-            preview.run(ctx)
-        else:
-            run(ctx)
+        self._jobs_begun += 1
+        self._running.add(id(ctx))
+        try:
+            if ctx.params.sweep:
+                preview.run(ctx)
+            else:
+                run(ctx)
+        finally:
+            self._running.remove(id(ctx))
         return ctx
 
     def describe(self) -> str:
@@ -292,15 +302,22 @@ class Upscaler:
         return found if isinstance(found, Kernel | NotCompiled) else None
 
     def _compile(self) -> None:
-        """Compile our own code, then use it for all jobs that begin from now on."""
+        """Compile our own code, and use it for all jobs that begin later. Its speed is measured when no job runs; until
+        then `auto` chooses by that of torch."""
         kernel = self._find_kernel(may_compile=True)
         assert not isinstance(kernel, NotCompiled)
         self.model_dtype = devices.pick_dtype(self._config.dtype, self.device, native=kernel is not None)
         self._engine.adopt(kernel, self.model_dtype)
         self._cache.drop_all()  # what torch ran
-        self._rates = None
+        self.load(Params(scale=4.0))
+        while self.kind == "cpu" and self._config.auto_limit_s:
+            before = self._jobs_begun
+            rates = None if self._running else self._measured()
+            if rates is not None and before == self._jobs_begun:
+                self._rates = rates
+                break
+            time.sleep(_IDLE_S)
         self._compiler = None
-        self.warm()
 
 
 def _size(paths: Sequence[Path]) -> int:

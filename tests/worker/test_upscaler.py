@@ -89,7 +89,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_worker_does_not_wait_for_the_compiler(
     upscaler: Upscaler, compiler: Path, picture: Picture, fails: bool
 ) -> None:
-    config = upscaler._config.model_copy(update={"kernels": "auto", "dtype": "auto"})
+    config = upscaler._config.model_copy(update={"kernels": "auto", "auto_limit_s": 60.0, "data_dir": compiler.parent})
     worker = Upscaler(config, upscaler._catalog, compile_beside=True)
 
     def enlarged() -> tuple[bytes, bool]:
@@ -101,8 +101,14 @@ def test_a_worker_does_not_wait_for_the_compiler(
     thread, (before, on_kernels) = worker._compiler, enlarged()
     assert thread is not None and thread.is_alive() and not on_kernels
     assert worker.kernels == "being compiled; until then torch does their work"
+    worker._running.add(0)
     compiler.write_text("no" if fails else "")
+    thread.join(0.5)
+    assert thread.is_alive(), "it waits for a moment without jobs, to measure the speed"
+    slow = worker.rates()
+    worker._running.remove(0)
     thread.join()
+    assert worker.rates() is not slow and "used" in (config.cache_dir / "rates.json").read_text("utf-8")
     after, on_kernels = enlarged()
     assert on_kernels is not fails
     assert worker.kernels.startswith("not used: " if fails else "used, ") and (
@@ -110,7 +116,6 @@ def test_a_worker_does_not_wait_for_the_compiler(
     )
     one, other = (np.asarray(Image.open(io.BytesIO(data)), np.int16) for data in (before, after))
     assert abs(one - other).max() <= 1
-    assert worker.counters()["models"] > 0 and (worker.rates() or not config.auto_limit_s)
 
 
 def test_a_gpu_is_tested_before_it_is_ready_and_doctor_says_what_it_found(config: MakeConfig) -> None:
