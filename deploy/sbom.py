@@ -1,11 +1,12 @@
 """`python -m deploy.sbom FILE`: what the server consists of, as CycloneDX 1.6 in JSON.
 
-The packages are those of the environment that runs this, with licences, as `cyclonedx-py` finds them; without those that
-only tests or tools need. The networks that come with them are added, with the hashes that the server checks.
+The packages are those of requirements.lock, as `cyclonedx-py` finds them in the environment that runs this, with their
+licences. The networks that come with them are added, with the hashes that the server checks.
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,20 +48,17 @@ def environment() -> dict[str, Any]:
 
 
 def needed(bom: dict[str, Any]) -> dict[str, Any]:
-    """Without what the server, with all its extras, does not depend on."""
-    below = {each["ref"]: each.get("dependsOn", []) for each in bom["dependencies"]}
-    waiting, found = [bom["metadata"]["component"]["bom-ref"]], set()
-    while waiting:
-        ref = waiting.pop()
-        if ref not in found:
-            found.add(ref)
-            waiting += below.get(ref, [])
-    components = [each for each in bom["components"] if each["bom-ref"] in found]
-    return {
-        **bom,
-        "components": components,
-        "dependencies": [each for each in bom["dependencies"] if each["ref"] in found],
-    }
+    """Without what only tests and tools need: what requirements.lock does not have."""
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    locked = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
+    components = [each for each in bom["components"] if re.sub(r"[-_.]+", "-", each["name"]).lower() in locked]
+    kept = {each["bom-ref"] for each in components} | {bom["metadata"]["component"]["bom-ref"]}
+    dependencies = [
+        {**each, "dependsOn": [ref for ref in each.get("dependsOn", []) if ref in kept]}
+        for each in bom["dependencies"]
+        if each["ref"] in kept
+    ]
+    return {**bom, "components": components, "dependencies": dependencies}
 
 
 def network(entry: Entry) -> dict[str, Any]:
