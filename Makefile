@@ -12,7 +12,7 @@ INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
 # A process for each core; each loads torch, which takes memory.
 PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: venv tools demo serve test test-all lint format lock clean verify-official
+.PHONY: venv tools demo serve wheel sbom test test-all lint format lock clean verify-official
 
 # What the server needs, with all its extras.
 venv: .venv/installed .venv/kernels
@@ -54,6 +54,18 @@ demo: venv
 serve: venv
 	@$(RUN) server serve
 
+# `pip install dist/*.whl` then installs both. Without the second, pip would build basicsr, which comes as source only,
+# beside a second copy of torch that it downloads for that.
+wheel: venv
+	@rm -rf dist && .venv/bin/uv build --quiet --wheel --out-dir dist
+	@awk '/^[^ ]/ {wanted = /^basicsr==/} wanted' requirements.lock > dist/basicsr.lock
+	@.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --use-pep517 --require-hashes --wheel-dir dist -r dist/basicsr.lock
+	@rm dist/basicsr.lock && ls dist
+
+# What the server consists of, with licences and hashes: CycloneDX.
+sbom: tools
+	@mkdir -p dist && $(RUN) deploy.sbom dist/sbom.cdx.json
+
 test: tools
 	@$(RUN) $(PYTEST) -m "not slow"
 
@@ -78,7 +90,7 @@ verify-official: tools
 # pyproject.toml keep out two packages that we must not have. tests/requirements.lock has what is not in
 # requirements.lock. The clients beside keep their versions.
 COMPILE := .venv/bin/uv pip compile --universal --generate-hashes --no-annotate --no-header --upgrade --quiet
-PROJECT := pyproject.toml --extra pdf --extra postgres --extra sdxl --extra otel --python-version 3.10
+PROJECT := pyproject.toml --extra all --python-version 3.10
 lock: venv
 	@$(COMPILE) $(PROJECT) -o requirements.lock
 	@$(COMPILE) $(PROJECT) --group dev --group test --constraints requirements.lock | \
