@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 UV_VERSION := 0.13.8
 NEEDED_GB := 10
+DIST := dist
 RUN := .venv/bin/python -m
 INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
 # A process for each core; each loads torch, which takes memory.
@@ -57,14 +58,15 @@ serve: venv
 # `pip install dist/*.whl` then installs both. Without the second, pip would build basicsr, which comes as source only,
 # beside a second copy of torch that it downloads for that.
 wheel: venv
-	@rm -rf dist && .venv/bin/uv build --quiet --wheel --out-dir dist
-	@awk '/^[^ ]/ {wanted = /^basicsr==/} wanted' requirements.lock > dist/basicsr.lock
-	@.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --use-pep517 --require-hashes --wheel-dir dist -r dist/basicsr.lock
-	@rm dist/basicsr.lock && ls dist
+	@mkdir -p $(DIST) && rm -f $(DIST)/*.whl && .venv/bin/uv build --quiet --wheel --out-dir $(DIST)
+	@awk '/^[^ ]/ {wanted = /^basicsr==/} wanted' requirements.lock > $(DIST)/basicsr.lock
+	@.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --use-pep517 --require-hashes \
+		--wheel-dir $(DIST) --requirement $(DIST)/basicsr.lock
+	@rm $(DIST)/basicsr.lock && ls $(DIST)/*.whl
 
 # What the server consists of, with licences and hashes: CycloneDX.
 sbom: tools
-	@mkdir -p dist && $(RUN) deploy.sbom dist/sbom.cdx.json
+	@mkdir -p $(DIST) && $(RUN) deploy.sbom $(DIST)/sbom.cdx.json
 
 test: tools
 	@$(RUN) $(PYTEST) -m "not slow"
