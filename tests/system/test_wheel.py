@@ -95,7 +95,8 @@ def serving(program: Path, folder: Path, env: dict[str, str]) -> Iterator[httpx.
             yield client
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def wait_for(condition: object, timeout_s: float = 240) -> None:
