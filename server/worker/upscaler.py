@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import torch
@@ -17,8 +18,6 @@ from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
 from server.engine.self_test import self_test
 from server.errors import Unavailable
-from server.faces import FaceRestorer
-from server.faces import load as load_faces
 from server.job.job import Params
 from server.job.plan import Sizes
 from server.kernels import Kernel, NotCompiled
@@ -36,6 +35,9 @@ from server.weights.rates import REFINER, read_rates, write_rates
 from server.weights.refiner import BUNDLED as REFINER_WEIGHTS
 from server.weights.refiner import refiner_weights
 from server.weights.store import sha256_of
+
+if TYPE_CHECKING:
+    from server.faces import FaceRestorer
 
 log = structlog.get_logger()
 
@@ -196,12 +198,20 @@ class Upscaler:
             seconds.append(self._engine.worked_s() - started)
         return _RATED**2 / min(seconds)
 
-    def load_faces(self) -> FaceRestorer:
-        """The networks for faces, verified against the manifest and kept. Raises ModelNotFound."""
+    def load_faces(self) -> "FaceRestorer":
+        """The networks for faces, verified against the manifest and kept. Raises ModelNotFound, and Unavailable where
+        OpenCV can't be loaded."""
         weights = face_weights(self._catalog)
         parts = [each for each in (weights.restorer, weights.detector, weights.parser) if each is not None]
 
-        def load() -> FaceRestorer:
+        def load() -> "FaceRestorer":
+            try:
+                from server.faces import load as load_faces
+            except ImportError as error:  # basicsr and gfpgan ask for the OpenCV that has windows, and needs libGL
+                raise Unavailable(
+                    f"faces need OpenCV, which can't be loaded here ({error}): "
+                    "pip install --force-reinstall --no-deps opencv-python-headless"
+                ) from error
             log.info("face models loaded", restorer=weights.restorer.name, detector=weights.detector.name)
             return load_faces(weights, self.device, self.dtype)
 
@@ -230,7 +240,7 @@ class Upscaler:
         key = name, sha256, self._engine.kernel is not None
         return self._cache.get(key, load, lambda model: model.weight_bytes)
 
-    def _on_drop(self, thing: Model | FaceRestorer | Refiner) -> None:
+    def _on_drop(self, thing: "Model | FaceRestorer | Refiner") -> None:
         if isinstance(thing, Model):
             self._engine.forget(thing)
             log.info("model dropped", model=thing.name)

@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import io
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from server.errors import InvalidField, ModelNotFound, Unavailable
 from server.job.job import Params
 from server.kernels.cpu import build
 from server.models import Model, load_state, mix
-from server.weights.catalog import Catalog
+from server.weights.catalog import Catalog, Weights
 from server.weights.choice import REAL_ESRGAN
+from server.weights.faces import FaceWeights
 from server.weights.manifest import read_manifest
 from server.weights.store import sha256_of
 from server.worker.upscaler import Upscaler
@@ -28,6 +31,7 @@ from tests import networks
 from tests.conftest import MakeConfig, Picture
 from tests.engine.fake_device import fake_cuda
 from tests.networks import rrdbnet, save, srvgg
+from tests.paths import ROOT
 
 ENTRY = """
 [models.{name}]
@@ -116,6 +120,24 @@ def test_a_worker_does_not_wait_for_the_compiler(
     )
     one, other = (np.asarray(Image.open(io.BytesIO(data)), np.int16) for data in (before, after))
     assert abs(one - other).max() <= 1
+
+
+def test_without_opencv_a_worker_starts_and_refuses_only_faces(
+    upscaler: Upscaler, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where libGL is missing, which the package asks for that basicsr and gfpgan bring."""
+    code = "import sys, server.worker.loop; sys.exit('cv2' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    for name in [name for name in sys.modules if name == "cv2" or name.startswith("server.faces")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    anything = Weights("any", save(srvgg(), tmp_path / "any.pth"), ((tmp_path / "any.pth", None),), "", "")
+    monkeypatch.setattr("server.worker.upscaler.face_weights", lambda _: FaceWeights(anything, anything, None))
+    with pytest.raises(Unavailable, match="faces need OpenCV, .*cv2.* --no-deps opencv-python-headless"):
+        upscaler.load_faces()
+    ctx = upscaler.run(upscaler.prepare(Params(scale=4), picture(), tmp_path / "result.png"))
+    with Image.open(ctx.target) as result:
+        assert result.size == (128, 96)
 
 
 def test_a_gpu_is_tested_before_it_is_ready_and_doctor_says_what_it_found(config: MakeConfig) -> None:
