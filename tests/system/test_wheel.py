@@ -137,3 +137,13 @@ def test_it_serves_from_any_folder(installed: Path, elsewhere: Path) -> None:
     assert "RealESRGAN_x4plus" in facts["model auto"] or facts["model auto"] == "fidelity-x4"
     assert not [name for name, value in facts.items() if "PROBLEM" in value]
     assert re.search(r"^weights RealESRGAN_x4plus$", "\n".join(facts), re.M)
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.12"])
+def test_it_and_all_its_parts_can_be_had_for_other_pythons(wheels: Path, tmp_path: Path, version: str) -> None:
+    (path,) = wheels.glob("upscale_server-*.whl")
+    wanted = tmp_path / "wanted"
+    wanted.write_text(f"upscale-server[all] @ {path.as_uri()}\n")
+    found = done(UV, "pip", "compile", "--quiet", "--python-version", version, wanted, folder=tmp_path)
+    names = set(re.findall(r"^([a-z0-9-]+)==", found, re.M))
+    assert {"torch", "basicsr", "pypdfium2", "psycopg", "diffusers", "opentelemetry-sdk"} <= names
