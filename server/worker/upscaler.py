@@ -301,7 +301,10 @@ class Upscaler:
         if self._config.kernels == "off":
             self.kernels = "switched off"
             return None
-        found = load_kernel(wanted=self._config.kernels, may_compile=may_compile)
+        found = load_kernel(wanted=self._config.kernels, may_compile=False)
+        if isinstance(found, NotCompiled) and may_compile:
+            log.warning("compiling own kernels for this processor, which is done once")
+            found = load_kernel(wanted=self._config.kernels)
         if isinstance(found, NotCompiled):
             self.kernels = "being compiled; until then torch does their work"
         elif not isinstance(found, Kernel):
