@@ -129,8 +129,9 @@ def test_it_serves_from_any_folder(installed: Path, elsewhere: Path) -> None:
         body = {"file": (PHOTO.name, PHOTO.read_bytes(), "image/jpeg")}
         job = client.post("/jobs", files=body, data={"scale": "2"}).json()["id"]
         wait_for(lambda: client.get(f"/jobs/{job}").json()["state"] in ("succeeded", "failed"))
-        result = Image.open(BytesIO(client.get(f"/jobs/{job}/result").content))
-        assert result.size == tuple(2 * side for side in Image.open(PHOTO).size)
+        data = client.get(f"/jobs/{job}/result").content
+        with Image.open(BytesIO(data)) as result, Image.open(PHOTO) as source:
+            assert result.size == tuple(2 * side for side in source.size)
     assert (home / ".local" / "share" / "upscale-server" / "jobs.sqlite3").exists()
     assert {each.name for each in elsewhere.iterdir()} == {"server", "weights"}, "nothing was written here"
     facts = json.loads(done(installed / "upscale-server", "doctor", "--json", folder=elsewhere, env=env))
