@@ -18,6 +18,8 @@ from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
 from server.engine.self_test import self_test
 from server.errors import Unavailable
+from server.images.write.sign import Signer
+from server.job.formats import FORMATS
 from server.job.job import Params
 from server.job.plan import Sizes
 from server.kernels import Kernel, NotCompiled
@@ -54,7 +56,8 @@ class Upscaler:
     ) -> None:
         """`allow_paths`: a model may also be given as a path, for the operator's command line. `compile_beside`: where
         our own code for CPUs is not compiled yet, work with torch until it is, instead of waiting for the compiler.
-        Raises Unavailable when the configured device does not exist."""
+        Raises Unavailable when the configured device does not exist, or results can't be signed with the configured
+        certificate."""
         self.device = devices.pick_device(config.device)
         self.dtype = devices.pick_dtype(config.dtype, self.device)
         """Of the networks for faces and of the refiner."""
@@ -73,6 +76,7 @@ class Upscaler:
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
+        self._signer = Signer(config.c2pa_cert, config.c2pa_key) if config.c2pa_cert and config.c2pa_key else None
         self._running: set[int] = set()
         self._jobs_begun = 0
         self._compiler: threading.Thread | None = None
@@ -273,6 +277,7 @@ class Upscaler:
             max_source_pixels=self._config.max_source_pixels,
             max_result_pixels=self._config.max_result_pixels,
             tile=self._config.tile,
+            labels=self._config.provenance == "on",
         )
 
     def run(self, ctx: Context, check: Callable[[], None] | None = None) -> Context:
@@ -286,6 +291,9 @@ class Upscaler:
                 preview.run(ctx)
             else:
                 run(ctx)
+            if self._signer is not None and ctx.origin is not None:
+                with ctx.clock("sign"):
+                    self._signer.sign(ctx.target, FORMATS[ctx.params.format].mime, ctx.data, ctx.origin)
         finally:
             self._running.remove(id(ctx))
         return ctx
