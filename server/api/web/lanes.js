@@ -1,0 +1,34 @@
+/**
+ * Two queues for what is sent to the server, so that a large file does not hold up small ones.
+ *
+ * NOTE: a browser opens six connections to one host, for all its tabs together; follow.js keeps two of them open.
+ */
+
+const LARGE_BYTES = 8e6;
+
+class Lane {
+  #free;
+  #waiting = [];
+
+  constructor(places) {
+    this.#free = places;
+  }
+
+  async run(task) {
+    if (this.#free) this.#free -= 1;
+    else await new Promise((resolve) => this.#waiting.push(resolve));
+    try {
+      return await task();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#free += 1;
+    }
+  }
+}
+
+const small = new Lane(2);
+const large = new Lane(1);
+
+/** Run the task when it is the turn of a file of so many bytes. */
+export const inTurn = (bytes, task) => (bytes > LARGE_BYTES ? large : small).run(task);
