@@ -48,8 +48,8 @@ function upload(path, fields, file, { signal, onSent }) {
     request.onerror = () => reject(unreachable());
     request.onabort = () => reject(new DOMException("aborted", "AbortError"));
     signal?.addEventListener("abort", () => request.abort());
+    request.send(body);
     if (signal?.aborted) request.abort();
-    else request.send(body);
   });
 }
 
