@@ -49,7 +49,11 @@ export class Card {
       const what = event.target.dataset.do;
       if (what) act(what, this);
     });
-    this.#part(".thumb").onerror = () => this.#show("");
+    const thumb = this.#part(".thumb");
+    thumb.onerror = () => {
+      thumb.dataset.failed = thumb.getAttribute("src");
+      this.#show("");
+    };
     this.render();
   }
 
@@ -149,11 +153,10 @@ export class Card {
 
   #show(address) {
     const thumb = this.#part(".thumb");
-    if (!address) thumb.removeAttribute("src");
-    else if (thumb.getAttribute("src") !== address && thumb.dataset.failed !== address) thumb.src = address;
-    thumb.hidden = !address;
-    if (!address && thumb.dataset.asked) thumb.dataset.failed = thumb.dataset.asked;
-    thumb.dataset.asked = address;
+    const shown = address !== "" && thumb.dataset.failed !== address;
+    if (!shown) thumb.removeAttribute("src");
+    else if (thumb.getAttribute("src") !== address) thumb.src = address;
+    thumb.hidden = !shown;
   }
 
   #button(what, shown, text) {

@@ -230,6 +230,7 @@ window.addEventListener("beforeunload", (event) => {
   if (visit.unsent) event.preventDefault();
 });
 $("saving").addEventListener("load", () => {
+  if ($("saving").contentWindow.location.href === "about:blank") return;
   // A download loads nothing here; an error does.
   complain(new api.ApiError({ code: "not_found", message: "A result is no longer on the server: reload the page" }));
 });

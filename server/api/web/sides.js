@@ -20,7 +20,7 @@ export class Sides {
   constructor(root, compare, cards) {
     this.#compare = compare;
     this.#cards = cards;
-    this.#selects = [root.querySelector("#left"), root.querySelector("#right")];
+    this.#selects = [root.querySelector("#left-side"), root.querySelector("#right-side")];
     for (const select of this.#selects) select.addEventListener("change", () => this.#show());
   }
 

@@ -194,6 +194,7 @@ export class Visit {
   }
 
   async #planOne(card, signal) {
+    if (!this.#options.valid) return;
     try {
       const plan = await api.plan(this.#options.paramsFor(card.size), card.size, card.frames, signal);
       Object.assign(card, { plan, error: null });
