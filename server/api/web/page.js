@@ -72,7 +72,7 @@ function summarise() {
   const sum = (value) => ready.reduce((made, card) => made + value(card), 0);
   const seconds = sum(({ plan }) => plan.estimate.seconds ?? 0);
   const facts = [
-    ready.length === 1 ? `${words.size(ready[0].plan.result)}, ${words.megapixels(ready[0].plan.result)}` : words.plural(ready.length, "picture"),
+    ready.length === 1 && `${words.size(ready[0].plan.result)}, ${words.megapixels(ready[0].plan.result)}`,
     seconds && `about ${words.duration(seconds)}`,
     `about ${words.bytes(sum(({ plan }) => plan.estimate.result_bytes))}`,
   ];
