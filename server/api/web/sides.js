@@ -93,6 +93,6 @@ export class Sides {
 function label(card, withName) {
   const { params, result, finished_at } = card.job;
   const creativity = params.creativity === null ? [] : [`creativity ${params.creativity}`.replace("-", "−")];
-  const facts = [words.wanted(params), result.model, ...creativity, words.moment(finished_at)].join(", ");
+  const facts = [words.size([result.width, result.height]), result.model, ...creativity, words.moment(finished_at)].join(", ");
   return withName ? `${card.name}: ${facts}` : facts;
 }
