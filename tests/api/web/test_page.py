@@ -229,7 +229,7 @@ def test_what_is_copied_for_programs_runs(
     page.get_by_label("Longer side").fill("1")
     page.get_by_text("The same from a program").click()
     env = {"PATH": os.environ["PATH"], "API_KEY": "secret", "NO_PROXY": "*"}
-    result = tmp_path / """my "best" pic's-118x88.png"""
+    result = tmp_path / """my "best" pic's-118x89.png"""
     for what, command in (("curl", ["bash", "-eu"]), ("Python", [sys.executable])):
         seen.press(f"Copy as {what}")
         expect(page.locator("#said")).to_have_text("Copied")
