@@ -9,6 +9,8 @@ const COLUMNS = 3;
 const ROWS = 2;
 const CAPTION = 32;
 const CROP = 512;
+/** Presses of an arrow key from one border of the picture to the other. */
+const STEPS = 100;
 const PANELS = [
   [null, "As it is", "The source, only made larger."],
   [-2, "−2 strict", "Nothing is invented."],
@@ -33,6 +35,7 @@ export class Sweep {
     this.#chosen = chosen;
     dialog.addEventListener("close", () => this.#stop());
     for (const range of this.#ranges) range.addEventListener("input", () => this.#place());
+    this.#ranges[1].addEventListener("keydown", (event) => this.#upOrDown(event));
     const stage = this.#part(".stage");
     const pick = (event) => event.buttons & 1 && this.#pick(event);
     stage.addEventListener("pointerdown", (event) => (stage.setPointerCapture(event.pointerId), pick(event)));
@@ -56,8 +59,11 @@ export class Sweep {
     const [[x, y], [w, h]] = [card.plan.result, card.size];
     this.#part(".part").style.width = `${Math.min(100, (100 * CROP) / x)}%`;
     this.#part(".part").style.height = `${Math.min(100, (100 * CROP) / y)}%`;
-    this.#ranges.forEach((range, index) => (range.max = [w, h][index]));
-    this.#ranges.forEach((range, index) => (range.value = [w, h][index] / 2));
+    this.#ranges.forEach((range, index) => {
+      range.max = [w, h][index];
+      range.step = Math.max(1, Math.round(range.max / STEPS));
+      range.value = range.max / 2;
+    });
     const image = this.#part(".stage img");
     image.onerror = () => (image.src = card.thumb);
     image.src = card.address;
@@ -95,6 +101,16 @@ export class Sweep {
     const { left, top, width, height } = this.#part(".stage").getBoundingClientRect();
     const at = [(event.clientX - left) / width, (event.clientY - top) / height];
     this.#ranges.forEach((range, index) => (range.value = at[index] * range.max));
+    this.#place();
+  }
+
+  /** A range's own arrow up makes its value larger, which here would be further down. */
+  #upOrDown(event) {
+    const [, down] = this.#ranges;
+    if (event.key === "ArrowUp") down.stepDown();
+    else if (event.key === "ArrowDown") down.stepUp();
+    else return;
+    event.preventDefault();
     this.#place();
   }
 
