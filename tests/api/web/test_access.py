@@ -21,7 +21,7 @@ def violations(page: Page) -> list[Any]:
 
 
 def in_each_state(seen: Visit, picture: Picture) -> None:
-    """Pictures that are refused, ready, waiting, running, done, failed and cancelled; all that can be opened is open."""
+    """Pictures refused, ready, waiting, running, done, failed and cancelled; all that can be opened is open."""
     live, page = seen.live, seen.page
     for name in ("one that failed.png", "done.png", "runs.tif", "waits.png", "cancelled.png"):
         seen.give(name, picture(kind="tiff" if name.endswith("tif") else "png"))
@@ -44,7 +44,11 @@ def in_each_state(seen: Visit, picture: Picture) -> None:
 
 @pytest.mark.parametrize(
     ("scheme", "width"),
-    [("light", 390), pytest.param("dark", 1280, marks=pytest.mark.slow), pytest.param("dark", 320, marks=pytest.mark.slow)],
+    [
+        ("light", 390),
+        pytest.param("dark", 1280, marks=pytest.mark.slow),
+        pytest.param("dark", 320, marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_stands_in_the_way(live: Live, visit: Visitor, picture: Picture, scheme: str, width: int) -> None:
     seen = visit(live, color_scheme=scheme, viewport={"width": width, "height": 844})

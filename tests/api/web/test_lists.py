@@ -102,9 +102,8 @@ def test_what_only_the_server_can_read_is_shown_and_compared_too(
     seen.send()
     live.worker.finish()
     expect(card).to_contain_text("TIFF")
-    for image in (".view .left img", ".view .right"):
-        width = "image => image.complete ? image.naturalWidth : 0"
-        until(lambda image=image: seen.page.eval_on_selector(image, width) > 0, seen)  # type: ignore[misc]
+    widths = "images => images.map(image => image.complete ? image.naturalWidth : 0)"
+    until(lambda: all(seen.page.eval_on_selector_all(".view > .left img, .view > .right", widths)), seen)
     expect(seen.page.get_by_text("This browser can’t show such a file")).to_be_hidden()
 
 
@@ -190,8 +189,7 @@ def test_a_reload_keeps_names_small_pictures_options_and_running_jobs(
     expect(seen.card(names[1])).to_contain_text("25 %")
     assert seen.names() == before and set(before) == set(jobs)
     expect(page.locator("#total")).to_contain_text("1 of 3 pictures done")
-    for name in before:
-        until(lambda name=name: is_shown(seen.card(name)), seen)  # type: ignore[misc]
+    until(lambda: all(is_shown(seen.card(name)) for name in before), seen)
     expect(page.get_by_label("2×")).to_be_checked()
     expect(page.get_by_label("Format")).to_have_value("webp")
     expect(page.get_by_label("Lossless")).to_be_checked()
