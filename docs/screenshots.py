@@ -71,7 +71,7 @@ def _shot(page: Page, path: Path, *, whole: bool = False) -> None:
 
 def _give(page: Page, name: str, data: bytes) -> Locator:
     page.set_input_files("#files", {"name": name, "mimeType": "", "buffer": data})
-    card = page.locator("#pictures .card").last
+    card = page.locator("#pictures .card").filter(has=page.get_by_text(name, exact=True))
     expect(card).not_to_contain_text("Checking", timeout=JOB_MS)
     return card
 
