@@ -80,8 +80,8 @@ def draw(width: int = 32, height: int = 24, mode: str = "RGB", kind: str = "png"
     return buffer.getvalue()
 
 
-SHEET = 3 * 64, 2 * (48 + 32)
-"""Size of a sheet of creativities whose panels have 64 × 48 pixels, below captions of 32."""
+SHEET = 3 * 512, 2 * (384 + 32)
+"""Size of a sheet of creativities whose panels have 512 × 384 pixels, below captions of 32."""
 PANELS = ("black", "red", "lime", "blue", "yellow", "white")
 
 
@@ -89,7 +89,8 @@ def sheet() -> bytes:
     """Each panel in a colour of its own."""
     image = Image.new("RGB", SHEET, "gray")
     for number, colour in enumerate(PANELS):
-        image.paste(colour, (number % 3 * 64, number // 3 * 80 + 32, number % 3 * 64 + 64, number // 3 * 80 + 80))
+        left, top = number % 3 * 512, number // 3 * 416 + 32
+        image.paste(colour, (left, top, left + 512, top + 384))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from server.config import PREFIX
 from server.errors import BY_CODE, SourceUnreadable, UpscaleError
 from server.images.preview import CPU_S
 from server.service.turns import Turns
@@ -39,7 +40,8 @@ class Previews:
     def _make(self, read: Callable[[], bytes], side: int) -> bytes:
         command = [sys.executable, "-m", _MODULE, str(side), str(self._max_pixels)]
         # One thread: the processors are for the workers.
-        env = os.environ | {"VIPS_CONCURRENCY": "1", "OMP_NUM_THREADS": "1"}
+        env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}  # none of its secrets
+        env |= {"VIPS_CONCURRENCY": "1"}
         try:
             made = subprocess.run(command, input=read(), capture_output=True, timeout=2 * CPU_S, env=env, check=False)
         except subprocess.TimeoutExpired:

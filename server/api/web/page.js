@@ -234,6 +234,11 @@ $("saving").addEventListener("load", () => {
   // A download loads nothing here; an error does.
   complain(new api.ApiError({ code: "not_found", message: "A result is no longer on the server: reload the page" }));
 });
+$("networks").addEventListener("toggle", async (event) => {
+  if (!event.target.open || locked) return;
+  await api.models().then(({ models }) => networks.offer(models)).catch(complain); // speeds are measured meanwhile
+  summarise();
+});
 $("options").addEventListener("input", () => visit.plan());
 $("options").addEventListener("submit", (event) => {
   event.preventDefault();

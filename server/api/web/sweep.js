@@ -28,6 +28,9 @@ export class Sweep {
   #size = [1, 1];
   #job = null;
   #control = null;
+  /** Of a panel, in pixels; and what of it is looked at where it does not fit, 0…1 of the way. */
+  #panel = [1, 1];
+  #spot = [0.5, 0.5];
 
   /** `dialog` is index.html's #sweep. `chosen(creativity)` is called with the one that was picked. */
   constructor(dialog, chosen) {
@@ -41,11 +44,16 @@ export class Sweep {
     stage.addEventListener("pointerdown", (event) => (stage.setPointerCapture(event.pointerId), pick(event)));
     stage.addEventListener("pointermove", pick);
     new ResizeObserver(() => this.#place()).observe(stage);
+    const panels = this.#part(".panels");
+    new ResizeObserver(() => this.#look()).observe(panels);
+    panels.addEventListener("pointermove", (event) => this.#point(event));
+    panels.addEventListener("keydown", (event) => this.#arrow(event));
     dialog.addEventListener("click", (event) => {
       const { do: what, creativity } = event.target.closest("button")?.dataset ?? {};
       if (what === "make") this.#make();
       else if (what === "back") this.#choose();
       else if (what === "close") dialog.close();
+      else if (what === "one") this.#toggle();
       else if (creativity !== undefined) this.#use(Number(creativity));
     });
   }
@@ -95,6 +103,7 @@ export class Sweep {
     for (const step of this.#dialog.querySelectorAll("[data-step]")) step.hidden = step.dataset.step !== name;
     this.#part("[data-do=make]").hidden = name !== "choose";
     this.#part("[data-do=back]").hidden = name === "choose";
+    this.#part("[data-do=one]").hidden = true;
   }
 
   #pick(event) {
@@ -156,14 +165,10 @@ export class Sweep {
   }
 
   #fill({ result }) {
-    const [w, h] = [result.width / COLUMNS, result.height / ROWS - CAPTION];
+    const [w, h] = (this.#panel = [result.width / COLUMNS, result.height / ROWS - CAPTION]);
     const panels = PANELS.map(([creativity, name, note], index) => {
       const panel = document.getElementById("panel").content.firstElementChild.cloneNode(true);
-      const image = panel.querySelector("img");
-      const [column, row] = [index % COLUMNS, Math.floor(index / COLUMNS)];
-      image.src = api.address(result);
-      image.style.width = `${100 * COLUMNS}%`;
-      image.style.transform = `translate(${(-100 * column) / COLUMNS}%, ${(-100 * (row * (h + CAPTION) + CAPTION)) / result.height}%)`;
+      panel.querySelector("img").src = api.address(result);
       panel.querySelector(".pane").style.aspectRatio = `${w} / ${h}`;
       panel.querySelector(".name").textContent = name;
       panel.querySelector(".note").textContent = note;
@@ -176,7 +181,48 @@ export class Sweep {
       return panel;
     });
     this.#part(".panels").replaceChildren(...panels);
+    this.#part("[data-do=one]").hidden = false;
+    this.#spot = [0.5, 0.5];
+    this.#look();
     this.#say("Choose one for the whole picture.");
+  }
+
+  // --- what of the sheet is seen ---
+
+  /** Each panel at one to one, or whole; in all of them the same. */
+  #look() {
+    const [w, h] = this.#panel;
+    const whole = this.#part("[data-do=one]").getAttribute("aria-pressed") !== "true";
+    this.#dialog.querySelectorAll(".panel .pane").forEach((pane, index) => {
+      const [column, row] = [index % COLUMNS, Math.floor(index / COLUMNS)];
+      const fit = pane.clientWidth / w;
+      const zoom = whole ? fit : Math.max(fit, 1 / window.devicePixelRatio);
+      const [x, y] = this.#spot.map((share, side) => share * ([w, h][side] * (zoom - fit)));
+      const image = pane.firstElementChild;
+      image.style.width = `${w * COLUMNS * zoom}px`;
+      image.style.transform = `translate(${-column * w * zoom - x}px, ${-(row * (h + CAPTION) + CAPTION) * zoom - y}px)`;
+    });
+  }
+
+  #toggle() {
+    const button = this.#part("[data-do=one]");
+    button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+    this.#look();
+  }
+
+  #point(event) {
+    const pane = event.target.closest(".pane")?.getBoundingClientRect();
+    if (!pane) return;
+    this.#spot = [(event.clientX - pane.left) / pane.width, (event.clientY - pane.top) / pane.height];
+    this.#look();
+  }
+
+  #arrow(event) {
+    const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!by || event.target !== event.currentTarget) return;
+    event.preventDefault();
+    this.#spot = this.#spot.map((share, side) => Math.min(1, Math.max(0, share + by[side] / 10)));
+    this.#look();
   }
 
   #use(creativity) {

@@ -197,3 +197,26 @@ def test_closing_the_dialog_cancels_the_sheet(live: Live, visit: Visitor, pictur
             break
         seen.page.wait_for_timeout(50)
     assert live.client.get("/jobs").json()["total"] == 0
+
+
+def test_the_versions_are_seen_at_one_to_one_and_all_at_the_same_place(
+    live: Live, visit: Visitor, picture: Picture
+) -> None:
+    seen = visit(live, viewport={"width": 390, "height": 844})
+    seen.give("p.png", picture(800, 600)).get_by_role("button", name="Try creativities").click()
+    seen.press("Make the versions")
+    live.worker.finish()
+    panes = seen.page.locator(".panel .pane")
+    expect(panes).to_have_count(6)
+    width = panes.first.evaluate("pane => pane.clientWidth")
+    places = """panes => panes.map((pane, index) => {
+        const [image, at] = [pane.firstElementChild.getBoundingClientRect(), pane.getBoundingClientRect()];
+        return [image.width / 3, at.left - image.left - index % 3 * image.width / 3];
+    })"""
+    hidden = 512 - width
+    assert panes.evaluate_all(places) == [[512, pytest.approx(hidden * 0.5, abs=1)]] * 6
+    seen.page.locator(".panels").focus()
+    seen.page.keyboard.press("ArrowRight")
+    assert panes.evaluate_all(places) == [[512, pytest.approx(hidden * 0.6, abs=1)]] * 6
+    seen.press("One to one")
+    assert panes.evaluate_all(places) == [[pytest.approx(width, abs=1), pytest.approx(0, abs=1)]] * 6
