@@ -92,7 +92,7 @@ def test_creativity_and_content_are_left_to_the_server_until_they_are_set(
 ) -> None:
     seen = visit(live)
     page = seen.page
-    shows = page.get_by_label("The picture shows")
+    shows = page.get_by_label("What it shows")
     expect(page.get_by_label("Creativity", exact=True)).to_be_hidden()
     shows.select_option("text")
     expect(seen.give("one.png", picture())).to_contain_text("A clean screen or print: fidelity-x4 keeps its letters")
