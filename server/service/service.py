@@ -274,11 +274,11 @@ class Service:
         download = to_thread.run_sync(self.read, source, limiter=limiter or self._looks)
         return Source(data=await self.unless_closing(download))
 
-    def plan(self, params: Params, size: tuple[int, int], frames: int = 1) -> Plan:
-        """What would be done to a picture of `size` (width, height), or to an animation of so many frames. Raises
-        ModelNotFound, ResultImpossible, InvalidField, SourceTooLarge."""
+    def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
+        """What would be done. Raises ModelNotFound, ResultImpossible, InvalidField, SourceTooLarge."""
         if params.faces is not None:
             face_weights(self.catalog)
+        size, frames = (source.size, source.frames) if isinstance(source, Header) else (source, 1)
         check_size(*size, self.config.max_source_pixels)
         limits = self.config.max_source_pixels, self.config.max_result_pixels
         sizes = checked_sizes(size, params, frames, max_source_pixels=limits[0], max_result_pixels=limits[1])
@@ -328,8 +328,7 @@ class Service:
 
     def check_source(self, data: bytes, params: Params) -> None:
         """Raises BadSource, ResultImpossible."""
-        header = self._header(data)
-        self.plan(params, header.size, header.frames)
+        self.plan(params, self._header(data))
 
     def delete(self, job: Job) -> None:
         """Delete the job and its pictures, in any state: a worker that runs it learns of that at its next heartbeat."""

@@ -13,6 +13,7 @@
     GET    /files/{key}        a source or result; the name is the permission; ?name= saves it under that name
     GET    /files/{key}/preview  a small WebP of it; ?side=
     POST   /zip                several of these files as one ZIP archive; their names are the permission
+    POST   /uploads            the bytes of a picture → a link to name it by in later requests
     PUT    /uploads/{key}      the bytes of an upload ticket; the name is the permission
 
 Animations are upscaled whole, unless `animation` is `first`. Without scale, target and size the scale is 4. Unlike in

@@ -171,6 +171,7 @@ _MODEL = answer(
     seconds_per_megapixel=nullable(NUMBER),
 )
 _LIMITS = answer(source_bytes=WHOLE, source_pixels=WHOLE, result_pixels=WHOLE)
+_UPLOADED = answer(url=TEXT, size_bytes=WHOLE)
 _PICTURES = (*(each.mime for each in FORMATS.values()), "image/bmp", "image/heic")
 _FILE: dict[str, Any] = {
     "answer": BYTES,
@@ -236,8 +237,9 @@ OPERATIONS = {
         answer_types=(MIME,),
         key=False,
     ),
+    "POST /uploads": Operation(_UPLOADED, (503,), {"application/octet-stream": BYTES}, status=201),
     "PUT /uploads/{key}": Operation(
-        answer(url=TEXT, size_bytes=WHOLE),
+        _UPLOADED,
         (404, 413),
         {"application/octet-stream": BYTES},
         path={"key": KEY},

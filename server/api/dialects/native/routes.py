@@ -24,7 +24,7 @@ from server.api.bodies import (
     media_type,
     read_urlencoded,
 )
-from server.api.dialects.depends import BaseUrl, Call, CallDep, CallerDep, ServiceDep, direct, whole_body
+from server.api.dialects.depends import BaseUrl, Call, CallDep, CallerDep, ServiceDep, authenticated, direct, whole_body
 from server.api.dialects.fields import FORM_REMEDY, file_url
 from server.api.dialects.native.translate import (
     NAME,
@@ -42,6 +42,7 @@ from server.api.responses import disposition, json_response, picture
 from server.blobs.base import Blob, checked
 from server.config import largest_body
 from server.errors import InvalidField, NotFound, TooLarge, UnsupportedMedia
+from server.images.read.open import Header
 from server.job.job import Job, Params, State
 from server.outbound.source import Source
 from server.service.previews import SIDES
@@ -146,7 +147,7 @@ async def events(job_id: str, caller: CallerDep, service: ServiceDep, base_url: 
 
     async def changes(job: Job) -> AsyncIterator[ServerSentEvent]:
         last = None
-        while True:
+        while not service.closing:
             data = json.dumps(to_response(job, base_url))
             if job.state.final:
                 yield ServerSentEvent(data, event="done")
@@ -203,7 +204,6 @@ async def plan(call: CallDep, payload: Payload) -> Response:
         source = await service.reading.run(owner, to_source, request.image, file, call.own_bases)
         source = await service.fetched(await run_in_threadpool(service.resolve, source, owner))
         found = await service.reading.run(owner, service.header, source)
-        size, frames = found.size, found.frames
         if request.preview is not None:
             shown = await _preview(service, owner, source, request.preview)
     elif request.image or file is not None:
@@ -211,13 +211,13 @@ async def plan(call: CallDep, payload: Payload) -> Response:
     elif request.width is None or request.height is None:
         raise InvalidField("give both width and height", field="width" if request.width is None else "height")
     else:
-        size, frames = (request.width, request.height), request.frames
-    planned = await run_in_threadpool(_planned, service, params, size, frames)
+        found = Header(request.width, request.height, "", request.frames)
+    planned = await run_in_threadpool(_planned, service, params, found)
     return json_response(planned | {"preview": shown})
 
 
-def _planned(service: Service, params: Params, size: tuple[int, int], frames: int) -> dict[str, Any]:
-    made = service.plan(params, size, frames)
+def _planned(service: Service, params: Params, source: Header) -> dict[str, Any]:
+    made = service.plan(params, source)
     return made.to_dict() | {"estimate": asdict(service.estimate(made, params))}
 
 
@@ -306,13 +306,32 @@ def _read_zip(body: bytes, *, urlencoded: bool) -> ZipRequest:
     return read_json_request(ZipRequest, body)
 
 
+@router.post("/uploads")
+async def upload(request: Request) -> Response:
+    call = await authenticated(request)
+    data = await _file(request, call.service)
+    return await call.service.reading.run(call.caller.id, _upload, call, data)
+
+
+def _upload(call: Call, data: bytes) -> Response:
+    uploads = call.service.uploads
+    key = uploads.fill(uploads.issue(call.caller.id, "upload", "").key, data).key
+    return json_response({"url": file_url(call.base_url, key), "size_bytes": len(data)}, 201)
+
+
 @router.put("/uploads/{key}")
 async def put_upload(key: str, request: Request, service: ServiceDep, base_url: BaseUrl) -> Response:
     # Before the body is read: without a valid ticket its memory is not spent. There is no API key here.
     ticket = await run_in_threadpool(service.uploads.ticket, key)
+    data = await _file(request, service)
+    await service.reading.run(ticket.owner, service.uploads.fill, key, data)
+    return json_response({"url": file_url(base_url, key), "size_bytes": len(data)})
+
+
+async def _file(request: Request, service: Service) -> bytes:
+    """The body as it is. Raises UnsupportedMedia, TooLarge."""
     if media_type(request.headers) == MULTIPART:
         raise UnsupportedMedia("this address takes the file's bytes as they are, not a form (curl -T NAME)")
     data = await whole_body(request)
     service.check_file_size(len(data))
-    await service.reading.run(ticket.owner, service.uploads.fill, key, data)
-    return json_response({"url": file_url(base_url, key), "size_bytes": len(data)})
+    return data
