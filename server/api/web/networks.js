@@ -24,8 +24,10 @@ export class Networks {
 
   /** Fill the list; `models` as GET /models has them. */
   offer(models) {
+    const names = models.map((each) => each.name);
     this.#models = models;
-    this.names = models.map((each) => each.name);
+    if (names.join() === this.names.join()) return; // new rows would lose the focus while one is being chosen
+    this.names = names;
     const list = this.#root.querySelector(".networks");
     list.replaceChildren(list.firstElementChild, ...models.map((each) => this.#row(each)));
     this.choose(this.#chosen);

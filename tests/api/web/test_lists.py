@@ -73,7 +73,7 @@ def test_a_result_that_can_not_be_is_said_before_it_is_asked_for(live: Live, vis
 def test_limits_are_stated_with_a_remedy(live_server: LiveServer, visit: Visitor, picture: Picture) -> None:
     live = live_server(max_source_bytes=50_000, max_source_pixels=40_000, max_result_pixels=100_000)
     seen = visit(live)
-    expect(seen.page.locator("#earlier-none")).to_be_visible()
+    seen.page.wait_for_load_state("networkidle")  # afterwards it knows the limits
     long, many, large = picture(10, 10) + bytes(60_000), picture(300, 200), picture(150, 100)
     expect(seen.give("long.png", long).locator(".error")).to_contain_text(
         "60.1 kB, and this server takes at most 50 kB: save it as JPEG, or raise UPSCALE_MAX_SOURCE_BYTES"
