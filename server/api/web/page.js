@@ -145,7 +145,7 @@ async function act(what, card) {
     } else if (what === "download") save(card);
     else if (what === "sweep") sweep.open(card, options.paramsFor(card.size));
     else if (what === "cancel") await cancel(card);
-    else if (what === "again") visit.again(card);
+    else if (what === "again") visit.again(card).element.scrollIntoView({ block: "nearest" });
     else if (what === "remove") {
       if (card.job && !card.lost) await api.remove(card.job.id).catch(unlessGone);
       drop(card);
@@ -168,6 +168,7 @@ const actions = {
 async function refresh() {
   await earlier.refresh();
   $("notice").hidden = true;
+  if (visit.waits) visit.plan();
   changed();
 }
 
@@ -196,7 +197,7 @@ async function connect() {
   } catch (error) {
     complain(error);
   }
-  visit.plan();
+  if (!locked) visit.plan();
 }
 
 // --- what the visitor does ----------------------------------------------------------------------------------------

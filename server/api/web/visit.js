@@ -14,12 +14,18 @@ const LOOK = { scale: 1 };
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+function unlessGone(error) {
+  if (error.code !== "not_found") throw error;
+}
+
 export class Visit {
   cards = [];
   #list;
   #options;
   #hooks;
   #limits = null;
+  /** New pictures about which the server could not be asked, with their kinds. */
+  #unseen = new Map();
   #planning = new AbortController();
   #planned = Promise.resolve();
 
@@ -42,6 +48,11 @@ export class Visit {
   /** Pictures that are not with the server yet: a reload would lose them. */
   get unsent() {
     return this.cards.some((card) => card.file && (card.sending || card.ready));
+  }
+
+  /** The server could not be asked about some pictures. */
+  get waits() {
+    return this.#unseen.size > 0 || this.cards.some((card) => card.isNew && card.error?.code === "unreachable");
   }
 
   has(job) {
@@ -71,6 +82,7 @@ export class Visit {
     this.#append(next);
     if (next.size) this.plan();
     else this.#look(next, { known: true, shown: false });
+    return next;
   }
 
   /** Ask for the plan of every picture that was not sent yet; an earlier round is aborted. */
@@ -78,6 +90,7 @@ export class Visit {
     this.#planning.abort();
     this.#planning = new AbortController();
     this.#hooks.changed();
+    for (const [card, kind] of this.#unseen) this.#look(card, kind);
     if (this.#options.valid) this.#planned = this.#planAll(this.#planning.signal);
   }
 
@@ -104,20 +117,16 @@ export class Visit {
   }
 
   drop(card) {
+    this.#unseen.delete(card);
     this.cards = this.cards.filter((each) => each !== card);
     this.#remember();
   }
 
   /** The jobs of this tab, as they are now. */
   async restore() {
-    for (const id of store.visit.get() ?? []) {
-      if (this.has({ id })) continue;
-      try {
-        this.#append(new Card({ job: await api.job(id) }, this.#hooks.act));
-      } catch (error) {
-        if (error.code !== "not_found") throw error;
-      }
-    }
+    const ids = (store.visit.get() ?? []).filter((id) => !this.has({ id }));
+    const found = await Promise.all(ids.map((id) => api.job(id).catch(unlessGone)));
+    for (const job of found.filter(Boolean)) this.#append(new Card({ job }, this.#hooks.act));
     this.#remember();
     this.#hooks.changed();
   }
@@ -133,6 +142,9 @@ export class Visit {
 
   /** Find the size of a new picture, and whether it can be read at all: by the browser, else by the server. */
   async #look(card, kind) {
+    this.#unseen.delete(card);
+    Object.assign(card, { error: null });
+    card.render();
     try {
       this.#checkBytes(card);
       const found = kind.shown && !kind.moving ? await kinds.measure(card.file) : null;
@@ -140,6 +152,7 @@ export class Visit {
       this.#checkPixels(card);
       await this.#planOne(card, this.#planning.signal);
     } catch (error) {
+      if (["unauthorized", "unreachable"].includes(error.code)) this.#unseen.set(card, kind);
       this.#refuse(card, error);
     }
     card.sent = null;

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Dialog, Locator, expect
@@ -111,10 +112,13 @@ def test_what_only_the_server_can_read_is_shown_and_compared_too(
 
 
 def test_a_large_file_shows_how_much_is_sent_and_holds_up_no_small_one(
-    live: Live, visit: Visitor, picture: Picture
+    live: Live, visit: Visitor, picture: Picture, tmp_path: Path
 ) -> None:
     seen = visit(live)
-    large = seen.give("large.bmp", picture(1800, 1700, kind="bmp"))  # 9 MB
+    (tmp_path / "large.bmp").write_bytes(picture(1800, 1700, kind="bmp"))  # 9 MB
+    seen.page.set_input_files("#files", tmp_path / "large.bmp")
+    large = seen.card("large.bmp")
+    expect(large).to_contain_text("Ready")
     for name in ("a.png", "b.png", "c.png"):
         seen.give(name, picture())
     tab = seen.page.context.new_cdp_session(seen.page)

@@ -128,6 +128,23 @@ def test_a_folder_is_dropped_and_its_results_come_out_as_one_archive(
     assert live.client.get("/jobs").json()["total"] == 3  # nothing is deleted
 
 
+def test_an_archive_that_can_not_be_made_is_said_on_the_page(live: Live, visit: Visitor, picture: Picture) -> None:
+    seen = visit(live)
+    for name in ("a.png", "b.png"):
+        seen.give(name, picture())
+    seen.send()
+    with live.worker.working():
+        expect(seen.page.locator("#total")).to_contain_text("2 of 2 pictures done")
+    result = live.worker.jobs.list()[0][0].result
+    assert result is not None
+    live.worker.blobs.delete(result.key)
+    seen.press("Download 2 as ZIP")
+    expect(seen.page.get_by_role("alert")).to_contain_text("A result is no longer on the server")
+    expect(seen.page.locator("#total")).to_be_visible()
+    assert seen.problems
+    seen.problems.clear()
+
+
 def test_a_folder_can_be_chosen_too(live: Live, visit: Visitor, picture: Picture, tmp_path: Path) -> None:
     (tmp_path / "trip" / "in").mkdir(parents=True)
     (tmp_path / "trip" / "in" / "a.png").write_bytes(picture())
@@ -181,6 +198,8 @@ def test_a_key_can_be_typed_in(live_server: LiveServer, visit: Visitor, picture:
     seen = visit(live)
     page = seen.page
     expect(page.get_by_role("alert")).to_have_text("This server asks for an API key.")
+    page.set_input_files("#files", {"name": "b.tif", "mimeType": "", "buffer": picture(kind="tiff")})
+    expect(seen.card("b.tif")).to_contain_text("Invalid API key")
     field = page.get_by_label("API key of this server")
     field.fill("wrong")
     seen.press("Use it")
@@ -188,10 +207,10 @@ def test_a_key_can_be_typed_in(live_server: LiveServer, visit: Visitor, picture:
     field.fill("right")
     field.press("Enter")
     expect(page.get_by_role("alert")).to_be_hidden()
-    seen.refused(401, 401)
+    expect(seen.card("b.tif")).to_contain_text("Ready")  # it was asked about again
+    seen.refused(401, 401, 401)
 
-    for name in ("a.png", "b.tif"):
-        seen.give(name, picture(kind=name[-3:].replace("tif", "tiff")))
+    seen.give("a.png", picture())
     seen.send()
     live.worker.finish()
     live.worker.finish()
