@@ -238,7 +238,7 @@ def test_earlier_jobs_come_in_pages_and_new_ones_move_nothing(live: Live, visit:
     expect(more).to_have_text("Show more (5 older)")
     assert seen.names("#earlier") == [f"{number}.png" for number in range(24, 4, -1)]
     submit(25)
-    expect(seen.page.locator("#earlier .card").first).to_contain_text("25.png")
+    expect(seen.page.locator("#earlier .card").first).to_contain_text("25.png", timeout=20_000)  # at the next look
     more.click()
     expect(more).to_be_hidden()
     assert seen.names("#earlier") == [f"{number}.png" for number in range(25, -1, -1)]
