@@ -1,6 +1,7 @@
 /** One picture in a list: not sent yet, on its way, or a job with its progress and its result. */
 
 import * as api from "./api.js";
+import { inTurnOfPreviews } from "./lanes.js";
 import * as words from "./words.js";
 
 const FINAL = ["succeeded", "failed", "cancelled"];
@@ -32,6 +33,9 @@ export class Card {
   #path;
   #again;
   #address = null;
+  /** The address of the small picture that is shown, or will be. */
+  #shown = "";
+  #closed = false;
   #pace = null;
 
   /**
@@ -49,11 +53,6 @@ export class Card {
       const what = event.target.dataset.do;
       if (what) act(what, this);
     });
-    const thumb = this.#part(".thumb");
-    thumb.onerror = () => {
-      thumb.dataset.failed = thumb.getAttribute("src");
-      this.#show("");
-    };
     this.render();
   }
 
@@ -110,6 +109,7 @@ export class Card {
 
   /** The card is no longer needed. */
   close() {
+    this.#closed = true;
     this.control.abort();
     if (this.#address) URL.revokeObjectURL(this.#address);
     this.element.remove();
@@ -151,12 +151,19 @@ export class Card {
     part.hidden = !text;
   }
 
-  #show(address) {
+  /** The small picture, from this browser at once, from the server in its turn. */
+  async #show(address) {
+    if (address === this.#shown) return;
+    this.#shown = address;
     const thumb = this.#part(".thumb");
-    const shown = address !== "" && thumb.dataset.failed !== address;
-    if (!shown) thumb.removeAttribute("src");
-    else if (thumb.getAttribute("src") !== address) thumb.src = address;
-    thumb.hidden = !shown;
+    const load = () =>
+      new Promise((resolve) => {
+        thumb.onload = thumb.onerror = resolve;
+        if (this.#closed || address !== this.#shown) resolve();
+        else thumb.src = address;
+      });
+    await (this.thumb ? load() : inTurnOfPreviews(load));
+    if (address === this.#shown) thumb.hidden = !thumb.naturalWidth;
   }
 
   #button(what, shown, text) {
