@@ -67,7 +67,8 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     )
     for row in rows:
         megabytes = f"{row.bytes / 1e6:,.1f}" if row.bytes else "?"
-        table.add_row(row.name, row.kind, escape(row.state), megabytes, (row.sha256 or "?")[:12], row.licence)
+        licence = escape(", ".join(each for each in (row.licence, row.author, row.source) if each))
+        table.add_row(row.name, row.kind, escape(row.state), megabytes, (row.sha256 or "?")[:12], licence)
     show(table)
 
 
@@ -77,8 +78,6 @@ def pull(
     data_dir: DataDir = None,
 ) -> None:
     """Download, check and install weights. An interrupted download is resumed."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
     from server.config import load_config
     from server.outbound.pull_weights import pull as pull_files
     from server.weights.manifest import read_manifest
@@ -86,9 +85,7 @@ def pull(
     with _plain_errors():
         config = load_config(data_dir=data_dir)
         entries = read_manifest().select(names)
-        name = TextColumn("{task.description}", markup=False)
-        columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bars:
+        with _bars() as bars:
 
             def show(file: "File") -> "_Bar":
                 return _Bar(bars, str(file.path))
@@ -131,7 +128,9 @@ def add(
         stated = Stated(
             sha256.lower(), licence, author, published or (source if is_address(source) else ""), purpose, scale
         )
-        path = install(source, name or name_of(source), stated, config, lambda done, total: None)
+        name = name or name_of(source)
+        with _bars() as bars:
+            path = install(source, name, stated, config, _Bar(bars, name))
         configure_logs(logging.ERROR)
         own = next(own for own in index(config.weights_path) if own.file == path.name)
         if own.network is None:
@@ -140,6 +139,14 @@ def add(
             index(config.weights_path)
             fail(f"not installed: {own.problem}")
         _say(f"{own.name}  {own.network.arch} ×{own.network.scale}, {own.network.sha256}")
+
+
+def _bars() -> "Progress":
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True)
 
 
 class _Bar:

@@ -21,7 +21,6 @@ of lease, and workers can claim it after `give_source`.
 import enum
 import re
 import time
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -247,19 +246,12 @@ class Jobs:
 
     def speed(self, model: str) -> float | None:
         """Input pixels per second of this network in recent jobs, or None when it has not run."""
-        return self.speeds().get(model)
-
-    def speeds(self) -> dict[str, float]:
-        """The same of each that has run."""
         query = select(jobs.c.result).where(jobs.c.state == State.SUCCEEDED.value).order_by(jobs.c.finished_at.desc())
         with reading(self._engine) as db:
             results = [Result.from_dict(row.result) for row in db.execute(query.limit(_RECENT))]
-        pixels: dict[str, float] = defaultdict(float)
-        seconds: dict[str, float] = defaultdict(float)
-        for each in results:
-            pixels[each.model] += each.network_pixels
-            seconds[each.model] += each.seconds.get("upscale", 0.0)
-        return {model: pixels[model] / seconds[model] for model in seconds if seconds[model]}
+        runs = [(each.network_pixels, each.seconds.get("upscale", 0.0)) for each in results if each.model == model]
+        seconds = sum(time for _, time in runs)
+        return sum(pixels for pixels, _ in runs) / seconds if seconds else None
 
     def cancel(self, job_id: str) -> Job:
         """A waiting job ends now, a running one at its worker's next heartbeat; an ended one does not change. Raises

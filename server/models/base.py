@@ -1,7 +1,8 @@
 """A loaded network with its facts, and what a file in this folder must offer to be an architecture."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from server.errors import ModelNotFound
 from server.kernels import Kernel
@@ -37,6 +39,23 @@ def channels_of(inputs: int, outputs: int) -> Channels | None:
     if inputs == outputs == 1:
         return Channels.GREY
     return Channels.COLOUR if {inputs, outputs} <= {1, 3} else None
+
+
+class _NoRandomValues(TorchFunctionMode):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Networks that are built in this block have neither memory nor values, which the weights would replace.
+
+    NOTE: on the meta device alone, torch imports its compiler to initialise numbers that do not exist: a second of CPU.
+    """
+    with torch.device("meta"), _NoRandomValues():
+        yield
 
 
 @dataclass(frozen=True)
@@ -135,7 +154,7 @@ class Model:
 
 def filled(build: Callable[[], nn.Module], state: StateDict) -> nn.Module:
     """What `build` makes, with these weights. Raises RuntimeError if they don't fit."""
-    with torch.device("meta"):  # without memory and random values, which the weights would replace
+    with shapes_only():
         net = build()
     net.load_state_dict(state, strict=True, assign=True)
     return net

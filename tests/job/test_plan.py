@@ -119,6 +119,16 @@ def test_when_a_second_pass_begins(scale: float, passes: int) -> None:
     assert len(planned((1000, 1000), Params(scale=scale), FIDELITY).passes) == passes
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0, 10.0])
+def test_a_network_of_one_times_runs_once_at_the_sources_size(scale: float) -> None:
+    sizes = Sizes((40, 30), (round(40 * scale), round(30 * scale)))
+    plan = make_plan(sizes, Geometry("1x", 1, tile=512, halo=8))
+    assert [(each.source, each.result) for each in plan.passes] == [((40, 30), (40, 30))]
+    after = make_plan(sizes, FIDELITY, before=[Geometry("1x", 1, tile=512, halo=8)], name="1x, fidelity-x4")
+    assert after.model == ("none" if scale <= 1 else "1x, fidelity-x4")
+    assert [each.result for each in after.passes][:2] == ([] if scale <= 1 else [(40, 30), (160, 120)])
+
+
 def test_a_plan_says_all_in_plain_values() -> None:
     plan = planned((1000, 500), Params(scale=8), FIDELITY)
     first, second = Pass((1000, 500), (4000, 2000), 3), Pass((2000, 1000), (8000, 4000), 5 * 3)

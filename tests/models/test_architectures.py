@@ -53,8 +53,13 @@ def scu_net() -> nn.Module:
     return archs.SCUNet.SCUNet(in_nc=3, config=[1] * 7, dim=64)  # type: ignore[no-any-return]
 
 
+def esrgan_plus() -> nn.Module:
+    return archs.ESRGAN.ESRGAN(num_filters=16, num_blocks=1, scale=4, plus=True)  # type: ignore[no-any-return]
+
+
 NETWORKS = [
     # network, its name, scale, half
+    (esrgan_plus, "ESRGAN", 4, True),
     (span, "SPAN", 2, True),
     (real_plksr, "PLKSR", 4, False),
     (swin_ir, "SwinIR", 2, False),

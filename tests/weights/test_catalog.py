@@ -1,7 +1,9 @@
 """The catalog: which weights are installed, which are allowed, and whether their files are the right ones."""
 
 import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from server.errors import InvalidField, ModelNotFound
 from server.job.job import Params
 from server.weights.catalog import Blend, Catalog, verify
 from server.weights.manifest import Kind, Manifest, read_manifest
-from server.weights.own import Network, Own, stamp, write_index
+from server.weights.own import Network, Own, Stated, stamp, stated_at, write_index
 
 MANIFEST = """
 [groups]
@@ -222,6 +224,28 @@ def test_the_policy_refuses_what_nobody_has_said_the_licence_of(make: MakeCatalo
     assert strict.names() == []
     with pytest.raises(ModelNotFound, match=r"^mine is refused, .* none was given to `weights add`"):
         strict.get("mine")
+
+
+@pytest.mark.parametrize(
+    ("licence", "arch", "allowed"),
+    [
+        ("MIT", "srvgg", True),
+        ("GPL-3.0-or-later", "rrdbnet", True),
+        ("CC-BY-NC-4.0", "srvgg", False),
+        ("unknown", "srvgg", False),
+        ("MIT", "AuraSR", False),
+    ],
+)
+def test_the_policy_goes_by_what_was_stated_and_by_the_code(
+    make: MakeCatalog, folder: Path, licence: str, arch: str, allowed: bool
+) -> None:
+    path = install(folder, "mine.pth")
+    stated_at(path).write_text(json.dumps(asdict(Stated(DIGEST, licence, "A. Person", "https://example.org", "JPEG"))))
+    size, mtime_ns = stamp(path) or (0, 0)
+    write_index(folder, [Own("mine.pth", size, mtime_ns, Network(DIGEST, arch, 1, 512, 10), None)])
+    assert ("mine" in make(policy="commercial").names()) == allowed
+    mine = make().get("mine")
+    assert (mine.licence, mine.author, mine.source, mine.note) == (licence, "A. Person", "https://example.org", "JPEG")
 
 
 def test_a_file_must_be_the_one_of_the_manifest(catalog: Catalog, folder: Path) -> None:
