@@ -114,6 +114,12 @@ def test_half_precision_is_used_where_the_network_allows_it(tmp_path: Path) -> N
     for build, expected in ((span, torch.float16), (swin_ir, torch.float32)):
         torch.save(build().state_dict(), tmp_path / "net.pth")
         assert networks.load(tmp_path / "net.pth", dtype=torch.float16).dtype is expected
+    torch.save(span().state_dict(), tmp_path / "net.pth")
+    half, full = networks.load(tmp_path / "net.pth", dtype=torch.bfloat16), networks.load(tmp_path / "net.pth")
+    image = torch.rand(2, 3, 20, 16)
+    assert half.dtype is torch.bfloat16
+    assert (half(image, exact=True) - full(image)).abs().max() < 0.02  # its weights stay rounded
+    assert (half(image) - full(image)).abs().mean() < 0.02
 
 
 def test_a_network_for_masks_or_faces_is_refused(tmp_path: Path) -> None:

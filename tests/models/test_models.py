@@ -152,7 +152,7 @@ def test_a_network_is_built_without_torchs_compiler_and_without_values() -> None
     """In a process of its own: initialising tensors without values would import the compiler, a second of CPU."""
     code = (
         "import sys\nfrom server.models import rrdbnet\nfrom server.models.base import shapes_only\n"
-        "with shapes_only():\n    net = rrdbnet.RRDBNet(3, 3)\n"
+        "with shapes_only():\n    net = rrdbnet.Net(3, 3, 64, 2, 32, 1, 2)\n"
         "print({each.device.type for each in net.parameters()}, 'torch._dynamo' in sys.modules)"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT)}
