@@ -91,10 +91,14 @@ def _build(
     if dtype is not torch.float32 and dtype not in facts.halves:
         dtype = torch.bfloat16 if device.type == "cuda" and torch.bfloat16 in facts.halves else torch.float32
     net = net.to(device, dtype).to(memory_format=torch.channels_last)
-    return Model(name, sha256, label, facts, device, dtype, net, arch.forward, work)
+
+    def forward(net: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return arch.forward(net, facts, image, dtype)
+
+    return Model(name, sha256, label, facts, device, dtype, net, forward, work)
 
 
-def _run(net: Network, facts: ModelInfo, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _run(net: Network, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return net(image[:, : net.channels])
 
 

@@ -104,7 +104,7 @@ class Arch(Protocol):
         """The same network, with the weights of `net`, on our own CPU kernels; None if they can't run it."""
 
 
-Forward = Callable[[Any, ModelInfo, Tensor, torch.dtype], Tensor]
+Forward = Callable[[Any, Tensor, torch.dtype], Tensor]
 
 
 @dataclass
@@ -144,12 +144,12 @@ class Model:
         `exact` computes in fp32 whatever the model's dtype.
         """
         if not exact or self.dtype is torch.float32:
-            return self._forward(self._net, self.facts, image, self.dtype)
+            return self._forward(self._net, image, self.dtype)
         if self._exact is None:
             # fp32 arithmetic with rounded weights: only activations overflow, not weights.
             assert isinstance(self._net, nn.Module)
             self._exact = copy.deepcopy(self._net).float()
-        return self._forward(self._exact, self.facts, image, torch.float32)
+        return self._forward(self._exact, image, torch.float32)
 
 
 def filled(build: Callable[[], nn.Module], state: StateDict) -> nn.Module:
