@@ -33,7 +33,7 @@ from server.errors import OutOfMemory
 from server.images.read.open import Samples
 from server.images.samples import from_floats
 from server.job.tiling import TILE_STEP, Geometry, Size, tile_count, tile_size
-from server.kernels import Kernel
+from server.kernels.cpu import Kernel
 from server.models import load_blend
 from server.models.base import Model
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from server.errors import ModelNotFound
-from server.kernels import Kernel
+from server.kernels.cpu import Kernel
 from server.kernels.cpu.network import Network
 from server.models import ncnn, rrdbnet, srvgg
 from server.models.base import Arch, Model, ModelInfo, StateDict
@@ -82,7 +82,8 @@ def _build(
     # Unshuffled pixels are one position of the network.
     work = sum(each.numel() for each in state.values()) / facts.multiple**2
     if kernel is not None and device.type == "cpu" and dtype is torch.float32:
-        return Model(name, sha256, arch.NAME, facts, device, dtype, arch.native(net, facts, kernel), _run, work)
+        network = Network.of(kernel, arch.layers(net, facts))
+        return Model(name, sha256, arch.NAME, facts, device, dtype, network, _run, work)
     net = net.to(device, dtype).to(memory_format=torch.channels_last)
     return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward, work)
 

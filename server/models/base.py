@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from server.kernels import Kernel
+from server.kernels import Layers
 from server.kernels.cpu.network import Network
 
 Forward = Callable[[Any, Tensor, torch.dtype], Tensor]
@@ -49,8 +49,8 @@ class Arch(Protocol):
     def forward(self, net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
         """Run `net`, whose weights are of `dtype`, on fp32 `image`; the result is fp32."""
 
-    def native(self, net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
-        """The same network, with the weights of `net`, on our own CPU kernels."""
+    def layers(self, net: nn.Module, facts: ModelInfo) -> Layers:
+        """The same network, with the weights of `net`, for our own code."""
 
 
 @dataclass

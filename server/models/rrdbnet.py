@@ -7,8 +7,7 @@ x4plus_anime_6B has 6; x2plus and x1 unshuffle the pixels first and then are the
 import torch
 from torch import Tensor, nn
 
-from server.kernels import Kernel
-from server.kernels.cpu.network import Layer, Network
+from server.kernels import Layer, Layers
 from server.models.base import ModelInfo, StateDict
 from server.models.basicsr_shim import RRDBNet
 
@@ -62,14 +61,14 @@ def forward(net: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
     return result.float()
 
 
-def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
+def layers(net: nn.Module, facts: ModelInfo) -> Layers:
     assert isinstance(net, RRDBNet)
-    layers: list[Layer] = []
+    convolutions: list[Layer] = []
 
     def add(convolution: nn.Conv2d, *, active: bool) -> None:
         assert convolution.bias is not None
         slope = torch.full((convolution.out_channels,), _SLOPE) if active else None
-        layers.append((convolution.weight, convolution.bias, slope))
+        convolutions.append((convolution.weight, convolution.bias, slope))
 
     add(net.conv_first, active=False)
     for block in net.body:
@@ -80,4 +79,4 @@ def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
     for convolution in (net.conv_up1, net.conv_up2, net.conv_hr):
         add(convolution, active=True)
     add(net.conv_last, active=False)
-    return Network(kernel, "rrdbnet", layers, scale=facts.scale, growth=facts.arguments["num_grow_ch"])
+    return Layers("rrdbnet", convolutions, facts.scale, facts.arguments["num_grow_ch"])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from server.images.read.open import Samples
 from server.images.samples import Depth, Floats, full_scale, to_floats
-from server.kernels import Kernel
+from server.kernels.cpu import Kernel
 from server.kernels.cpu import colour
 
 _SIGMA = 2.0

@@ -19,8 +19,8 @@ from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job.job import Params
 from server.job.plan import Sizes
-from server.kernels import Kernel
-from server.kernels import load as load_kernel
+from server.kernels.cpu import Kernel
+from server.kernels.cpu import load as load_kernel
 from server.models import Model, load_blend
 from server.pipeline import Context, Loaded, preview, run
 from server.refiners import Refiner

@@ -21,8 +21,8 @@ from server.engine.engine import Engine
 from server.errors import OutOfMemory
 from server.job.plan import Sizes, make_plan
 from server.job.tiling import tile_size, tiles_along
-from server.kernels import Kernel
-from server.kernels import load as find_kernel
+from server.kernels.cpu import Kernel
+from server.kernels.cpu import load as find_kernel
 from server.kernels.cpu.network import RowPass
 from server.models import Model
 from server.pipeline import upscale
@@ -541,7 +541,7 @@ import signal, sys
 import numpy as np
 from server.engine import scheduler
 from server.engine.engine import Engine
-from server.kernels import load
+from server.kernels.cpu import load
 from tests import networks
 from pathlib import Path
 import torch
