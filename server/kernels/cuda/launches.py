@@ -154,10 +154,10 @@ def finish(
         broken = broken | (tl.abs(value) > 3.0e38).to(tl.int32) | (value != value).to(tl.int32)
         highest, brightest = tl.maximum(highest, value), tl.maximum(brightest, source)
         if CHANNELS == 3:
-            tl.store(target + c, _rounded(value, OUT_TOP).to(out.dtype.element_ty), mask=inside)
+            _store(target + c, value, inside, OUT_TOP)
         total += value
     if CHANNELS == 1:
-        tl.store(target, _rounded(total / 3, OUT_TOP).to(out.dtype.element_ty), mask=inside)
+        _store(target, total / 3, inside, OUT_TOP)
     # Positive floats have the order of their bits.
     tl.atomic_max(seen + n * 3, tl.max(broken, 0))
     tl.atomic_max(seen + n * 3 + 1, tl.max(highest, 0).to(tl.int32, bitcast=True))
@@ -165,8 +165,10 @@ def finish(
 
 
 @triton.jit
-def _rounded(value, OUT_TOP: tl.constexpr):
+def _store(target, value, inside, OUT_TOP: tl.constexpr):
     if OUT_TOP:
         value = tl.minimum(tl.maximum(value * OUT_TOP, 0.0), OUT_TOP)
-        return ((value + _TO_EVEN) - _TO_EVEN).to(tl.int32)
-    return value
+        whole = ((value + _TO_EVEN) - _TO_EVEN).to(tl.int32)
+        tl.store(target, whole.to(target.dtype.element_ty), mask=inside)
+    else:
+        tl.store(target, value, mask=inside)

@@ -180,6 +180,7 @@ class Network:
             BLOCK=1 << (pitch - 1).bit_length(),
             COLUMNS=_WIDTH,
             num_warps=4,
+            enable_fp_fusion=True,
         )
         for index, step in enumerate(self.steps):
             self.launch(step, kept, n, h, w)
@@ -208,6 +209,7 @@ class Network:
             **constants(step, self.buffers, block),
             num_warps=block.warps,
             num_stages=block.stages,
+            enable_fp_fusion=True,
         )
 
     def finish(
@@ -244,6 +246,7 @@ class Network:
             OUT_TOP=_TOPS.get(dtype, 0),
             COLUMNS=_WIDTH,
             num_warps=4,
+            enable_fp_fusion=True,
         )
         return out
 
