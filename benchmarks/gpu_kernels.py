@@ -25,22 +25,26 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from server.kernels.cuda import launches
-from server.kernels.cuda.network import BLOCKS, Block, Network, Step, block_of, constants
+from server.kernels.cuda.network import HOPPER, Block, Network, Step, Weights, block_of, constants
 from server.models import ARCHS
 from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
 
 TARGETS = (80, 89, 90, 120)
-H200 = {"tflops": 790.0, "memory_tb_s": 4.3, "cache_tb_s": 5.5}
-"""fp16 with fp32 sums, as measured by others with cuBLAS; memory, 90 % of 4.8; L2 to the multiprocessors, as measured by
-others on an H100."""
+H200 = {"tflops": 790.0, "memory_tb_s": 4.3, "cache_tb_s": 5.5, "shared_tb_s": 29.6}
+"""fp16 with fp32 sums, as measured by others with cuBLAS; memory, 90 % of 4.8; L2 to the multiprocessors, as
+measured by others on an H100; shared memory, 128 bytes a cycle of each of 132 multiprocessors at 1.75 GHz."""
 _MATRIX = ("HGMMA", "HMMA", "LDGSTS", "LDSM")
 _SPILLS = ("LDL", "STL")
-_WIDE = {"*fp16", "*fp32", "*u8", "*i32"}
+_WIDE_ENOUGH = 1280
+"""Of a map: narrow ones have other blocks."""
+_ROWS = 16
+"""Of a program, in the predictions."""
+_POINTERS = {"*fp16", "*fp32", "*u8", "*i32"}
 
 
 def compiled(kernel: Any, signature: dict[str, str], fixed: dict[str, Any], target: int, **options: int) -> Any:
     """`kernel`, as Triton compiles it when it is launched: memory begins at multiples of 16 bytes."""
-    attributes = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind in _WIDE}
+    attributes = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind in _POINTERS}
     signature = signature | dict.fromkeys(fixed, "constexpr")
     places = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
@@ -63,12 +67,12 @@ def machine_code(cubin: bytes) -> dict[str, Any]:
 
 
 def convolution(step: Step, network: Network, target: int, block: Block | None = None) -> dict[str, Any]:
-    block = block or block_of(step.weights)
+    block = block or block_of(step.weights, _WIDE_ENOUGH, divmod(target, 10))
     result = "*fp32" if network.buffers[step.target].floats else "*fp16"
     kinds = dict(x="*fp16", weight="*fp16", bias="*fp32", slope="*fp32", near="*fp16", far="*fp16", y=result)
     made = compiled(
         launches.convolve,
-        {**kinds, "height": "i32", "width": "i32"},
+        {**kinds, "height": "i32", "width": "i32", "rows": "i32", "steps": "i32"},
         constants(step, network.buffers, block),
         target,
         num_warps=block.warps,
@@ -119,8 +123,7 @@ def moved(network: Network) -> dict[str, float]:
         beside = sum(weights.kept * 2 for name in (step.near, step.far) if name)
         written = weights.kept * itemsize
         memory += pixels * (weights.channels * 2 / enlarged + beside + written)
-        block = block_of(weights)
-        loaded = 9 * weights.channels * 2 * (1 + weights.width / (block.rows * block.columns))
+        loaded, _ = _loaded(weights)
         cache += pixels * (loaded + beside + written)
         work += pixels * 2 * 9 * weights.channels * weights.width
     samples = 3 + 2 * network.buffers["source"].pitch / network.unshuffle**2
@@ -134,6 +137,16 @@ def moved(network: Network) -> dict[str, float]:
         "operations": round(work),
         "launches": len(network.steps) + 2,
     }
+
+
+def _loaded(weights: Weights) -> tuple[float, float]:
+    """For a pixel of the result, with what is loaded twice: bytes from the cache to shared memory, where each pixel is
+    loaded for three shifts and the weights for each row; bytes into shared memory and out of it, where 64 pixels share
+    what they read of the weights."""
+    block, twice = block_of(weights, _WIDE_ENOUGH, (9, 0)), (_ROWS + 2) / _ROWS
+    pixels, factors = 6 * weights.channels, 18 * weights.channels * weights.width
+    loaded = pixels + factors / block.columns
+    return twice * loaded, twice * (loaded + pixels + factors / 64)
 
 
 class _Count(TorchDispatchMode):
@@ -199,17 +212,17 @@ def predicted(network: Network, width: int, height: int) -> dict[str, float]:
     for step in network.steps:
         source, target, weights = network.buffers[step.source], network.buffers[step.target], step.weights
         here = pixels * target.level**2 / network.unshuffle**2
-        products = here * 2 * 9 * weights.channels * weights.width
+        products = here * 2 * 9 * weights.channels * weights.width * (_ROWS + 2) / _ROWS
         floor += here * 2 * 9 * weights.channels * min(weights.width, weights.kept)
         beside = 2 * weights.kept * sum(1 for name in (step.near, step.far) if name)
         written = weights.kept * (4 if target.floats else 2)
-        block = block_of(weights)
-        loaded = 18 * weights.channels * (1 + weights.width / (block.rows * block.columns))
+        loaded, shared = _loaded(weights)
         read = 2 * weights.channels / (target.level // source.level) ** 2
         seconds = (
             products / H200["tflops"] / 1e12,
             here * (read + beside + written) / H200["memory_tb_s"] / 1e12,
             here * (loaded + beside + written) / H200["cache_tb_s"] / 1e12,
+            here * shared / H200["shared_tb_s"] / 1e12,
         )
         total += max(seconds)
     total += pixels * moved(network)["of it the tail"] / H200["memory_tb_s"] / 1e12
@@ -234,7 +247,7 @@ def report(targets: tuple[int, ...], only: str = "") -> dict[str, Any]:
         "note": "computed, not measured: no GPU was there",
         "versions": {"torch": torch.__version__, "triton": triton.__version__},
         "assumed": H200,
-        "blocks": {str(width): vars(block) for width, block in BLOCKS.items()},
+        "blocks": {str(width): vars(block) for width, block in HOPPER.items()},
     }
     for name, (net, arch, network, size) in networks().items():
         ours, theirs = moved(network), moved_by_torch(net, arch)

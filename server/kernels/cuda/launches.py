@@ -42,7 +42,7 @@ def unpack(
     tl.store(target, value.to(tl.float32) / TOP, mask=(x < width)[:, None] & (j < PITCH)[None, :])
 
 
-@triton.jit(do_not_specialize=("height", "width"))
+@triton.jit(do_not_specialize=("height", "width", "rows", "steps"))
 def convolve(
     x,
     weight,
@@ -53,6 +53,8 @@ def convolve(
     y,
     height,
     width,
+    rows,
+    steps,
     CIN: tl.constexpr,
     N: tl.constexpr,
     COUT: tl.constexpr,
@@ -65,44 +67,59 @@ def convolve(
     ACTIVE: tl.constexpr,
     RESIDUALS: tl.constexpr,
     SHARE: tl.constexpr,
-    ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """A 3×3 convolution of the first CIN channels of `x`, padded with zeros, as a product of matrices: pixels × 9·CIN
-    times 9·CIN × N. COUT ≤ N channels of the result are kept.
+    """A 3×3 convolution of the first CIN channels of `x`, padded with zeros, as products of matrices: COLUMNS pixels of
+    a row × BK channels times BK × N. COUT ≤ N channels of the result are kept.
+
+    A program computes `rows` rows from top to bottom. Each row of `x` goes into three rows of the result, whose sums it
+    holds: so a pixel is loaded three times, not nine times, and is in registers for three products.
 
     `weight`: 9 × CIN × N. `slope`: of each channel, for negative results, where ACTIVE. RESIDUALS: 1 for
     `near + SHARE · result`, 2 for `far + SHARE · (near + SHARE · result)`; each has COUT channels at the start of its
     pitch. ENLARGE: 2 for an `x` of half the size, whose pixels are repeated. `height`, `width`: of the result.
+
+    `steps`: 3 · CIN / BK. NOTE: it is no constant, or the compiler would unroll the loop and spill registers.
     """
     n = tl.program_id(2).to(tl.int64)
-    m = tl.arange(0, ROWS * COLUMNS)
-    row, column = tl.program_id(1) * ROWS + m // COLUMNS, tl.program_id(0) * COLUMNS + m % COLUMNS
+    top = tl.program_id(1) * rows
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     k, channel = tl.arange(0, BK), tl.arange(0, N)
     source_height, source_width = height // ENLARGE, width // ENLARGE
-    result = tl.zeros((ROWS * COLUMNS, N), tl.float32)
-    for step in range(9 * (CIN // BK)):
-        tap, first = step % 9, step // 9 * BK  # the nine taps of the same channels follow each other: they share pixels
-        r, c = row + tap // 3 - 1, column + tap % 3 - 1
-        inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
-        place = (n * source_height + r // ENLARGE) * source_width + c // ENLARGE
-        a = tl.load(x + (place * X_PITCH)[:, None] + (first + k)[None, :], mask=inside[:, None], other=0.0)
-        b = tl.load(weight + (tap * CIN + first + k)[:, None] * N + channel[None, :])
-        result = tl.dot(a, b, result, input_precision="ieee")
-    result += tl.load(bias + channel)[None, :]
-    if ACTIVE:
-        result = tl.where(result > 0, result, result * tl.load(slope + channel)[None, :])
-    kept = ((row < height) & (column < width))[:, None] & (channel < COUT)[None, :]
-    place = (n * height + row) * width + column
-    if RESIDUALS >= 1:
-        beside = tl.load(near + (place * NEAR_PITCH)[:, None] + channel[None, :], mask=kept, other=0.0)
-        result = result * SHARE + beside.to(tl.float32)
-    if RESIDUALS == 2:
-        beside = tl.load(far + (place * FAR_PITCH)[:, None] + channel[None, :], mask=kept, other=0.0)
-        result = result * SHARE + beside.to(tl.float32)
-    target = y + (place * Y_PITCH)[:, None] + Y_FIRST + channel[None, :]
-    tl.store(target, result.to(y.dtype.element_ty), mask=kept)
+    upper = tl.zeros((COLUMNS, N), tl.float32)
+    middle = tl.zeros((COLUMNS, N), tl.float32)
+    for row in range(top - 1, tl.minimum(top + rows, height) + 1):
+        lower = tl.zeros((COLUMNS, N), tl.float32)
+        line = (n * source_height + row // ENLARGE) * source_width
+        for step in range(steps):
+            shift, first = step % 3, step // 3 * BK
+            c = column + shift - 1
+            inside = (row >= 0) & (row < height) & (c >= 0) & (c < width)
+            place = tl.where(inside, line + c // ENLARGE, 0)
+            pixels = tl.load(x + (place * X_PITCH)[:, None] + (first + k)[None, :])
+            # Not by a mask of the load: what is computed on stays in registers for wgmma, too.
+            pixels = tl.where(inside[:, None], pixels, 0.0)
+            part = weight + (shift * CIN + first + k)[:, None] * N + channel[None, :]
+            upper = tl.dot(pixels, tl.load(part + 6 * CIN * N), upper, input_precision="ieee")
+            middle = tl.dot(pixels, tl.load(part + 3 * CIN * N), middle, input_precision="ieee")
+            lower = tl.dot(pixels, tl.load(part), lower, input_precision="ieee")
+        if row > top:
+            result = upper + tl.load(bias + channel)[None, :]
+            if ACTIVE:
+                result = tl.where(result > 0, result, result * tl.load(slope + channel)[None, :])
+            kept = (column < width)[:, None] & (channel < COUT)[None, :]
+            place = (n * height + row - 1) * width + column
+            if RESIDUALS >= 1:
+                beside = tl.load(near + (place * NEAR_PITCH)[:, None] + channel[None, :], mask=kept, other=0.0)
+                result = result * SHARE + beside.to(tl.float32)
+            if RESIDUALS == 2:
+                beside = tl.load(far + (place * FAR_PITCH)[:, None] + channel[None, :], mask=kept, other=0.0)
+                result = result * SHARE + beside.to(tl.float32)
+            target = y + (place * Y_PITCH)[:, None] + Y_FIRST + channel[None, :]
+            tl.store(target, result.to(y.dtype.element_ty), mask=kept)
+        upper = middle
+        middle = lower
 
 
 @triton.jit(do_not_specialize=("n", "height", "width", "top", "left", "columns"))

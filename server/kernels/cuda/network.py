@@ -25,10 +25,10 @@ _WIDTH = 128
 
 @dataclass(frozen=True)
 class Block:
-    """How a convolution is divided: what one program computes, and how."""
+    """How a convolution is divided."""
 
-    rows: int
     columns: int
+    """Pixels of a row that one program computes."""
     channels: int
     """Of the source, for a step; a divisor of all."""
     warps: int
@@ -36,8 +36,14 @@ class Block:
     """Steps whose loads are under way at a time."""
 
 
-BLOCKS = {16: Block(8, 16, 32, 4, 4), 32: Block(8, 16, 32, 4, 4), 64: Block(8, 16, 32, 4, 4)}
-"""By the result's channels, rounded up to a power of two."""
+BLOCKS = {16: Block(128, 32, 8, 3), 32: Block(128, 32, 8, 3), 64: Block(128, 16, 8, 4)}
+"""By the result's channels, rounded up to a power of two. With more channels a step, 64 spill registers."""
+HOPPER = BLOCKS | {64: Block(128, 32, 8, 3)}
+"""The same for compute capability 9.0, whose matrix instructions take the weights from shared memory."""
+_NARROW = 64
+"""Of maps that are no wider, programs compute so many pixels of a row, with half the warps."""
+_ROWS = (32, 16, 8, 4)
+"""Rows of a program. The more there are, the less is loaded and computed twice; but all multiprocessors need work."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,11 @@ class Network:
     def __init__(self, layers: Layers, dtype: torch.dtype, device: torch.device) -> None:
         self.kind, self.scale = layers.kind, layers.scale
         self.dtype, self.device = dtype, device
+        self.capability, self._processors = (9, 0), 1  # of what is only compiled or interpreted
+        if device.type == "cuda":
+            properties = torch.cuda.get_device_properties(device)
+            self.capability = properties.major, properties.minor
+            self._processors = properties.multi_processor_count
         self.unshuffle = 4 // layers.scale if layers.kind == "rrdbnet" else 1
         self.buffers: dict[str, Buffer] = {"source": Buffer(_padded(3 * self.unshuffle**2))}
         convolutions = iter(layers.convolutions)
@@ -195,8 +206,9 @@ class Network:
         made = self._made(step.target, n, h, w, kept)
         near, far = (kept[name] if name else made for name in (step.near, step.far))
         height, width = h * target.level, w * target.level
-        block = block or block_of(weights)
-        launches.convolve[_grid(width, block.columns, height, block.rows, n)](
+        block = block or block_of(weights, width, self.capability)
+        rows = self._rows(-(-width // block.columns) * n, height)
+        launches.convolve[_grid(width, block.columns, height, rows, n)](
             kept[step.source],
             weights.weight,
             weights.bias,
@@ -206,6 +218,8 @@ class Network:
             made,
             height,
             width,
+            rows,
+            3 * (weights.channels // block.channels),
             **constants(step, self.buffers, block),
             num_warps=block.warps,
             num_stages=block.stages,
@@ -250,6 +264,10 @@ class Network:
         )
         return out
 
+    def _rows(self, beside: int, height: int) -> int:
+        """Of each program, where so many programs compute the same rows. It changes no bytes."""
+        return next((rows for rows in _ROWS if beside * -(-height // rows) >= 2 * self._processors), _ROWS[-1])
+
     def _made(self, name: str, n: int, h: int, w: int, kept: dict[str, Tensor]) -> Tensor:
         if name not in kept:
             buffer = self.buffers[name]
@@ -277,18 +295,20 @@ def constants(step: Step, buffers: dict[str, Buffer], block: Block) -> dict[str,
         "ACTIVE": weights.slope is not None,
         "RESIDUALS": (step.near is not None) + (step.far is not None),
         "SHARE": step.share,
-        "ROWS": block.rows,
         "COLUMNS": block.columns,
         "BK": block.channels,
     }
 
 
-def block_of(weights: Weights) -> Block:
-    block = BLOCKS[min(weights.width, 64)]
+def block_of(weights: Weights, width: int, capability: tuple[int, int]) -> Block:
+    """`width`: of the map."""
+    block = (HOPPER if capability[0] == 9 else BLOCKS)[min(weights.width, 64)]
     channels = block.channels
     while weights.channels % channels:
         channels //= 2
-    return Block(block.rows, block.columns, channels, block.warps, block.stages)
+    if width <= _NARROW < block.columns:
+        return Block(_NARROW, channels, block.warps // 2, block.stages)
+    return Block(block.columns, channels, block.warps, block.stages)
 
 
 def _padded(channels: int) -> int:
