@@ -13,8 +13,10 @@ import tempfile
 import weakref
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from torch import nn
@@ -69,7 +71,8 @@ def machine_code(cubin: bytes) -> dict[str, Any]:
 def convolution(step: Step, network: Network, target: int, block: Block | None = None) -> dict[str, Any]:
     block = block or block_of(step.weights, _WIDE_ENOUGH, divmod(target, 10))
     result = "*fp32" if network.buffers[step.target].floats else "*fp16"
-    kinds = dict(x="*fp16", weight="*fp16", bias="*fp32", slope="*fp32", near="*fp16", far="*fp16", y=result)
+    kinds = dict.fromkeys(("x", "weight", "bias", "slope", "near", "far"), "*fp16")
+    kinds |= {"bias": "*fp32", "slope": "*fp32", "y": result}
     made = compiled(
         launches.convolve,
         {**kinds, "height": "i32", "width": "i32", "rows": "i32", "steps": "i32"},
@@ -93,7 +96,7 @@ def tail(network: Network, target: int) -> dict[str, Any]:
         "OUT_TOP": 255,
         "COLUMNS": 128,
     }
-    kinds = dict(features=features, samples="*u8", out="*u8", seen="*i32") | dict.fromkeys(numbers, "i32")
+    kinds = {"features": features, "samples": "*u8", "out": "*u8", "seen": "*i32"} | dict.fromkeys(numbers, "i32")
     made = compiled(launches.finish, kinds, fixed, target, num_warps=4)
     return {**machine_code(made.asm["cubin"]), "shared": made.metadata.shared}
 
@@ -179,7 +182,7 @@ class _Count(TorchDispatchMode):
         self._seen.discard(key)
 
 
-def moved_by_torch(net: nn.Module, arch: Any, side: int = 256) -> dict[str, float]:
+def moved_by_torch(net: nn.Module, arch: Any, scale: int, side: int = 256) -> dict[str, float]:
     """The same for torch's launches, with the engine's tail: what each reads and writes, counted on tensors without
     content."""
     from server.engine.backends.eager import overflowed, to_image, to_samples
@@ -194,7 +197,10 @@ def moved_by_torch(net: nn.Module, arch: Any, side: int = 256) -> dict[str, floa
             result = arch.forward(net, image, torch.float16)
             before = sum(count.bytes.values())
             overflowed(image, result)
-            to_samples(result[0], torch.uint8, 3)
+            part = slice(0, side * scale)
+            to_samples(
+                result[0], SimpleNamespace(rows=part, columns=part, samples=samples[0], dtype=np.dtype(np.uint8))
+            )
     pixels = side * side
     total = sum(count.bytes.values())
     return {
@@ -250,7 +256,7 @@ def report(targets: tuple[int, ...], only: str = "") -> dict[str, Any]:
         "blocks": {str(width): vars(block) for width, block in HOPPER.items()},
     }
     for name, (net, arch, network, size) in networks().items():
-        ours, theirs = moved(network), moved_by_torch(net, arch)
+        ours, theirs = moved(network), moved_by_torch(net, arch, network.scale)
         facts[name] = {
             "bytes_and_launches_per_source_pixel": {"ours": ours, "torch": theirs},
             f"predicted_{size[0]}x{size[1]}": predicted(network, *size),

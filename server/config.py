@@ -65,10 +65,11 @@ class Config(BaseSettings):
         "auto",
         description="Network precision. auto: fp16 on CUDA; on the CPU fp32 with `kernels`, else bf16 if it is fast.",
     )
-    kernels: Literal["auto", "avx512", "avx2", "off"] = Field(
+    kernels: Literal["auto", "avx512", "avx2", "triton", "off"] = Field(
         "auto",
         description="Instruction set of the server's own CPU kernels, for networks in fp32 and for resizing. auto: the "
-        "best that the processor has. They are compiled at first use.",
+        "best that the processor has. They are compiled at first use. triton: as auto, and on a GPU of compute "
+        "capability 8.0 or newer the server's own GPU kernels for the networks, which have never run on a GPU yet.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="Diffusion network for creativity above 0. auto: SDXL on CUDA if installed."

@@ -43,6 +43,8 @@ FAST = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}
 os.environ |= FAST
 # The suite runs in a process for each core. It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Kernels for GPUs run in the interpreter. It must be set before Triton is imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def plain_logs() -> None:

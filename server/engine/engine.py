@@ -57,14 +57,16 @@ class Engine:
         *,
         dtype: torch.dtype = torch.float32,
         kernel: Kernel | None = None,
+        fused: bool = False,
         batch_pixels: int | None = None,
     ) -> None:
         """`dtype`: the precision that `load` gives networks. `kernel`: our own code for the CPU, where it is available.
-        `batch_pixels`: source pixels up to which batches are filled; 0 for one tile at a time; None for what suits the
-        device."""
+        `fused`: load networks on our own code for GPUs. `batch_pixels`: source pixels up to which batches are filled; 0
+        for one tile at a time; None for what suits the device."""
         self.device = device
         self.dtype = dtype
         self.kernel = kernel
+        self.fused = fused
         self._runtime = Runtime(device)
         self._backends = open_backends(self._runtime, batch_pixels)
         self._runtime.reliefs.append(self.release)
@@ -73,7 +75,15 @@ class Engine:
 
     def load(self, parts: Sequence[tuple[Path, float]], *, name: str, sha256: str | None) -> Model:
         """A network for this engine, from files with the share of each: see `load_blend`. Raises ModelNotFound."""
-        model = load_blend(parts, name=name, sha256=sha256, device=self.device, dtype=self.dtype, kernel=self.kernel)
+        model = load_blend(
+            parts,
+            name=name,
+            sha256=sha256,
+            device=self.device,
+            dtype=self.dtype,
+            kernel=self.kernel,
+            fused=self.fused,
+        )
         if model.native is not None:
             release_memory(self.device)  # of the checkpoints and of what was made on the way
         return model

@@ -29,10 +29,12 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     kernel: Kernel | None = None,
+    fused: bool = False,
 ) -> Model:
     """Weights from a file, in the network they belong to, on a device. `kernel`: our own CPU kernels, which run the
-    network instead of torch in fp32 on the CPU. Raises ModelNotFound when the weights fit no network."""
-    return _build(load_state(path), path.name, name, sha256, device, dtype, kernel)
+    network instead of torch in fp32 on the CPU. `fused`: on our own kernels for GPUs, and in torch for what needs fp32.
+    Raises ModelNotFound when the weights fit no network."""
+    return _build(load_state(path), path.name, name, sha256, device, dtype, kernel, fused)
 
 
 def load_blend(
@@ -43,13 +45,14 @@ def load_blend(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     kernel: Kernel | None = None,
+    fused: bool = False,
 ) -> Model:
     """As `load_model`, from several files with the share of each, mixed weight by weight; from a single file as it
     is."""
     if len(parts) == 1:
-        return load_model(parts[0][0], name=name, sha256=sha256, device=device, dtype=dtype, kernel=kernel)
+        return load_model(parts[0][0], name=name, sha256=sha256, device=device, dtype=dtype, kernel=kernel, fused=fused)
     state = mix([(load_state(path), share) for path, share in parts], name)
-    return _build(state, name, name, sha256, device, dtype, kernel)
+    return _build(state, name, name, sha256, device, dtype, kernel, fused)
 
 
 def mix(parts: Sequence[tuple[StateDict, float]], name: str) -> dict[str, torch.Tensor]:
@@ -69,6 +72,7 @@ def _build(
     device: torch.device,
     dtype: torch.dtype,
     kernel: Kernel | None,
+    fused: bool,
 ) -> Model:
     """`source`: of the weights, for errors."""
     arch, facts = recognise(state, source)
@@ -84,8 +88,13 @@ def _build(
     if kernel is not None and device.type == "cpu" and dtype is torch.float32:
         network = Network.of(kernel, arch.layers(net, facts))
         return Model(name, sha256, arch.NAME, facts, device, dtype, network, _run, work)
+    ours = None
+    if fused:
+        from server.kernels.cuda.network import Network as Fused
+
+        ours = Fused(arch.layers(net, facts), dtype, device)
     net = net.to(device, dtype).to(memory_format=torch.channels_last)
-    return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward, work)
+    return Model(name, sha256, arch.NAME, facts, device, dtype, net, arch.forward, work, ours)
 
 
 def _run(net: Network, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

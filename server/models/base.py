@@ -3,13 +3,16 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from server.kernels import Layers
 from server.kernels.cpu.network import Network
+
+if TYPE_CHECKING:
+    from server.kernels.cuda.network import Network as Fused
 
 Forward = Callable[[Any, Tensor, torch.dtype], Tensor]
 StateDict = Mapping[str, Tensor]
@@ -67,6 +70,8 @@ class Model:
     _forward: Forward
     work: float = 1.0
     """Multiplications for a source pixel, about: the number of weights, where each is used once for a pixel."""
+    fused: "Fused | None" = field(default=None, repr=False)
+    """The same network on our own kernels for GPUs, if it was loaded for them."""
     _exact: nn.Module | None = field(default=None, repr=False)
 
     @property
@@ -79,7 +84,8 @@ class Model:
         """Memory that the loaded weights take."""
         if isinstance(self._net, Network):
             return self._net.weight_bytes
-        return sum(each.nbytes for each in self._net.state_dict().values())
+        ours = self.fused.weight_bytes if self.fused is not None else 0
+        return ours + sum(each.nbytes for each in self._net.state_dict().values())
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, *, exact: bool = False) -> Tensor:

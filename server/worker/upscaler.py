@@ -11,6 +11,7 @@ import torch
 from server.config import Config
 from server.engine import cuda
 from server.engine import device as devices
+from server.engine.backends.fused import problem as fused_problem
 from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
 from server.engine.self_test import self_test
@@ -56,7 +57,7 @@ class Upscaler:
         self._allow_paths = allow_paths
         self.problem = cuda.unused_gpu() if config.device == "auto" and self.device.type == "cpu" else None
         """Why a GPU that is here is not used, or None."""
-        self._engine = Engine(self.device, dtype=self.model_dtype, kernel=kernel)
+        self._engine = Engine(self.device, dtype=self.model_dtype, kernel=kernel, fused=self._finds_fused(config))
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
@@ -129,7 +130,17 @@ class Upscaler:
         except RuntimeError as error:
             raise Unavailable(f"the self-test failed: {cuda.explain(error, self.device.index or 0)}") from error
         reference = load_blend(parts, name=network.name, sha256=sha256, device=torch.device("cpu"))
-        difference = self_test(self._engine, model, reference)
+        try:
+            difference = self_test(self._engine, model, reference)
+        except Unavailable as error:
+            if not self._engine.fused or not self.works():
+                raise
+            log.warning("the GPU kernels are not used: torch runs the networks", reason=str(error))
+            self.kernels += f"; Triton's not used: {error}"
+            self._engine.fused = False
+            self._cache.drop_all()
+            model = self._load(parts, network.name, sha256)
+            difference = self_test(self._engine, model, reference)
         log.info("self-test passed", model=model.name, difference=round(difference, 3))
         return difference
 
@@ -208,7 +219,7 @@ class Upscaler:
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
             return model
 
-        return self._cache.get((name, sha256), load, lambda model: model.weight_bytes)
+        return self._cache.get((name, sha256, self._engine.fused), load, lambda model: model.weight_bytes)
 
     def _on_drop(self, thing: Model | FaceRestorer | Refiner) -> None:
         if isinstance(thing, Model):
@@ -258,13 +269,21 @@ class Upscaler:
         unused = "; a GPU is here, but torch can't use it" if self.problem else ""
         return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}{unused}"
 
+    def _finds_fused(self, config: Config) -> bool:
+        """Whether our own code for GPUs is asked for and can be used; `self.kernels` says so."""
+        if config.kernels != "triton":
+            return False
+        reason = fused_problem(self.device, self.model_dtype)
+        self.kernels += "; Triton's used for the networks" if reason is None else f"; Triton's not used: {reason}"
+        return reason is None
+
     def _find_kernel(self, config: Config) -> Kernel | None:
         """Our own code for CPUs, where it is available. Sets `self.kernels`: a text that says what it is used for, or
         why it is not used."""
         if config.kernels == "off":
             self.kernels = "switched off"
             return None
-        found = load_kernel(wanted=config.kernels)
+        found = load_kernel(wanted="auto" if config.kernels == "triton" else config.kernels)
         if not isinstance(found, Kernel):
             self.kernels = f"not used: {found}"
         elif self.device.type == "cpu" and config.dtype in ("auto", "fp32"):

@@ -132,6 +132,21 @@ class FakeDevice:
             tape.append((func, args, kwargs, result))
         return result
 
+    def runs_triton(self, patch: pytest.MonkeyPatch) -> None:
+        """Our own kernels, in Triton's interpreter: launched again at each replay of a graph that they are part of."""
+        from triton.runtime.interpreter import GridExecutor
+
+        launch = GridExecutor.__call__
+
+        def launched(*args: Any, **kwargs: Any) -> None:
+            tensors = [each for each in args if isinstance(each, Tensor)]
+            assert all(self.holds(each) for each in tensors), "a kernel got memory of the host"
+            launch(*args, **kwargs)
+            if (tape := getattr(self._local, "tape", None)) is not None:
+                tape.append((launch, args, kwargs, None))
+
+        patch.setattr(GridExecutor, "__call__", launched)
+
     def _moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], held: bool, to_device: bool) -> Tensor:
         source = args[0]
         later = kwargs.pop("non_blocking", False) or any(each is True for each in args[1:])
@@ -181,7 +196,7 @@ class FakeDevice:
 
     def _patch(self, patch: pytest.MonkeyPatch) -> None:
         fake = self
-        facts = SimpleNamespace(total_memory=self.total, uuid="0000-1", name=self.name)
+        facts = SimpleNamespace(total_memory=self.total, uuid="0000-1", name=self.name, major=8, minor=6, multi_processor_count=2)
 
         def emptied() -> None:
             fake.emptied += 1

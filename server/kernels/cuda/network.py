@@ -19,6 +19,7 @@ LEAST_CAPABILITY = (8, 0)
 UNIT = 16
 """Channels of all maps are multiples of it: so does a matrix instruction take them."""
 _TOPS = {torch.uint8: 255, torch.int16: 65535}
+_BLACK = 1 / 512
 _WIDTH = 128
 """Pixels of a program of `unpack` and `finish`."""
 
@@ -201,8 +202,7 @@ class Network:
 
     def launch(self, step: Step, kept: dict[str, Tensor], n: int, h: int, w: int, block: Block | None = None) -> None:
         """One convolution. `kept`: the buffers so far. `h`, `w`: of the source after unshuffling."""
-        source, weights = self.buffers[step.source], step.weights
-        target = self.buffers[step.target]
+        weights, target = step.weights, self.buffers[step.target]
         made = self._made(step.target, n, h, w, kept)
         near, far = (kept[name] if name else made for name in (step.near, step.far))
         height, width = h * target.level, w * target.level
@@ -263,6 +263,12 @@ class Network:
             enable_fp_fusion=True,
         )
         return out
+
+    def overflowed(self, seen: Tensor) -> Tensor:
+        """A byte for each tile, from what `finish` has seen: 1 where the result is not finite, or black where the
+        source is not."""
+        levels = seen[:, 1:].view(torch.float32)
+        return ((seen[:, 0] > 0) | ((levels[:, 0] < _BLACK) & (levels[:, 1] > 8 * _BLACK))).to(torch.uint8)
 
     def _rows(self, beside: int, height: int) -> int:
         """Of each program, where so many programs compute the same rows. It changes no bytes."""
