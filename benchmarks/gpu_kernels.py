@@ -14,7 +14,7 @@ import weakref
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from torch.utils._pytree import tree_leaves
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from server.engine.backends.base import Tile
+from server.engine.backends.eager import overflowed, to_image, to_samples
 from server.kernels.cuda import launches
 from server.kernels.cuda.network import HOPPER, Block, Network, Step, Weights, block_of, constants
 from server.models import ARCHS
@@ -185,8 +187,6 @@ class _Count(TorchDispatchMode):
 def moved_by_torch(net: nn.Module, arch: Any, scale: int, side: int = 256) -> dict[str, float]:
     """The same for torch's launches, with the engine's tail: what each reads and writes, counted on tensors without
     content."""
-    from server.engine.backends.eager import overflowed, to_image, to_samples
-
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
         with torch.device("cuda"):
             net = net.half().to("cuda")
@@ -198,9 +198,8 @@ def moved_by_torch(net: nn.Module, arch: Any, scale: int, side: int = 256) -> di
             before = sum(count.bytes.values())
             overflowed(image, result)
             part = slice(0, side * scale)
-            to_samples(
-                result[0], SimpleNamespace(rows=part, columns=part, samples=samples[0], dtype=np.dtype(np.uint8))
-            )
+            kept = SimpleNamespace(rows=part, columns=part, samples=samples[0], dtype=np.dtype(np.uint8))
+            to_samples(result[0], cast(Tile, kept))
     pixels = side * side
     total = sum(count.bytes.values())
     return {

@@ -196,7 +196,9 @@ class FakeDevice:
 
     def _patch(self, patch: pytest.MonkeyPatch) -> None:
         fake = self
-        facts = SimpleNamespace(total_memory=self.total, uuid="0000-1", name=self.name, major=8, minor=6, multi_processor_count=2)
+        facts = SimpleNamespace(
+            total_memory=self.total, uuid="0000-1", name=self.name, major=8, minor=6, multi_processor_count=2
+        )
 
         def emptied() -> None:
             fake.emptied += 1

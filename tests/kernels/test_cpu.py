@@ -19,9 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from server.kernels.cpu import Kernel, load
 from server.kernels import __main__ as command
-from server.kernels.cpu import build
+from server.kernels.cpu import Kernel, build, load
 from server.kernels.cpu.network import Network, RowPass
 from server.malloc import MALLOC_ENV
 from server.models import load_model, rrdbnet, srvgg

@@ -57,8 +57,8 @@ def problem(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why these kernels can't be used, in words; None if they can."""
     if device.type != "cuda":
         return "they need a GPU"
-    if dtype is torch.float32:
-        return "they multiply in 16 bits, and UPSCALE_DTYPE is fp32"
+    if dtype is not torch.float16:
+        return "they multiply in fp16, and UPSCALE_DTYPE asks for another precision"
     try:
         from server.kernels.cuda.network import LEAST_CAPABILITY
     except ImportError as error:
