@@ -141,7 +141,8 @@ class FakeDevice:
         def launched(*args: Any, **kwargs: Any) -> None:
             tensors = [each for each in args if isinstance(each, Tensor)]
             assert all(self.holds(each) for each in tensors), "a kernel got memory of the host"
-            launch(*args, **kwargs)
+            with torch._C.DisableTorchFunction():  # the interpreter works on the memory itself
+                launch(*args, **kwargs)
             if (tape := getattr(self._local, "tape", None)) is not None:
                 tape.append((launch, args, kwargs, None))
 

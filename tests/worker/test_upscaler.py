@@ -76,6 +76,22 @@ def test_a_gpu_is_tested_before_it_is_ready_and_doctor_says_what_it_found(config
         assert _examine(made)["self-test"].startswith("PROBLEM: the self-test failed")
 
 
+def test_gpu_kernels_that_fail_the_self_test_are_not_used(upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, config = upscaler._catalog, upscaler._config.model_copy(update={"kernels": "triton", "dtype": "auto"})
+    assert "Triton's not used: they need a GPU" in Upscaler(config, catalog).kernels
+
+    def wrong(*_: object) -> None:
+        raise ValueError("this machine has no compiler")
+
+    monkeypatch.setattr("server.kernels.cuda.network.Network.__call__", wrong)
+    with fake_cuda():
+        upscaler = Upscaler(config.model_copy(update={"device": "cuda"}), catalog)
+        assert upscaler.kernels.endswith("; Triton's used for the networks")
+        assert upscaler.self_test() < 2
+        assert "; Triton's not used: the self-test failed: " in upscaler.kernels
+        assert "no compiler" in upscaler.kernels
+
+
 def test_doctor_says_why_a_gpu_is_not_used(config: MakeConfig) -> None:
     with fake_cuda() as gpu:
         gpu.seen_by_nvml, gpu.seen_by_cuda = 2, 0
