@@ -7,8 +7,10 @@ torch's. From bytes and operations it predicts milliseconds on an H200. **Nothin
 
 import argparse
 import json
+import os
 import re
 import subprocess
+import sys
 import tempfile
 import weakref
 from collections import Counter
@@ -19,7 +21,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 import triton
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -30,7 +31,7 @@ from server.engine.backends.base import Tile
 from server.engine.backends.eager import overflowed, to_image, to_samples
 from server.kernels.cuda import launches
 from server.kernels.cuda.network import HOPPER, Block, Network, Step, Weights, block_of, constants
-from server.models import ARCHS
+from server.models import ARCHS, ModelInfo
 from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
 
 TARGETS = (80, 89, 90, 120)
@@ -171,8 +172,10 @@ class _Count(TorchDispatchMode):
             if isinstance(each, torch.Tensor):
                 self.bytes[name] += each.untyped_storage().nbytes()
         for each in tree_leaves(out):
+            if not isinstance(each, torch.Tensor):
+                continue
             storage = each.untyped_storage()
-            if isinstance(each, torch.Tensor) and storage._cdata not in self._seen:
+            if storage._cdata not in self._seen:
                 self._seen.add(storage._cdata)
                 self.live += storage.nbytes()
                 self.peak = max(self.peak, self.live)
@@ -184,12 +187,14 @@ class _Count(TorchDispatchMode):
         self._seen.discard(key)
 
 
-def moved_by_torch(net: nn.Module, arch: Any, scale: int, side: int = 256) -> dict[str, float]:
+def moved_by_torch(arch: Any, facts: ModelInfo, side: int = 256) -> dict[str, float]:
     """The same for torch's launches, with the engine's tail: what each reads and writes, counted on tensors without
     content."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+        torch.set_default_dtype(torch.float16)
         with torch.device("cuda"):
-            net = net.half().to("cuda")
+            net = arch.build(facts).eval()
+        torch.set_default_dtype(torch.float32)
         samples = torch.empty(1, side, side, 3, dtype=torch.uint8, device="cuda")
         count = _Count()
         with count:
@@ -197,7 +202,7 @@ def moved_by_torch(net: nn.Module, arch: Any, scale: int, side: int = 256) -> di
             result = arch.forward(net, image, torch.float16)
             before = sum(count.bytes.values())
             overflowed(image, result)
-            part = slice(0, side * scale)
+            part = slice(0, side * facts.scale)
             kept = SimpleNamespace(rows=part, columns=part, samples=samples[0], dtype=np.dtype(np.uint8))
             to_samples(result[0], cast(Tile, kept))
     pixels = side * side
@@ -234,7 +239,7 @@ def predicted(network: Network, width: int, height: int) -> dict[str, float]:
     return {"ms": round(total * 1000, 1), "floor_ms": round(floor / H200["tflops"] / 1e9, 1)}
 
 
-def networks() -> dict[str, tuple[nn.Module, Any, Network, tuple[int, int]]]:
+def networks() -> dict[str, tuple[Any, ModelInfo, Network, tuple[int, int]]]:
     """Each with the size of the picture that is predicted. Random weights: only shapes matter."""
     made = {}
     for name, net, size in (
@@ -243,7 +248,7 @@ def networks() -> dict[str, tuple[nn.Module, Any, Network, tuple[int, int]]]:
     ):
         net = net.eval().requires_grad_(False)
         arch, facts = next((arch, facts) for arch in ARCHS if (facts := arch.detect(net.state_dict())))
-        made[name] = net, arch, Network(arch.layers(net, facts), torch.float16, torch.device("cpu")), size
+        made[name] = arch, facts, Network(arch.layers(net, facts), torch.float16, torch.device("cpu")), size
     return made
 
 
@@ -254,8 +259,8 @@ def report(targets: tuple[int, ...], only: str = "") -> dict[str, Any]:
         "assumed": H200,
         "blocks": {str(width): vars(block) for width, block in HOPPER.items()},
     }
-    for name, (net, arch, network, size) in networks().items():
-        ours, theirs = moved(network), moved_by_torch(net, arch, network.scale)
+    for name, (arch, info, network, size) in networks().items():
+        ours, theirs = moved(network), moved_by_torch(arch, info)
         facts[name] = {
             "bytes_and_launches_per_source_pixel": {"ours": ours, "torch": theirs},
             f"predicted_{size[0]}x{size[1]}": predicted(network, *size),
@@ -273,13 +278,27 @@ def report(targets: tuple[int, ...], only: str = "") -> dict[str, Any]:
     return facts
 
 
+def interpreted() -> dict[str, Any]:
+    """Errors of small networks in Triton's interpreter, from the dry run of `gpu_first`: a process of its own, because
+    in this one kernels are compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "facts.json"
+        command = [sys.executable, "-m", "benchmarks.gpu_first", "--json", str(path)]
+        env = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+        subprocess.run(command, check=True, capture_output=True, env=env)
+        facts = json.loads(path.read_text("utf-8"))
+    largest = {name: max(way["error"] for way in tried.values()) for name, tried in facts["triton, rrdbnet"].items()}
+    networks = {name: facts[f"right, {name}"] for name in ("srvgg", "rrdbnet")}
+    return networks | {"largest_errors": {name: each for name, each in largest.items() if each >= 0}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--targets", type=int, nargs="+", default=TARGETS)
     parser.add_argument("--only", default="", help="kernels whose name contains this")
     args = parser.parse_args()
-    facts = report(tuple(args.targets), args.only)
+    facts = report(tuple(args.targets), args.only) | {"interpreter": interpreted()}
     if args.json:
         args.json.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
