@@ -28,7 +28,15 @@ _LATE_S = 60.0
 """A job's row may be written at most this much later than the end time in it."""
 _BYTES = "_bytes"
 """Ending of the names of memory measurements of workers."""
-_PRESENT = ("jobs_in_hand", "graphs")
+_GPU_METRICS = {
+    "gpu_utilisation_ratio": "Share of the last second in which the GPU had work.",
+    "gpu_memory_used_bytes": "Memory of the GPU that all processes take.",
+    "gpu_memory_total_bytes": "Memory of the GPU.",
+    "gpu_temperature_celsius": "Of the GPU.",
+    "gpu_throttled": "1 if heat or lack of power slows the GPU down.",
+}
+"""What workers read from a GPU's driver. Each is a metric of its own."""
+_PRESENT = ("jobs_in_hand", "graphs", *_GPU_METRICS)
 """Other values of the moment; all others are counts since the worker's start."""
 _STAGE_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _JOB_BUCKETS_S = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
@@ -185,14 +193,20 @@ class _Table(Collector):
         yield workers
         memory = GaugeMetricFamily("upscale_worker_bytes", "What workers measure.", labels=["worker", "what"])
         items = GaugeMetricFamily("upscale_worker_items", "What workers have at hand.", labels=["worker", "what"])
+        gpus = {
+            name: GaugeMetricFamily(f"upscale_{name}", text, labels=["worker"]) for name, text in _GPU_METRICS.items()
+        }
         for worker in live:
             for what, number_now in worker.counters.items():
-                if what.endswith(_BYTES):
+                if what in gpus:
+                    gpus[what].add_metric([worker.id], number_now)
+                elif what.endswith(_BYTES):
                     memory.add_metric([worker.id, what.removesuffix(_BYTES)], number_now)
                 elif what in _PRESENT:
                     items.add_metric([worker.id, what], number_now)
         yield memory
         yield items
+        yield from gpus.values()
         pending = GaugeMetricFamily(
             "upscale_deliveries", "Webhooks and results to be sent, or given up.", labels=["state"]
         )

@@ -14,6 +14,7 @@ from server.engine import device as devices
 from server.engine.backends.fused import problem as fused_problem
 from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
+from server.engine.nvml import Nvml
 from server.engine.self_test import self_test
 from server.errors import Unavailable
 from server.faces import FaceRestorer
@@ -61,6 +62,7 @@ class Upscaler:
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
+        self._nvml = Nvml(self.device)
 
     @property
     def kind(self) -> DeviceKind:
@@ -232,9 +234,10 @@ class Upscaler:
             self._engine.tidy()
 
     def counters(self) -> Mapping[str, float]:
-        """Those of the engine, the number of loaded `models` and their `model_bytes`."""
+        """Those of the engine and of the GPU's driver, the number of loaded `models` and their `model_bytes`."""
         return {
             **self._engine.counters(),
+            **self._nvml.read(),
             "models": len(self._cache),
             "model_bytes": self._cache.size,
         }

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 
-from server.api.metrics import Metrics
+from server.api.metrics import _GPU_METRICS, Metrics
 from server.config import MIB
 from server.db.database import open_database
 from server.db.deliveries import WEBHOOK, Deliveries, Delivery
@@ -221,7 +221,7 @@ def test_the_dashboard_and_its_page_ask_for_what_there_is(table: Jobs, pending: 
     end(table, network_pixels=1, seconds={"upscale": 1.0})
     add(table)
     metrics.count()
-    beat(table, "a", tiles=1, device_bytes=1, graphs=1)
+    beat(table, "a", tiles=1, device_bytes=1, graphs=1, **dict.fromkeys(_GPU_METRICS, 1.0))
     metrics.removed("expired", [1])
     there = {name for name, _ in samples(metrics.text().decode())}
     board = json.loads((root / "deploy" / "grafana.json").read_text("utf-8"))

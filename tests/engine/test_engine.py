@@ -16,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from server.engine.backends import batched, native
+from server.engine.backends import native
 from server.engine.engine import Engine
 from server.errors import OutOfMemory
 from server.job.plan import Sizes, make_plan
@@ -319,7 +319,7 @@ def test_pictures_too_wide_for_a_row_pass_are_cut_into_tiles_that_fit(
     shape = Engine(networks.CPU).geometry(model)
     assert model.native is not None and 4096 <= shape.row_pass_width < size[0]
     width, height = tile_size(size, shape)
-    assert model.native.bytes_for(min(height, size[1]), width) <= 1.1 * batched._TILE_BYTES["cpu"]
+    assert model.native.bytes_for(min(height, size[1]), width) <= 1.1 * (256 << 20)
 
 
 @pytest.mark.usefixtures("small_steps")
