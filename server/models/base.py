@@ -85,7 +85,7 @@ class Model:
         if isinstance(self._net, Network):
             return self._net.weight_bytes
         ours = self.fused.weight_bytes if self.fused is not None else 0
-        return ours + sum(each.nbytes for each in self._net.state_dict().values())
+        return ours + sum(int(each.nbytes) for each in self._net.state_dict().values())
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, *, exact: bool = False) -> Tensor:
