@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "UPSCALE_"
@@ -68,8 +68,9 @@ class Config(BaseSettings):
     kernels: Literal["auto", "avx512", "avx2", "triton", "off"] = Field(
         "auto",
         description="Instruction set of the server's own CPU kernels, for networks in fp32 and for resizing. auto: the "
-        "best that the processor has. They are compiled at first use. triton: as auto, and on a GPU of compute "
-        "capability 8.0 or newer the server's own GPU kernels for the networks, which have never run on a GPU yet.",
+        "best that the processor has. If they are not compiled yet, a worker does it while it works without them. "
+        "triton: as auto, and on a GPU of compute capability 8.0 or newer the server's own GPU kernels for the "
+        "networks, which have never run on a GPU yet.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="Diffusion network for creativity above 0. auto: SDXL on CUDA if installed."
@@ -86,6 +87,16 @@ class Config(BaseSettings):
     tile: int = Field(
         0, ge=0, le=4096, description="Tile side in source pixels; 0: chosen by the server, which may use no tiles."
     )
+
+    provenance: Literal["on", "off"] = Field(
+        "on", description="Results state in XMP that software made them: docs/provenance.md. off: they state nothing."
+    )
+
+    c2pa_cert: Path | None = Field(
+        None,
+        description="PEM file of the certificate chain that signs results by C2PA; needs the extra c2pa.",
+    )
+    c2pa_key: Path | None = Field(None, validate_default=True, description="PEM file of its private key.")
 
     max_source_bytes: int = Field(100 * MIB, ge=1, description="Largest source file, in bytes.")
     max_source_pixels: int = Field(100_000_000, ge=1, description="Largest source picture, width × height in pixels.")
@@ -117,6 +128,13 @@ class Config(BaseSettings):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/") if value else value
+
+    @field_validator("c2pa_key")
+    @classmethod
+    def _both_or_none(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("c2pa_cert") is None):
+            raise ValueError("UPSCALE_C2PA_CERT and UPSCALE_C2PA_KEY go together")
+        return value
 
     @property
     def database(self) -> str:

@@ -59,6 +59,8 @@ def _examine(config: "Config") -> dict[str, str]:
         if kind == "cuda":
             facts["self-test"] = _self_test(upscaler.self_test)
         facts["own kernels"] = upscaler.kernels
+        if kind == "cuda":
+            facts["own GPU kernels"] = upscaler.gpu_kernels
     except UpscaleError as error:
         facts["device"] = f"PROBLEM: {error.message}"
     for name in catalog.names():

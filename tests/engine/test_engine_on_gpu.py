@@ -112,7 +112,6 @@ def test_a_picture_of_one_tile_is_not_copied_as_floats(gpu: FakeDevice, dense: P
     result = joined(engine.upscale(on_gpu(dense), photo_like(40, 40), dtype=dtype))
     assert tiles == [np.dtype(dtype)]
     exact = joined(Engine(networks.CPU).upscale(networks.load(dense), photo_like(40, 40)))
-    # 0.5 of rounding; fp32 itself differs by 0.05 of 65,535 between a batch of four and one picture.
     assert np.abs(np.clip(exact, 0, 1) * np.iinfo(dtype).max - result).max() <= 0.6
 
 

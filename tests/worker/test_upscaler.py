@@ -1,27 +1,37 @@
 """What the process keeps loaded, and networks between two others."""
 
+import functools
 import hashlib
+import io
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from server import kernels
 from server.cli.doctor import _examine
 from server.config import Config
 from server.engine.model_cache import ModelCache
 from server.errors import InvalidField, ModelNotFound, Unavailable
 from server.job.job import Params
+from server.kernels.cpu import build
 from server.models import Model, load_state, mix
-from server.weights.catalog import Catalog
+from server.weights.catalog import Catalog, Weights
 from server.weights.choice import REAL_ESRGAN
+from server.weights.faces import FaceWeights
 from server.weights.manifest import read_manifest
 from server.weights.store import sha256_of
 from server.worker.upscaler import Upscaler
 from tests import networks
-from tests.conftest import MakeConfig
+from tests.conftest import MakeConfig, Picture
 from tests.engine.fake_device import fake_cuda
 from tests.networks import rrdbnet, save, srvgg
+from tests.paths import ROOT
 
 ENTRY = """
 [models.{name}]
@@ -45,40 +55,123 @@ NAMES = {
 
 
 @pytest.fixture
-def upscaler(tmp_path: Path) -> Upscaler:
-    """On a manifest whose networks are small, with the seeds 0, 1, 2, 3 in their order."""
+def small(tmp_path: Path) -> Catalog:
+    """Small networks under the names of the real ones, with the seeds 0, 1, 2, 3 in their order."""
     (tmp_path / "bundled").mkdir()
     entries = [ENTRY.format(name=name, bundled=str(bundled).lower()) for name, bundled in NAMES.items()]
     (tmp_path / "manifest.toml").write_text("".join(entries), "utf-8")
-    config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32", kernels="off", real_esrgan="always")
-    config.weights_path.mkdir()
+    weights = tmp_path / "weights"
+    weights.mkdir()
     for seed, (name, bundled) in enumerate(NAMES.items()):
-        folder = tmp_path / "bundled" if bundled else config.weights_path
-        save(networks.seeded(srvgg(), seed), folder / f"{name}.pth")
-    return Upscaler(config, Catalog(config.weights_path, manifest=read_manifest(tmp_path)), allow_paths=True)
+        save(networks.seeded(srvgg(), seed), (tmp_path / "bundled" if bundled else weights) / f"{name}.pth")
+    return Catalog(weights, manifest=read_manifest(tmp_path))
 
 
-def test_a_gpu_is_tested_before_it_is_ready_and_doctor_says_what_it_found(config: MakeConfig) -> None:
+@pytest.fixture
+def upscaler(tmp_path: Path, small: Catalog) -> Upscaler:
+    config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32", kernels="off", real_esrgan="always")
+    return Upscaler(config, small, allow_paths=True)
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that waits until the returned file is there, and then gives the library that was compiled before, or fails if
+    the file is not empty. The cache is empty."""
+    library, go = kernels.load(), tmp_path / "go"
+    if not isinstance(library, kernels.Kernel):
+        pytest.skip(f"no own kernels: {library}")
+    (tmp_path / "library").write_bytes(build.library().path.read_bytes()[: -len(build._tail(b""))])
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "c++"
+    script.write_text(
+        f"#!/bin/sh\nwhile [ ! -e {go} ]; do sleep 0.02; done\n[ -s {go} ] && exit 3\n"
+        f'for last; do :; done\ncat {tmp_path}/library > "$last"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:/bin:/usr/bin")
+    load = functools.partial(kernels.load.__wrapped__, tmp_path / "cache")
+    monkeypatch.setattr("server.worker.upscaler.load_kernel", load)
+    return go
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_worker_does_not_wait_for_the_compiler(
+    upscaler: Upscaler, compiler: Path, picture: Picture, fails: bool
+) -> None:
+    config = upscaler._config.model_copy(update={"kernels": "auto", "auto_limit_s": 60.0, "data_dir": compiler.parent})
+    worker = Upscaler(config, upscaler._catalog, compile_beside=True)
+
+    def enlarged() -> tuple[bytes, bool]:
+        ctx = worker.run(worker.prepare(Params(scale=4), picture(), config.weights_path / "result.png"))
+        assert ctx.loaded is not None
+        return ctx.target.read_bytes(), ctx.loaded.model.native is not None
+
+    worker.warm()
+    thread, (before, on_kernels) = worker._compiler, enlarged()
+    assert thread is not None and thread.is_alive() and not on_kernels
+    assert worker.kernels == "being compiled; until then torch does their work"
+    worker._running.add(0)
+    compiler.write_text("no" if fails else "")
+    thread.join(0.5)
+    assert thread.is_alive(), "it waits for a moment without jobs, to measure the speed"
+    slow = worker.rates()
+    worker._running.remove(0)
+    thread.join()
+    assert worker.rates() is not slow and "used" in (config.cache_dir / "rates.json").read_text("utf-8")
+    after, on_kernels = enlarged()
+    assert on_kernels is not fails
+    assert worker.kernels.startswith("not used: " if fails else "used, ") and (
+        fails or "compiled now" in worker.kernels
+    )
+    one, other = (np.asarray(Image.open(io.BytesIO(data)), np.int16) for data in (before, after))
+    assert abs(one - other).max() <= 1
+
+
+def test_without_opencv_a_worker_starts_and_refuses_only_faces(
+    upscaler: Upscaler, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where libGL is missing, which the package asks for that basicsr and gfpgan bring."""
+    code = "import sys, server.worker.loop; sys.exit('cv2' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    for name in [name for name in sys.modules if name == "cv2" or name.startswith("server.faces")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    anything = Weights("any", save(srvgg(), tmp_path / "any.pth"), ((tmp_path / "any.pth", None),), "", "")
+    monkeypatch.setattr("server.worker.upscaler.face_weights", lambda _: FaceWeights(anything, anything, None))
+    with pytest.raises(Unavailable, match="faces need OpenCV, .*cv2.* --no-deps opencv-python-headless"):
+        upscaler.load_faces()
+    ctx = upscaler.run(upscaler.prepare(Params(scale=4), picture(), tmp_path / "result.png"))
+    with Image.open(ctx.target) as result:
+        assert result.size == (128, 96)
+
+
+def no_kernel(name: str) -> None:
+    if name == "conv2d":
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+
+@pytest.mark.slow
+def test_doctor_says_what_the_self_test_of_a_gpu_found(config: MakeConfig) -> None:
     made = config(device="cuda", dtype="fp32")
     with fake_cuda() as gpu:
-        upscaler = Upscaler(made, Catalog(made.weights_path))
+        assert _examine(made)["self-test"].startswith("passed: 0.0")
+        gpu.before = no_kernel
+        assert _examine(made)["self-test"].startswith("PROBLEM: the self-test failed")
+
+
+def test_a_gpu_is_tested_before_it_is_ready(small: Catalog, config: MakeConfig) -> None:
+    with fake_cuda() as gpu:
+        upscaler = Upscaler(config(device="cuda", dtype="fp32"), small)
         upscaler.warm()
         assert upscaler.self_test() < 0.1 and upscaler.works()
-        assert _examine(made)["self-test"].startswith("passed: 0.0")
-
-        def fail(name: str) -> None:
-            if name == "conv2d":
-                raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
-
-        gpu.before = fail
+        gpu.before = no_kernel
         with pytest.raises(Unavailable, match="the self-test failed: .* has compute capability 8.6"):
             upscaler.warm()
-        assert _examine(made)["self-test"].startswith("PROBLEM: the self-test failed")
 
 
 def test_gpu_kernels_that_fail_the_self_test_are_not_used(upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog, config = upscaler._catalog, upscaler._config.model_copy(update={"kernels": "triton", "dtype": "auto"})
-    assert "Triton's not used: they need a GPU" in Upscaler(config, catalog).kernels
+    assert Upscaler(config, catalog).gpu_kernels == "not used: they need a GPU"
 
     def wrong(*_: object) -> None:
         raise ValueError("this machine has no compiler")
@@ -86,10 +179,10 @@ def test_gpu_kernels_that_fail_the_self_test_are_not_used(upscaler: Upscaler, mo
     monkeypatch.setattr("server.kernels.cuda.network.Network.__call__", wrong)
     with fake_cuda():
         upscaler = Upscaler(config.model_copy(update={"device": "cuda"}), catalog)
-        assert upscaler.kernels.endswith("; Triton's used for the networks")
+        assert upscaler.gpu_kernels == "used"
         assert upscaler.self_test() < 2
-        assert "; Triton's not used: the self-test failed: " in upscaler.kernels
-        assert "no compiler" in upscaler.kernels
+        assert upscaler.gpu_kernels.startswith("not used: the self-test failed: ")
+        assert "no compiler" in upscaler.gpu_kernels
 
 
 def test_doctor_says_why_a_gpu_is_not_used(config: MakeConfig) -> None:
