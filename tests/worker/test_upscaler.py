@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from server import kernels
 from server.cli.doctor import _examine
 from server.config import Config
 from server.engine.model_cache import ModelCache
 from server.errors import InvalidField, ModelNotFound, Unavailable
 from server.job.job import Params
+from server.kernels import cpu as kernels
 from server.kernels.cpu import build
 from server.models import Model, load_state, mix
 from server.weights.catalog import Catalog, Weights
