@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.paths import ROOT
 
 BARE = """
@@ -26,6 +28,7 @@ def test_it_needs_no_package_but_torch_and_triton() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_its_dry_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu_first", "--json", str(tmp_path / "x")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})

@@ -60,10 +60,10 @@ NETS = {
 @pytest.mark.parametrize("name", NETS)
 def test_a_network_gives_the_package_s_result_at_odd_sizes(name: str) -> None:
     net = NETS[name]()
-    samples = picture(2, 4, 20) if "×1" in name else picture(2, 6, 10) if name == "rrdbnet ×2" else picture(2, 3, 7)
+    samples = picture(2, 4, 20) if "×1" in name else picture(1, 4, 6) if name == "rrdbnet ×2" else picture(2, 3, 5)
     found, overflowed = run(ours(net), samples)
     assert (found - package(net, samples)).abs().max() < 2e-5
-    assert overflowed.tolist() == [0, 0]
+    assert not overflowed.any()
 
 
 def test_half_precision_is_nearer_to_fp32_than_torch_s() -> None:
