@@ -229,7 +229,7 @@ def busy(table: Jobs, pending: Deliveries) -> str:
     assert job is not None and table.fail(job, SourceUnreadable("it is broken"))
     add(table)
     metrics.count()
-    worked = dict.fromkeys(("tiles", "tile_retries", "batch_retries", "busy_seconds", *_GPU_METRICS), 1.0)
+    worked = dict.fromkeys(("tiles", "tile_retries", "batch_retries", "busy_seconds", "xid_errors", *_GPU_METRICS), 1.0)
     beat(table, "a", device_bytes=1, graphs=1, **worked)
     metrics.removed("expired", [1])
     return metrics.text().decode()
