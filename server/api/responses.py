@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from email.utils import formatdate, parsedate_to_datetime
 from itertools import chain
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -63,17 +64,24 @@ def _pieces(reader: Reader, start: int, end: int, size: int = _PIECE_BYTES) -> I
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def picture(reader: Reader, filename: str, request: Request) -> Response:
+def picture(reader: Reader, filename: str, request: Request, *, save: bool = False) -> Response:
     """A picture's file, or the parts of it that the request asks for; closes the reader. Raises RangeNotSatisfiable.
 
-    A browser shows pictures; it only saves any other kind of file.
+    A browser shows pictures, unless it is to `save` them; it only saves any other kind of file.
     """
     mime = sniff(reader.read(0, SNIFFED_BYTES))
     headers = {
-        "Content-Disposition": f'{"inline" if mime else "attachment"}; filename="{filename}"',
+        "Content-Disposition": disposition(filename, save=save or mime is None),
         "X-Content-Type-Options": "nosniff",
     }
     return file_response(reader, request, mime or "application/octet-stream", headers)
+
+
+def disposition(filename: str, *, save: bool) -> str:
+    """The value of Content-Disposition (RFC 6266); in names beyond ASCII the plain form has question marks."""
+    plain = filename.encode("ascii", "replace").decode().replace("\\", "_").replace('"', "_")
+    extended = "" if plain == filename else f"; filename*=UTF-8''{quote(filename, safe='')}"
+    return f'{"attachment" if save else "inline"}; filename="{plain}"{extended}'
 
 
 def file_response(reader: Reader, request: Request, mime: str, extra: Mapping[str, str]) -> Response:
