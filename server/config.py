@@ -16,6 +16,7 @@ TEST_PREFIX = "UPSCALE_TEST_"  # options of the test suite
 
 MIB = 1024 * 1024
 LicencePolicy = Literal["any", "commercial"]
+Role = Literal["all", "api", "worker"]
 _Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
 
 
@@ -47,6 +48,9 @@ class Config(BaseSettings):
     database_url: str | None = Field(
         None, description="SQLAlchemy URL of the database. Unset: SQLite in the data folder."
     )
+    blob_url: str | None = Field(
+        None, description="URL of the bucket of pictures: `s3://bucket/prefix`. Unset: a folder in the data folder."
+    )
     weights_dir: Path | None = Field(None, description="Folder of installed weights. Unset: in the data folder.")
     weights_mirror: str | None = Field(
         None, description="URL that `weights pull` downloads from, by file name. Unset: each file's own source."
@@ -56,6 +60,9 @@ class Config(BaseSettings):
         "any", description="`commercial` refuses weights whose licence does not clearly allow commercial use."
     )
 
+    role: Role = Field(
+        "all", description="Which half of the server `serve` starts: `api`, `worker`, or `all` for both."
+    )
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one per GPU, or one on the CPU.")
     jobs_per_worker: int = Field(
         0, ge=0, le=32, description="Jobs that a worker processes at a time; 0: 2 on the CPU, 4 on a GPU."

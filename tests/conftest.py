@@ -379,7 +379,8 @@ class Served:
         """Process ids by role: "api", "worker"."""
         assert self._process is not None
         pids = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        return {Path(f"/proc/{pid}/cmdline").read_text().split("\0")[3]: int(pid) for pid in pids}
+        # Of `… serve --role ROLE …`
+        return {Path(f"/proc/{pid}/cmdline").read_text().split("\0")[5]: int(pid) for pid in pids}
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60) -> None:
         deadline = time.monotonic() + timeout_s

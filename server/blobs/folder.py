@@ -34,6 +34,8 @@ _PRIVATE = 0o600
 _CHECK_BYTES = 1 << 20
 _OLD_S = 86400.0
 """No process is still writing a partial file of that age."""
+_ID = ".id"
+"""File with a random name of the folder, which stays the same when the folder is moved."""
 _LOCK, _CLEANUP_LOCK = ".lock", "sweeping"
 """Ending of a staging folder's own lock file; and name of the lock file for all staging folders together."""
 
@@ -124,7 +126,7 @@ class FolderBlobs:
             for path in place.iterdir():
                 with suppress(FileNotFoundError):
                     status = path.stat()
-                    ours = KEY.fullmatch(path.name) if place == self._folder else _is_lock(path)
+                    ours = KEY.fullmatch(path.name) or path.name == _ID if place == self._folder else _is_lock(path)
                     if path.is_file() and not ours and status.st_mtime < time.time() - _OLD_S:
                         path.unlink()
                         sizes.append(status.st_size)
@@ -178,6 +180,17 @@ class FolderBlobs:
             with suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def folder_id(folder: Path) -> str:
+    """The random name of a folder of blobs, the same for all processes and machines that have it. Raises OSError."""
+    make_private_folder(folder)
+    path = folder / _ID
+    with suppress(FileExistsError), path.open("x") as file:  # of two at the same moment, one writes
+        file.write(uuid.uuid4().hex)
+        file.flush()
+        os.fsync(file.fileno())
+    return path.read_text()
 
 
 def _is_lock(path: Path) -> bool:

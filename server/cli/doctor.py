@@ -39,6 +39,7 @@ def _examine(config: "Config") -> dict[str, str]:
     import pyvips
     from sqlalchemy import make_url
 
+    from server.db.check import check_postgresql
     from server.logs import configure_logs
     from server.weights.catalog import Catalog, verify
     from server.weights.choice import LARGE_X4
@@ -78,6 +79,8 @@ def _examine(config: "Config") -> dict[str, str]:
         facts["data folder"] += ", PROBLEM: not writable"
     # Without the password: others may read this.
     facts["database"] = repr(make_url(config.database_url)) if config.database_url else "SQLite in the data folder"
+    if not config.database.startswith("sqlite"):
+        facts["database"] += f": {check_postgresql(config.database)}"
     return facts
 
 

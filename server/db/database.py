@@ -150,6 +150,13 @@ turns = Table(
     Column("served_at", Float, nullable=False),
 )
 
+shared = Table(
+    "shared",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 _LOCK_TIMEOUT_S = 30

@@ -10,9 +10,7 @@ A worker's counters since its start (`WorkerInfo.counters`): those of `Upscaler.
 """
 
 import os
-import secrets
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -53,7 +51,7 @@ _GRACE_S = 12.0
 for the worker."""
 _RECYCLE_JOBS = 2000
 _RECYCLE_SHARE = 0.6
-"""A supervised worker is replaced by a new process after so many jobs, or when it uses this share of the machine's
+"""A worker is replaced by a new process after so many jobs, or when it uses this share of the machine's
 memory, because libraries may leak memory."""
 _TIDY_S = 30.0
 _LOOK_S = 0.1
@@ -357,35 +355,31 @@ def _memory_share(workers: int) -> int:
     return int(total * _RECYCLE_SHARE / workers)
 
 
-def run_worker(config: Config, worker_id: str | None = None, *, supervised: bool = False) -> None:
-    """The main function of the process. Runs until SIGTERM or SIGINT; if it is `supervised`, at most until it must be
-    replaced. Raises Unavailable or ModelNotFound at its start."""
+def run_worker(config: Config, worker_id: str) -> None:
+    """The main function of the process. Runs until SIGTERM or SIGINT, at most until it must be replaced. Raises
+    Unavailable or ModelNotFound at its start."""
     engine = open_database(config.database)
     jobs = Jobs(engine, lease_s=config.lease_s)
     index(config.weights_path)
-    name = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
     try:
-        _run_worker(config, jobs, engine, name, supervised)
+        _run_worker(config, jobs, engine, worker_id)
     except UpscaleError as error:
         # The launcher reads it, and `/readyz` shows it.
-        jobs.worker_beat(WorkerInfo(name, config.device, False, time.time(), problem=error.message))
+        jobs.worker_beat(WorkerInfo(worker_id, config.device, False, time.time(), problem=error.message))
         raise
 
 
-def _run_worker(config: Config, jobs: Jobs, engine: Engine, name: str, supervised: bool) -> None:
+def _run_worker(config: Config, jobs: Jobs, engine: Engine, worker_id: str) -> None:
     upscaler = Upscaler(config, Catalog.of(config))
-    recycle = (
-        (_RECYCLE_JOBS, _memory_share(max(1, config.workers, torch.cuda.device_count()))) if supervised else (0, 0)
-    )
     worker = Worker(
         config,
         jobs,
         open_blobs(config),
         upscaler,
         Changes(engine),
-        name,
-        recycle_jobs=recycle[0],
-        recycle_bytes=recycle[1],
+        worker_id,
+        recycle_jobs=_RECYCLE_JOBS,
+        recycle_bytes=_memory_share(max(1, config.workers, torch.cuda.device_count())),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())

@@ -3,7 +3,9 @@
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
-from server.db.webhook_secret import load_secret, webhook_secret
+from sqlalchemy import Engine
+
+from server.db.webhook_secret import load_secret, webhook_secret, with_shared_secret
 from tests.conftest import MakeConfig
 
 
@@ -34,3 +36,16 @@ def test_every_caller_has_a_secret_of_its_own_that_stays() -> None:
     assert ann.startswith("whsec_") and len(ann) == len("whsec_") + 44
     assert ann != bob
     assert ann == webhook_secret(b"server", "ann") != webhook_secret(b"other", "ann")
+
+
+def test_machines_of_one_postgresql_have_one_secret_and_the_first_keeps_its_own(
+    engine: Engine, config: MakeConfig
+) -> None:
+    first, second = config(), config()
+    own = load_secret(first)
+    secrets = [load_secret(with_shared_secret(each, engine)) for each in (first, second)]
+    if engine.dialect.name == "sqlite":
+        assert secrets == [own, load_secret(second)] and secrets[0] != secrets[1]
+    else:
+        assert secrets == [own, own]
+    assert load_secret(with_shared_secret(config(secret="set"), engine)) == b"set"

@@ -113,7 +113,9 @@ class Launched:
             return None  # gone, or not ours to look at
         if facts[0] in "ZX":
             return None
-        role = words[3] if words[1:3] == ["-m", "server"] else " ".join(words[:4])
+        role = " ".join(words[:4])
+        if words[1:3] == ["-m", "server"]:  # of `serve`, and of its children `serve --role ROLE --fd 3` or `--id ID`
+            role = words[5] if {"--fd", "--id"} & set(words) else words[3]
         return Process(int(folder.name), role, facts[19])
 
 
