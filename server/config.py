@@ -4,6 +4,7 @@ Nothing else reads the environment. An invalid value or an unknown variable stop
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,7 +50,15 @@ class Config(BaseSettings):
         None, description="SQLAlchemy URL of the database. Unset: SQLite in the data folder."
     )
     blob_url: str | None = Field(
-        None, description="URL of the bucket of pictures: `s3://bucket/prefix`. Unset: a folder in the data folder."
+        None,
+        description="Bucket of the pictures: `s3://bucket/prefix`, `gs://…` or `az://…`. Unset: in the data folder.",
+    )
+    blob_endpoint: str | None = Field(
+        None, description="URL of the bucket's server. Unset: the provider's own (Amazon, Google, Azure)."
+    )
+    blob_links: Literal["api", "direct"] = Field(
+        "api",
+        description="How callers get pictures of a bucket: through the API, or `direct`: the API redirects to it.",
     )
     weights_dir: Path | None = Field(None, description="Folder of installed weights. Unset: in the data folder.")
     weights_mirror: str | None = Field(
@@ -117,7 +126,14 @@ class Config(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("public_base_url", "weights_mirror", "weights_proxy")
+    @field_validator("blob_url")
+    @classmethod
+    def _names_a_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(s3|gs|az)://[^/@:?#\s]+(/[^?#\s]*)?", value):
+            raise ValueError("must look like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
+        return value
+
+    @field_validator("public_base_url", "weights_mirror", "weights_proxy", "blob_endpoint")
     @classmethod
     def _no_trailing_slash(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):

@@ -39,6 +39,7 @@ from server.images.read.open import read_header
 from server.job.formats import FORMATS
 from server.job.job import Job, Result
 from server.job.plan import result_size
+from tests.seaweedfs import ACCESS, SeaweedFS
 
 # The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
 FAST = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}
@@ -155,6 +156,18 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path)
             db.execute(table.delete())
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A real S3 server; its credentials are in the environment. For tests that are marked as slow."""
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ACCESS.items():
+            patch.setenv(name, value)
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture

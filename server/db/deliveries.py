@@ -107,6 +107,10 @@ class Deliveries:
     def retry(self, delivery: Delivery, pause_s: float, error: str | None) -> None:
         self._set(delivery, due_at=time.time() + pause_s, held_until=None, last_error=error)
 
+    def postpone(self, delivery: Delivery, pause_s: float) -> None:
+        """It can't be sent now, for a reason of our own: this attempt does not count."""
+        self._set(delivery, due_at=time.time() + pause_s, held_until=None, attempts=delivery.attempts - 1)
+
     def give_up(self, delivery: Delivery, error: str) -> None:
         self._set(delivery, state=DEAD, due_at=time.time(), held_until=None, last_error=error)
 

@@ -58,12 +58,19 @@ class Uploads:
 
     def fill(self, key: str, data: bytes) -> Upload:
         """Store the ticket's bytes. Raises NotFound as `ticket` does; of two simultaneous calls, for the later one."""
-        filled = replace(self.ticket(key), ready=True, expires_at=time.time() + self._keep_s)
-        mine = update(uploads).where(uploads.c.key == key, ~uploads.c.ready)
+        ticket = self.ticket(key)
+        filled = replace(ticket, ready=True, expires_at=time.time() + self._keep_s)
+        mine = update(uploads).where(uploads.c.key == key)
         with self._engine.begin() as db:
-            if not db.execute(mine.values(ready=True, expires_at=filled.expires_at)).rowcount:
+            if not db.execute(mine.where(~uploads.c.ready).values(ready=True, expires_at=filled.expires_at)).rowcount:
                 raise NotFound(_NO_TICKET)
-            self._blobs.put(key, data)  # within the transaction: if it fails, the ticket is still valid
+        try:
+            # NOTE: not within the transaction, which on SQLite keeps all others waiting: a bucket takes its time.
+            self._blobs.put(key, data)
+        except Exception:
+            with self._engine.begin() as db:  # the ticket is still valid
+                db.execute(mine.values(ready=False, expires_at=ticket.expires_at))
+            raise
         return filled
 
     def find(self, owner: str, upload_id: str) -> Upload | None:
@@ -84,13 +91,10 @@ class Uploads:
             found = [Upload(**row._mapping) for row in db.execute(query.limit(limit).offset(offset))]
             return found, db.execute(select(func.count()).select_from(uploads).where(*where)).scalar_one()
 
-    def remove_expired(self) -> Sequence[str]:
-        """Delete expired tickets and uploads, with their bytes. Returns their keys."""
+    def expired(self) -> Sequence[str]:
+        """The keys of expired tickets and uploads, for `remove`."""
         with reading(self._engine) as db:
-            expired = list(db.execute(select(uploads.c.key).where(uploads.c.expires_at < time.time())).scalars())
-        for key in expired:
-            self.remove(key)
-        return expired
+            return list(db.execute(select(uploads.c.key).where(uploads.c.expires_at < time.time())).scalars())
 
     def remove(self, key: str) -> None:
         """Delete an upload with its bytes; nothing happens if it does not exist."""

@@ -339,8 +339,7 @@ class Service:
         return Blob(self.blobs, key)
 
     def _delete_pictures(self, job: Job) -> None:
-        for key in pictures_of(job):
-            self.blobs.delete(key)
+        self.blobs.delete(*pictures_of(job))
 
     def _own_file(self, key: str | None) -> bytes:
         assert key is not None  # a Source has a URL, data or a key

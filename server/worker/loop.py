@@ -31,7 +31,7 @@ from server.db.jobs import HeartbeatResult, Jobs, WorkerInfo
 from server.engine import cuda
 from server.engine.device import is_out_of_memory
 from server.errors import JobCancelled, JobFailed, NotFound, OutOfMemory, UpscaleError
-from server.errors.transient import RETRY_S, retried, transient_error
+from server.errors.transient import POSTPONE_S, RETRY_S, StoreFailure, retried, transient_error
 from server.job.formats import FORMATS
 from server.job.job import Job, Result
 from server.job.price import cost_of
@@ -49,6 +49,8 @@ _PROGRESS_S = 0.5
 _GRACE_S = 12.0
 """How long a worker that was asked to end waits for jobs whose networks have finished; less than the launcher waits
 for the worker."""
+_STORE_S = 60.0
+"""How long a finished result waits for a store of pictures that fails; then the job is given back, to be run again."""
 _RECYCLE_JOBS = 2000
 _RECYCLE_SHARE = 0.6
 """A worker is replaced by a new process after so many jobs, or when it uses this share of the machine's
@@ -115,6 +117,8 @@ class Worker:
         self._runs_changed = threading.Condition()
         self._jobs_done = 0
         self._failure: Exception | None = None
+        self._claim_at = 0.0
+        """By the monotonic clock: no job is claimed before, because the store of pictures has failed."""
         self._doubted: set[str] = set()
         """Jobs that ended with an error of the device, after which it still computed."""
 
@@ -132,6 +136,8 @@ class Worker:
         while (
             self._wait(lambda: len(self._runs) < self._slots) and not self._stop.is_set() and not self._must_recycle()
         ):
+            if self._stop.wait(max(0.0, self._claim_at - time.monotonic())):
+                break
             try:
                 self._lease_once()
             except SQLAlchemyError:
@@ -233,6 +239,11 @@ class Worker:
         except UpscaleError as error:
             self._jobs.fail(job, error)
             log.info("job failed", code=error.code, reason=error.message)
+        except StoreFailure as error:
+            # Before the requeue, so that this worker does not claim it again at once.
+            self._claim_at = time.monotonic() + POSTPONE_S
+            self._jobs.requeue(job)
+            log.error("the store of pictures failed: job given back", reason=str(error))
         except SQLAlchemyError:
             raise
         except Exception as error:
@@ -265,11 +276,17 @@ class Worker:
 
     def _publish(self, run: _Run) -> None:
         """Store the result and finish the job. The result is not lost if the database is unavailable for less than a
-        lease."""
+        lease, or the store for less than _STORE_S."""
         assert run.ctx is not None  # it has run
         key = new_key(FORMATS[run.job.params.format].suffix)
-        size_bytes = run.ctx.target.stat().st_size
-        self._blobs.adopt(key, run.ctx.target)
+        target = run.ctx.target
+        size_bytes = target.stat().st_size
+
+        def store() -> None:
+            self._check(run)
+            self._blobs.adopt(key, target)
+
+        retried(store, _STORE_S)
         result = self._result(key, size_bytes, run.ctx)
 
         def finish() -> bool:

@@ -35,6 +35,7 @@ from server.api.dialects.native.translate import (
     to_source,
 )
 from server.api.responses import json_response, picture
+from server.blobs.base import Blob
 from server.config import largest_body
 from server.errors import InvalidField, NotFound, UnsupportedMedia
 from server.images.read.open import Header
@@ -142,13 +143,13 @@ async def events(job_id: str, caller: CallerDep, service: ServiceDep, base_url: 
 def result(job_id: str, caller: CallerDep, service: ServiceDep, request: Request) -> Response:
     job = service.get(job_id, caller.id)
     blob = service.result(job)
-    return picture(blob.open(), job.id + PurePath(blob.key).suffix, request)
+    return picture(blob, job.id + PurePath(blob.key).suffix, request)
 
 
 @router.get("/jobs/{job_id}/source")
 def source(job_id: str, caller: CallerDep, service: ServiceDep, request: Request) -> Response:
     job = service.get(job_id, caller.id)
-    return picture(service.source(job).open(), f"{job.id}-source", request)
+    return picture(service.source(job), f"{job.id}-source", request)
 
 
 @router.post("/jobs/{job_id}/cancel")
@@ -217,7 +218,7 @@ def models(caller: CallerDep, service: ServiceDep) -> Response:
 @router.head("/files/{key}")
 @router.get("/files/{key}")
 def file(key: str, service: ServiceDep, request: Request) -> Response:
-    return picture(service.blobs.open(key), key, request)
+    return picture(Blob(service.blobs, key), key, request)
 
 
 @router.put("/uploads/{key}")
