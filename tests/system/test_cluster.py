@@ -1,6 +1,6 @@
-"""Several machines with everything real: their own data folders, one PostgreSQL, one S3 server. Then each of them fails.
+"""Several machines with everything real, and then each of their parts fails.
 
-A "machine" is a `serve` with a data folder of its own.
+A "machine" is a `serve` with a data folder of its own. They have one PostgreSQL and one S3 server.
 """
 
 import base64
@@ -82,7 +82,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     seaweedfs = SeaweedFS(folder / "store")
     with running_postgres() as postgres:
         seaweedfs.start()
-        yield Cluster(folder, postgres, seaweedfs)
+        cluster = Cluster(folder, postgres, seaweedfs)
+        yield cluster
+        cluster.engine.dispose()
         seaweedfs.stop()
 
 
