@@ -78,7 +78,21 @@ def _examine(config: "Config") -> dict[str, str]:
         facts["data folder"] += ", PROBLEM: not writable"
     # Without the password: others may read this.
     facts["database"] = repr(make_url(config.database_url)) if config.database_url else "SQLite in the data folder"
+    if config.blob_url is not None:
+        facts |= _bucket(config, config.blob_url)
     return facts
+
+
+def _bucket(config: "Config", url: str) -> Mapping[str, str]:
+    from server.blobs import open_blobs
+    from server.config import BadConfig
+
+    where = f"{url} at {config.blob_endpoint}" if config.blob_endpoint else url
+    try:
+        facts = dict(open_blobs(config).check())
+    except (BadConfig, OSError) as error:
+        facts = {"bucket": f"PROBLEM: {error}"}
+    return {"pictures": where, **facts}
 
 
 def _self_test(test: Callable[[], float]) -> str:
