@@ -159,6 +159,11 @@ def largest_body(config: Config) -> int:
     return config.max_source_bytes * 4 // 3 + MIB
 
 
+def provider_variable(*names: str) -> str | None:
+    """A variable of a cloud provider's own tools, such as AWS_REGION: the first of these that is set."""
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+
 class BadConfig(Exception):
     """An invalid setting; the message has its name, its value and what is valid."""
 

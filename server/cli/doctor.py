@@ -85,6 +85,7 @@ def _examine(config: "Config") -> dict[str, str]:
 
 def _bucket(config: "Config", url: str) -> Mapping[str, str]:
     from server.blobs import open_blobs
+    from server.blobs.lifecycle import lifecycle_fact
     from server.config import BadConfig
 
     where = f"{url} at {config.blob_endpoint}" if config.blob_endpoint else url
@@ -92,6 +93,8 @@ def _bucket(config: "Config", url: str) -> Mapping[str, str]:
         facts = dict(open_blobs(config).check())
     except (BadConfig, OSError) as error:
         facts = {"bucket": f"PROBLEM: {error}"}
+    if url.startswith("s3:"):
+        facts["bucket's rules"] = lifecycle_fact(url, config.blob_endpoint)
     return {"pictures": where, **facts}
 
 
