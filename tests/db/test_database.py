@@ -3,11 +3,12 @@
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect, select
+from sqlalchemy import JSON, Engine, inspect, select
 from sqlalchemy.exc import IntegrityError
 
 from server.db.database import Changes, is_current, metadata, migrate, open_database, reading, workers
@@ -29,9 +30,17 @@ def ids(engine: Engine) -> list[str]:
         return list(db.execute(select(workers.c.id).order_by(workers.c.id)).scalars())
 
 
+def compare_default(*found: Any) -> bool | None:
+    """Whether defaults differ. Of JSON, which PostgreSQL can't compare, as text; of all others, alembic's own answer."""
+    _, _, column, inspected, _, wanted = found
+    if not isinstance(column.type, JSON) or inspected is None or wanted is None:
+        return None
+    return str(inspected).split("::")[0].strip("'") != str(wanted).strip("'")
+
+
 def test_the_migrations_build_the_tables_that_the_code_uses(engine: Engine) -> None:
     with engine.begin() as db:
-        context = MigrationContext.configure(db, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(db, opts={"compare_type": True, "compare_server_default": compare_default})
         assert compare_metadata(context, metadata) == []
 
 

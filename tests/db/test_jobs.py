@@ -1,4 +1,4 @@
-"""The contract of the job table, on SQLite and, where UPSCALE_TEST_POSTGRES holds a URL, on PostgreSQL.
+"""The contract of the job table, on SQLite and on PostgreSQL.
 
 A lease is made to lapse by taking it through a table whose leases are over before they begin.
 """
