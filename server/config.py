@@ -16,6 +16,8 @@ PREFIX = "UPSCALE_"
 TEST_PREFIX = "UPSCALE_TEST_"  # options of the test suite
 
 MIB = 1024 * 1024
+BUCKET_URL = re.compile(r"(s3|gs|az)://[^/@:?#\s]+(/[^?#\s]*)?")
+BUCKET_FORM = "must look like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 LicencePolicy = Literal["any", "commercial"]
 _Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
 
@@ -125,8 +127,8 @@ class Config(BaseSettings):
     @field_validator("blob_url")
     @classmethod
     def _names_a_bucket(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"(s3|gs|az)://[^/@:?#\s]+(/[^?#\s]*)?", value):
-            raise ValueError("must look like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
+        if value is not None and not BUCKET_URL.fullmatch(value):
+            raise ValueError(BUCKET_FORM)
         return value
 
     @field_validator("public_base_url", "weights_mirror", "weights_proxy", "blob_endpoint")
