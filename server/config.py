@@ -16,6 +16,8 @@ PREFIX = "UPSCALE_"
 TEST_PREFIX = "UPSCALE_TEST_"  # options of the test suite
 
 MIB = 1024 * 1024
+BUCKET_URL = re.compile(r"(s3|gs|az)://[^/@:?#\s]+(/[^?#\s]*)?")
+BUCKET_FORM = "must look like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 LicencePolicy = Literal["any", "commercial"]
 Role = Literal["all", "api", "worker"]
 _Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
@@ -129,8 +131,8 @@ class Config(BaseSettings):
     @field_validator("blob_url")
     @classmethod
     def _names_a_bucket(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"(s3|gs|az)://[^/@:?#\s]+(/[^?#\s]*)?", value):
-            raise ValueError("must look like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
+        if value is not None and not BUCKET_URL.fullmatch(value):
+            raise ValueError(BUCKET_FORM)
         return value
 
     @field_validator("public_base_url", "weights_mirror", "weights_proxy", "blob_endpoint")
@@ -161,6 +163,11 @@ class Config(BaseSettings):
 def largest_body(config: Config) -> int:
     """Most bytes of a request's body: a picture in base64 has 4/3 of its size; the rest is for other fields."""
     return config.max_source_bytes * 4 // 3 + MIB
+
+
+def provider_variable(*names: str) -> str | None:
+    """A variable of a cloud provider's own tools, such as AWS_REGION: the first of these that is set."""
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 
 class BadConfig(Exception):

@@ -28,8 +28,8 @@ from sqlalchemy import Engine
 
 from server.api.app import create_app
 from server.api.protocol import server_of
+from server.blobs import open_blobs
 from server.blobs.base import new_key
-from server.blobs.folder import FolderBlobs
 from server.config import Config
 from server.db.database import metadata, migrate, open_database
 from server.db.jobs import Jobs, WorkerInfo
@@ -179,7 +179,7 @@ class StandIn:
 
     def __init__(self, config: Config) -> None:
         self.jobs = Jobs(open_database(config.database), lease_s=config.lease_s)
-        self.blobs = FolderBlobs(config.blobs_dir)
+        self.blobs = open_blobs(config)
         self._config = config
 
     def beat(self, ready: bool = True) -> None:

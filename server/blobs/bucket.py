@@ -6,7 +6,9 @@ AZURE_STORAGE_ACCOUNT_NAME, …) or from the machine's role, as in all of the pr
 A bucket that can't be reached, refuses the credentials or does not exist raises `StoreFailure`. Its text has no keys.
 """
 
+import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +19,7 @@ import obstore
 from obstore.exceptions import BaseError, GenericError
 from obstore.store import AzureStore, GCSStore, MemoryStore, ObjectStore, S3Store, from_url
 
-from server.blobs.base import KEY, Stored, checked, not_found
+from server.blobs.base import KEY, Stored, checked, new_key, not_found
 from server.blobs.staging import Staging
 from server.config import BadConfig
 from server.errors import NotFound
@@ -40,6 +42,8 @@ _RETRIES: Any = {
     "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
+_CLOCK_S = 60.0
+"""A larger difference is worth a warning."""
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist")
 
 
@@ -158,14 +162,37 @@ class BucketBlobs:
                 yield {each["path"]: _stored(each) for each in page if KEY.fullmatch(each["path"])}
 
     def check(self) -> Mapping[str, str]:
-        return {}
+        key, data = new_key(), os.urandom(1024)
+        try:
+            begun, before = time.perf_counter(), time.time()
+            self.put(key, data)
+            written, after = time.perf_counter(), time.time()
+            if self.get(key) != data:
+                raise StoreFailure("it returned other bytes than were written")
+            read = time.perf_counter()
+            found = self.stat(key)
+            self.delete(key)
+            if found is None or self.has(key):
+                raise StoreFailure("what was written is not listed, or what was deleted still is")
+        except (NotFound, OSError) as error:
+            return {"bucket": f"PROBLEM: {error}"}
+        facts = {
+            "bucket": "reachable and writable, "
+            f"{1000 * (written - begun):.0f} ms for a write, {1000 * (read - written):.0f} ms for a read"
+        }
+        # Times of objects are whole seconds.
+        apart = max(found.stored_at - after, before - (found.stored_at + 1), 0.0)
+        clock = "as this machine's" if apart < 2 else f"{apart:.0f} s from this machine's"
+        late = apart > _CLOCK_S
+        return {**facts, "bucket's clock": f"PROBLEM: {clock}; requests are refused from 900 s on" if late else clock}
 
     def _put(self, key: str, data: bytes | Path, start: bytes) -> None:
         """With the headers of a download, for callers that get it straight from the bucket: the same as the API's. Only
         what is a picture by its content is shown by browsers."""
         mime = sniff(start)
         disposition = f'{"inline" if mime else "attachment"}; filename="{key}"'
-        attributes = {"Content-Type": mime or "application/octet-stream", "Content-Disposition": disposition}
+        # NOTE: some servers take application/octet-stream for unknown, and guess from the key's ending.
+        attributes = {"Content-Type": mime or "binary/octet-stream", "Content-Disposition": disposition}
         with _failures():
             obstore.put(
                 self._store,
