@@ -9,7 +9,7 @@ Pictures of jobs that have not ended are never removed, so they may exceed the q
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -34,19 +34,30 @@ _BATCH = 100
 
 class Cleanup:
     def __init__(
-        self, config: Config, service: Service, jobs: Jobs, uploads: Uploads, blobs: Blobs, metrics: Metrics
+        self,
+        config: Config,
+        service: Service,
+        jobs: Jobs,
+        uploads: Uploads,
+        blobs: Blobs,
+        metrics: Metrics,
+        is_leader: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_leader`: this process cleans up for all machines; others remove only their own machine's parts."""
         self._config = config
         self._service = service
         self._jobs = jobs
         self._uploads = uploads
         self._blobs = blobs
         self._metrics = metrics
+        self._is_leader = is_leader
 
     def once(self) -> bool:
         """One run. True when there is more to remove."""
-        self._jobs.end_abandoned()
         self._note("part", self._blobs.remove_partial())
+        if not self._is_leader():
+            return False
+        self._jobs.end_abandoned()
         stored = self._blobs.list()
         more = self._remove_expired(stored)
         self._remove_orphans(stored)

@@ -7,8 +7,15 @@ import hmac
 import os
 import secrets
 
+from pydantic import SecretStr
+from sqlalchemy import Engine, select
+from sqlalchemy.dialects.postgresql import insert
+
 from server.config import Config
+from server.db.database import secrets as secrets_table
 from server.files import make_private_folder
+
+_NAME = "webhook"
 
 
 def load_secret(config: Config) -> bytes:
@@ -26,6 +33,20 @@ def load_secret(config: Config) -> bytes:
             os.link(own, path)
         own.unlink()
     return path.read_bytes()
+
+
+def with_shared_secret(config: Config, engine: Engine) -> Config:
+    """The same settings; on PostgreSQL, which several machines may share, with the secret that all of them use: it is
+    in the database since the first of them started, unless the setting gives it."""
+    if config.secret is not None or engine.dialect.name == "sqlite":
+        return config
+    found = select(secrets_table.c.value).where(secrets_table.c.name == _NAME)
+    with engine.begin() as db:
+        if (value := db.execute(found).scalar_one_or_none()) is None:
+            mine = insert(secrets_table).values(name=_NAME, value=load_secret(config).decode())
+            db.execute(mine.on_conflict_do_nothing())  # another machine's may have come first
+            value = db.execute(found).scalar_one()
+    return config.model_copy(update={"secret": SecretStr(value)})
 
 
 def webhook_secret(secret: bytes, owner: str) -> str:
