@@ -260,7 +260,7 @@ def _watch(child: _Child, jobs: Jobs, lease_s: float) -> None:
         if now >= child.due:
             child.due = now + lease_s / 4
             assert child.worker_id is not None
-            jobs.worker_beat(WorkerInfo(child.worker_id, "none", False, time.time(), problem=child.problem))
+            jobs.worker_beat(WorkerInfo(child.worker_id, "none", False, problem=child.problem))
         return
     if child.process is None:
         if now >= child.due:

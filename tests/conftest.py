@@ -183,7 +183,7 @@ class StandIn:
         self._config = config
 
     def beat(self, ready: bool = True) -> None:
-        self.jobs.worker_beat(WorkerInfo("stand-in", "cpu", ready, time.time()))
+        self.jobs.worker_beat(WorkerInfo("stand-in", "cpu", ready))
 
     def claim(self, wait_s: float = 5.0) -> Job:
         """The next job, waited for while it is being fetched."""

@@ -214,7 +214,7 @@ from server.db.database import open_database
 from server.db.jobs import Jobs, WorkerInfo
 worker = sys.argv[sys.argv.index("--id") + 1]
 Jobs(open_database(sys.argv[1]), lease_s=60).worker_beat(
-    WorkerInfo(worker, "cuda", False, time.time(), problem=open(sys.argv[2]).read())
+    WorkerInfo(worker, "cuda", False, problem=open(sys.argv[2]).read())
 )
 sys.exit(1)
 """

@@ -9,7 +9,7 @@ Pictures of jobs that have not ended are never removed, so they may exceed the q
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -34,8 +34,16 @@ _BATCH = 100
 
 class Cleanup:
     def __init__(
-        self, config: Config, service: Service, jobs: Jobs, uploads: Uploads, blobs: Blobs, metrics: Metrics
+        self,
+        config: Config,
+        service: Service,
+        jobs: Jobs,
+        uploads: Uploads,
+        blobs: Blobs,
+        metrics: Metrics,
+        is_leader: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_leader`: this process cleans up for all machines; others remove only their own machine's parts."""
         self._config = config
         self._service = service
         self._jobs = jobs
@@ -46,17 +54,21 @@ class Cleanup:
         """What is stored, as last listed, less what was removed since."""
         self._list_at = 0.0
         """By the monotonic clock."""
+        self._is_leader = is_leader
 
     def once(self) -> bool:
         """One run. True when there is more to remove."""
-        self._jobs.end_abandoned()
         self._note("part", self._blobs.remove_partial())
+        self._metrics.disk(self._blobs.free_bytes())
+        if not self._is_leader():
+            return False
+        self._jobs.end_abandoned()
         if time.monotonic() >= self._list_at:
             self._list()
             self._list_at = time.monotonic() + self._blobs.list_s
         more = self._remove_expired()
         more = self._remove_over_quota() or more
-        self._metrics.stored(self._count, self._bytes, self._blobs.free_bytes())
+        self._metrics.stored(self._count, self._bytes)
         return more
 
     # --- internal ---------------------------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.blobs import open_blobs
 from server.blobs.base import Blobs, new_key
 from server.config import Config
-from server.db.database import Changes, open_database
+from server.db.database import open_database
 from server.db.jobs import HeartbeatResult, Jobs, WorkerInfo
+from server.db.notify import POLL_S, Listener, Topic
 from server.engine import cuda
 from server.engine.device import is_out_of_memory
 from server.errors import JobCancelled, JobFailed, NotFound, OutOfMemory, UpscaleError
@@ -42,10 +43,8 @@ from server.worker.upscaler import Upscaler
 
 log = structlog.get_logger()
 
-_IDLE_S = 0.5
-"""How long an idle worker waits for a notification of new jobs before it looks for jobs whose lease has expired."""
 _PROGRESS_S = 0.5
-"""How often progress is written while a job runs."""
+"""How often progress is written while a job runs, if it has changed."""
 _GRACE_S = 12.0
 """How long a worker that was asked to end waits for jobs whose networks have finished; less than the launcher waits
 for the worker."""
@@ -76,6 +75,9 @@ class _Run:
     ctx: Context | None = None
     """None until its thread has begun."""
     news: HeartbeatResult = HeartbeatResult.CONTINUE
+    reported: tuple[float, str] = (0.0, "loading")
+    """Progress and stage that are in the table."""
+    reported_at: float = 0.0
 
     @property
     def progress(self) -> float:
@@ -93,7 +95,7 @@ class Worker:
         jobs: Jobs,
         blobs: Blobs,
         upscaler: Upscaler,
-        changes: Changes,
+        listener: Listener,
         worker_id: str,
         *,
         recycle_jobs: int = 0,
@@ -105,7 +107,8 @@ class Worker:
         self._jobs = jobs
         self._blobs = blobs
         self._upscaler = upscaler
-        self._changes = changes
+        self._listener = listener
+        self._work_came, self._look = listener.subscribe(Topic.WORK), listener.subscribe(Topic.STOP)
         self._id = worker_id
         self._recycle_jobs = recycle_jobs
         self._recycle_bytes = recycle_bytes
@@ -125,11 +128,16 @@ class Worker:
     def stop(self) -> None:
         """End soon: running jobs go back to the queue after the current tile, unless it is their last."""
         self._stop.set()
+        self._work_came.set()
 
     def loop(self) -> None:
         """Work until `stop`, or until the process must be replaced. The default networks are verified and loaded before
         the first lease. Raises an error that made the device unusable."""
         self._upscaler.warm()
+        with self._listener.running():
+            self._loop()
+
+    def _loop(self) -> None:
         beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beats.start()
         log.info("worker ready", worker=self._id, device=self._device, jobs=self._slots)
@@ -149,6 +157,7 @@ class Worker:
         if self._failure is not None:
             raise self._failure  # the device is unusable in this process; the launcher starts a new one, which retries
         self._ended.set()
+        self._look.set()
         beats.join()
         self._jobs.release(self._id)
 
@@ -160,10 +169,11 @@ class Worker:
     def _lease_once(self) -> None:
         job = self._jobs.claim(self._id)
         if job is None:
-            self._changes.wait(self._stop, _IDLE_S)
+            self._work_came.wait(POLL_S)
             return
         run = _Run(job)
         self._runs.add(run)
+        self._look.set()
         alone = job.attempt > 1
         if alone and not self._wait(lambda: len(self._runs) == 1):
             try:
@@ -330,7 +340,7 @@ class Worker:
     def _info(self) -> WorkerInfo:
         counted = {"jobs": self._jobs_done, "jobs_in_hand": len(self._runs), "memory_bytes": memory_bytes()}
         counters = {**self._upscaler.counters(), **counted}
-        return WorkerInfo(self._id, self._device, True, time.time(), self._upscaler.kind, counters)
+        return WorkerInfo(self._id, self._device, True, self._upscaler.kind, counters)
 
     def _check(self, run: _Run) -> None:
         if run.news is HeartbeatResult.LOST:
@@ -343,10 +353,11 @@ class Worker:
     def _beat(self) -> None:
         """Write heartbeats of the process and its jobs, and read whether jobs must stop."""
         reported = tidied = 0.0
-        while not self._ended.wait(_PROGRESS_S if reported else 0.0):
+        heard = False
+        while not self._ended.is_set():
             try:
                 for run in list(self._runs):
-                    run.news = self._jobs.heartbeat(run.job, run.progress, run.stage)
+                    self._report(run, heard)
                 if time.monotonic() - reported > self._config.lease_s / 4:
                     self._jobs.worker_beat(self._info())
                     reported = time.monotonic()
@@ -356,6 +367,14 @@ class Worker:
             except Exception:
                 # For example a locked database: a lease is long enough for several attempts.
                 log.exception("heartbeat failed")
+            heard = self._look.wait(_PROGRESS_S if self._runs or not reported else self._config.lease_s / 3)
+
+    def _report(self, run: _Run, heard: bool) -> None:
+        """`heard`: some job was to be stopped; it may be this one."""
+        progress, now = (run.progress, run.stage), time.monotonic()
+        if heard or progress != run.reported or now - run.reported_at > POLL_S:
+            run.news = self._jobs.heartbeat(run.job, *progress)
+            run.reported, run.reported_at = progress, now
 
 
 def memory_bytes() -> int:
@@ -382,18 +401,19 @@ def run_worker(config: Config, worker_id: str) -> None:
         _run_worker(config, jobs, engine, worker_id)
     except UpscaleError as error:
         # The launcher reads it, and `/readyz` shows it.
-        jobs.worker_beat(WorkerInfo(worker_id, config.device, False, time.time(), problem=error.message))
+        jobs.worker_beat(WorkerInfo(worker_id, config.device, False, problem=error.message))
         raise
 
 
 def _run_worker(config: Config, jobs: Jobs, engine: Engine, worker_id: str) -> None:
-    upscaler = Upscaler(config, Catalog.of(config))
+    upscaler, blobs = Upscaler(config, Catalog.of(config)), open_blobs(config)
+    blobs.remove_partial()  # of a worker before it that was killed: there may be no API on this machine
     worker = Worker(
         config,
         jobs,
-        open_blobs(config),
+        blobs,
         upscaler,
-        Changes(engine),
+        Listener(engine),
         worker_id,
         recycle_jobs=_RECYCLE_JOBS,
         recycle_bytes=_memory_share(max(1, config.workers, torch.cuda.device_count())),

@@ -289,7 +289,7 @@ def test_ready_means_a_worker_that_is_ready(live: Live) -> None:
 
 def test_not_ready_says_why_a_worker_cannot_work(live: Live) -> None:
     problem = "the GPU Tesla V100 has compute capability 7.0, for which this build of torch has no code"
-    live.worker.jobs.worker_beat(WorkerInfo("w", "cuda:0", False, time.time(), problem=problem))
+    live.worker.jobs.worker_beat(WorkerInfo("w", "cuda:0", False, problem=problem))
     answer = live.client.get("/readyz")
     assert (answer.status_code, answer.json()["reason"]) == (503, problem)
     assert answer.json()["workers"] == [{"id": "w", "device": "cuda:0", "ready": False, "problem": problem}]

@@ -129,14 +129,15 @@ def test_attempts_that_workers_died_in_are_counted(table: Jobs, config: MakeConf
 
 
 def test_workers_are_reported_by_kind_as_long_as_they_are_heard_of(table: Jobs, pending: Deliveries) -> None:
-    for name, kind, beat_at in (("a", "cpu", 0.0), ("b", "cuda", 0.0), ("c", "cuda", -3600.0)):
-        table.worker_beat(WorkerInfo(name, "device", True, time.time() + beat_at, kind))  # type: ignore[arg-type]
+    table.worker_beat(WorkerInfo("a", "device", True, "cpu"))
+    table.worker_beat(WorkerInfo("b", "device", True, "cuda"))
+    Jobs(table._engine, lease_s=-1).worker_beat(WorkerInfo("silent", "device", True, "cuda"))
     text = Metrics(table, pending).text().decode()
     assert value(text, "upscale_workers", "cpu", "true") == value(text, "upscale_workers", "cuda", "true") == 1
 
 
 def beat(table: Jobs, name: str, **counters: float) -> None:
-    table.worker_beat(WorkerInfo(name, "device", True, time.time(), counters=counters))
+    table.worker_beat(WorkerInfo(name, "device", True, counters=counters))
 
 
 def test_what_workers_count_is_added_up_over_their_lives(table: Jobs, pending: Deliveries) -> None:

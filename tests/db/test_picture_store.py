@@ -1,7 +1,6 @@
 """Two machines, one database: their pictures must be in one place."""
 
 import shutil
-import time
 
 from sqlalchemy import Engine
 
@@ -48,7 +47,7 @@ def test_a_bucket_replaces_a_folder_when_no_worker_uses_it(engine: Engine, confi
     folder, bucket = config(), config(blob_url=BUCKET)
     jobs = Jobs(engine, lease_s=15)
     assert refusal(engine, folder) is None
-    jobs.worker_beat(WorkerInfo("alive", "cpu", True, time.time()))
+    jobs.worker_beat(WorkerInfo("alive", "cpu", True))
     said = refusal(engine, bucket)
     jobs.release("alive")
     assert refusal(engine, bucket) is None

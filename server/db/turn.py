@@ -1,0 +1,125 @@
+"""Whose turn it is for a worker: found owner by owner, so that a claim costs the same however many jobs wait.
+
+The rule is that of fairness.py. The number of running jobs and the last turn are the same for all jobs of an owner, so
+the next job is the first of some owner: by priority, then age. The index `jobs_turn` has these first ones: the query
+goes from owner to owner in it. It also finds the running jobs whose worker has no lease any more; there are few.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, Connection, Engine, Row, TextualSelect, text
+
+from server.db.clock import of_dialect
+from server.db.database import READY, RUNNING, reading
+from server.db.fairness import CLOCKS_APART_S, note_turn
+
+LINE = "job"
+"""Name under which turns are stored."""
+_FEW = 4
+"""Candidates of one look; the next ones serve when other workers take the first."""
+
+_NEXT = """
+WITH RECURSIVE heads AS (
+    SELECT * FROM (
+        SELECT owner, id, priority, created_at FROM jobs WHERE {ready}
+        ORDER BY owner, priority DESC, created_at, id LIMIT 1
+    ) first_one
+    UNION ALL
+    {next_head}
+),
+running AS {materialized} (
+    SELECT j.owner, j.id, j.priority, j.created_at, j.attempt,
+        j.cancel_requested OR j.attempt >= :most AS doomed, l.worker IS NOT NULL AS live
+    FROM jobs j LEFT JOIN leases l
+        ON l.worker = j.worker AND l.until >= {ticks} AND l.until <= {ticks} + :length
+    WHERE j.{running}
+),
+busy AS (SELECT owner, count(*) AS number FROM running WHERE live GROUP BY owner),
+candidates AS (
+    SELECT owner, id, priority, created_at, NULL AS attempt, false AS doomed FROM heads
+    UNION ALL
+    SELECT owner, id, priority, created_at, attempt, doomed FROM running WHERE NOT live
+)
+SELECT c.owner, c.id, c.attempt, c.doomed
+FROM candidates c
+LEFT JOIN busy ON busy.owner = c.owner
+LEFT JOIN turns t ON t.line = '{line}' AND t.owner = c.owner AND t.served_at <= {now} + :apart
+ORDER BY c.doomed DESC, c.priority DESC, coalesce(busy.number, 0), coalesce(t.served_at, 0), c.created_at, c.id
+LIMIT {few}
+"""
+_HEAD_POSTGRES = """
+    SELECT n.owner, n.id, n.priority, n.created_at FROM heads h CROSS JOIN LATERAL (
+        SELECT owner, id, priority, created_at FROM jobs WHERE {ready} AND owner > h.owner
+        ORDER BY owner, priority DESC, created_at, id LIMIT 1
+    ) n"""
+_HEAD_SQLITE = """
+    SELECT n.owner, n.id, n.priority, n.created_at FROM heads h JOIN jobs n ON n.rowid = (
+        SELECT rowid FROM jobs INDEXED BY jobs_turn WHERE {ready} AND owner > h.owner
+        ORDER BY owner, priority DESC, created_at, id LIMIT 1
+    )"""
+
+
+_CLAIMED = """
+UPDATE jobs SET state = 'running', worker = :worker, attempt = attempt + 1, lease_until = NULL,
+    started_at = coalesce(started_at, {now}), progress = 0, stage = 'loading'
+WHERE id = ({which} {skip_locked}) RETURNING {columns}
+"""
+_FIRST_OF_OWNER = f"SELECT id FROM jobs WHERE {READY} AND owner = :owner ORDER BY priority DESC, created_at, id LIMIT 1"
+_LOST = f"""
+SELECT id FROM jobs WHERE id = :id AND {RUNNING} AND attempt = :attempt AND worker NOT IN
+    (SELECT worker FROM leases WHERE until >= {{ticks}} AND until <= {{ticks}} + :length)
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    owner: str
+    id: str
+    attempt: int | None
+    """Of a running job that has lost its worker; None: the first waiting job of its owner."""
+    doomed: bool
+    """It has lost its worker and must not run again."""
+
+
+class Turn:
+    """For the claims of one Jobs object; for any thread."""
+
+    def __init__(self, engine: Engine, lease_s: float, max_attempts: int, columns: Sequence[Column[Any]]) -> None:
+        """`columns` of the claimed job are returned."""
+        self._engine = engine
+        self._length = lease_s + CLOCKS_APART_S
+        self._values = {"length": self._length, "most": max_attempts, "apart": CLOCKS_APART_S}
+        dialect = engine.dialect.name
+        sqlite = dialect == "sqlite"
+        head = (_HEAD_SQLITE if sqlite else _HEAD_POSTGRES).format(ready=READY)
+        words = {"ready": READY, "running": RUNNING, "line": LINE, "few": _FEW, "next_head": head}
+        self._next = text(of_dialect(dialect, _NEXT, materialized="" if sqlite else "MATERIALIZED", **words))
+        names = ", ".join(column.name for column in columns)
+        skip = "" if sqlite else "FOR UPDATE SKIP LOCKED"
+
+        def claimed(which: str) -> TextualSelect:
+            which = of_dialect(dialect, which)
+            statement = of_dialect(dialect, _CLAIMED, which=which, skip_locked=skip, columns=names)
+            return text(statement).columns(*columns)
+
+        self._first, self._lost = claimed(_FIRST_OF_OWNER), claimed(_LOST)
+
+    def look(self) -> list[Candidate]:
+        """The next jobs, in their order. Empty: there is no work."""
+        with reading(self._engine) as db:
+            rows = db.execute(self._next, self._values)
+            return [Candidate(row.owner, row.id, row.attempt, bool(row.doomed)) for row in rows]
+
+    def take(self, db: Connection, candidate: Candidate, worker: str) -> Row[Any] | None:
+        """Give the worker this job, or of one that waits, the first of its owner that no other worker takes at this
+        moment. None: it is gone."""
+        if candidate.attempt is None:
+            row = db.execute(self._first, {"worker": worker, "owner": candidate.owner}).one_or_none()
+        else:
+            lost = {"id": candidate.id, "attempt": candidate.attempt, "length": self._length}
+            row = db.execute(self._lost, {"worker": worker, **lost}).one_or_none()
+        if row is not None:
+            note_turn(db, LINE, candidate.owner)
+        return row
