@@ -17,9 +17,10 @@ from server.blobs import open_blobs
 from server.blobs.base import Blobs, new_key
 from server.blobs.bucket import LINK_S, open_bucket
 from server.config import BadConfig, Config, load_config
-from server.db.database import Changes, open_database
+from server.db.database import open_database
 from server.db.deliveries import UPLOAD, Deliveries, Delivery
 from server.db.jobs import Jobs
+from server.db.notify import Listener
 from server.db.uploads import Uploads
 from server.errors import NotFound, Unavailable
 from server.errors.transient import StoreFailure, transient_error
@@ -146,7 +147,7 @@ def test_a_worker_whose_store_is_away_loses_neither_job_nor_attempt(
             back.start()
 
     upscaler = Watched(settings, leave if moment == "before its result" else lambda _: None)
-    worker = Worker(settings, jobs, blobs, upscaler, Changes(engine), "w")
+    worker = Worker(settings, jobs, blobs, upscaler, Listener(engine), "w")
     if moment == "before the job":
         leave()
     with capture_logs() as logs:
