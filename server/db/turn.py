@@ -68,7 +68,7 @@ WHERE id = ({which} {skip_locked}) RETURNING {columns}
 """
 _FIRST_OF_OWNER = f"SELECT id FROM jobs WHERE {READY} AND owner = :owner ORDER BY priority DESC, created_at, id LIMIT 1"
 _LOST = f"""
-SELECT id FROM jobs WHERE id = :id AND {RUNNING} AND attempt = :attempt AND worker NOT IN
+SELECT id FROM jobs WHERE id = :id AND {RUNNING} AND attempt = :attempt AND coalesce(worker, '') NOT IN
     (SELECT worker FROM leases WHERE until >= {{ticks}} AND until <= {{ticks}} + :length)
 """
 
