@@ -400,18 +400,28 @@ class Jobs:
         }
         return self._write(_owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
 
+    def claimed_by(self, worker: str) -> set[str]:
+        """The ids of the jobs that are running on this worker, as the table says."""
+        with reading(self._engine) as db:
+            return set(db.execute(select(jobs.c.id).where(text(RUNNING), jobs.c.worker == worker)).scalars())
+
+    def abandon(self, worker: str, job_ids: Collection[str]) -> None:
+        """The worker lives, but runs these jobs no more: others may claim them. The attempt counts."""
+        mine = and_(text(RUNNING), jobs.c.worker == worker, jobs.c.id.in_(job_ids))
+        self._write(mine, Topic.WORK, worker=None)
+
     # --- for the launcher and cleanup -------------------------------------------------------------------------------
 
     def release(self, worker: str) -> int:
         """The process is known to be dead: its leases end now. Returns how many jobs others may claim."""
         mine = jobs.c.worker == worker
+        running = update(jobs).where(mine, text(RUNNING)).values(worker=None)
         # A fetch that was interrupted is not a failed attempt.
         fetches = update(jobs).where(mine, jobs.c.state == State.QUEUED.value)
         with self._engine.begin() as db:
             db.execute(delete(workers).where(workers.c.id == worker))
             leases.end(db, worker)
-            running = select(func.count()).select_from(jobs).where(mine, text(RUNNING))
-            count: int = db.execute(running).scalar_one()
+            count = _count(db.execute(running))
             count += _count(db.execute(fetches.values(lease_until=0.0, attempt=jobs.c.attempt - 1)))
             if count:
                 notify(db, Topic.WORK, Topic.FETCH)

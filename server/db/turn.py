@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, Row, TextualSelect, text
+from sqlalchemy import Column, Connection, Engine, Row, text
 
 from server.db.clock import of_dialect
 from server.db.database import READY, RUNNING, reading
@@ -23,7 +23,7 @@ _FEW = 4
 _NEXT = """
 WITH RECURSIVE heads AS (
     SELECT * FROM (
-        SELECT owner, id, priority, created_at FROM jobs WHERE {ready}
+        SELECT owner, id, priority, created_at FROM jobs {by_turn} WHERE {ready}
         ORDER BY owner, priority DESC, created_at, id LIMIT 1
     ) first_one
     UNION ALL
@@ -32,7 +32,7 @@ WITH RECURSIVE heads AS (
 running AS {materialized} (
     SELECT j.owner, j.id, j.priority, j.created_at, j.attempt,
         j.cancel_requested OR j.attempt >= :most AS doomed, l.worker IS NOT NULL AS live
-    FROM jobs j LEFT JOIN leases l
+    FROM jobs j {by_running} LEFT JOIN leases l
         ON l.worker = j.worker AND l.until >= {ticks} AND l.until <= {ticks} + :length
     WHERE j.{running}
 ),
@@ -56,7 +56,7 @@ _HEAD_POSTGRES = """
     ) n"""
 _HEAD_SQLITE = """
     SELECT n.owner, n.id, n.priority, n.created_at FROM heads h JOIN jobs n ON n.rowid = (
-        SELECT rowid FROM jobs INDEXED BY jobs_turn WHERE {ready} AND owner > h.owner
+        SELECT rowid FROM jobs {by_turn} WHERE {ready} AND owner > h.owner
         ORDER BY owner, priority DESC, created_at, id LIMIT 1
     )"""
 
@@ -66,10 +66,12 @@ UPDATE jobs SET state = 'running', worker = :worker, attempt = attempt + 1, leas
     started_at = coalesce(started_at, {now}), progress = 0, stage = 'loading'
 WHERE id = ({which} {skip_locked}) RETURNING {columns}
 """
-_FIRST_OF_OWNER = f"SELECT id FROM jobs WHERE {READY} AND owner = :owner ORDER BY priority DESC, created_at, id LIMIT 1"
-_LOST = f"""
-SELECT id FROM jobs WHERE id = :id AND {RUNNING} AND attempt = :attempt AND worker NOT IN
-    (SELECT worker FROM leases WHERE until >= {{ticks}} AND until <= {{ticks}} + :length)
+_FIRST_OF_OWNER = """
+SELECT id FROM jobs {by_turn} WHERE {ready} AND owner = :owner ORDER BY priority DESC, created_at, id LIMIT 1
+"""
+_LOST = """
+SELECT id FROM jobs WHERE id = :id AND {running} AND attempt = :attempt AND coalesce(worker, '') NOT IN
+    (SELECT worker FROM leases WHERE until >= {ticks} AND until <= {ticks} + :length)
 """
 
 
@@ -91,20 +93,23 @@ class Turn:
         self._engine = engine
         self._length = lease_s + CLOCKS_APART_S
         self._values = {"length": self._length, "most": max_attempts, "apart": CLOCKS_APART_S}
-        dialect = engine.dialect.name
-        sqlite = dialect == "sqlite"
-        head = (_HEAD_SQLITE if sqlite else _HEAD_POSTGRES).format(ready=READY)
-        words = {"ready": READY, "running": RUNNING, "line": LINE, "few": _FEW, "next_head": head}
-        self._next = text(of_dialect(dialect, _NEXT, materialized="" if sqlite else "MATERIALIZED", **words))
-        names = ", ".join(column.name for column in columns)
-        skip = "" if sqlite else "FOR UPDATE SKIP LOCKED"
+        sqlite = engine.dialect.name == "sqlite"
+        words: dict[str, object] = {"ready": READY, "running": RUNNING, "line": LINE, "few": _FEW}
+        words |= {
+            # SQLite keeps no figures on how many rows a condition leaves, and would take another index.
+            "by_turn": "INDEXED BY jobs_turn" if sqlite else "",
+            "by_running": "INDEXED BY jobs_running" if sqlite else "",
+            "materialized": "" if sqlite else "MATERIALIZED",
+            "skip_locked": "" if sqlite else "FOR UPDATE SKIP LOCKED",
+            "columns": ", ".join(column.name for column in columns),
+        }
 
-        def claimed(which: str) -> TextualSelect:
-            which = of_dialect(dialect, which)
-            statement = of_dialect(dialect, _CLAIMED, which=which, skip_locked=skip, columns=names)
-            return text(statement).columns(*columns)
+        def sql(template: str, **others: str) -> str:
+            return of_dialect(engine.dialect.name, template, **words, **others)
 
-        self._first, self._lost = claimed(_FIRST_OF_OWNER), claimed(_LOST)
+        self._next = text(sql(_NEXT, next_head=sql(_HEAD_SQLITE if sqlite else _HEAD_POSTGRES)))
+        self._first = text(sql(_CLAIMED, which=sql(_FIRST_OF_OWNER))).columns(*columns)
+        self._lost = text(sql(_CLAIMED, which=sql(_LOST))).columns(*columns)
 
     def look(self) -> list[Candidate]:
         """The next jobs, in their order. Empty: there is no work."""

@@ -353,6 +353,7 @@ class Worker:
     def _beat(self) -> None:
         """Write heartbeats of the process and its jobs, and read whether jobs must stop."""
         reported = tidied = 0.0
+        missing = set[str]()
         heard = False
         while not self._ended.is_set():
             try:
@@ -360,6 +361,7 @@ class Worker:
                     self._report(run, heard)
                 if time.monotonic() - reported > self._config.lease_s / 4:
                     self._jobs.worker_beat(self._info())
+                    missing = self._abandon(missing)
                     reported = time.monotonic()
                 if time.monotonic() - tidied > _TIDY_S:
                     self._upscaler.tidy()
@@ -368,6 +370,16 @@ class Worker:
                 # For example a locked database: a lease is long enough for several attempts.
                 log.exception("heartbeat failed")
             heard = self._look.wait(_PROGRESS_S if self._runs or not reported else self._config.lease_s / 3)
+
+    def _abandon(self, missing: set[str]) -> set[str]:
+        """Give up what the table says that this worker runs, though no thread does: the database failed when it was to
+        be ended or claimed. Only what was `missing` at the last report too; the others may just have been claimed.
+        Returns what is missing now."""
+        now = self._jobs.claimed_by(self._id) - {run.job.id for run in list(self._runs)}
+        if now & missing:
+            log.warning("jobs given up whose end is not in the table", jobs=sorted(now & missing))
+            self._jobs.abandon(self._id, now & missing)
+        return now
 
     def _report(self, run: _Run, heard: bool) -> None:
         """`heard`: some job was to be stopped; it may be this one."""

@@ -261,7 +261,7 @@ def test_background_work_goes_on_after_what_broke(capsys: pytest.CaptureFixture[
             raise sqlite3.OperationalError("database is locked")
         return True
 
-    repeat(stop, work, idle_s=0.01)
+    repeat(stop, work, lambda: stop.wait(0.01))
     assert len(calls) == 3
     assert "database is locked" in "".join(capsys.readouterr())
 

@@ -15,7 +15,7 @@ from server.api.metrics import Metrics
 from server.blobs.base import new_key
 from server.blobs.folder import FolderBlobs
 from server.config import Config
-from server.db.database import jobs, open_database, uploads
+from server.db.database import open_database, uploads
 from server.db.deliveries import Deliveries
 from server.db.jobs import Jobs
 from server.db.uploads import Uploads
@@ -179,7 +179,7 @@ def test_lapsed_jobs_are_ended(house: Callable[..., House]) -> None:
     here = house()
     job = here.job(10)
     assert here.jobs.claim("worker") is not None
-    with here.engine.begin() as db:
-        db.execute(update(jobs).values(lease_until=1.0, cancel_requested=True))
+    here.jobs.cancel(job.id)
+    here.jobs.release("worker")
     here.cleanup.once()
     assert here.jobs.get(job.id).state is State.CANCELLED
