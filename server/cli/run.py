@@ -37,13 +37,13 @@ class Tally:
             yield f"{len(self.failed)} of {self.total} failed:"
             yield from (plain(f"  {path}: {reason}") for path, reason in self.failed)
 
-    def last_words(self) -> str:
+    def last_words(self, remedy: str = "--skip-existing goes on with the rest") -> str:
         """For Ctrl-C."""
         said = f"interrupted: {self.done} of {self.total} done"
         said += "".join(
             f", {count} {word}" for count, word in ((self.skipped, "skipped"), (len(self.failed), "failed")) if count
         )
-        return said + ("; --skip-existing goes on with the rest" if self.total > 1 else "")
+        return said + (f"; {remedy}" if self.total > 1 else "")
 
 
 class Run:
