@@ -21,6 +21,7 @@ from server.job.job import Job, Params
 
 if TYPE_CHECKING:
     from server.config import Config
+    from server.db.jobs import Jobs
     from server.service.service import Service
 
 OWNER = "batch"
@@ -149,7 +150,7 @@ class Queued:
         return job.id
 
 
-def _open(config: "Config") -> tuple["Service", Any]:
+def _open(config: "Config") -> tuple["Service", "Jobs"]:
     """Raises BadConfig."""
     from server.blobs import open_blobs
     from server.db.database import is_current, migrate, open_database

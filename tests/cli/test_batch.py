@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,24 @@ def test_a_picture_that_fails_is_recorded_and_tried_again(run: Run, folder: Path
     (folder / "a.png").write_bytes(draw(16, 12))
     assert run("batch", "in", "out", "-s", 1).exit_code == 0
     assert results(tmp_path / "out") == DONE
+
+
+def test_ctrl_c_leaves_a_record_and_the_next_run_goes_on(run: Run, folder: Path, tmp_path: Path) -> None:
+    last = folder / "z" / "z.png"
+    last.parent.mkdir()
+    last.write_bytes(draw(6000, 6000))  # a minute and more
+    with started("batch", "in", "out", "--data-dir", tmp_path / "data", "-s", "3", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        for _ in NAMES:
+            assert b".png" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told == b"interrupted: 3 of 4 done; run the same command again to go on\n"
+    ((_, *lines),) = records(tmp_path / "out")
+    assert {line["result"] for line in lines} == DONE == results(tmp_path / "out")
+    last.write_bytes(draw(16, 12))
+    assert run("batch", "in", "out", "-s", 3).stderr == "3 of 4 skipped: their results exist already\n"
 
 
 def test_places_that_make_no_sense_are_refused(run: Run, folder: Path) -> None:
