@@ -69,7 +69,7 @@ class BucketReader:
     def __init__(self, store: ObjectStore, key: str) -> None:
         """Raises NotFound."""
         self._store, self._key = store, key
-        with _failures():
+        with failures_named():
             try:
                 found = obstore.get(store, key, options={"range": (0, _BLOCK)})
                 meta, data = found.meta, bytes(found.bytes())
@@ -88,7 +88,7 @@ class BucketReader:
             return b""
         if not at <= start or end > at + len(data):
             at = start
-            with _failures():
+            with failures_named():
                 try:
                     got = obstore.get_range(self._store, self._key, start=at, end=min(self.size, max(end, at + _BLOCK)))
                 except FileNotFoundError:
@@ -122,7 +122,7 @@ class BucketBlobs:
         staged.unlink()
 
     def get(self, key: str) -> bytes:
-        with _failures():
+        with failures_named():
             return bytes(obstore.get(self._store, checked(key)).bytes())
 
     def open(self, key: str) -> BucketReader:
@@ -130,7 +130,7 @@ class BucketBlobs:
 
     def stat(self, key: str) -> Stored | None:
         try:
-            with _failures():
+            with failures_named():
                 meta = obstore.head(self._store, checked(key))
         except NotFound:
             return None
@@ -142,14 +142,14 @@ class BucketBlobs:
     def link(self, key: str) -> str | None:
         if not self._links or isinstance(self._store, MemoryStore):
             return None
-        with _failures():
+        with failures_named():
             store = cast("S3Store | GCSStore | AzureStore", self._store)
             return obstore.sign(store, "GET", checked(key), timedelta(seconds=LINK_S))
 
     def delete(self, *keys: str) -> None:
         wanted = [checked(key) for key in keys]
         try:
-            with _failures():
+            with failures_named():
                 obstore.delete(self._store, wanted)
         except NotFound:  # Google and Azure, unlike S3, report it: the others are deleted one by one
             if len(keys) > 1:
@@ -157,7 +157,7 @@ class BucketBlobs:
                     self.delete(key)
 
     def list(self) -> Iterator[Mapping[str, Stored]]:
-        with _failures():
+        with failures_named():
             for page in obstore.list(self._store, chunk_size=1000):
                 yield {each["path"]: _stored(each) for each in page if KEY.fullmatch(each["path"])}
 
@@ -193,7 +193,7 @@ class BucketBlobs:
         disposition = f'{"inline" if mime else "attachment"}; filename="{key}"'
         # NOTE: some servers take application/octet-stream for unknown, and guess from the key's ending.
         attributes = {"Content-Type": mime or "binary/octet-stream", "Content-Disposition": disposition}
-        with _failures():
+        with failures_named():
             obstore.put(
                 self._store,
                 checked(key),
@@ -209,7 +209,7 @@ def _stored(meta: Any) -> Stored:
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
+def failures_named() -> Iterator[None]:
     """Raises NotFound and StoreFailure instead of obstore's errors."""
     try:
         yield

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from server import __version__
-from server.cli import blobs, database, doctor, jobs, keys, serve, upscale, watch, weights
+from server.cli import batch, blobs, database, doctor, jobs, keys, serve, upscale, watch, weights
 
 app = typer.Typer(name="upscale-server", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -29,6 +29,7 @@ def options(
 
 app.command()(upscale.upscale)
 app.command()(watch.watch)
+app.command()(batch.batch)
 app.command()(serve.serve)
 app.command(hidden=True)(serve.worker)
 app.add_typer(jobs.app, name="jobs")

@@ -80,8 +80,8 @@ def retried(work: Callable[[], _T], timeout_s: float) -> _T:
     while True:
         try:
             return work()
-        except (SQLAlchemyError, StoreFailure):
+        except (SQLAlchemyError, StoreFailure) as error:
             if time.monotonic() > deadline:
                 raise
-            log.warning("the database or the store of pictures failed; trying again", exc_info=True)
+            log.warning("the database or the store of pictures failed; trying again", reason=str(error))
             time.sleep(RETRY_S)

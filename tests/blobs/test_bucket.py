@@ -113,10 +113,13 @@ def test_what_was_accepted_is_there_after_the_store_was_away(
     send: Any = {"files": {"file": ("a.png", picture())}, "data": {"scale": "2"}}
     first = live.client.post("/jobs", **send).json()
     done = live.worker.finish()
+    replicate = live.client.post(SUBMITS["replicate"][0], json=SUBMITS["replicate"][1]()).json()["id"]
+    live.worker.finish()
     with stopped(seaweedfs):
         assert live.client.post("/jobs", **send).status_code == 503
         assert live.client.get(f"/jobs/{first['id']}/result").status_code == 503
         assert live.client.get(f"/jobs/{first['id']}").json()["state"] == "succeeded", "polls need no store"
+        assert live.client.get(f"/v1/predictions/{replicate}").json()["status"] == "succeeded"
     assert done.result is not None
     assert live.client.get(f"/jobs/{first['id']}/result").content == live.worker.blobs.get(done.result.key)
     assert live.client.post("/jobs", **send).status_code == 202
