@@ -406,10 +406,13 @@ class Served:
 
     def children(self) -> dict[str, int]:
         """Process ids by role: "api", "worker"."""
+        return {words[words.index("--role") + 1]: pid for pid, words in self.commands().items()}
+
+    def commands(self) -> dict[int, list[str]]:
+        """The words of its children's commands, by process id."""
         assert self._process is not None
         pids = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        # Of `… serve --role ROLE …`
-        return {Path(f"/proc/{pid}/cmdline").read_text().split("\0")[5]: int(pid) for pid in pids}
+        return {int(pid): Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in pids}
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60) -> None:
         deadline = time.monotonic() + timeout_s
@@ -429,7 +432,7 @@ class Served:
     def kill_all(self) -> None:
         """As a power cut would."""
         assert self._process is not None
-        for pid in (*self.children().values(), self._process.pid):
+        for pid in (*self.commands(), self._process.pid):
             os.kill(pid, signal.SIGKILL)
         self.wait()
 

@@ -44,7 +44,7 @@ WORKER_HALF = {
 BOTH_START = {"launch", "cli", "__main__"}
 """They start either half, each in a process of its own. Whatever is named nowhere here is used by both halves."""
 
-PLUGINS = ("api/dialects", "blobs", "models", "refiners", "faces/restorers", "cli/pages")
+PLUGINS = ("api/dialects", "blobs", "models", "refiners", "faces/restorers", "worker/pools", "cli/pages")
 """Folders of things of one kind. `__init__.py` has the list of them, `base.py` what each must offer."""
 
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ from server.job.price import cost_of
 from server.pipeline import Context
 from server.weights.catalog import Catalog
 from server.worker.indexer import index
+from server.worker.pools import open_pool
+from server.worker.pools.base import Pool
 from server.worker.upscaler import Upscaler
 
 log = structlog.get_logger()
@@ -98,6 +100,7 @@ class Worker:
         listener: Listener,
         worker_id: str,
         *,
+        pool: Pool | None = None,
         recycle_jobs: int = 0,
         recycle_bytes: int = 0,
     ) -> None:
@@ -110,6 +113,7 @@ class Worker:
         self._listener = listener
         self._work_came, self._look = listener.subscribe(Topic.WORK), listener.subscribe(Topic.STOP)
         self._id = worker_id
+        self._pool = pool
         self._recycle_jobs = recycle_jobs
         self._recycle_bytes = recycle_bytes
         self._device = upscaler.describe()
@@ -134,7 +138,8 @@ class Worker:
         """Work until `stop`, or until the process must be replaced. The default networks are verified and loaded before
         the first lease. Raises an error that made the device unusable."""
         self._upscaler.warm()
-        with self._listener.running():
+        helping = nullcontext() if self._pool is None else self._pool.serving(lambda: not self._runs)
+        with self._listener.running(), helping:
             self._loop()
 
     def _loop(self) -> None:
@@ -236,6 +241,7 @@ class Worker:
             staged = self._blobs.stage()
             assert job.source_key is not None  # only jobs with a source are leased
             run.ctx = self._upscaler.prepare(job.params, self._blobs.get(job.source_key), staged)
+            run.ctx.helpers = self._pool.helpers(job, staged.parent) if self._pool else None
             self._upscaler.run(run.ctx, lambda: self._check(run))
             self._publish(run)
         except JobLost:
@@ -427,6 +433,7 @@ def _run_worker(config: Config, jobs: Jobs, engine: Engine, worker_id: str) -> N
         upscaler,
         Listener(engine),
         worker_id,
+        pool=open_pool(config, upscaler),
         recycle_jobs=_RECYCLE_JOBS,
         recycle_bytes=_memory_share(max(1, config.workers, torch.cuda.device_count())),
     )

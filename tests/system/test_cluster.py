@@ -148,7 +148,7 @@ def worker_of(cluster: Cluster, job_id: str) -> str:
 
 def command_lines(machine: Served) -> str:
     """Those of its processes, which have the workers' names."""
-    return "\n".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in machine.children().values())
+    return " ".join(word for words in machine.commands().values() for word in words)
 
 
 def delivery_states(cluster: Cluster) -> Counter[str]:
