@@ -95,7 +95,8 @@ def spread(
         work.stop()
         for helper in helpers:
             helper.close()
-    log.info("tiles were computed by several workers", helpers=len(helpers), tiles=work.count, helped=work.helped)
+        # Here, because those who know how many tiles there are take no more than these.
+        log.info("tiles were computed by several workers", helpers=len(helpers), tiles=work.count, helped=work.helped)
 
 
 def _help(work: "_Work", helper: Helper) -> None:

@@ -56,7 +56,7 @@ class Cluster:
             "UPSCALE_BLOB_ENDPOINT": self.seaweedfs.endpoint,
             "UPSCALE_ALLOW_HOSTS": "127.0.0.1",
             "UPSCALE_LEASE_S": str(LEASE_S),
-            "UPSCALE_TILE": "96",  # many places where a job can be seen to be half done
+            "UPSCALE_TILE": "160",  # many places where a job can be seen to be half done
             "UPSCALE_WORKERS": "1",
         }
         settings = {name: value for name, value in (common | ACCESS | settings).items() if value}
@@ -263,7 +263,7 @@ def test_a_machine_whose_clock_is_wrong_takes_no_live_job_and_loses_none(
     wrong.launch()
     try:
         a.wait_for(lambda: ready_workers(a) == 3, 120)
-        long = [submit(a, 500, 400, 4) for _ in range(5)]
+        long = [submit(a, 500, 400, 4) for _ in range(4)]
         a.wait_for(lambda: all(job(a, each)["state"] == "running" for each in long), WAIT_S)
         short = [submit(a) for _ in range(12)]
         all_succeeded(a, [*long, *short])

@@ -201,7 +201,7 @@ def result_of(server: Served, job_id: str) -> bytes:
 
 
 def submit(server: Served) -> str:
-    body = {"image": base64.b64encode(draw(640, 480)).decode(), "scale": 4, "model": FIDELITY, "format": "png"}
+    body = {"image": base64.b64encode(draw(480, 360)).decode(), "scale": 4, "model": FIDELITY, "format": "png"}
     return str(server.post("/jobs", json=body).json()["id"])
 
 
@@ -222,7 +222,7 @@ def worker_of(server: Served, job_id: str) -> str:
 
 @pytest.mark.slow
 def test_of_two_processes_either_may_be_killed_and_a_large_result_is_the_one_of_a_single_worker(tmp_path: Path) -> None:
-    common = {"UPSCALE_TILE": "104", "UPSCALE_LEASE_S": "4"}
+    common = {"UPSCALE_TILE": "160", "UPSCALE_LEASE_S": "4"}
     single = Served(tmp_path / "single", UPSCALE_WORKERS="1", **common)
     single.start()
     expected = result_of(single, submit(single))
