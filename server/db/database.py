@@ -307,23 +307,29 @@ def is_current(url: str) -> bool:
     return list(found) == [newest_version()]
 
 
+def migrations(connection: Connection) -> Any:
+    """alembic's configuration for its commands on this connection."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
 def migrate(url: str) -> None:
     """Bring the schema up to date; once, before any process that uses it starts. Raises BadConfig when the database
     can't be used now."""
     from alembic import command
-    from alembic.config import Config
     from alembic.util import CommandError
 
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
     engine = open_database(url)
     shown = engine.url.render_as_string(hide_password=True)
     try:
         with engine.begin() as connection:
             if connection.dialect.name == "postgresql":  # of several that start at once, the others then find it done
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING}, hashtext(current_schema()))")
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(migrations(connection), "head")
     except CommandError as error:
         raise BadConfig(f"the database {shown} is of another version of this server: {error}") from error
     except (SQLAlchemyError, sqlite3.Error) as error:

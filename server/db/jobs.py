@@ -405,6 +405,9 @@ class Jobs:
         with reading(self._engine) as db:
             return set(db.execute(select(jobs.c.id).where(text(RUNNING), jobs.c.worker == worker)).scalars())
 
+    def idle_workers(self) -> int:
+        return leases.idle_workers(self._engine, self._lease_s)
+
     def abandon(self, worker: str, job_ids: Collection[str]) -> None:
         """The worker lives, but runs these jobs no more: others may claim them. The attempt counts."""
         mine = and_(text(RUNNING), jobs.c.worker == worker, jobs.c.id.in_(job_ids))

@@ -5,10 +5,10 @@ A worker whose lease has ended, or that has none, counts as dead: others may cla
 
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, exists, select, text
+from sqlalchemy import Connection, Engine, Select, and_, delete, exists, func, select, text
 
 from server.db.clock import of_dialect
-from server.db.database import RUNNING, jobs, leases
+from server.db.database import RUNNING, jobs, leases, reading
 from server.db.fairness import is_live
 
 _RENEW = """
@@ -34,6 +34,14 @@ def end(db: Connection, worker: str) -> None:
 def live(lease_s: float) -> Select[Any]:
     """The workers that have a lease."""
     return select(leases.c.worker).where(is_live(leases.c.until, lease_s))
+
+
+def idle_workers(engine: Engine, lease_s: float) -> int:
+    """How many have a lease and run no job."""
+    at_work = select(jobs.c.worker).where(text(RUNNING), jobs.c.worker.is_not(None)).distinct()
+    query = select(func.count()).select_from(leases).where(is_live(leases.c.until, lease_s))
+    with reading(engine) as db:
+        return db.execute(query.where(leases.c.worker.not_in(at_work))).scalar_one()
 
 
 def abandoned(lease_s: float) -> Any:

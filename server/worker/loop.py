@@ -10,6 +10,7 @@ A worker's counters since its start (`WorkerInfo.counters`): those of `Upscaler.
 """
 
 import os
+import random
 import signal
 import threading
 import time
@@ -56,6 +57,9 @@ _RECYCLE_JOBS = 2000
 _RECYCLE_SHARE = 0.6
 """A worker is replaced by a new process after so many jobs, or when it uses this share of the machine's
 memory, because libraries may leak memory."""
+_SPREAD_S = 0.001
+"""All idle workers hear of one new job. They claim one after the other, so many milliseconds apart on average, or a
+thousand of them would ask the database at the same moment."""
 _TIDY_S = 30.0
 _LOOK_S = 0.1
 """How often the main thread, while it waits for a job to end, checks whether it must stop."""
@@ -123,6 +127,8 @@ class Worker:
         self._runs: set[_Run] = set()
         self._runs_changed = threading.Condition()
         self._jobs_done = 0
+        self._spread_s = 0.0
+        """When there is work, how long this worker waits at most before it claims."""
         self._failure: Exception | None = None
         self._claim_at = 0.0
         """By the monotonic clock: no job is claimed before, because the store of pictures has failed."""
@@ -174,7 +180,8 @@ class Worker:
     def _lease_once(self) -> None:
         job = self._jobs.claim(self._id)
         if job is None:
-            self._work_came.wait(POLL_S)
+            if self._work_came.wait(POLL_S) and not self._stop.is_set():
+                time.sleep(random.uniform(0, self._spread_s))
             return
         run = _Run(job)
         self._runs.add(run)
@@ -368,6 +375,7 @@ class Worker:
                 if time.monotonic() - reported > self._config.lease_s / 4:
                     self._jobs.worker_beat(self._info())
                     missing = self._abandon(missing)
+                    self._spread_s = 0.0 if self._runs else _SPREAD_S * max(0, self._jobs.idle_workers() - 1)
                     reported = time.monotonic()
                 if time.monotonic() - tidied > _TIDY_S:
                     self._upscaler.tidy()
