@@ -24,6 +24,7 @@ from typing import Any
 import structlog
 
 from server.api.auth import Auth
+from server.blobs import open_blobs
 from server.config import Config
 from server.db.database import migrate, open_database
 from server.db.jobs import Jobs, WorkerInfo
@@ -75,6 +76,9 @@ class _Child:
 
 class Launcher:
     def __init__(self, config: Config) -> None:
+        """Raises BadConfig."""
+        if config.blob_url is not None:
+            open_blobs(config)  # said once here, not by each process whenever it is started again
         self._config = config
         self._stop = threading.Event()
 
