@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.api.auth import Auth
+from server.blobs import open_blobs
 from server.config import Config, Role
 from server.db.database import migrate, open_database
 from server.db.jobs import Jobs, WorkerInfo
@@ -83,6 +84,9 @@ class _Child:
 
 class Launcher:
     def __init__(self, config: Config) -> None:
+        """Raises BadConfig."""
+        if config.blob_url is not None:
+            open_blobs(config)  # said once here, not by each process whenever it is started again
         self._config = config
         self._stop = threading.Event()
 

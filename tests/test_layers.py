@@ -159,7 +159,7 @@ def test_the_api_half_starts_without_torch() -> None:
 
 
 def test_the_worker_half_starts_without_the_web_framework() -> None:
-    code = f"import sys, server.worker.loop; print([name for name in sys.modules if name in {sorted(WEB)!r}])"
+    code = f"import sys, server.worker.process; print([name for name in sys.modules if name in {sorted(WEB)!r}])"
     run = subprocess.run([sys.executable, "-c", code], cwd=SERVER.parent, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

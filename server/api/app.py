@@ -34,6 +34,8 @@ from server.weights.catalog import Catalog
 _THREADS = 8
 """Shared by all endpoints. Some wait for the disk, others compete for the interpreter: with the usual 40 threads,
 twenty callers who poll get a sixth fewer answers."""
+_BUCKET_THREADS = 40
+"""Where pictures are in a bucket: most wait for it."""
 
 
 def create_app(config: Config) -> FastAPI:
@@ -64,7 +66,8 @@ def create_app(config: Config) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        to_thread.current_default_thread_limiter().total_tokens = _THREADS
+        threads = _THREADS if config.blob_url is None else _BUCKET_THREADS
+        to_thread.current_default_thread_limiter().total_tokens = threads
         with listener.running(), background.running():
             yield
         fetcher.release()

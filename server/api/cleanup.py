@@ -126,7 +126,8 @@ class Cleanup:
         return [found.size for key in keys if (found := self._blobs.stat(key)) is not None]
 
     def _removed(self, reason: str, sizes: Sequence[int]) -> None:
-        self._count, self._bytes = self._count - len(sizes), self._bytes - sum(sizes)
+        # What came after the listing was not counted.
+        self._count, self._bytes = max(0, self._count - len(sizes)), max(0, self._bytes - sum(sizes))
         self._note(reason, sizes)
 
     def _note(self, reason: str, sizes: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ A bucket that can't be reached, refuses the credentials or does not exist raises
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ _RETRIES: Any = {
     "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
+_PAUSE_S, _ATTEMPT_S = 1.0, 15.0
+"""After a failure, the pause before the next attempt; and while that goes on, how long at most all others fail."""
 _CLOCK_S = 60.0
 """A larger difference is worth a warning."""
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist")
@@ -63,13 +66,44 @@ def open_bucket(url: str, endpoint: str | None) -> ObjectStore:
         raise BadConfig(f"{url} can't be used as a store: {_first_line(error)}") from error
 
 
+class Gate:
+    """Lets one attempt a second through while the bucket does not answer. All others fail at once, for the same reason,
+    so that they hold no threads that could answer requests which need no picture."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed_until = 0.0
+        """By the monotonic clock; 0: the last attempt was answered."""
+        self._reason = ""
+
+    @contextmanager
+    def passed(self) -> Iterator[None]:
+        """For one request. Raises NotFound and StoreFailure instead of obstore's errors."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._closed_until:
+                raise StoreFailure(self._reason)
+            if self._closed_until:
+                self._closed_until = now + _ATTEMPT_S
+        try:
+            with failures_named():
+                yield
+        except StoreFailure as error:
+            self._closed_until, self._reason = time.monotonic() + _PAUSE_S, str(error)
+            raise
+        except NotFound:
+            self._closed_until = 0.0
+            raise
+        self._closed_until = 0.0
+
+
 class BucketReader:
     """A `blobs.base.Reader` that fetches a block at a time."""
 
-    def __init__(self, store: ObjectStore, key: str) -> None:
+    def __init__(self, store: ObjectStore, key: str, gate: Gate) -> None:
         """Raises NotFound."""
-        self._store, self._key = store, key
-        with failures_named():
+        self._store, self._key, self._gate = store, key, gate
+        with gate.passed():
             try:
                 found = obstore.get(store, key, options={"range": (0, _BLOCK)})
                 meta, data = found.meta, bytes(found.bytes())
@@ -88,11 +122,11 @@ class BucketReader:
             return b""
         if not at <= start or end > at + len(data):
             at = start
-            with failures_named():
-                try:
+            try:
+                with self._gate.passed():
                     got = obstore.get_range(self._store, self._key, start=at, end=min(self.size, max(end, at + _BLOCK)))
-                except FileNotFoundError:
-                    raise StoreFailure("the picture was deleted while it was read") from None
+            except NotFound:
+                raise StoreFailure("the picture was deleted while it was read") from None
             data = bytes(got)
             self._block = (at, data)
         return data[start - at : end - at]
@@ -111,6 +145,7 @@ class BucketBlobs:
         self.scratch, self.stage, self.free_bytes = self._staging.scratch, self._staging.path, self._staging.free_bytes
         self.remove_partial = self._staging.remove_abandoned
         self._links = links
+        self._gate = Gate()
 
     def put(self, key: str, data: bytes) -> None:
         self._put(key, data, data[:SNIFFED_BYTES])
@@ -122,15 +157,15 @@ class BucketBlobs:
         staged.unlink()
 
     def get(self, key: str) -> bytes:
-        with failures_named():
+        with self._gate.passed():
             return bytes(obstore.get(self._store, checked(key)).bytes())
 
     def open(self, key: str) -> BucketReader:
-        return BucketReader(self._store, checked(key))
+        return BucketReader(self._store, checked(key), self._gate)
 
     def stat(self, key: str) -> Stored | None:
         try:
-            with failures_named():
+            with self._gate.passed():
                 meta = obstore.head(self._store, checked(key))
         except NotFound:
             return None
@@ -142,14 +177,14 @@ class BucketBlobs:
     def link(self, key: str) -> str | None:
         if not self._links or isinstance(self._store, MemoryStore):
             return None
-        with failures_named():
+        with self._gate.passed():
             store = cast("S3Store | GCSStore | AzureStore", self._store)
             return obstore.sign(store, "GET", checked(key), timedelta(seconds=LINK_S))
 
     def delete(self, *keys: str) -> None:
         wanted = [checked(key) for key in keys]
         try:
-            with failures_named():
+            with self._gate.passed():
                 obstore.delete(self._store, wanted)
         except NotFound:  # Google and Azure, unlike S3, report it: the others are deleted one by one
             if len(keys) > 1:
@@ -157,7 +192,7 @@ class BucketBlobs:
                     self.delete(key)
 
     def list(self) -> Iterator[Mapping[str, Stored]]:
-        with failures_named():
+        with self._gate.passed():
             for page in obstore.list(self._store, chunk_size=1000):
                 yield {each["path"]: _stored(each) for each in page if KEY.fullmatch(each["path"])}
 
@@ -193,7 +228,7 @@ class BucketBlobs:
         disposition = f'{"inline" if mime else "attachment"}; filename="{key}"'
         # NOTE: some servers take application/octet-stream for unknown, and guess from the key's ending.
         attributes = {"Content-Type": mime or "binary/octet-stream", "Content-Disposition": disposition}
-        with failures_named():
+        with self._gate.passed():
             obstore.put(
                 self._store,
                 checked(key),

@@ -3,7 +3,8 @@
 import json
 import logging
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +72,7 @@ def batch(
     from server.config import load_config
     from server.logs import configure_logs
 
-    with plain_errors():
+    with plain_errors(), _store_failures():
         config = load_config(device=device, data_dir=data_dir)
         configure_logs(logging.WARNING)
         _check_places(source, dest)
@@ -139,6 +140,19 @@ def batch(
             say(tally.lines())
     if tally.failed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _store_failures() -> Iterator[None]:
+    """The reason is the operator's to know."""
+    try:
+        yield
+    except OSError as error:
+        from server.errors.transient import StoreFailure
+
+        if not isinstance(error, StoreFailure):
+            raise
+        fail(f"a bucket can't be used; run the same command again to go on: {error}")
 
 
 class Between:

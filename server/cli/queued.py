@@ -69,9 +69,13 @@ class Queued:
 
     def make(self, task: Task, show: Show) -> dict[str, Any]:
         self._made += 1
+        deadline = time.monotonic() + _PATIENCE_S
         while task.source not in self._pending:
-            if not self._submit_next():
-                time.sleep(_AGAIN_S)
+            if (error := self._submit_next()) is None:
+                continue
+            if not isinstance(error, TooManyRequests) and time.monotonic() > deadline:
+                raise error
+            time.sleep(_AGAIN_S)
         pending = self._pending.pop(task.source)
         if pending.error is not None:
             raise pending.error
@@ -85,7 +89,7 @@ class Queued:
             if job.state.final:
                 return job
             show(job.progress, job.stage or "queued")
-            if self._next >= min(len(self._tasks), self._made + _AHEAD) or not self._submit_next():
+            if self._next >= min(len(self._tasks), self._made + _AHEAD) or self._submit_next() is not None:
                 time.sleep(_POLL_S)
 
     def _collect(self, task: Task, job: Job) -> dict[str, Any]:
@@ -106,21 +110,21 @@ class Queued:
         facts = result.to_dict() | {"steps": result.seconds, "seconds": 0.0, "job": job.id}
         return {name: value for name, value in facts.items() if name not in ("key", "cost") and value is not None}
 
-    def _submit_next(self) -> bool:
-        """Put the next task into the table, or find it there. False: not now, for a reason that passes."""
+    def _submit_next(self) -> Exception | None:
+        """Put the next task into the table, or find it there. Returns why that is not possible now."""
         from server.errors.transient import transient_error
 
         task = self._tasks[self._next]
         try:
             self._pending[task.source] = _Pending(self._submit(task))
-        except (TooManyRequests, Unavailable):
-            return False
+        except (TooManyRequests, Unavailable) as error:
+            return error
         except Exception as error:
             if transient_error(error) is not None:
-                return False
+                return error
             self._pending[task.source] = _Pending(error=error)
         self._next += 1
-        return True
+        return None
 
     def _submit(self, task: Task) -> str:
         """Returns the id of its job. Raises what `Service.submit` raises, and OSError."""

@@ -1,4 +1,5 @@
-"""Goes through many files, one after the other. A file that fails does not stop the others."""
+"""Goes through many files, one after the other. A file that fails does not stop the others; a bucket or a database that
+does not answer does."""
 
 import json
 import time
@@ -62,6 +63,7 @@ class Run:
         self._on_end = on_end
 
     def all(self, tasks: Sequence[Task]) -> None:
+        """Raises StoreFailure and SQLAlchemyError."""
         sizes = [task.size for task in tasks]
         with Display(sizes, shown=not self._as_json and stderr.is_terminal) as display:
             for task in tasks:
@@ -73,6 +75,8 @@ class Run:
         try:
             facts = self._make(task, display.show)
         except Exception as error:  # unexpected errors too: the other files are done nevertheless
+            if _ends_all(error):
+                raise
             reason = reason_of(error)
             self._tally.failed.append((task.source, reason))
             self._on_end(task, {"error": reason})
@@ -108,6 +112,15 @@ def describe(facts: dict[str, Any]) -> str:
         restored = sum(face["restored"] is not None for face in facts["faces"])
         parts.append(f"{restored} of {len(facts['faces'])} faces restored")
     return "  ".join(parts)
+
+
+def _ends_all(error: Exception) -> bool:
+    """Whether the other files would fail too: a bucket or the database can't be used."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from server.errors.transient import StoreFailure
+
+    return isinstance(error, StoreFailure | SQLAlchemyError)
 
 
 def report_failure(source: Path, reason: str, *, as_json: bool) -> None:

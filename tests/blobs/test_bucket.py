@@ -1,10 +1,11 @@
 """A bucket that is away, links straight to it, and what is said of it. The S3 server is a real one."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,42 @@ def test_every_use_of_a_store_that_is_away_says_so_without_the_key(config: MakeC
         assert isinstance(found, Unavailable) and found.message == SAID
         assert key[:32] not in str(caught.value) and "error sending request" in str(caught.value)
     assert staged.read_bytes() == b"made", "it can be adopted later"
+
+
+def test_while_a_store_is_away_one_attempt_a_second_asks_it(config: MakeConfig, away: dict[str, str]) -> None:
+    """A server that takes connections and never answers, as behind a broken switch."""
+
+    def ask() -> None:
+        with pytest.raises(StoreFailure):
+            blobs.stat(new_key())
+
+    def nothing_comes() -> bool:
+        listener.settimeout(0.1)
+        with suppress(TimeoutError):
+            listener.accept()
+            return False
+        listener.settimeout(20)
+        return True
+
+    blobs = open_blobs(config(**away))
+    with socket.create_server(("127.0.0.1", int(away["blob_endpoint"].rpartition(":")[2]))) as listener:
+        first = threading.Thread(target=ask)
+        first.start()
+        for _ in range(4):  # the attempt, and those by which it is repeated
+            listener.accept()[0].close()
+        first.join()
+        ask()
+        assert nothing_comes()
+        time.sleep(1.1)
+        second = threading.Thread(target=ask)
+        second.start()
+        held, _ = listener.accept()
+        for _ in range(20):
+            ask()
+        assert nothing_comes(), "one is waiting for its answer already"
+        held.close()
+        listener.close()
+        second.join()
 
 
 @pytest.mark.parametrize("dialect", SUBMITS)

@@ -14,10 +14,14 @@ from obstore.store import ObjectStore
 from server.blobs.bucket import open_bucket
 from server.cli.places import within
 from server.cli.queued import OWNER
+from server.cli.run import Run as Run_
+from server.cli.run import Show, Tally
+from server.cli.sources import Task
 from server.config import Config
 from server.db.database import migrate, open_database
 from server.db.jobs import Jobs
 from server.errors import JobFailed
+from server.errors.transient import StoreFailure
 from server.job.job import State
 from tests.cli.outcome import Run, complaint, lines, size_of, started
 from tests.conftest import MakeConfig, StandIn, draw
@@ -197,6 +201,32 @@ def test_a_full_queue_is_waited_for(
 def test_a_model_that_does_not_exist_is_one_error(run: Run, folder: Path, server: Config) -> None:
     assert "no-such" in complaint(run(*queue(server, "--model", "no-such")))
     assert Jobs(open_database(server.database), lease_s=15).list()[1] == 0
+
+
+def test_a_bucket_that_does_not_answer_is_said_and_ends_the_command(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ACCESS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("server.cli.places._RETRY_S", 0.0)
+    there = ("--endpoint", "http://127.0.0.1:9")
+    for places in (("in", "s3://pictures"), ("s3://pictures", "out")):
+        said = complaint(run("batch", *places, *there))
+        assert said.startswith("a bucket can't be used; run the same command again to go on: Generic S3 error: ")
+
+
+def test_a_bucket_that_goes_away_ends_the_run_and_files_that_fail_do_not(tmp_path: Path) -> None:
+    def make(task: Task, show: Show) -> dict[str, Any]:
+        tried.append(task.source.name)
+        if task.source.name == "away":
+            raise StoreFailure("it does not answer")
+        raise OSError("this file alone")
+
+    tried: list[str] = []
+    tally = Tally(3)
+    with pytest.raises(StoreFailure):
+        Run_(tally, make, as_json=True).all([Task(Path(name), Path(name), 1) for name in ("a", "b", "away", "c")])
+    assert tried == ["a", "b", "away"] and [str(path) for path, _ in tally.failed] == ["a", "b"]
 
 
 # --- buckets --------------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "day": 0,
         "day_jobs": 0,
     },
-    "secrets": {"name": "webhook", "value": "a secret"},
+    "shared": {"name": "webhook", "value": "a secret"},
 }
 """What is in the table in any version; each version has some of these columns."""
 OF_THE_MOMENT = {"alembic_version", "turns", "leases", "workers"}
