@@ -29,7 +29,7 @@ from tests.outbound.test_source import say, serving
 from tests.postgres import Postgres, running_postgres
 from tests.seaweedfs import ACCESS, SeaweedFS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FAKETIME = Path(libfaketime.__file__).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
 LEASE_S = 4
