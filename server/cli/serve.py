@@ -24,10 +24,11 @@ def serve(
     device: Device = None,
     fd: Annotated[int | None, typer.Option(hidden=True, help="Be the API process, on this socket.")] = None,
     worker_id: Annotated[str | None, typer.Option("--id", hidden=True, help="Be the worker of this name.")] = None,
+    supervised: Annotated[bool, typer.Option(hidden=True, help="End when standard input does.")] = False,
 ) -> None:
     """Run the server: the APIs and the workers, or one of the two."""
     from server.config import load_config
-    from server.launch import CannotStart, Launcher
+    from server.launch import CannotStart, Launcher, watch_parent
     from server.logs import configure_logs
 
     with plain_errors():
@@ -39,6 +40,8 @@ def serve(
         elif worker_id is not None:
             _be_a_worker(config, worker_id)
         else:
+            if supervised:
+                watch_parent()
             try:
                 Launcher(config).run()
             except CannotStart as error:

@@ -21,6 +21,8 @@ from server.engine.self_test import self_test
 from server.errors import ModelNotFound, Unavailable
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
+from server.images.write.sign import Signer
+from server.job.formats import FORMATS
 from server.job.job import Params
 from server.job.plan import Sizes
 from server.kernels import Kernel
@@ -49,7 +51,7 @@ _RATED = 256
 class Upscaler:
     def __init__(self, config: Config, catalog: Catalog, *, allow_paths: bool = False) -> None:
         """`allow_paths`: a model may also be given as a path, for the operator's command line. Raises Unavailable when
-        the configured device does not exist."""
+        the configured device does not exist, or results can't be signed with the configured certificate."""
         self.device = devices.pick_device(config.device)
         self.dtype = devices.pick_dtype(config.dtype, self.device)
         """Of the networks for faces and of the refiner."""
@@ -66,6 +68,7 @@ class Upscaler:
         self._rates: dict[str, float] | None = None
         self._files: dict[tuple[str, str | None], Path] = {}
         """Of the networks with one file: where each was loaded from, by name and SHA-256."""
+        self._signer = Signer(config.c2pa_cert, config.c2pa_key) if config.c2pa_cert and config.c2pa_key else None
 
     @property
     def kind(self) -> DeviceKind:
@@ -270,6 +273,7 @@ class Upscaler:
             max_source_pixels=self._config.max_source_pixels,
             max_result_pixels=self._config.max_result_pixels,
             tile=self._config.tile,
+            labels=self._config.provenance == "on",
         )
 
     def run(self, ctx: Context, check: Callable[[], None] | None = None) -> Context:
@@ -280,6 +284,9 @@ class Upscaler:
             preview.run(ctx)
         else:
             run(ctx)
+        if self._signer is not None and ctx.origin is not None:
+            with ctx.clock("sign"):
+                self._signer.sign(ctx.target, FORMATS[ctx.params.format].mime, ctx.data, ctx.origin)
         return ctx
 
     def describe(self) -> str:
