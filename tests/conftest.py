@@ -1,5 +1,6 @@
 """What tests are made of: real files, a real database, a real server on a loopback port. Fixtures are factories."""
 
+import gc
 import http.server
 import io
 import os
@@ -56,6 +57,15 @@ def plain_logs() -> None:
 
 
 plain_logs()
+
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """A collection of all objects that the imported packages made would take most of a second, every few tests."""
+    gc.freeze()
+    gc.enable()
+
 
 UMASK = 0o022
 """The usual one, in which files are for everyone to read: what must be private has to be made so."""

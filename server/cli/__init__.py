@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from server import __version__
-from server.cli import doctor, jobs, keys, serve, upscale, watch, weights
+from server.cli import doctor, jobs, keys, mcp, provenance, serve, upscale, watch, weights
 
 app = typer.Typer(name="upscale-server", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -32,9 +32,12 @@ app.command()(watch.watch)
 app.command()(serve.serve)
 app.command(hidden=True)(serve.api)
 app.command()(serve.worker)
+app.command()(mcp.mcp)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(weights.app, name="weights")
+app.command()(provenance.inspect)
+app.command("signing-chain")(provenance.signing_chain)
 app.command()(doctor.doctor)
 
 

@@ -111,7 +111,7 @@ def test_a_picture_of_one_tile_is_not_copied_as_floats(gpu: FakeDevice, dense: P
     result = joined(engine.upscale(on_gpu(dense), photo_like(40, 40), dtype=dtype))
     assert tiles == [np.dtype(dtype)]
     exact = joined(Engine(networks.CPU).upscale(networks.load(dense), photo_like(40, 40)))
-    assert np.abs(np.clip(exact, 0, 1) * np.iinfo(dtype).max - result).max() <= 0.51
+    assert np.abs(np.clip(exact, 0, 1) * np.iinfo(dtype).max - result).max() <= 0.6
 
 
 def test_a_failed_capture_turns_graphs_off_and_the_pictures_stay_right(gpu: FakeDevice, compact: Path) -> None:

@@ -54,7 +54,7 @@ def made(config: MakeConfig) -> tuple[Config, FailingJobs, FolderBlobs, Worker]:
     engine = open_database(settings.database)
     jobs = FailingJobs(engine, lease_s=settings.lease_s)
     blobs = FolderBlobs(settings.blobs_dir)
-    worker = Worker(settings, jobs, blobs, Upscaler(settings, Catalog(settings.weights_path)), Listener(engine), "w")
+    worker = Worker(settings, jobs, blobs, Upscaler(settings, Catalog.of(settings)), Listener(engine), "w")
     return settings, jobs, blobs, worker
 
 
@@ -122,7 +122,7 @@ class Watched(Upscaler):
     """The real one; what `on_run` does comes before each job, and who runs beside whom is written down."""
 
     def __init__(self, config: Config, on_run: Callable[[Context], None] = lambda _: None) -> None:
-        super().__init__(config, Catalog(config.weights_path))
+        super().__init__(config, Catalog.of(config))
         self.together: list[int] = []
         self._on_run = on_run
         self._running: set[int] = set()

@@ -45,35 +45,46 @@ NAMES = {
 
 
 @pytest.fixture
-def upscaler(tmp_path: Path) -> Upscaler:
-    """On a manifest whose networks are small, with the seeds 0, 1, 2, 3 in their order."""
+def small(tmp_path: Path) -> Catalog:
+    """Small networks under the names of the real ones, with the seeds 0, 1, 2, 3 in their order."""
     (tmp_path / "bundled").mkdir()
     entries = [ENTRY.format(name=name, bundled=str(bundled).lower()) for name, bundled in NAMES.items()]
     (tmp_path / "manifest.toml").write_text("".join(entries), "utf-8")
-    config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32", kernels="off", real_esrgan="always")
-    config.weights_path.mkdir()
+    weights = tmp_path / "weights"
+    weights.mkdir()
     for seed, (name, bundled) in enumerate(NAMES.items()):
-        folder = tmp_path / "bundled" if bundled else config.weights_path
-        save(networks.seeded(srvgg(), seed), folder / f"{name}.pth")
-    return Upscaler(config, Catalog(config.weights_path, manifest=read_manifest(tmp_path)), allow_paths=True)
+        save(networks.seeded(srvgg(), seed), (tmp_path / "bundled" if bundled else weights) / f"{name}.pth")
+    return Catalog(weights, manifest=read_manifest(tmp_path))
 
 
-def test_a_gpu_is_tested_before_it_is_ready_and_doctor_says_what_it_found(config: MakeConfig) -> None:
+@pytest.fixture
+def upscaler(tmp_path: Path, small: Catalog) -> Upscaler:
+    config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32", kernels="off", real_esrgan="always")
+    return Upscaler(config, small, allow_paths=True)
+
+
+def no_kernel(name: str) -> None:
+    if name == "conv2d":
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+
+@pytest.mark.slow
+def test_doctor_says_what_the_self_test_of_a_gpu_found(config: MakeConfig) -> None:
     made = config(device="cuda", dtype="fp32")
     with fake_cuda() as gpu:
-        upscaler = Upscaler(made, Catalog(made.weights_path))
+        assert _examine(made)["self-test"].startswith("passed: 0.0")
+        gpu.before = no_kernel
+        assert _examine(made)["self-test"].startswith("PROBLEM: the self-test failed")
+
+
+def test_a_gpu_is_tested_before_it_is_ready(small: Catalog, config: MakeConfig) -> None:
+    with fake_cuda() as gpu:
+        upscaler = Upscaler(config(device="cuda", dtype="fp32"), small)
         upscaler.warm()
         assert upscaler.self_test() < 0.1 and upscaler.works()
-        assert _examine(made)["self-test"].startswith("passed: 0.0")
-
-        def fail(name: str) -> None:
-            if name == "conv2d":
-                raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
-
-        gpu.before = fail
+        gpu.before = no_kernel
         with pytest.raises(Unavailable, match="the self-test failed: .* has compute capability 8.6"):
             upscaler.warm()
-        assert _examine(made)["self-test"].startswith("PROBLEM: the self-test failed")
 
 
 def test_doctor_says_why_a_gpu_is_not_used(config: MakeConfig) -> None:

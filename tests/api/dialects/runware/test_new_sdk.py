@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +30,37 @@ pytestmark = pytest.mark.skipif(
 )
 
 SCRIPT = """
-import asyncio, json, sys
+import asyncio, json, os, sys
 from importlib.metadata import version
 from runware import Runware, RunwareError
+from runware.errors import derive_code
 assert version("runware-sdk") == "1.8.0"
-url, transport, calls = json.loads(sys.argv[1])
 
-async def told(coroutine):
+async def answer_of(coroutine):
     try:
         return await coroutine
     except RunwareError as error:
         return {name: getattr(error, name) for name in ("code", "retryable", "message", "parameter")}
 
-async def main():
+async def ask(url, transport, calls):
     addresses = {"ws_base_url": "ws" + url.removeprefix("http") + "/v1", "http_base_url": url + "/v1"}
     async with Runware(transport=transport, max_retries=0, **addresses) as client:
-        asked = [told(getattr(client, name)(params)) for name, params in calls]
-        print(json.dumps(await asyncio.gather(*asked)))
+        return await asyncio.gather(*[answer_of(getattr(client, name)(params)) for name, params in calls])
 
-async def entered():
-    return await told(main())
+async def ask_or_fail_to_connect(**question):
+    found = await answer_of(ask(**question))
+    return [found] if isinstance(found, dict) else found
 
-found = asyncio.run(entered())
-if found is not None:
-    print(json.dumps([found]))
+for line in sys.stdin:
+    question = json.loads(line)
+    if "codes" in question:
+        found = {each: derive_code(each) for each in question["codes"]}
+    else:
+        os.environ["RUNWARE_API_KEY"] = question.pop("key")
+        found = asyncio.run(ask_or_fail_to_connect(**question))
+    print(json.dumps(found), flush=True)
 """
+"""Each line of stdin is a question, each of stdout its answer: to import the client takes a second."""
 TRANSPORTS = ("websocket", "rest")
 KEY = "0" * 32 + ".png"
 
@@ -72,27 +78,56 @@ def working(server: Live) -> Iterator[Live]:
         yield server
 
 
-def start(
-    server: Live, transport: str, *calls: tuple[str, dict[str, Any]], key: str = "rw-key"
-) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", SCRIPT, json.dumps([server.url, transport, calls])]
-    env = os.environ | {"PYTHONPATH": str(NEW_CLIENTS), "NO_PROXY": "*", "RUNWARE_API_KEY": key}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Client:
+    """A process with the new client in it."""
+
+    def __init__(self) -> None:
+        env = os.environ | {"PYTHONPATH": str(NEW_CLIENTS), "NO_PROXY": "*"}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen([sys.executable, "-c", SCRIPT], env=env, stdin=pipe, stdout=pipe, text=True)
+
+    def start(self, server: Live, transport: str, *calls: tuple[str, dict[str, Any]], key: str = "rw-key") -> None:
+        self._send(url=server.url, transport=transport, calls=calls, key=key)
+
+    def end(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the client's process ended with {self._process.wait()}"
+        return json.loads(line)
+
+    def kinds(self, codes: list[str]) -> Any:
+        self._send(codes=codes)
+        return self.end()
+
+    def _send(self, **question: Any) -> None:
+        assert self._process.stdin is not None
+        print(json.dumps(question), file=self._process.stdin, flush=True)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
-def end(process: "subprocess.Popen[str]") -> list[Any]:
-    try:
-        out, complaints = process.communicate(timeout=90)
-    finally:
-        process.kill()
-    assert process.returncode == 0, complaints
-    answers: list[Any] = json.loads(out)
-    return answers
+@pytest.fixture(scope="module")
+def new_client() -> Iterator[Client]:
+    client = Client()
+    yield client
+    client.close()
 
 
-def ask(server: Live, transport: str, *calls: tuple[str, dict[str, Any]], key: str = "rw-key") -> list[Any]:
+Ask = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def ask(new_client: Client) -> Ask:
     """What each call returns, or the error that it raises."""
-    return end(start(server, transport, *calls, key=key))
+
+    def answers(server: Live, transport: str, *calls: tuple[str, dict[str, Any]], key: str = "rw-key") -> list[Any]:
+        new_client.start(server, transport, *calls, key=key)
+        found: list[Any] = new_client.end()
+        return found
+
+    return answers
 
 
 def upscale(server: Live, **fields: Any) -> tuple[str, dict[str, Any]]:
@@ -111,7 +146,7 @@ def size_of(data: bytes) -> tuple[str | None, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_its_readmes_upscale_without_a_factor_is_four_times_as_large(working: Live, transport: str) -> None:
+def test_its_readmes_upscale_without_a_factor_is_four_times_as_large(working: Live, ask: Ask, transport: str) -> None:
     ((result,),) = ask(working, transport, upscale(working))
     assert result["taskType"] == "imageUpscale"
     assert size_at(result["imageURL"]) == ("JPEG", (160, 80))
@@ -119,7 +154,7 @@ def test_its_readmes_upscale_without_a_factor_is_four_times_as_large(working: Li
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("delivery", ["async", "sync"])
-def test_as_many_results_come_as_it_asks_for(working: Live, transport: str, delivery: str) -> None:
+def test_as_many_results_come_as_it_asks_for(working: Live, ask: Ask, transport: str, delivery: str) -> None:
     asked = upscale(working, numberResults=2, includeCost=True, deliveryMethod=delivery)
     ((first, second),) = ask(working, transport, asked)
     assert (first["resultIndex"], second["resultIndex"]) == (0, 1)
@@ -128,7 +163,7 @@ def test_as_many_results_come_as_it_asks_for(working: Live, transport: str, deli
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_several_calls_at_once_and_every_way_out(working: Live, transport: str) -> None:
+def test_several_calls_at_once_and_every_way_out(working: Live, ask: Ask, transport: str) -> None:
     url, raw, uri, webp = ask(
         working,
         transport,
@@ -144,7 +179,7 @@ def test_several_calls_at_once_and_every_way_out(working: Live, transport: str) 
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_every_model_has_its_factors_and_its_default(server: Live, transport: str) -> None:
+def test_every_model_has_its_factors_and_its_default(server: Live, ask: Ask, transport: str) -> None:
     with server.worker.working():
         found = ask(
             server,
@@ -166,7 +201,7 @@ def test_every_model_has_its_factors_and_its_default(server: Live, transport: st
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_uploads_and_polls_by_hand(working: Live, transport: str, picture: Picture) -> None:
+def test_uploads_and_polls_by_hand(working: Live, ask: Ask, transport: str, picture: Picture) -> None:
     data = base64.b64encode(picture(20, 10)).decode()
     stored, image = ask(
         working, transport, ("media_storage", {"operation": "upload", "media": data}), ("image_upload", {"image": data})
@@ -184,13 +219,13 @@ def test_uploads_and_polls_by_hand(working: Live, transport: str, picture: Pictu
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_webhook_comes_beside_the_result(working: Live, transport: str, receiver: Receiver) -> None:
+def test_a_webhook_comes_beside_the_result(working: Live, ask: Ask, transport: str, receiver: Receiver) -> None:
     ((result,),) = ask(working, transport, upscale(working, webhookURL=f"{receiver.url}/hook"))
     assert json.loads(receiver.wait()[0].body)["imageURL"] == result["imageURL"]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_mistakes_are_reported_in_kinds_that_it_knows(working: Live, transport: str) -> None:
+def test_mistakes_are_reported_in_kinds_that_it_knows(working: Live, ask: Ask, transport: str) -> None:
     url = "http://127.0.0.1:9/a.png"
     lost, inside, none, wrong, many = ask(
         working,
@@ -213,34 +248,24 @@ def test_mistakes_are_reported_in_kinds_that_it_knows(working: Live, transport: 
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_failure_while_working_is_reported(server: Live, transport: str) -> None:
-    process = start(server, transport, upscale(server))
+def test_a_failure_while_working_is_reported(server: Live, new_client: Client, transport: str) -> None:
+    new_client.start(server, transport, upscale(server))
     server.worker.jobs.fail(server.worker.claim(30), JobFailed("it broke"))
-    (error,) = end(process)
+    (error,) = new_client.end()
     assert (error["code"], error["message"]) == ("provider", "it broke")
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_wrong_key_is_reported(working: Live, transport: str) -> None:
+def test_a_wrong_key_is_reported(working: Live, ask: Ask, transport: str) -> None:
     (error,) = ask(working, transport, upscale(working), key="wrong")
     assert (error["code"], error["retryable"]) == ("auth", False)
 
 
-KINDS = """
-import json, sys
-from runware.errors import derive_code
-print(json.dumps({each: derive_code(each) for each in json.loads(sys.argv[1])}))
-"""
-
-
-def test_no_code_of_ours_is_unknown_to_it() -> None:
+def test_no_code_of_ours_is_unknown_to_it(new_client: Client) -> None:
     codes = {code for _, code in runware.CODES}
     codes |= {
         runware.to_item(each("words"))["code"] for name, each in BY_CODE.items() if name != "range_not_satisfiable"
     }
-    env = os.environ | {"PYTHONPATH": str(NEW_CLIENTS)}
-    command = [sys.executable, "-c", KINDS, json.dumps(sorted(codes))]
-    run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    kinds = json.loads(run.stdout)
+    kinds = new_client.kinds(sorted(codes))
     assert len(kinds) == len(codes) > 15
     assert [code for code, kind in kinds.items() if kind == "unknown"] == []
