@@ -83,7 +83,7 @@ jobs = Table(
     Column("cancel_at", Float),
     # NOTE: none has `lease_until` or `progress`: PostgreSQL updates a row in place only if no index has to follow.
     _partial("jobs_turn", "owner", text("priority DESC"), "created_at", "id", where=READY),
-    _partial("jobs_unfetched", "owner", "source_host", text("priority DESC"), "created_at", "id", where=UNFETCHED),
+    _partial("jobs_unfetched", "state", "source_key", where=UNFETCHED),
     _partial("jobs_running", "worker", "owner", where=RUNNING),
     _partial("jobs_deadline", "cancel_at", where=WITH_DEADLINE),
     Index("jobs_backlog", "state", "dialect", "created_at"),

@@ -87,6 +87,7 @@ _TAKEN = select(jobs.c.id).where(
 )
 _NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
 _CLOCK = select(NOW)
+_HAS_DELIVERY = select(_deliveries.c.id).where(_deliveries.c.job_id == bindparam("job"), _deliveries.c.kind != NEWS)
 _HAS_NEWS = select(_deliveries.c.id).where(_deliveries.c.job_id == bindparam("job"), _deliveries.c.kind == NEWS)
 
 
@@ -339,7 +340,7 @@ class Jobs:
         return self._write(_fetching(job_id, fetcher), **later)
 
     def fail_fetch(self, job_id: str, fetcher: str, error: UpscaleError) -> bool:
-        return self._write(_fetching(job_id, fetcher), Topic.DELIVERY, **_failure(error))
+        return self._end(job_id, _fetching(job_id, fetcher), **_failure(error))
 
     # --- for workers ------------------------------------------------------------------------------------------------
 
@@ -381,14 +382,14 @@ class Jobs:
         """Publish the result. False when the job is no longer this attempt's: nothing was written; delete the blob."""
         state = State.SUCCEEDED.value
         values: dict[str, Any] = {"state": state, "result": result.to_dict(), "progress": 1.0, "finished_at": NOW}
-        return self._write(_owned(job), Topic.DELIVERY, **values)
+        return self._end(job.id, _owned(job), **values)
 
     def fail(self, job: Job, error: UpscaleError) -> bool:
-        return self._write(_owned(job), Topic.DELIVERY, **_failure(error))
+        return self._end(job.id, _owned(job), **_failure(error))
 
     def cancelled(self, job: Job) -> bool:
         """The worker has stopped the job on request."""
-        return self._write(_owned(job), Topic.DELIVERY, state=State.CANCELLED.value, finished_at=NOW)
+        return self._end(job.id, _owned(job), state=State.CANCELLED.value, finished_at=NOW)
 
     def requeue(self, job: Job) -> bool:
         """Return the job to the queue, because this worker is shutting down; the attempt does not count."""
@@ -528,6 +529,16 @@ class Jobs:
         if row is None:
             raise NotFound(missing)
         return _from_row(row)
+
+    def _end(self, job_id: str, where: Any, **values: Any) -> bool:
+        """Whether there was such a job; it ends now."""
+        with self._engine.begin() as db:
+            if not _count(db.execute(update(jobs).where(where).values(**values))):
+                return False
+            # NOTE: only then, because PostgreSQL lets transactions that notify commit one after the other.
+            if db.execute(_HAS_DELIVERY, {"job": job_id}).first():
+                notify(db, Topic.DELIVERY)
+            return True
 
     def _write(self, where: Any, topic: Topic | None = None, **values: Any) -> bool:
         """Whether there was such a job. Processes that wait for the topic look then."""

@@ -204,7 +204,7 @@ class _Postgres:
         import psycopg  # an extra
 
         arguments, options = engine.dialect.create_connect_args(engine.url)
-        self._connection = psycopg.connect(*arguments, **_KEEPALIVE | options, autocommit=True)
+        self._connection = psycopg.connect(*arguments, **{**_KEEPALIVE, **options}, autocommit=True)
         self._connection.execute(f"LISTEN {_CHANNEL}")
 
     def fileno(self) -> int:

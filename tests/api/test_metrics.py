@@ -234,3 +234,30 @@ def test_the_dashboard_and_its_page_ask_for_what_there_is(table: Jobs, pending: 
     assert described == {re.sub("_(bucket|sum|count|created)$", "", name) for name in there if "upscale" in name} - {
         re.sub("_total$", "", name) for name in described if name.endswith("_total")
     }
+
+
+def test_of_several_machines_only_the_leader_counts_and_shows_what_they_have_together(
+    table: Jobs, pending: Deliveries
+) -> None:
+    leads = {"a": True, "b": False}
+    a, b = (Metrics(table, pending, lambda name=name: leads[name]) for name in leads)  # type: ignore[misc]
+    for each in (a, b):
+        each.count()
+        each.answered("native", "GET", 200)
+    add(table)
+    end(table)
+    beat(table, "w", tiles=5)
+    texts = [each.text().decode() for each in (a, b)]
+    ended = [value(text, "upscale_jobs_ended_total", "native", "succeeded", "") for text in texts]
+    assert ended == [1, None], "the sum is right"
+    assert ["upscale_workers{" in text for text in texts] == [True, False]
+    assert ["upscale_stored_pictures" in text for text in texts] == [True, False]
+    assert [value(text, "upscale_requests_total", "native", "GET", "200") for text in texts] == [1, 1]
+
+    leads |= {"a": False, "b": True}
+    b.count()
+    add(table)
+    end(table)
+    texts = [each.text().decode() for each in (a, b)]
+    assert [value(text, "upscale_jobs_ended_total", "native", "succeeded", "") for text in texts] == [1, 1]
+    assert ["upscale_workers{" in text for text in texts] == [False, True]

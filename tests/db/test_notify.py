@@ -63,7 +63,8 @@ def heard(engine: Engine) -> Iterator[Heard]:
 
 
 def fetch(table: Jobs) -> Job:
-    add(table, source_key=None, source_url=URL)
+    new = Job(dialect="native", owner="local", params=Params(scale=2), source_url=URL)
+    table.enqueue(new, [Delivery(job_id=new.id, kind=WEBHOOK, url=URL, base_url="")])
     job = table.claim_fetch("f", 60)
     assert job is not None
     return job
@@ -95,7 +96,7 @@ CASES: dict[str, Case] = {
     "a job given back": (lambda t: (add(t), take(t))[1], lambda t, job: t.requeue(job), Topic.WORK),
     "a job given up": (lambda t: (add(t), take(t))[1], lambda t, job: t.abandon("a", [job.id]), Topic.WORK),
     "a dead worker": (lambda t: (add(t), take(t))[1], lambda t, job: t.release("a"), Topic.WORK),
-    "an end": (lambda t: (add(t), take(t))[1], lambda t, job: t.finish(job, RESULT), Topic.DELIVERY),
+    "an end": (lambda t: (with_delivery(t, WEBHOOK), take(t))[1], lambda t, job: t.finish(job, RESULT), Topic.DELIVERY),
     "a cancelled job": (add, lambda t, job: t.cancel(job.id), Topic.DELIVERY),
     "a job to be stopped": (lambda t: (add(t), take(t))[1], lambda t, job: t.cancel(job.id), Topic.STOP),
     "a deleted job": (lambda t: (add(t), take(t))[1], lambda t, job: t.delete(job.id), Topic.STOP),

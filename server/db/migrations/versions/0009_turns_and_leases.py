@@ -11,9 +11,8 @@ def upgrade() -> None:
     op.drop_index("jobs_waiting", "jobs")
     op.drop_index("jobs_unfetched", "jobs")
     ready, unfetched = "state = 'queued' AND source_key IS NOT NULL", "state = 'queued' AND source_key IS NULL"
-    order = [sa.text("priority DESC"), "created_at", "id"]
-    _partial("jobs_turn", ["owner", *order], ready)
-    _partial("jobs_unfetched", ["owner", "source_host", *order], unfetched)
+    _partial("jobs_turn", ["owner", sa.text("priority DESC"), "created_at", "id"], ready)
+    _partial("jobs_unfetched", ["state", "source_key"], unfetched)
     _partial("jobs_running", ["worker", "owner"], "state = 'running'")
     _partial("jobs_deadline", ["cancel_at"], "cancel_at IS NOT NULL AND finished_at IS NULL")
     op.create_table(
