@@ -31,7 +31,7 @@ from tests.api.dialects.test_refusals import SUBMITS
 from tests.conftest import LOOPBACK, LiveServer, MakeConfig, Picture, Receiver, draw
 from tests.seaweedfs import ACCESS, SeaweedFS, free_ports
 from tests.system.test_outage import WORDS
-from tests.worker.test_loop import Watched, work_until_ended
+from tests.worker.test_loop import Watched, work_until_ended, worker_of
 
 SAID = "the server's store of pictures can't be used now; try again later"
 
@@ -159,6 +159,24 @@ def test_what_was_accepted_is_there_after_the_store_was_away(
     assert done.result is not None
     assert live.client.get(f"/jobs/{first['id']}/result").content == live.worker.blobs.get(done.result.key)
     assert live.client.post("/jobs", **send).status_code == 202
+
+
+def test_a_worker_gives_back_a_job_whose_source_it_can_not_read(config: MakeConfig, away: dict[str, str]) -> None:
+    settings = config(dtype="fp32", **away)
+    worker, jobs, _ = worker_of(settings, Watched(settings))
+    worker._blobs = open_blobs(settings)
+    job = Job(dialect="native", owner="", params=Params(scale=2), source_key=new_key())
+    jobs.enqueue(job)
+    thread = threading.Thread(target=worker.loop)
+    with capture_logs() as logs:
+        thread.start()
+        while not any("job given back" in each["event"] for each in logs):
+            time.sleep(0.02)
+        worker.stop()
+        thread.join()
+    waiting = jobs.get(job.id)
+    assert (waiting.state, waiting.attempt) == (State.QUEUED, 0)
+    assert job.source_key is not None and job.source_key not in json.dumps(logs, default=str)
 
 
 def queued(jobs: Jobs, blobs: Blobs) -> str:
