@@ -78,7 +78,7 @@ verify-official: tools
 # pyproject.toml keep out two packages that we must not have. tests/requirements.lock has what is not in
 # requirements.lock. The clients beside keep their versions.
 COMPILE := .venv/bin/uv pip compile --universal --generate-hashes --no-annotate --no-header --upgrade --quiet
-PROJECT := pyproject.toml --extra pdf --extra postgres --extra sdxl --extra otel --python-version 3.10
+PROJECT := pyproject.toml --extra c2pa --extra mcp --extra pdf --extra postgres --extra sdxl --extra otel --python-version 3.10
 lock: venv
 	@$(COMPILE) $(PROJECT) -o requirements.lock
 	@$(COMPILE) $(PROJECT) --group dev --group test --constraints requirements.lock | \

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "UPSCALE_"
@@ -100,6 +100,16 @@ class Config(BaseSettings):
         0, ge=0, le=4096, description="Tile side in source pixels; 0: chosen by the server, which may use no tiles."
     )
 
+    provenance: Literal["on", "off"] = Field(
+        "on", description="Results state in XMP that software made them: docs/provenance.md. off: they state nothing."
+    )
+
+    c2pa_cert: Path | None = Field(
+        None,
+        description="PEM file of the certificate chain that signs results by C2PA; needs the extra c2pa.",
+    )
+    c2pa_key: Path | None = Field(None, validate_default=True, description="PEM file of its private key.")
+
     max_source_bytes: int = Field(100 * MIB, ge=1, description="Largest source file, in bytes.")
     max_source_pixels: int = Field(100_000_000, ge=1, description="Largest source picture, width × height in pixels.")
     max_result_pixels: int = Field(400_000_000, ge=1, description="Largest result, width × height in pixels.")
@@ -137,6 +147,13 @@ class Config(BaseSettings):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/") if value else value
+
+    @field_validator("c2pa_key")
+    @classmethod
+    def _both_or_none(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("c2pa_cert") is None):
+            raise ValueError("UPSCALE_C2PA_CERT and UPSCALE_C2PA_KEY go together")
+        return value
 
     @property
     def database(self) -> str:

@@ -31,7 +31,7 @@ def configure_logs(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("uvicorn.access", "alembic", "httpx", "httpcore", "PIL"):
+    for noisy in ("uvicorn.access", "alembic", "httpx", "httpcore", "PIL", "mcp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # libvips can warn hundreds of times about one damaged file; the error that refuses it is enough.
     logging.getLogger("pyvips").setLevel(logging.ERROR)

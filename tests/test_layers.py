@@ -48,7 +48,8 @@ PLUGINS = ("api/dialects", "blobs", "models", "refiners", "faces/restorers", "cl
 """Folders of things of one kind. `__init__.py` has the list of them, `base.py` what each must offer."""
 
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
-WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx"}
+WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette", "httpx", "mcp"}
+EXTRAS = {"mcp", "psycopg", "pypdfium2", "diffusers", "transformers"}
 
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 FILES = sorted(path for path in SERVER.rglob("*.py") if "versions" not in path.parts)
@@ -152,8 +153,9 @@ def test_translation_needs_no_web_framework(path: Path) -> None:
     assert not ours(path) & {"api/dialects/depends", "api/responses", "service/service"}
 
 
-def test_the_api_half_starts_without_torch() -> None:
-    code = f"import sys, server.api.app; print([name for name in sys.modules if name in {sorted(HEAVY)!r}])"
+def test_the_api_half_starts_without_torch_and_without_extras() -> None:
+    unwanted = sorted(HEAVY | EXTRAS)
+    code = f"import sys, server.api.app; print([name for name in sys.modules if name in {unwanted!r}])"
     run = subprocess.run([sys.executable, "-c", code], cwd=SERVER.parent, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

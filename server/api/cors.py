@@ -16,7 +16,8 @@ ANY = "*"
 METHODS = "GET, HEAD, POST, PUT, DELETE"
 REQUEST_HEADERS = "Authorization, Content-Type, Range, If-Range, If-None-Match, If-Modified-Since, Prefer, Cancel-After"
 EXPOSED = (
-    "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Last-Modified, Location, Retry-After"
+    "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Last-Modified, Location, "
+    "Mcp-Session-Id, Retry-After"
 )
 """Headers of answers that scripts may read, in addition to those that are always readable."""
 MAX_AGE_S = 7200

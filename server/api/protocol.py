@@ -18,6 +18,7 @@ from typing import Any
 import httptools
 import uvicorn
 from fastapi import FastAPI
+from sse_starlette.sse import AppStatus
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -372,6 +373,8 @@ class Server(uvicorn.Server):
 
 
 def server_of(app: FastAPI, *, graceful_s: int = 10) -> Server:
+    # Else event streams are cut off at the signal, also those whose last event is about to come: see `Server`.
+    AppStatus.enable_automatic_graceful_drain = False
     return Server(
         uvicorn.Config(
             app,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from server import __version__
-from server.cli import batch, blobs, database, doctor, jobs, keys, serve, upscale, watch, weights
+from server.cli import batch, blobs, database, doctor, jobs, keys, mcp, provenance, serve, upscale, watch, weights
 
 app = typer.Typer(name="upscale-server", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -33,11 +33,14 @@ app.command()(batch.batch)
 app.command()(serve.serve)
 app.command(hidden=True)(serve.api)
 app.command()(serve.worker)
+app.command()(mcp.mcp)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(weights.app, name="weights")
 app.add_typer(blobs.app, name="blobs")
 app.add_typer(database.app, name="database")
+app.command()(provenance.inspect)
+app.command("signing-chain")(provenance.signing_chain)
 app.command()(doctor.doctor)
 
 

@@ -7,6 +7,9 @@ import typer
 from server.cli.base import DataDir, Device, fail, plain_errors, with_malloc_settings
 from server.files import set_private_umask
 
+Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
+"""It was started by another process of ours, and ends when its standard input does."""
+
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default 127.0.0.1.")] = None,
@@ -14,16 +17,19 @@ def serve(
     data_dir: DataDir = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one per GPU, or one.")] = None,
     device: Device = None,
+    supervised: Supervised = False,
 ) -> None:
     """Run the server: the APIs and the workers."""
     from server.config import load_config
-    from server.launch import CannotListen, Launcher
+    from server.launch import CannotListen, Launcher, watch_parent
     from server.logs import configure_logs
 
     with plain_errors():
         config = load_config(host=host, port=port, data_dir=data_dir, workers=workers, device=device)
         configure_logs()
         set_private_umask()
+        if supervised:
+            watch_parent()
         try:
             Launcher(config).run()
         except CannotListen as error:
@@ -53,7 +59,7 @@ def worker(
     data_dir: DataDir = None,
     device: Device = None,
     worker_id: Annotated[str | None, typer.Option("--id", hidden=True)] = None,
-    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+    supervised: Supervised = False,
 ) -> None:
     """Run one more worker for the jobs of `serve`, for example on another GPU."""
     with_malloc_settings()

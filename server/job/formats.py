@@ -30,7 +30,7 @@ class Format:
     animated: bool = False
     """Can hold several frames, each with its duration."""
     profile: bool = True
-    """Can hold a colour profile, EXIF and XMP; if not, colours are converted to sRGB."""
+    """Can hold a colour profile and EXIF; if not, colours are converted to sRGB."""
     resolution: bool = True
     """Has a field of its own for the resolution; if not, EXIF holds it."""
     texts: Literal["keywords", "comments", "none"] = "none"

@@ -9,10 +9,12 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from server import __version__
 from server.engine.engine import Engine
 from server.errors import ModelNotFound
 from server.faces import FaceRestorer, Outcome
 from server.images.metadata.metadata import Metadata
+from server.images.metadata.provenance import Origin, source_type
 from server.images.read.animation import Animation
 from server.images.read.open import Samples
 from server.images.samples import full_scale
@@ -121,6 +123,8 @@ class Context:
     max_result_pixels: int
     tile: int = 0
     """Side of the tiles in source pixels; 0: the engine decides."""
+    labels: bool = True
+    """The result states in XMP how it was made."""
     load_faces: Callable[[], FaceRestorer] = _no_faces
     """Likewise the networks for faces. Raises ModelNotFound where there are none."""
     load_refiner: Callable[[], Refiner] = _no_refiner
@@ -215,6 +219,29 @@ class Context:
         """The encoder gets 16 bits, for the result or because colours must still be converted."""
         grey = self.samples.shape[2] < 3
         return self.result_is_deep or converts(self.params, self.metadata.icc, grey=grey)
+
+    @property
+    def origin(self) -> Origin | None:
+        """How the result was made, for its label, when all steps have been defined; None where it gets none."""
+        if not self.labels:
+            return None
+        restored = [each for each in self.faces or () if each.restored is not None]
+        refined = self.refinement if self.refinement is not None and self.refinement.refiner else None
+        known: tuple[tuple[str, object], ...] = (
+            ("Model", self.loaded and self.loaded.name),
+            ("ModelSHA256", self.loaded and self.loaded.sha256),
+            ("Creativity", f"{self.creativity:g}" if self.loaded else None),
+            ("Refiner", refined and refined.refiner),
+            ("RefinerSHA256", refined and refined.sha256),
+            ("Seed", refined and refined.seed),
+            ("RestoredFaces", len(restored) or None),
+        )
+        return Origin(
+            f"upscale-server {__version__}",
+            generated=bool(refined or restored),
+            source_type=source_type(self.data, self.metadata.xmp),
+            details=tuple((name, str(value)) for name, value in known if value is not None),
+        )
 
     @property
     def more_follows(self) -> bool:

@@ -16,7 +16,7 @@ def run(ctx: Context) -> None:
     params = ctx.params if ctx.result_is_deep else replace(ctx.params, depth=8)
 
     def with_metadata(image: pyvips.Image) -> pyvips.Image:
-        return attach_metadata(image, ctx.metadata, params.metadata)
+        return attach_metadata(image, ctx.metadata, params.metadata, ctx.origin)
 
     if ctx.encoder is not None:
         ctx.encoder.add(encode_stream(ctx.stream, lambda image: with_metadata(image).copy_memory()))

@@ -17,6 +17,8 @@ from server.engine.self_test import self_test
 from server.errors import Unavailable
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
+from server.images.write.sign import Signer
+from server.job.formats import FORMATS
 from server.job.job import Params
 from server.job.plan import Sizes
 from server.kernels import Kernel
@@ -45,7 +47,7 @@ _RATED = 256
 class Upscaler:
     def __init__(self, config: Config, catalog: Catalog, *, allow_paths: bool = False) -> None:
         """`allow_paths`: a model may also be given as a path, for the operator's command line. Raises Unavailable when
-        the configured device does not exist."""
+        the configured device does not exist, or results can't be signed with the configured certificate."""
         self.device = devices.pick_device(config.device)
         self.dtype = devices.pick_dtype(config.dtype, self.device)
         """Of the networks for faces and of the refiner."""
@@ -60,6 +62,7 @@ class Upscaler:
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
+        self._signer = Signer(config.c2pa_cert, config.c2pa_key) if config.c2pa_cert and config.c2pa_key else None
 
     @property
     def kind(self) -> DeviceKind:
@@ -243,6 +246,7 @@ class Upscaler:
             max_source_pixels=self._config.max_source_pixels,
             max_result_pixels=self._config.max_result_pixels,
             tile=self._config.tile,
+            labels=self._config.provenance == "on",
         )
 
     def run(self, ctx: Context, check: Callable[[], None] | None = None) -> Context:
@@ -253,6 +257,9 @@ class Upscaler:
             preview.run(ctx)
         else:
             run(ctx)
+        if self._signer is not None and ctx.origin is not None:
+            with ctx.clock("sign"):
+                self._signer.sign(ctx.target, FORMATS[ctx.params.format].mime, ctx.data, ctx.origin)
         return ctx
 
     def describe(self) -> str:

@@ -6,7 +6,6 @@ No worker runs, but for calls that wait for one: no picture is worked on.
 
 import base64
 import json
-import uuid
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -28,6 +27,7 @@ from server.api.app import create_app
 from server.api.dialects import DIALECTS, wavespeed
 from server.api.openapi.document import document
 from server.errors import JobFailed
+from tests.api.dialects.submits import SUBMITS
 from tests.conftest import Live, LiveServer, MakeConfig, draw
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -41,22 +41,8 @@ HOOKS = ("url", "webhook", "webhook_completed", "webhook_url", "webhookURL", "up
 NOBODY = "http://127.0.0.1:9/"
 """An address that webhooks are not sent to."""
 PICTURE = "data:image/png;base64," + base64.b64encode(FILE).decode()
-TASK = {"taskType": "imageUpscale", "inputImage": PICTURE, "upscaleFactor": 2, "deliveryMethod": "async"}
-FORMAT = {"output_format": "png"}
 EXCLUSIVE = ("target", "size", "width", "height")
 """Of our own API: none of them may stand beside a scale, or a picture."""
-SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
-    "wavespeed": ("/api/v3/wavespeed-ai/image-upscaler", {"image": PICTURE, "target_resolution": "2k", **FORMAT}),
-    "vibedream": (
-        "/api/v1/models/image-upscaler/generate",
-        {"image": PICTURE, "target_resolution": "2k", **FORMAT},
-    ),
-    "novita": ("/v3/async/image-upscaler", {"image": PICTURE, "resolution": "2k", **FORMAT}),
-    "runware": ("/v1", TASK),
-    "replicate": ("/v1/predictions", {"version": "nightmareai/real-esrgan", "input": {"image": PICTURE}}),
-    "native": ("/jobs", {"image": PICTURE, "scale": 1}),
-    "webui": ("/jobs", {"image": PICTURE, "scale": 1}),  # its own calls return only at a job's end
-}
 OPERATIONS = [(each.NAME, label) for each in DIALECTS for label in each.openapi.OPERATIONS]
 OLDER, NEWER = "/api/v2/", "/api/v3/"
 """WaveSpeed's. The same functions answer at both, so only `make test-all` calls the older addresses."""
@@ -86,12 +72,12 @@ class Things:
         self.keys = [done.result.key, ticket["upload"]["url"].rsplit("/", 1)[1]]
 
     def _submit(self) -> str:
-        path, body = SUBMITS[self._dialect]
-        task_uuid = str(uuid.uuid4())
-        answer = self._live.client.post(path, json=body | ({"taskUUID": task_uuid} if path == "/v1" else {}))
+        submit = SUBMITS.get(self._dialect, SUBMITS["native"])
+        body = submit.body(PICTURE)
+        answer = self._live.client.post(submit.path, json=body)
         assert answer.is_success, answer.text
         found = answer.json().get("data") or answer.json()
-        return task_uuid if path == "/v1" else str(found.get("task_id") or found["id"])
+        return str(body[0]["taskUUID"] if isinstance(body, list) else found.get("task_id") or found["id"])
 
     def put_into(self, values: Any, pick: int, names: dict[str, list[str]]) -> Any:
         """Real ones in the place of those that were made up."""

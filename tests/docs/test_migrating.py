@@ -36,7 +36,15 @@ SNIPPETS = [Snippet(m[1], m[2] or "", m[3], number) for number, m in enumerate(_
 
 def test_every_python_snippet_is_marked_to_be_run() -> None:
     assert len(SNIPPETS) == TEXT.count("```python\n") >= 6
-    assert {each.dialect for each in SNIPPETS} >= {"wavespeed", "vibedream", "novita", "runware", "replicate", "webui"}
+    assert {each.dialect for each in SNIPPETS} >= {
+        "wavespeed",
+        "vibedream",
+        "novita",
+        "runware",
+        "replicate",
+        "webui",
+        "mcp",
+    }
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda each: f"{each.dialect}{each.client}-{each.number}")
@@ -77,7 +85,7 @@ def test_a_snippet_prints_a_link_to_its_picture(
 
 def test_every_line_of_the_table_is_in_a_snippet() -> None:
     lines = re.findall(r"^\|[^|]*\|[^|]*\| `(.*)` \|$", TEXT, re.MULTILINE)
-    assert len(lines) == 14
+    assert len(lines) == 15
     snippets = "".join(re.findall(r"^```(?:python|py|js)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
     for line in lines:
         assert line.removeprefix("POST ") in snippets, line

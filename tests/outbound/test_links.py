@@ -8,6 +8,7 @@ import pytest
 
 from server.errors import SourceUnreachable
 from server.outbound.source import own_file, own_job
+from tests.api.dialects.submits import SUBMITS
 from tests.conftest import Live, LiveServer, Picture
 
 KEY = "0123456789abcdef" * 2
@@ -34,30 +35,15 @@ def link(live: Live, form: str, name: str) -> str:
     return form.format(port=port, name=name, escaped="".join(f"%{ord(letter):02x}" for letter in name))
 
 
-SUBMITS: dict[str, tuple[str, dict[str, Any]]] = {
-    "wavespeed": ("/api/v3/wavespeed-ai/real-esrgan", {"scale": 2}),
-    "vibedream": ("/api/v1/models/image-upscaler/generate", {"target_resolution": "2k", "output_format": "png"}),
-    "novita": ("/v3/async/image-upscaler", {"resolution": "2k"}),
-    "native": ("/jobs", {"scale": 2}),
-    "replicate": ("/v1/models/nightmareai/real-esrgan/predictions", {"scale": 2}),
-    "runware": ("/v1", {"taskType": "imageUpscale", "upscaleFactor": 2, "deliveryMethod": "async"}),
-}
-
-
-def submit(live: Live, dialect: str, image: str, number: int = 0, **headers: str) -> Any:
-    path, fields = SUBMITS[dialect]
-    if dialect == "runware":
-        task = fields | {"taskUUID": f"00000000-0000-4000-8000-{number:012x}", "inputImage": image}
-        return live.client.post(path, json=[task], headers=headers)
-    body = fields | {"image": image}
-    return live.client.post(path, json={"input": body} if dialect == "replicate" else body, headers=headers)
+def submit(live: Live, dialect: str, image: str, **headers: str) -> Any:
+    return live.client.post(SUBMITS[dialect].path, json=SUBMITS[dialect].body(image), headers=headers)
 
 
 @pytest.mark.parametrize("dialect", SUBMITS)
 def test_a_file_of_ours_is_known_under_any_host_prefix_and_query(live: Live, dialect: str, picture: Picture) -> None:
     live.worker.blobs.put(FILE, picture(12, 9))
-    for number, form in enumerate(FORMS):
-        answer = submit(live, dialect, link(live, form, FILE), number)
+    for form in FORMS:
+        answer = submit(live, dialect, link(live, form, FILE))
         assert answer.is_success, f"{form}: {answer.text}"
         job = live.worker.claim()
         assert job.source_url is None, form

@@ -24,7 +24,7 @@ from tests.stress.server_process import Launched, Process, memory_mib
 MOST_GROWTH = 0.10
 """Of resident memory, between the first fifth of the requests, or files, and the last one."""
 SOCKET = "runware websocket"
-ROUNDS = ("native", "wavespeed", "vibedream", "novita", "runware", SOCKET)
+ROUNDS = ("native", "wavespeed", "vibedream", "novita", "replicate", "webui", "mcp", "runware", SOCKET)
 _SETTINGS = {
     "UPSCALE_SYNC_WAIT_S": "0.05",
     "UPSCALE_FETCH_TIMEOUT_S": "2",

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from server.api.dialects import dialect_of
+from tests.api.dialects.mcp.test_messages import tool_call, tool_headers
 from tests.stress.clients import (
     ESRGAN,
     NATIVE,
@@ -74,6 +75,10 @@ def _form(path: str, **parts: str | bytes) -> Request:
     return Request("POST", path, [("Content-Type", "multipart/form-data; boundary=limit")], body + b"--limit--\r\n")
 
 
+def _tool(name: str, **arguments: Any) -> Request:
+    return Request("POST", "/mcp", list(tool_headers(name).items()), json.dumps(tool_call(name, **arguments)).encode())
+
+
 def valid_requests(address: str) -> dict[str, list[Request]]:
     """Of every dialect, about jobs and files that are there: one of each of its routes, submits several times."""
     data = png(64, 1, (200, 120, 40))
@@ -89,6 +94,9 @@ def valid_requests(address: str) -> dict[str, list[Request]]:
         ids = {door.name: submitted(door, order) for door in (NATIVE, UPSCALER, VIBEDREAM, NOVITA)}
         task = new_uuid()
         submitted(RUNWARE, replace(order, task_uuid=task))
+        predicted = {"version": "nightmareai/real-esrgan", "input": {"image": data_uri(data), "scale": 1}}
+        replicated = client.post("/v1/predictions", json=predicted).raise_for_status().json()["id"]
+        uploaded = client.post("/v1/files", files={"content": ("p.png", data)}).raise_for_status().json()["id"]
         sent = client.post("/api/v3/media/upload/binary", files={"file": ("p.png", data)}).raise_for_status().json()
         file = "/files/" + sent["data"]["download_url"].rsplit("/", 1)[1]
         ticket = client.post("/api/v3/media/uploads", json={"filename": "p.png"}).raise_for_status().json()
@@ -153,6 +161,33 @@ def valid_requests(address: str) -> dict[str, list[Request]]:
             _post("/v3/async/image-upscaler", {"image": inline(data), "output_format": "png", "extra": hook}),
             *[_request(NOVITA_OLD.submit(Order(inline(data))))] * 2,
             _request(NOVITA.poll(ids[NOVITA.name])),
+        ],
+        "replicate": [
+            *[_post("/v1/predictions", predicted)] * 3,
+            _post("/v1/models/nightmareai/real-esrgan/predictions", {"input": {"image": data_uri(data), "scale": 2}}),
+            _get(f"/v1/predictions/{replicated}"),
+            _post(f"/v1/predictions/{replicated}/cancel", {}),
+            _get("/v1/predictions?cursor=x"),
+            _form("/v1/files", content=data, metadata='{"a": 1}'),
+            _get(f"/v1/files/{uploaded}"),
+            _get("/v1/models/nightmareai/real-esrgan/versions"),
+        ],
+        "webui": [
+            *[_post("/sdapi/v1/extra-single-image", {"image": inline(data), "upscaling_resize": 1})] * 2,
+            _post("/sdapi/v1/extra-single-image", {"image": inline(data), "upscaler_1": "Lanczos", "resize_mode": 1}),
+            _post("/sdapi/v1/extra-batch-images", {"imageList": [{"data": inline(data), "name": "a"}]}),
+            _post("/sdapi/v1/png-info", {"image": inline(data)}),
+            _get("/sdapi/v1/progress?skip_current_image=true"),
+            _get("/sdapi/v1/upscalers"),
+        ],
+        "mcp": [
+            *[_tool("upscale", image=data_uri(data), scale=1, wait_s=0.05)] * 3,
+            *[_tool("plan", width=640, height=480, target="2k")] * 2,
+            _tool("plan", image=inline(data), size=[32, 2]),
+            _tool("jobs", id=job, wait_s=0.01, cancel=True),
+            _tool("jobs", state="queued", limit=5),
+            _tool("models"),
+            Request("DELETE", "/mcp", [("Mcp-Session-Id", job)]),
         ],
         "runware": [
             *[_post("/v1", runware)] * 2,
@@ -251,6 +286,7 @@ _FORMS: dict[str, tuple[set[str], ...]] = {
     "runware": ({"errors"},),
     "replicate": ({"title", "detail", "status"},),
     "webui": ({"error", "detail", "body", "errors"}, {"detail"}),
+    "mcp": ({"jsonrpc", "id", "error"},),
 }
 
 

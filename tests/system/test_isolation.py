@@ -13,6 +13,8 @@ from server.api.dialects.replicate.models import REAL_ESRGAN_MODEL
 from server.api.dialects.replicate.translate import COLLECTION
 from server.api.dialects.webui.translate import GENERATES
 from server.api.openapi.document import document
+from tests.api.dialects.mcp.test_messages import BOTH, OPENING, tool_call, tool_headers
+from tests.api.dialects.submits import SUBMITS
 from tests.conftest import Live, LiveServer, draw
 
 PICTURE = base64.b64encode(draw(16, 8)).decode()
@@ -33,6 +35,8 @@ WITHOUT_NAMES: dict[str, Any] = {
     "POST /v1/predictions": {"version": "nightmareai/real-esrgan", "input": {"image": PICTURE}},
     "POST /v1/models/{owner}/{name}/predictions": {"input": {"image": PICTURE}},
     "POST /v1/files": {},
+    "POST /uploads": {},
+    "POST /mcp": tool_call("jobs"),
     "POST /sdapi/v1/extra-single-image": {},  # refused: without a worker the answer to another would never come
     "POST /sdapi/v1/extra-batch-images": {},
     "POST /sdapi/v1/interrupt": None,
@@ -82,6 +86,8 @@ for _version in ("v2", "v3"):
     }
 """Routes without ids, with a body for them: their answers must contain nothing of the other key's."""
 
+HEADERS = {"POST /mcp": tool_headers("jobs")}
+
 PATHS = {"owner": "wavespeed-ai", "name": "real-esrgan", "model": "image-upscaler"}
 PATHS_BELOW_V1 = {
     "owner": REAL_ESRGAN_MODEL.owner,
@@ -96,26 +102,22 @@ class Anns:
 
     def __init__(self, live: Live) -> None:
         self.client = live.client
-        self.tasks = [str(uuid.uuid4()) for _ in range(2)]
-        task = {"taskType": "imageUpscale", "inputImage": PICTURE, "upscaleFactor": 2, "deliveryMethod": "async"}
+        self.tasks: list[str] = []
         for number in range(2):
-            self.ask("POST", "/jobs", {"image": PICTURE, "scale": 2})
-            self.ask("POST", "/api/v3/wavespeed-ai/real-esrgan", {"image": PICTURE, "scale": 2})
-            body = {"image": PICTURE, "target_resolution": "2k", "output_format": "png"}
-            self.ask("POST", "/api/v1/models/image-upscaler/generate", body)
-            self.ask("POST", "/v3/async/image-upscaler", {"image": PICTURE, "resolution": "2k"})
-            self.ask("POST", "/v1", [task | {"taskUUID": self.tasks[number]}])
-            prediction = {"version": "nightmareai/real-esrgan", "input": {"image": f"data:image/png;base64,{PICTURE}"}}
-            self.ask("POST", "/v1/predictions", prediction)
-            if number == 0:
-                for _ in range(6):
-                    live.worker.finish()
+            for submit in SUBMITS.values():
+                body = submit.body(PICTURE)
+                self.ask("POST", submit.path, body)
+                self.tasks += [task["taskUUID"] for task in body if isinstance(body, list)]
+            for _ in SUBMITS if number == 0 else ():
+                live.worker.finish()
         upload = {"taskType": "imageUpload", "taskUUID": str(uuid.uuid4()), "image": PICTURE}
         self.upload = self.ask("POST", "/v1", [upload]).json()["data"][0]["imageUUID"]
         parts = {"content": ("a.png", draw(16, 8))}
         self.file = live.client.post("/v1/files", files=parts, headers=ANN).json()["id"]
+        opening = live.client.post("/mcp", json=OPENING, headers=ANN | BOTH)
+        self.session = opening.headers["Mcp-Session-Id"]
         self.jobs = live.worker.jobs.list()[0]
-        assert len(self.jobs) == 12
+        assert len(self.jobs) == 2 * len(SUBMITS)
 
     def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
         answer = self.client.request(method, path, json=body, headers=ANN)
@@ -154,7 +156,7 @@ def test_no_route_gives_another_keys_things_away(live_with_keys: Live) -> None:
                 method,
                 path.format(**(PATHS_BELOW_V1 if path.startswith("/v1/") else PATHS)),
                 json=WITHOUT_NAMES[operation],
-                headers=BOB,
+                headers=BOB | HEADERS.get(operation, {}),
             )
             assert answer.status_code not in (401, 403, 404, 405), operation
             assert_silent(answer, anns, operation)
@@ -166,6 +168,10 @@ def test_no_route_gives_another_keys_things_away(live_with_keys: Live) -> None:
                 task = {"taskType": "imageUpscale", "taskUUID": str(uuid.uuid4()), "upscaleFactor": 2}
                 answer = live.client.post("/v1", json=[task | {"inputImage": name}], headers=BOB)
                 assert answer.status_code == 400 and "There is no picture" in answer.text
+        elif operation == "DELETE /mcp":
+            for name in (anns.session, *anns.names()):
+                answer = live.client.delete(path, headers=BOB | {"Mcp-Session-Id": name})
+                assert answer.status_code == 404
         elif path.endswith("/predictions/delete"):
             answer = live.client.post(path, json={"ids": anns.names()}, headers=BOB)
             assert answer.json()["data"] == {"deleted_count": 0}
@@ -188,6 +194,20 @@ def assert_silent(answer: httpx.Response, anns: Anns, operation: str) -> None:
         assert name not in answer.text, f"{operation} tells of {name}"
 
 
+def test_no_tool_gives_another_keys_things_away(live_with_keys: Live) -> None:
+    live, anns = live_with_keys, Anns(live_with_keys)
+    for name in anns.names():
+        body = tool_call("jobs", id=name, cancel=True)
+        for key, found in (ANN, name in {job.id for job in anns.jobs}), (BOB, False):
+            answer = live.client.post("/mcp", json=body, headers=key | tool_headers("jobs")).json()["result"]
+            text = answer["content"][0]["text"]
+            assert found == ("there is no job" not in text), text
+            assert "url" not in text
+    assert live.client.post("/mcp", json=tool_call("jobs"), headers=BOB | tool_headers("jobs")).json()["result"][
+        "structuredContent"
+    ] == {"jobs": [], "total": 0}
+
+
 def test_what_belongs_to_a_key_is_there_for_that_key(live_with_keys: Live) -> None:
     """Else the test above would pass on a server that has nothing."""
     anns = Anns(live_with_keys)
@@ -201,7 +221,7 @@ def test_what_belongs_to_a_key_is_there_for_that_key(live_with_keys: Live) -> No
         }
         if job.dialect in path:
             anns.ask("GET", path[job.dialect].format(job.id))
-    assert json.loads(anns.ask("GET", "/jobs").text)["total"] == 12
+    assert json.loads(anns.ask("GET", "/jobs").text)["total"] == len(anns.jobs)
     assert anns.ask("GET", "/api/v3/account/usage").json()["data"] == {"total_requests": 2}
 
 

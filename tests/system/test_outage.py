@@ -4,15 +4,15 @@ The disks are real ones, of a few megabytes of memory, in a namespace of their o
 such, those tests are skipped.
 """
 
+import base64
 import errno
 import json
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,10 +23,11 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from server.db.database import jobs, open_database, reading
 from server.errors import Unavailable
 from server.errors.transient import StoreFailure, transient_error
-from tests.api.dialects.test_refusals import PICTURE, SUBMITS
-from tests.conftest import LiveServer, MakeConfig, Picture
+from tests.api.dialects.submits import SUBMITS
+from tests.conftest import LiveServer, MakeConfig, Picture, draw
 from tests.outbound.test_source import say, serving
 
+PICTURE = base64.b64encode(draw()).decode()
 SMALL_DISK = """
 import os, subprocess, sys
 from pathlib import Path
@@ -109,25 +110,6 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
         process.stdin.close()
 
 
-WORDS: dict[str, Callable[[str, Any], Any]] = {
-    "wavespeed": lambda said, _: {"code": 503, "message": said, "error": said},
-    "vibedream": lambda said, _: {"error": said, "message": said},
-    "novita": lambda said, _: {"code": 503, "reason": "SERVICE_NOT_AVAILABLE", "message": said, "metadata": {}},
-    "runware": lambda said, body: {
-        "errors": [
-            {
-                "code": "serviceUnavailable",
-                "message": said,
-                "taskType": "imageUpscale",
-                "taskUUID": body[0]["taskUUID"],
-            }
-        ]
-    },
-    "replicate": lambda said, _: {"title": "Service Unavailable", "detail": said, "status": 503},
-    "native": lambda said, _: {"error": {"code": "unavailable", "message": said, "field": None}},
-}
-
-
 @pytest.mark.parametrize("dialect", SUBMITS)
 @pytest.mark.parametrize(
     ("trouble", "over", "said"),
@@ -140,17 +122,17 @@ WORDS: dict[str, Callable[[str, Any], Any]] = {
 def test_a_disk_that_takes_nothing_is_said_in_the_dialects_words_and_passes(
     disk: SmallDisk, dialect: str, trouble: str, over: str, said: str
 ) -> None:
-    path, make_body, _ = SUBMITS[dialect]
+    submit = SUBMITS[dialect]
     disk.make(trouble)
     try:
-        body = make_body()
-        answer = disk.client.post(path, json=body)
-        assert (answer.status_code, answer.json()) == (503, WORDS[dialect](said, body))
+        body = submit.body(PICTURE)
+        answer = disk.client.post(submit.path, json=body)
+        assert (answer.status_code, answer.json()) == (503, submit.error(503, said, body))
         assert answer.headers["Retry-After"] == "10"
         assert disk.client.get("/jobs").status_code == 200, "what is there can still be read"
     finally:
         disk.make(over)
-    assert disk.client.post(path, json=make_body()).is_success
+    assert disk.client.post(submit.path, json=submit.body(PICTURE)).is_success
 
 
 def test_uploads_say_so_too_and_their_tickets_stay_good(disk: SmallDisk, picture: Picture) -> None:

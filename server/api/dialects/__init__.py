@@ -1,9 +1,9 @@
 """The HTTP APIs that this server speaks. A new one is a folder here and its line in DIALECTS."""
 
-from server.api.dialects import native, novita, replicate, runware, vibedream, wavespeed, webui
+from server.api.dialects import mcp, native, novita, replicate, runware, vibedream, wavespeed, webui
 from server.api.dialects.base import Dialect
 
-DIALECTS: tuple[Dialect, ...] = (wavespeed, vibedream, novita, runware, replicate, webui, native)
+DIALECTS: tuple[Dialect, ...] = (wavespeed, vibedream, novita, runware, replicate, webui, mcp, native)
 """In the order in which documents list them; native, which has all paths that no vendor has, comes last."""
 
 

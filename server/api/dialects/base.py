@@ -28,6 +28,7 @@ class Dialect(Protocol):
     """Its paths. Any error there and below, also where there is no route, is answered by its `to_error`. Of several
     dialects the one with the longest prefix answers; `/v1/`, with a slash at its end, is what is below `/v1` alone."""
     router: "APIRouter"
+    """Its endpoints. What they need for as long as the app runs is the router's `lifespan`."""
 
     @property
     def openapi(self) -> Described:

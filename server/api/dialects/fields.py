@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, NoReturn, TypeVar, get_args
 
+from pydantic import ValidationError
+
 from server.api.bodies import BOM, text_of
-from server.errors import InvalidField, InvalidRequest, MissingField
+from server.errors import InvalidField, InvalidRequest, MissingField, cut
 from server.job.formats import FormatName
 from server.job.job import Target
 
@@ -153,6 +155,18 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def first_error(error: ValidationError, not_an_object: str = "this must be an object") -> InvalidRequest:
+    """What pydantic found first. `not_an_object`: the message if it is not about a field."""
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return InvalidRequest(not_an_object)
+    field = cut(str(first["loc"][0]))
+    if first["type"] == "extra_forbidden":
+        return InvalidField(f"there is no field {field!r}", field=field)
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidField(f"{field}: {message}", field=field)
 
 
 # --- fields of a JSON object: null counts as absent, and all of these raise InvalidField ------------------------------

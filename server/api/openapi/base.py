@@ -25,9 +25,11 @@ class Operation:
     """Query parameters that the endpoint's signature does not name."""
     path: Mapping[str, Schema] = field(default_factory=dict)
     """Schemas of the path's parameters, and of other required parameters that the signature names."""
+    headers: Mapping[str, Schema] = field(default_factory=dict)
+    """Optional header fields of the request."""
     status: int = 200
     also: tuple[int, ...] = ()
-    """Other statuses of successful answers; 202 has the same body, others have none."""
+    """Other statuses of successful answers, which have no body."""
     answer_types: tuple[str, ...] = ("application/json",)
     body_required: bool = True
     key: bool = True
@@ -102,13 +104,14 @@ def write(path: str, operation: dict[str, Any], described: Operation, error: Sch
     for parameter in parameters:
         if parameter["name"] in described.path:
             parameter |= {"schema": described.path[parameter["name"]], "required": True}
-    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in described.query.items()]
+    for place, named in (("query", described.query), ("header", described.headers)):
+        parameters += [{"name": name, "in": place, "schema": schema} for name, schema in named.items()]
     if described.body:
         content = {kind: {"schema": schema} for kind, schema in described.body.items()}
         operation["requestBody"] = {"content": content, "required": described.body_required}
     responses = {}
     for status in (described.status, *described.also):
-        has_body = described.answer is not None and status in (described.status, 202)
+        has_body = described.answer is not None and status == described.status
         responses[status] = described.answer_types if has_body else (), described.answer
     # An encoded slash in a parameter can make another path, which may not exist, or not for this method.
     places = {400, 404, 405} if any(each["in"] == "path" for each in parameters) else set()

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 
 import pyvips
 
-from server.images.metadata import colour, exif, texts, xmp
+from server.images.metadata import colour, exif, provenance, texts, xmp
 from server.images.metadata.exif import Exif
 from server.images.metadata.fields import EXIF, ICC, IPTC, RESOLUTION, TEXTS, XMP, get_field, with_field
 from server.images.metadata.placement import Placement
+from server.images.metadata.provenance import Origin
 from server.images.metadata.resolution import Resolution, of_libvips, of_tags, pack, tags
 from server.images.metadata.resolution import read as read_resolution
 from server.images.metadata.texts import Texts
+from server.images.read import gif
 from server.images.read.sniff import sniff
 from server.job.job import Metadata as Policy
 
@@ -56,7 +58,7 @@ def read(image: pyvips.Image, data: bytes | None = None) -> Metadata:
     return Metadata(
         icc=colour.profile(image),
         exif=found,
-        xmp=_packet(image),
+        xmp=packet_of(image, data),
         iptc=_iim(get_field(image, IPTC)),
         texts=Texts() if data is None else texts.read(data),
         resolution=(
@@ -70,12 +72,15 @@ def read(image: pyvips.Image, data: bytes | None = None) -> Metadata:
 
 def read_orientation(image: pyvips.Image) -> int:
     """The orientation alone, which is faster: profiles are not tried."""
-    return Metadata(exif=_tags(image), xmp=_packet(image)).orientation
+    return Metadata(exif=_tags(image), xmp=packet_of(image)).orientation
 
 
-def attach_metadata(image: pyvips.Image, metadata: Metadata, policy: Policy = "keep") -> pyvips.Image:
+def attach_metadata(
+    image: pyvips.Image, metadata: Metadata, policy: Policy = "keep", origin: Origin | None = None
+) -> pyvips.Image:
     """`image`, upright and of its final size, with the part of `metadata` that `policy` allows. keep: all; copyright:
-    author and rights in EXIF, XMP and texts; strip: none. The profile always stays: the colours depend on it."""
+    author and rights in EXIF, XMP and texts; strip: none. The profile always stays: the colours depend on it. So does
+    the label that `origin` gives; without it, only the source's statements about its own origin are removed."""
     resolution = metadata.resolution if policy == "keep" else None
     if resolution is not None and metadata.orientation >= 5:
         resolution = resolution.turned()
@@ -88,6 +93,10 @@ def attach_metadata(image: pyvips.Image, metadata: Metadata, policy: Policy = "k
     if exif.X_RESOLUTION in left.exif.image:
         left = replace(left, exif=left.exif.with_resolution(tags(resolution) if resolution else {}))
     block = exif.serialise(left.exif) if left.exif else None
+    if origin is not None:
+        left = replace(left, xmp=provenance.labelled(left.xmp, origin))
+    elif left.xmp is not None:
+        left = replace(left, xmp=provenance.without_claims(left.xmp))
     for name, data in (
         (ICC, metadata.icc),
         (EXIF, block),
@@ -112,8 +121,9 @@ def _tags(image: pyvips.Image) -> Exif:
     return exif.parse(get_field(image, EXIF) or b"")
 
 
-def _packet(image: pyvips.Image) -> bytes | None:
-    packet = get_field(image, XMP)
+def packet_of(image: pyvips.Image, data: bytes | None = None) -> bytes | None:
+    """The XMP of a picture from the file `data`, without which that of a GIF is not found."""
+    packet = get_field(image, XMP) or (gif.packet(data) if data is not None and data[:4] == b"GIF8" else None)
     return packet if packet and len(packet) <= xmp.MAX_BYTES else None
 
 

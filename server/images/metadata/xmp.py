@@ -11,16 +11,16 @@ from xml.etree import ElementTree
 from server.images.metadata.placement import Box, Placement
 from server.images.metadata.xmp_packet import Node, Packet, Value, parse
 
-_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC = "http://purl.org/dc/elements/1.1/"
 _RIGHTS = "http://ns.adobe.com/xap/1.0/rights/"
-_PREFIXES = {"x": "adobe:ns:meta/", "rdf": _RDF, "dc": _DC, "xmpRights": _RIGHTS}
+_PREFIXES = {"x": "adobe:ns:meta/", "rdf": RDF, "dc": _DC, "xmpRights": _RIGHTS}
 _KEPT = {f"{{{_DC}}}creator", f"{{{_DC}}}rights"}
 
 MAX_BYTES = 60_000
 """A JPEG segment holds 65,533 bytes; longer XMP needs the extended form, which few programs write or read."""
 
-_TIFF, _EXIF, _XMP = "http://ns.adobe.com/tiff/1.0/", "http://ns.adobe.com/exif/1.0/", "http://ns.adobe.com/xap/1.0/"
+_TIFF, _EXIF, XMP = "http://ns.adobe.com/tiff/1.0/", "http://ns.adobe.com/exif/1.0/", "http://ns.adobe.com/xap/1.0/"
 _NOTE = "http://ns.adobe.com/xmp/note/"
 _PANO, _CAMERA = "http://ns.google.com/photos/1.0/panorama/", "http://ns.google.com/photos/1.0/camera/"
 _IMAGE, _AUDIO = "http://ns.google.com/photos/1.0/image/", "http://ns.google.com/photos/1.0/audio/"
@@ -29,13 +29,13 @@ _CONTAINER = "http://ns.google.com/photos/1.0/container/"
 _GAIN_MAP, _APPLE_GAIN_MAP = "http://ns.adobe.com/hdr-gain-map/1.0/", "http://ns.apple.com/HDRGainMap/1.0/"
 _APPLE_DEPTH, _APPLE_PIXELS = "http://ns.apple.com/depthData/1.0/", "http://ns.apple.com/pixeldatainfo/1.0/"
 _REGIONS, _AREA = "http://www.metadataworkinggroup.com/schemas/regions/", "http://ns.adobe.com/xmp/sType/Area#"
-_DIMENSIONS, _IPTC = "http://ns.adobe.com/xap/1.0/sType/Dimensions#", "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+_DIMENSIONS, IPTC = "http://ns.adobe.com/xap/1.0/sType/Dimensions#", "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _DJI, _XIAOMI = "http://www.dji.com/drone-dji/1.0/", "http://ns.xiaomi.com/photos/1.0/camera/"
-_USUAL = {
+USUAL = {
     "tiff": _TIFF,
     "exif": _EXIF,
-    "xmp": _XMP,
-    "xap": _XMP,
+    "xmp": XMP,
+    "xap": XMP,
     "xmpNote": _NOTE,
     "GPano": _PANO,
     "GCamera": _CAMERA,
@@ -45,7 +45,7 @@ _USUAL = {
     "GDepth": _DEPTH,
     "Container": _CONTAINER,
     "hdrgm": _GAIN_MAP,
-    "rdf": _RDF,
+    "rdf": RDF,
 }
 """The namespaces of these prefixes in packets that do not declare them."""
 
@@ -91,7 +91,7 @@ def orientation(packet: bytes) -> int:
 def upright(packet: bytes, placement: Placement) -> bytes | None:
     """The packet for the result: upright, with its sizes and positions in pixels, and without references to other data
     in the source's file. All else stays byte for byte. None if the packet is damaged."""
-    parsed = parse(packet, _USUAL)
+    parsed = parse(packet, USUAL)
     if parsed is None:
         return None
     _drop_pointers(parsed)
@@ -103,7 +103,7 @@ def upright(packet: bytes, placement: Placement) -> bytes | None:
 
 def straight(packet: bytes, size: tuple[int, int]) -> bytes | None:
     """The packet for a picture of that size that is stored upright; nothing else is changed. None if it is damaged."""
-    parsed = parse(packet, _USUAL)
+    parsed = parse(packet, USUAL)
     if parsed is None:
         return None
     _scale(parsed, Placement(1, size, size))
@@ -112,7 +112,7 @@ def straight(packet: bytes, size: tuple[int, int]) -> bytes | None:
 
 def as_srgb(packet: bytes) -> bytes:
     """The packet for a picture whose colours were converted to sRGB."""
-    parsed = parse(packet, _USUAL)
+    parsed = parse(packet, USUAL)
     if parsed is None:
         return packet
     for value in parsed.values():
@@ -122,12 +122,12 @@ def as_srgb(packet: bytes) -> bytes:
 
 
 def is_sound(packet: bytes) -> bool:
-    return parse(packet, _USUAL) is not None
+    return parse(packet, USUAL) is not None
 
 
 def lost(packet: bytes) -> list[str]:
     """Names of the data elsewhere in the source's file whose references `upright` drops."""
-    parsed = parse(packet, _USUAL)
+    parsed = parse(packet, USUAL)
     if parsed is None:
         return []
     found = []
@@ -156,7 +156,7 @@ def _drop_pointers(parsed: Packet) -> None:
         return (
             name[0].startswith(spaces)
             or name[1].startswith(_MOTION)
-            or name in ((_NOTE, "HasExtendedXMP"), (_XMP, "Thumbnails"))
+            or name in ((_NOTE, "HasExtendedXMP"), (XMP, "Thumbnails"))
         )
 
     for node in parsed.root.all():
@@ -206,7 +206,7 @@ def _scale_rational(parsed: Packet, value: Value, placement: Placement) -> None:
 
 def _scale_subject(parsed: Packet, node: Node, placement: Placement) -> None:
     """A sequence of two numbers (a point), three (a circle) or four (centre and size of a box)."""
-    items = [each for each in parsed.values(node) if each.name == (_RDF, "li")]
+    items = [each for each in parsed.values(node) if each.name == (RDF, "li")]
     numbers = [_number(each) for each in items]
     if not 2 <= len(numbers) <= 4 or None in numbers:
         return
@@ -262,7 +262,7 @@ def _scale_regions(parsed: Packet, placement: Placement) -> None:
             areas.setdefault(value.parent.start, {})[value.name[1]] = value
     for area in areas.values():
         _scale_area(parsed, area, within)
-    boundaries = [unit.parent for unit in values if unit.name == (_IPTC, "rbUnit") and unit.text == "pixel"]
+    boundaries = [unit.parent for unit in values if unit.name == (IPTC, "rbUnit") and unit.text == "pixel"]
     for boundary in {each.start: each for each in boundaries}.values():
         _scale_boundary(parsed, boundary, placement)
 
@@ -287,7 +287,7 @@ def _scale_area(parsed: Packet, area: dict[str, Value], placement: Placement) ->
 def _scale_boundary(parsed: Packet, node: Node, placement: Placement) -> None:
     """An IPTC region in pixels. Its numbers are siblings of its unit; those of its corners are deeper."""
     for value in parsed.values(node):
-        if value.name[0] == _IPTC and value.name[1] in _IPTC_LENGTHS:
+        if value.name[0] == IPTC and value.name[1] in _IPTC_LENGTHS:
             _scale_number(parsed, value, placement.scale[_IPTC_LENGTHS[value.name[1]]])
 
 
@@ -301,14 +301,14 @@ def rights(packet: bytes) -> bytes | None:
         return None
     for prefix, uri in _PREFIXES.items():
         ElementTree.register_namespace(prefix, uri)
-    kept = ElementTree.Element(f"{{{_RDF}}}Description", {f"{{{_RDF}}}about": ""})
+    kept = ElementTree.Element(f"{{{RDF}}}Description", {f"{{{RDF}}}about": ""})
     for description in _descriptions(source):
         kept.attrib.update({name: value for name, value in description.attrib.items() if _is_rights(name)})
         kept.extend(child for child in description if _is_rights(child.tag))
     if len(kept.attrib) == 1 and not len(kept):
         return None
     root = ElementTree.Element("{adobe:ns:meta/}xmpmeta")
-    ElementTree.SubElement(root, f"{{{_RDF}}}RDF").append(kept)
+    ElementTree.SubElement(root, f"{{{RDF}}}RDF").append(kept)
     try:
         body: bytes = ElementTree.tostring(root, encoding="utf-8")
     except RecursionError:  # thousands of nested elements
@@ -321,7 +321,7 @@ def _descriptions(source: ElementTree.Element) -> Iterator[ElementTree.Element]:
     waiting = [source]
     while waiting:
         element = waiting.pop()
-        if element.tag == f"{{{_RDF}}}Description":
+        if element.tag == f"{{{RDF}}}Description":
             yield element
         waiting.extend(child for child in reversed(element) if not _is_rights(child.tag))
 

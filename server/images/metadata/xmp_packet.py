@@ -86,6 +86,9 @@ class Packet:
     def drop(self, start: int, end: int) -> None:
         self.edits.append((start, end, b""))
 
+    def insert(self, place: int, text: bytes) -> None:
+        self.edits.append((place, place, text))
+
     def result(self) -> bytes:
         """The bytes after all edits. Edits inside of a part that is dropped have no effect."""
         parts, place = [], 0

@@ -200,12 +200,29 @@ def comment(text: bytes) -> bytes:
     return bytes([_EXTENSION, _COMMENT]) + b"".join(bytes([len(each)]) + each for each in pieces) + b"\0"
 
 
-def complete(path: Path, comments: Sequence[bytes], aspect: int) -> None:
-    """Add comments and the pixel aspect ratio (see resolution.py) to a GIF file."""
-    if comments:  # most readers find only comments before the first frame
+_XMP = struct.pack("<BBB11s", _EXTENSION, _APPLICATION, 11, b"XMP DataXMP")
+_XMP_TRAILER = bytes([1, *range(255, -1, -1), 0])
+
+
+def xmp(packet: bytes) -> bytes:
+    """An application extension (XMP, part 3, section 1.1.2). The packet is not cut into sub-blocks: the trailer leads
+    readers that skip sub-blocks to its end, wherever in it they arrive."""
+    return _XMP + packet + _XMP_TRAILER
+
+
+def packet(data: bytes) -> bytes | None:
+    """The XMP of a GIF file."""
+    start = data.find(_XMP) + len(_XMP)
+    end = data.find(_XMP_TRAILER, start) if start >= len(_XMP) else -1
+    return data[start:end] if end >= 0 else None
+
+
+def complete(path: Path, blocks: bytes, aspect: int) -> None:
+    """Add extensions, for example comments, and the pixel aspect ratio (see resolution.py) to a GIF file."""
+    if blocks:  # most readers find only comments before the first frame
         data = path.read_bytes()
         start = 13 + (3 * (2 << (data[10] & 7)) if data[10] & 0x80 else 0)
-        path.write_bytes(data[:start] + b"".join(map(comment, comments)) + data[start:])
+        path.write_bytes(data[:start] + blocks + data[start:])
     if aspect:
         with path.open("r+b") as file:
             file.seek(_ASPECT_PLACE)
@@ -218,7 +235,7 @@ class GifWriter:
     STEP = 1
 
     def __init__(
-        self, file: BinaryIO, first: pyvips.Image, timing: Timing, comments: Sequence[bytes] = (), aspect: int = 0
+        self, file: BinaryIO, first: pyvips.Image, timing: Timing, blocks: bytes = b"", aspect: int = 0
     ) -> None:
         self._file = file
         self._delays = iter(timing.in_units(100, 0xFFFF))
@@ -229,7 +246,7 @@ class GifWriter:
         if timing.plays != 1:
             repeats = min(timing.plays - 1, 0xFFFF) if timing.plays else 0
             file.write(struct.pack("<BBB11sBBHB", _EXTENSION, _APPLICATION, 11, _LOOPS[0], 3, 1, repeats, 0))
-        file.write(b"".join(map(comment, comments)))
+        file.write(blocks)
 
     def write(self, image: pyvips.Image, left: int, top: int) -> None:
         (frame,) = read(image.gifsave_buffer(keep="none")).frames

@@ -6,13 +6,13 @@ and GIF hold the whole picture: server/job/formats.py limits their size. animati
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pyvips
 
 from server.images.metadata import colour, exif, resolution, texts
-from server.images.metadata.fields import EXIF, IPTC, RESOLUTION, TEXTS, get_field, kept, with_field
+from server.images.metadata.fields import EXIF, IPTC, RESOLUTION, TEXTS, XMP, get_field, kept, with_field
 from server.images.metadata.metadata import as_srgb, photoshop_block
 from server.images.read import gif, jpeg
 from server.images.write.png import save_png
@@ -64,10 +64,13 @@ def converted(image: pyvips.Image, params: Params) -> pyvips.Image:
     return image
 
 
-def gif_metadata(image: pyvips.Image) -> tuple[Sequence[bytes], int]:
-    """The comments of a GIF file and its pixel aspect ratio, as `gif.complete` takes them."""
+def gif_metadata(image: pyvips.Image) -> tuple[bytes, int]:
+    """The extensions of a GIF file with comments and XMP, and its pixel aspect ratio, as `gif.complete` takes them."""
     stated = resolution.unpack(get_field(image, RESOLUTION))
-    return texts.unpack(get_field(image, TEXTS)).as_comments(), 0 if stated is None else resolution.aspect(stated)
+    packet = get_field(image, XMP)
+    blocks = [gif.comment(each) for each in texts.unpack(get_field(image, TEXTS)).as_comments()]
+    blocks += [gif.xmp(packet)] if packet else []
+    return b"".join(blocks), 0 if stated is None else resolution.aspect(stated)
 
 
 def _with_resolution_in_exif(image: pyvips.Image) -> pyvips.Image:

@@ -12,51 +12,16 @@ from websockets.sync.client import connect
 from server.db.database import open_database
 from server.db.keys import Keys
 from server.db.limits import Limits
+from tests.api.dialects.submits import SUBMITS
 from tests.conftest import Live, LiveServer, draw
 
 PICTURE = base64.b64encode(draw()).decode()
 MESSAGE = "this key may start 1 jobs a minute; wait a little"
-Body = Callable[[], Any]
 
 
 def vendor_task() -> dict[str, Any]:
-    asked = {"taskType": "imageUpscale", "taskUUID": str(uuid.uuid4()), "inputImage": PICTURE, "upscaleFactor": 2}
-    return asked | {"deliveryMethod": "async"}
-
-
-def runware_error(task: dict[str, Any]) -> dict[str, Any]:
-    named = {"taskType": "imageUpscale", "taskUUID": task["taskUUID"]}
-    return {"errors": [{"code": "rateLimitExceeded", "message": MESSAGE, **named}]}
-
-
-SUBMITS: dict[str, tuple[str, Body, Callable[[Any], dict[str, Any]]]] = {
-    "wavespeed": (
-        "/api/v3/wavespeed-ai/real-esrgan",
-        lambda: {"image": PICTURE, "scale": 2},
-        lambda _: {"code": 429, "message": MESSAGE, "error": MESSAGE},
-    ),
-    "vibedream": (
-        "/api/v1/models/image-upscaler/generate",
-        lambda: {"image": PICTURE, "target_resolution": "2k", "output_format": "png"},
-        lambda _: {"error": MESSAGE, "message": MESSAGE},
-    ),
-    "novita": (
-        "/v3/async/image-upscaler",
-        lambda: {"image": PICTURE, "resolution": "2k"},
-        lambda _: {"code": 429, "reason": "RATE_LIMIT_EXCEEDED", "message": MESSAGE, "metadata": {}},
-    ),
-    "runware": ("/v1", lambda: [vendor_task()], lambda body: runware_error(body[0])),
-    "replicate": (
-        "/v1/models/nightmareai/real-esrgan/predictions",
-        lambda: {"input": {"image": PICTURE, "scale": 2}},
-        lambda _: {"title": "Too Many Requests", "detail": MESSAGE, "status": 429},
-    ),
-    "native": (
-        "/jobs",
-        lambda: {"image": PICTURE, "scale": 2},
-        lambda _: {"error": {"code": "too_many_requests", "message": MESSAGE, "field": None}},
-    ),
-}
+    (task,) = SUBMITS["runware"].body(PICTURE)
+    return dict(task)
 
 
 @pytest.fixture
@@ -66,37 +31,36 @@ def keys(live: Live) -> Keys:
 
 @pytest.mark.parametrize("dialect", SUBMITS)
 def test_a_key_that_asks_too_often_is_reported_when_to_come_back(live: Live, keys: Keys, dialect: str) -> None:
-    path, make_body, error = SUBMITS[dialect]
+    submit = SUBMITS[dialect]
     _, secret = keys.create("ann", Limits(rate=1))
     headers = {"Authorization": f"Bearer {secret}"}
-    assert live.client.post(path, json=make_body(), headers=headers).is_success
-    body = make_body()
-    refused = live.client.post(path, json=body, headers=headers)
-    assert (refused.status_code, refused.json()) == (429, error(body))
+    assert live.client.post(submit.path, json=submit.body(PICTURE), headers=headers).is_success
+    body = submit.body(PICTURE)
+    refused = live.client.post(submit.path, json=body, headers=headers)
+    assert (refused.status_code, refused.json()) == (429, submit.error(429, MESSAGE, body))
     assert 50 <= int(refused.headers["retry-after"]) <= 60
     assert live.worker.jobs.counts() == {"queued": 1}
     _, other = keys.create("bob", Limits(rate=1))
-    assert live.client.post(path, json=make_body(), headers={"Authorization": other}).is_success
+    assert live.client.post(submit.path, json=submit.body(PICTURE), headers={"Authorization": other}).is_success
 
 
 @pytest.mark.parametrize("dialect", SUBMITS)
 def test_a_full_queue_is_said_in_the_dialects_words(live_server: LiveServer, dialect: str) -> None:
-    path, make_body, error = SUBMITS[dialect]
+    submit = SUBMITS[dialect]
     live = live_server(max_queue=1)
-    assert live.client.post(path, json=make_body()).is_success
-    body = make_body()
-    refused = live.client.post(path, json=body)
-    said = json.loads(json.dumps(error(body)).replace(MESSAGE, "the queue is full; try again later"))
+    assert live.client.post(submit.path, json=submit.body(PICTURE)).is_success
+    body = submit.body(PICTURE)
+    refused = live.client.post(submit.path, json=body)
+    said = submit.error(429, "the queue is full; try again later", body)
     assert (refused.status_code, refused.json(), refused.headers["retry-after"]) == (429, said, "5")
     live.worker.finish()
-    assert live.client.post(path, json=make_body()).is_success
+    assert live.client.post(submit.path, json=submit.body(PICTURE)).is_success
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999/", "http://xn--/a.png"])
 @pytest.mark.parametrize("dialect", SUBMITS)
 def test_a_picture_at_something_that_is_no_address_is_refused_at_once(live: Live, dialect: str, url: str) -> None:
-    path, make_body, _ = SUBMITS[dialect]
-    refused = live.client.post(path, content=json.dumps(make_body()).replace(PICTURE, url))
+    refused = live.client.post(SUBMITS[dialect].path, json=SUBMITS[dialect].body(url))
     status = 422 if dialect == "replicate" else 400
     assert (refused.status_code, "an http" in refused.text.lower()) == (status, True), refused.text
     assert live.worker.jobs.counts() == {}
@@ -134,7 +98,7 @@ def test_over_a_socket_it_is_a_frame_of_its_own(live: Live, keys: Keys) -> None:
         assert "data" in ask({"taskType": "authentication", "apiKey": secret})
         assert "data" in ask(vendor_task())
         task = vendor_task()
-        assert ask(task) == runware_error(task)
+        assert ask(task) == SUBMITS["runware"].error(429, MESSAGE, [task])
 
 
 def test_a_session_ends_with_its_key(live: Live, keys: Keys) -> None:
@@ -179,7 +143,7 @@ HOOKS: dict[str, Callable[[Any, str], Any]] = {
 def test_a_webhook_to_where_this_server_never_calls_is_refused_at_once(
     live: Live, hook: str, url: str, reason: str
 ) -> None:
-    path, make_body, _ = SUBMITS[hook.split()[0]]
-    answer = live.client.post(path, json=HOOKS[hook](make_body(), url))
+    submit = SUBMITS[hook.split()[0]]
+    answer = live.client.post(submit.path, json=HOOKS[hook](submit.body(PICTURE), url))
     assert answer.status_code == (422 if hook == "replicate" else 400) and reason in answer.text
     assert live.worker.jobs.counts() == {}

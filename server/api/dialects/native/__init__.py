@@ -11,6 +11,7 @@
     POST   /plan               what POST /jobs would do; `width` and `height` may stand for the picture
     GET    /models             the networks that a job can name, best first; and whether faces can be restored
     GET    /files/{key}        a source or result; the name is the permission
+    POST   /uploads            the bytes of a picture → a link to name it by in later requests
     PUT    /uploads/{key}      the bytes of an upload ticket; the name is the permission
 
 Animations are upscaled whole, unless `animation` is `first`. Without scale, target and size the scale is 4. Unlike in

@@ -156,6 +156,7 @@ _PLAN = answer(
     estimate=_ESTIMATE,
 )
 _MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT, form=TEXT, sha256=nullable(TEXT))
+_UPLOADED = answer(url=TEXT, size_bytes=WHOLE)
 _PICTURES = (*(each.mime for each in FORMATS.values()), "image/bmp", "image/heic")
 _FILE: dict[str, Any] = {
     "answer": BYTES,
@@ -206,8 +207,9 @@ OPERATIONS = {
     "GET /models": Operation(answer(models=array(_MODEL), faces=answer(available=FLAG, reason=nullable(TEXT))), ()),
     "GET /files/{key}": Operation(**_FILE, errors=(404, 416), path={"key": KEY}, key=False),
     "HEAD /files/{key}": Operation(None, (404, 416), also=(206, 304), path={"key": KEY}, key=False),
+    "POST /uploads": Operation(_UPLOADED, (503,), {"application/octet-stream": BYTES}, status=201),
     "PUT /uploads/{key}": Operation(
-        answer(url=TEXT, size_bytes=WHOLE),
+        _UPLOADED,
         (404, 413),
         {"application/octet-stream": BYTES},
         path={"key": KEY},

@@ -21,7 +21,7 @@ from server.api.bodies import (
     media_type,
     read_urlencoded,
 )
-from server.api.dialects.depends import BaseUrl, Call, CallDep, CallerDep, ServiceDep, direct, whole_body
+from server.api.dialects.depends import BaseUrl, Call, CallDep, CallerDep, ServiceDep, authenticated, direct, whole_body
 from server.api.dialects.fields import FORM_REMEDY, file_url
 from server.api.dialects.native.translate import (
     NAME,
@@ -122,7 +122,7 @@ async def events(job_id: str, caller: CallerDep, service: ServiceDep, base_url: 
 
     async def changes(job: Job) -> AsyncIterator[ServerSentEvent]:
         last = None
-        while True:
+        while not service.closing:
             data = json.dumps(to_response(job, base_url))
             if job.state.final:
                 yield ServerSentEvent(data, event="done")
@@ -221,13 +221,32 @@ def file(key: str, service: ServiceDep, request: Request) -> Response:
     return picture(Blob(service.blobs, key), key, request)
 
 
+@router.post("/uploads")
+async def upload(request: Request) -> Response:
+    call = await authenticated(request)
+    data = await _file(request, call.service)
+    return await call.service.reading.run(call.caller.id, _upload, call, data)
+
+
+def _upload(call: Call, data: bytes) -> Response:
+    uploads = call.service.uploads
+    key = uploads.fill(uploads.issue(call.caller.id, "upload", "").key, data).key
+    return json_response({"url": file_url(call.base_url, key), "size_bytes": len(data)}, 201)
+
+
 @router.put("/uploads/{key}")
 async def put_upload(key: str, request: Request, service: ServiceDep, base_url: BaseUrl) -> Response:
     # Before the body is read: without a valid ticket its memory is not spent. There is no API key here.
     ticket = await run_in_threadpool(service.uploads.ticket, key)
+    data = await _file(request, service)
+    await service.reading.run(ticket.owner, service.uploads.fill, key, data)
+    return json_response({"url": file_url(base_url, key), "size_bytes": len(data)})
+
+
+async def _file(request: Request, service: Service) -> bytes:
+    """The body as it is. Raises UnsupportedMedia, TooLarge."""
     if media_type(request.headers) == MULTIPART:
         raise UnsupportedMedia("this address takes the file's bytes as they are, not a form (curl -T NAME)")
     data = await whole_body(request)
     service.check_file_size(len(data))
-    await service.reading.run(ticket.owner, service.uploads.fill, key, data)
-    return json_response({"url": file_url(base_url, key), "size_bytes": len(data)})
+    return data

@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
 from server.api.bodies import check_readable
-from server.api.dialects.fields import FORM_REMEDY, file_url, iso_time, read_json
-from server.errors import InvalidField, InvalidRequest, MissingField, UpscaleError, cut
+from server.api.dialects.fields import FORM_REMEDY, file_url, first_error, iso_time, read_json
+from server.errors import InvalidField, InvalidRequest, MissingField, UpscaleError
 from server.job.formats import FormatName
 from server.job.job import (
     FACE_STRENGTH,
@@ -118,7 +118,7 @@ def read_json_request(kind: type[RequestT], body: bytes) -> RequestT:
     try:
         return kind.model_validate(_read_object(body))
     except ValidationError as error:
-        raise _first_error(error) from error
+        raise first_error(error, _NO_OBJECT) from error
 
 
 def read_form_request(kind: type[RequestT], texts: dict[str, str]) -> RequestT:
@@ -126,7 +126,7 @@ def read_form_request(kind: type[RequestT], texts: dict[str, str]) -> RequestT:
     try:
         return kind.model_validate_strings(texts)
     except ValidationError as error:
-        raise _first_error(error) from error
+        raise first_error(error, _NO_OBJECT) from error
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
@@ -139,17 +139,6 @@ def _read_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest(_NO_OBJECT)
     return {name: each for name, each in value.items() if each is not None}
-
-
-def _first_error(error: ValidationError) -> InvalidRequest:
-    first = error.errors(include_url=False)[0]
-    if not first["loc"]:
-        return InvalidRequest(_NO_OBJECT)
-    field = cut(str(first["loc"][0]))
-    if first["type"] == "extra_forbidden":
-        return InvalidField(f"there is no field {field!r}", field=field)
-    message = first["msg"].removeprefix("Value error, ")
-    return InvalidField(f"{field}: {message}", field=field)
 
 
 def to_params(request: JobRequest) -> Params:

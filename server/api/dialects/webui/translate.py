@@ -155,12 +155,16 @@ def _side(body: Mapping[str, Any], name: str) -> int:
 
 
 def _layer(body: Mapping[str, Any], field: str, names: Mapping[str, str]) -> Layer:
-    name = body.get(field) or NONE
-    if name == NONE or name in KERNELS:
-        return Layer(name, None, KERNELS.get(name))
-    if not isinstance(name, str) or name not in names:
+    name = body.get(field)
+    if name in (None, "", NONE):
+        return Layer(NONE, None, None)
+    if not isinstance(name, str):
+        raise InvalidField(f"{field} must be the name of an upscaler", field=field)
+    if name in KERNELS:
+        return Layer(name, None, KERNELS[name])
+    if name not in names:
         known = ", ".join((NONE, *KERNELS, *names))
-        raise InvalidField(f"there is no upscaler {cut(str(name))}; there are {known}", field=field)
+        raise InvalidField(f"there is no upscaler {cut(name)}; there are {known}", field=field)
     return Layer(name, names[name], None)
 
 

@@ -4,13 +4,15 @@ import base64
 import json
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
 
+from server.api.app import create_app
 from server.errors import JobFailed
-from tests.conftest import Live, LiveServer, Picture
+from tests.conftest import LOOPBACK, Live, LiveServer, MakeConfig, Picture, serve
 
 
 def inline(data: bytes) -> str:
@@ -200,6 +202,15 @@ def test_events_of_a_finished_job_are_one(live: Live, picture: Picture) -> None:
     job = submit(live, picture, scale=1)
     live.worker.finish()
     assert [name for name, _ in events(live.client.get(job["urls"]["events"]))] == ["done"]
+
+
+def test_events_end_when_the_server_stops(config: MakeConfig, picture: Picture) -> None:
+    with ExitStack() as stack:
+        with serve(create_app(config())) as url:
+            job = httpx.post(f"{url}/jobs", json={"image": inline(picture())}, **LOOPBACK).json()
+            lines = stack.enter_context(httpx.stream("GET", job["urls"]["events"], **LOOPBACK)).iter_lines()
+            assert next(lines) == "event: progress"
+        assert "event: done" not in list(lines), "and the connection was not cut"
 
 
 def test_there_is_no_result_before_the_end_nor_after_a_failure(live: Live, picture: Picture) -> None:

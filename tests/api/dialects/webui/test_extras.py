@@ -76,6 +76,8 @@ def test_covering_and_fitting(crop: bool, source: tuple[int, int], target: tuple
     [
         ({"upscaler_1": "LDSR"}, "upscaler_1"),
         ({"upscaler_2": 5}, "upscaler_2"),
+        ({"upscaler_1": ["Lanczos"]}, "upscaler_1"),
+        ({"upscaler_1": {}}, "upscaler_1"),
         ({"upscaling_resize": 0}, "upscaling_resize"),
         ({"upscaling_resize": 10.5}, "upscaling_resize"),
         ({"upscaling_resize": "2"}, "upscaling_resize"),
