@@ -33,9 +33,21 @@ class SeaweedFS:
         known = {"identities": [{"name": "tests", "credentials": [keys], "actions": ["Admin"]}]}
         (folder / "s3.json").write_text(json.dumps(known))
         ports = dict(zip((*_PORTS, *_S3_PORTS), free_ports(len(_PORTS) + len(_S3_PORTS)), strict=True))
+        parts = ("master", "volume", "filer", "s3")
+        # It makes them there whatever its settings are, and a process that is killed leaves them.
+        self._sockets = [Path(f"/tmp/seaweedfs-{part}-grpc-{ports[f'{part}.port.grpc']}.sock") for part in parts]
         self.endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-        self._command = [program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
+        self._command = [
+            program,
+            f"-logdir={folder}",
+            "server",
+            f"-dir={folder}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-s3",
+        ]
         self._command += [f"-{name}={port}" for name, port in ports.items()]
+        self._command += [f"-{part}.localSocket={folder}/{part}.sock" for part in ("s3", "filer")]
         self._command += ["-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 's3.json'}"]
         self._command += ["-s3.iam=false", "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=50"]
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,6 +65,8 @@ class SeaweedFS:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
 
     def new_url(self) -> str:
         """A part of the bucket in which nothing is."""

@@ -7,20 +7,7 @@ from typing import Annotated
 import typer
 
 from server import __version__
-from server.cli import (
-    batch,
-    blobs,
-    database,
-    doctor,
-    jobs,
-    keys,
-    mcp,
-    provenance,
-    serve,
-    upscale,
-    watch,
-    weights,
-)
+from server.cli import batch, blobs, database, doctor, jobs, keys, mcp, provenance, serve, upscale, watch, weights
 
 app = typer.Typer(name="upscale-server", no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -28,11 +28,11 @@ from server.errors.transient import StoreFailure, transient_error
 from server.job.job import Job, Params, Result, State
 from server.pipeline import Context
 from server.worker.loop import Worker
-from tests.api.dialects.test_refusals import SUBMITS
+from tests.api.dialects.submits import SUBMITS
 from tests.conftest import LOOPBACK, LiveServer, MakeConfig, Picture, Receiver, draw
 from tests.seaweedfs import ACCESS, SeaweedFS, free_ports
-from tests.system.test_outage import WORDS
-from tests.worker.test_loop import Watched, work_until_ended
+from tests.system.test_outage import PICTURE
+from tests.worker.test_loop import Watched, work_until_ended, worker_of
 
 SAID = "the server's store of pictures can't be used now; try again later"
 
@@ -125,10 +125,10 @@ def test_a_submit_while_the_store_is_away_is_refused_in_the_dialect_s_words(
     live_server: LiveServer, away: dict[str, str], dialect: str
 ) -> None:
     live = live_server(**away)
-    path, make_body, _ = SUBMITS[dialect]
-    body = make_body()
-    answer = live.client.post(path, json=body)
-    assert (answer.status_code, answer.json()) == (503, WORDS[dialect](SAID, body))
+    submit = SUBMITS[dialect]
+    body = submit.body(PICTURE)
+    answer = live.client.post(submit.path, json=body)
+    assert (answer.status_code, answer.json()) == (503, submit.error(503, SAID, body))
     assert answer.headers["Retry-After"] == "10"
     assert live.client.get("/jobs").json()["total"] == 0, "nothing was accepted that can't be done"
 
@@ -150,7 +150,8 @@ def test_what_was_accepted_is_there_after_the_store_was_away(
     send: Any = {"files": {"file": ("a.png", picture())}, "data": {"scale": "2"}}
     first = live.client.post("/jobs", **send).json()
     done = live.worker.finish()
-    replicate = live.client.post(SUBMITS["replicate"][0], json=SUBMITS["replicate"][1]()).json()["id"]
+    submit = SUBMITS["replicate"]
+    replicate = live.client.post(submit.path, json=submit.body(PICTURE)).json()["id"]
     live.worker.finish()
     with stopped(seaweedfs):
         assert live.client.post("/jobs", **send).status_code == 503
@@ -160,6 +161,24 @@ def test_what_was_accepted_is_there_after_the_store_was_away(
     assert done.result is not None
     assert live.client.get(f"/jobs/{first['id']}/result").content == live.worker.blobs.get(done.result.key)
     assert live.client.post("/jobs", **send).status_code == 202
+
+
+def test_a_worker_gives_back_a_job_whose_source_it_can_not_read(config: MakeConfig, away: dict[str, str]) -> None:
+    settings = config(dtype="fp32", **away)
+    worker, jobs, _ = worker_of(settings, Watched(settings))
+    worker._blobs = open_blobs(settings)
+    job = Job(dialect="native", owner="", params=Params(scale=2), source_key=new_key())
+    jobs.enqueue(job)
+    thread = threading.Thread(target=worker.loop)
+    with capture_logs() as logs:
+        thread.start()
+        while not any("job given back" in each["event"] for each in logs):
+            time.sleep(0.02)
+        worker.stop()
+        thread.join()
+    waiting = jobs.get(job.id)
+    assert (waiting.state, waiting.attempt) == (State.QUEUED, 0)
+    assert job.source_key is not None and job.source_key not in json.dumps(logs, default=str)
 
 
 def queued(jobs: Jobs, blobs: Blobs) -> str:
