@@ -86,7 +86,7 @@ class Config(BaseSettings):
     kernels: Literal["auto", "avx512", "avx2", "off"] = Field(
         "auto",
         description="Instruction set of the server's own CPU kernels, for networks in fp32 and for resizing. auto: the "
-        "best that the processor has. They are compiled at first use.",
+        "best that the processor has. If they are not compiled yet, a worker does it while it works without them.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="Diffusion network for creativity above 0. auto: SDXL on CUDA if installed."

@@ -25,6 +25,7 @@ import structlog
 from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 
+from server import own_command, python
 from server.api.auth import Auth
 from server.blobs import open_blobs
 from server.config import Config, Role
@@ -215,7 +216,7 @@ def _text(value: object) -> str:
 
 def _serve(role: Role) -> list[str]:
     """The command of a child, without the option that makes it one."""
-    return [sys.executable, "-m", "server", "serve", "--role", role]
+    return own_command("serve", "--role", role)
 
 
 def _api(config: Config, fd: int) -> _Child:
@@ -245,7 +246,7 @@ def _gpus() -> list[str]:
     if not any(os.path.exists(each) for each in _DRIVERS):
         return []
     code = "from server.engine.cuda import print_usable; print_usable()"
-    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    run = subprocess.run(python(code), stdout=subprocess.PIPE, text=True, check=False)
     return _visible(json.loads(run.stdout or "[]"), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 

@@ -416,7 +416,7 @@ class Served:
 
     def children(self) -> dict[str, int]:
         """Process ids by role: "api", "worker"."""
-        return {words[words.index("--role") + 1]: pid for pid, words in self.commands().items()}
+        return {words[words.index("--role") + 1]: pid for pid, words in self.commands().items() if "--role" in words}
 
     def commands(self) -> dict[int, list[str]]:
         """The words of its children's commands, by process id."""

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from server import __version__
-from server.cli import batch, blobs, database, doctor, jobs, keys, mcp, provenance, serve, upscale, watch, weights
+from server.cli import (
+    batch,
+    blobs,
+    database,
+    doctor,
+    jobs,
+    keys,
+    mcp,
+    provenance,
+    serve,
+    service,
+    upscale,
+    watch,
+    weights,
+)
 
 app = typer.Typer(name="upscale-server", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -38,6 +52,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(weights.app, name="weights")
 app.add_typer(blobs.app, name="blobs")
 app.add_typer(database.app, name="database")
+app.add_typer(service.app, name="service")
 app.command()(provenance.inspect)
 app.command("signing-chain")(provenance.signing_chain)
 app.command()(doctor.doctor)

@@ -212,7 +212,8 @@ def open_database(url: str) -> Engine:
         prepare_notify(engine)
         return engine
     except ImportError as error:
-        raise BadConfig(f"UPSCALE_DATABASE_URL: its driver is missing: {error}") from error
+        remedy = "pip install 'upscale-server[postgres]'"
+        raise BadConfig(f"UPSCALE_DATABASE_URL: its driver is missing ({error}): {remedy}") from error
     except OSError as error:
         folder = Path(parsed.database or "").parent
         raise BadConfig(f"the folder {folder} can't be made: {error.strerror}") from error

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from server import __version__
 from server.engine.engine import Engine
 from server.engine.spread import Helpers
 from server.errors import ModelNotFound
-from server.faces import FaceRestorer, Outcome
 from server.images.metadata.metadata import Metadata
 from server.images.metadata.provenance import Origin, source_type
 from server.images.read.animation import Animation
@@ -31,6 +30,9 @@ from server.refiners import Refiner
 from server.rows.stream import Stream
 from server.weights.catalog import Choice, Content
 
+if TYPE_CHECKING:  # it loads OpenCV, which most jobs do not need
+    from server.faces import FaceRestorer, Outcome
+
 _T = TypeVar("_T")
 
 _ROUNDING = 1e-6
@@ -41,7 +43,7 @@ def _nothing() -> None:
     pass
 
 
-def _no_faces() -> FaceRestorer:
+def _no_faces() -> "FaceRestorer":
     raise ModelNotFound("faces can't be restored here: no weights for them were given")
 
 
@@ -126,7 +128,7 @@ class Context:
     """Side of the tiles in source pixels; 0: the engine decides."""
     labels: bool = True
     """The result states in XMP how it was made."""
-    load_faces: Callable[[], FaceRestorer] = _no_faces
+    load_faces: "Callable[[], FaceRestorer]" = _no_faces
     """Likewise the networks for faces. Raises ModelNotFound where there are none."""
     load_refiner: Callable[[], Refiner] = _no_refiner
     """Likewise the diffusion network."""
@@ -163,7 +165,7 @@ class Context:
     stream: Stream | None = None
     """The enlarged picture, band by band; filled by upscale. It may have 16 bits although the result has 8, so that
     nothing is rounded twice."""
-    faces: Sequence[Outcome] | None = None
+    faces: "Sequence[Outcome] | None" = None
     """What was done to each face of the source, or None when faces are not restored; filled by faces."""
     refinement: Refinement | None = None
     """Filled by refine when it has something to do."""

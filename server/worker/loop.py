@@ -108,7 +108,6 @@ class Worker:
         self._pool = pool
         self._recycle_jobs = recycle_jobs
         self._recycle_bytes = recycle_bytes
-        self._device = upscaler.describe()
         self._slots = config.jobs_per_worker or (4 if upscaler.kind == "cuda" else 2)
         self._stop = threading.Event()
         self._ended = threading.Event()
@@ -139,7 +138,7 @@ class Worker:
     def _loop(self) -> None:
         beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beats.start()
-        log.info("worker ready", worker=self._id, device=self._device, jobs=self._slots)
+        log.info("worker ready", worker=self._id, device=self._upscaler.describe(), jobs=self._slots)
         while (
             self._wait(lambda: len(self._runs) < self._slots) and not self._stop.is_set() and not self._must_recycle()
         ):
@@ -341,7 +340,7 @@ class Worker:
     def _info(self) -> WorkerInfo:
         counted = {"jobs": self._jobs_done, "jobs_in_hand": len(self._runs), "memory_bytes": memory_bytes()}
         counters = {**self._upscaler.counters(), **counted}
-        return WorkerInfo(self._id, self._device, True, self._upscaler.kind, counters)
+        return WorkerInfo(self._id, self._upscaler.describe(), True, self._upscaler.kind, counters)
 
     def _check(self, run: _Run) -> None:
         if run.news is HeartbeatResult.LOST:

@@ -53,7 +53,7 @@ def run_worker(config: Config, worker_id: str) -> None:
 
 
 def _run_worker(config: Config, jobs: Jobs, engine: Engine, worker_id: str) -> None:
-    upscaler, blobs = Upscaler(config, Catalog.of(config)), open_blobs(config)
+    upscaler, blobs = Upscaler(config, Catalog.of(config), compile_beside=True), open_blobs(config)
     blobs.remove_partial()  # of a worker before it that was killed: there may be no API on this machine
     worker = Worker(
         config,

@@ -19,6 +19,8 @@ from typing import Any
 
 import httpx
 
+from server import own_command
+
 _MARK = "BENCHMARK_RUN"
 READY_S = 600.0
 STOP_S = 60.0
@@ -114,8 +116,9 @@ class Launched:
         if facts[0] in "ZX":
             return None
         role = " ".join(words[:4])
-        if words[1:3] == ["-m", "server"]:  # of `serve`, and of its children `serve --role ROLE --fd 3` or `--id ID`
-            role = words[5] if {"--fd", "--id"} & set(words) else words[3]
+        if words[1:3] in (["-m", "server"], own_command()[1:3]):
+            # `serve`; or one of its children: `serve --role ROLE`, and `--fd 3` or `--id ID`
+            role = words[words.index("--role") + 1] if {"--fd", "--id"} & set(words) else words[3]
         return Process(int(folder.name), role, facts[19])
 
 

@@ -63,6 +63,8 @@ class Request:
     result: str
     """Type of the result."""
     exact: bool
+    native: bool
+    """The network runs on our own CPU kernels, which may still be compiled in one of the processes."""
 
     @classmethod
     def of(cls, fence: Fence, tile: Tile, file: Path) -> "Request":
@@ -70,7 +72,8 @@ class Request:
         rows, columns = (tile.rows.start, tile.rows.stop), (tile.columns.start, tile.columns.stop)
         shape, kind = tile.samples.shape, tile.samples.dtype.str
         name, sha256 = tile.model.name, tile.model.sha256
-        return cls(asdict(fence), name, sha256, str(file), shape, kind, rows, columns, tile.dtype.str, tile.exact)
+        result, native = tile.dtype.str, tile.model.native is not None
+        return cls(asdict(fence), name, sha256, str(file), shape, kind, rows, columns, result, tile.exact, native)
 
     @property
     def result_shape(self) -> tuple[int, int, int]:
@@ -83,6 +86,8 @@ def compute(upscaler: Upscaler, request: Request, samples: bytearray) -> NDArray
         model = upscaler.same_network(Path(request.file), request.network, request.sha256)
     except UpscaleError as error:
         raise CannotHelp(error.message) from error
+    if (model.native is not None) != request.native:
+        raise CannotHelp("it runs the network on other kernels")
     array = np.frombuffer(samples, np.dtype(request.samples)).reshape(request.shape)
     tile = Tile(model, array, slice(*request.rows), slice(*request.columns), np.dtype(request.result), request.exact)
     result = upscaler.tile(tile)
