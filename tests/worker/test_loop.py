@@ -126,16 +126,16 @@ class Watched(Upscaler):
         super().__init__(config, Catalog.of(config))
         self.together: list[int] = []
         self._on_run = on_run
-        self._running: set[int] = set()
+        self._beside: set[int] = set()
 
     def run(self, ctx: Context, check: Callable[[], None] | None = None) -> Context:
-        self._running.add(id(ctx))
-        self.together.append(len(self._running))
+        self._beside.add(id(ctx))
+        self.together.append(len(self._beside))
         try:
             self._on_run(ctx)
             return super().run(ctx, check)
         finally:
-            self._running.remove(id(ctx))
+            self._beside.remove(id(ctx))
 
 
 def worker_of(config: Config, upscaler: Upscaler, **settings: int) -> tuple[Worker, Jobs, FolderBlobs]:
