@@ -7,6 +7,7 @@ Times are Unix seconds as floats: they compare the same on both databases. The s
 import os
 import re
 import sqlite3
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 
 from server.config import BadConfig
 from server.db.clock import give_clock
@@ -187,6 +188,9 @@ _LOCK_TIMEOUT_S = 30
 """How long a writer waits for others on SQLite, unless the URL says `?timeout=`."""
 _POOL = {"pool_size": 2, "max_overflow": 2}
 """Connections of one process to PostgreSQL; one more listens, see notify.py."""
+_IDLE_S = 1.0
+"""A connection that was not used for so long is checked before its next use."""
+_USED_AT = "upscale_used_at"
 _MIGRATING = 0x75707364
 """The first half of the key of PostgreSQL's advisory lock; the second is that of the schema."""
 _READ_ONLY = "upscale_read_only"
@@ -207,8 +211,9 @@ def open_database(url: str) -> Engine:
         if parsed.drivername != "postgresql+psycopg":
             engine = _sqlite(parsed)
         else:
-            engine = create_engine(parsed, pool_pre_ping=True, hide_parameters=True, **_POOL)
+            engine = create_engine(parsed, hide_parameters=True, **_POOL)
             event.listen(engine, "begin", _without_waiting)
+            _check_idle_connections(engine)
         prepare_notify(engine)
         return engine
     except ImportError as error:
@@ -217,6 +222,22 @@ def open_database(url: str) -> Engine:
     except OSError as error:
         folder = Path(parsed.database or "").parent
         raise BadConfig(f"the folder {folder} can't be made: {error.strerror}") from error
+
+
+def _check_idle_connections(engine: Engine) -> None:
+    """As `pool_pre_ping`, which would cost a round trip at every use."""
+
+    @event.listens_for(engine, "checkin")
+    def returned(_: Any, record: Any) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def taken(connection: Any, record: Any, _: Any) -> None:
+        if time.monotonic() - record.info.get(_USED_AT, 0.0) > _IDLE_S:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.dbapi.Error as error:  # type: ignore[union-attr]  # psycopg is loaded
+                raise DisconnectionError from error  # the pool opens another one
 
 
 def _without_waiting(connection: Connection) -> None:

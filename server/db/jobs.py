@@ -88,7 +88,6 @@ _TAKEN = select(jobs.c.id).where(
 _NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
 _CLOCK = select(NOW)
 _HAS_DELIVERY = select(_deliveries.c.id).where(_deliveries.c.job_id == bindparam("job"), _deliveries.c.kind != NEWS)
-_HAS_NEWS = select(_deliveries.c.id).where(_deliveries.c.job_id == bindparam("job"), _deliveries.c.kind == NEWS)
 
 
 class HeartbeatResult(enum.Enum):
@@ -353,14 +352,9 @@ class Jobs:
             if candidates[0].doomed:
                 self.end_abandoned()
                 continue
-            with self._unsynced.begin() as db:
-                for each in candidates:
-                    row = self._turn.take(db, each, worker)
-                    if row is not None:
-                        leases.renew(db, worker, self._lease_s)
-                        if db.execute(_HAS_NEWS, {"job": row.id}).first():
-                            notify(db, Topic.NEWS)
-                        return _from_row(row)
+            row = self._turn.take(candidates, worker)
+            if row is not None:
+                return _from_row(row)
         return None  # others took all that was seen
 
     def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> HeartbeatResult:

@@ -17,13 +17,13 @@ ON CONFLICT (worker) DO UPDATE SET until = excluded.until
 WHERE leases.until < {ticks} + :enough OR leases.until > excluded.until
 """
 _STATEMENTS = {name: text(of_dialect(name, _RENEW)) for name in ("sqlite", "postgresql")}
-_FRESH = 0.75
+FRESH = 0.75
 """A lease of which more than this share is left is not written again."""
 
 
 def renew(db: Connection, worker: str, lease_s: float) -> None:
     """The worker's lease ends `lease_s` from now; or a quarter of that earlier, if it was renewed just before."""
-    values = {"worker": worker, "lease_s": lease_s, "enough": _FRESH * lease_s}
+    values = {"worker": worker, "lease_s": lease_s, "enough": FRESH * lease_s}
     db.execute(_STATEMENTS[db.dialect.name], values)
 
 

@@ -32,11 +32,11 @@ log = structlog.get_logger()
 
 POLL_S = 5.0
 """How often a process looks without having heard anything."""
-_CHANNEL = "upscale"
+CHANNEL = "upscale"
 _LEADER = 0x7570736C
 """The first half of the key of the advisory lock; the second is that of the schema."""
 _COMMITTED = "upscale_topics"
-_NOTIFY = text(f"SELECT pg_notify('{_CHANNEL}', :topic)")
+_NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :topic)")
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 """Seconds after which a connection that is only listened to is found to be broken."""
 
@@ -205,7 +205,7 @@ class _Postgres:
 
         arguments, options = engine.dialect.create_connect_args(engine.url)
         self._connection = psycopg.connect(*arguments, **{**_KEEPALIVE, **options}, autocommit=True)
-        self._connection.execute(f"LISTEN {_CHANNEL}")
+        self._connection.execute(f"LISTEN {CHANNEL}")
 
     def fileno(self) -> int:
         return self._connection.fileno()

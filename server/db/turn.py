@@ -5,18 +5,22 @@ the next job is the first of some owner: by priority, then age. The index `jobs_
 goes from owner to owner in it. It also finds the running jobs whose worker has no lease any more; there are few.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, Row, text
+from sqlalchemy import Column, Connection, Engine, Row, bindparam, select, text
 
+from server.db import leases
 from server.db.clock import of_dialect
-from server.db.database import READY, RUNNING, reading
+from server.db.database import READY, RUNNING, deliveries, reading, unsynced
+from server.db.deliveries import NEWS
 from server.db.fairness import CLOCKS_APART_S, note_turn
+from server.db.notify import CHANNEL, Topic, notify
 
 LINE = "job"
 """Name under which turns are stored."""
+_HAS_NEWS = select(deliveries.c.id).where(deliveries.c.job_id == bindparam("job"), deliveries.c.kind == NEWS)
 _FEW = 4
 """Candidates of one look; the next ones serve when other workers take the first."""
 
@@ -75,6 +79,27 @@ SELECT id FROM jobs WHERE id = :id AND {running} AND attempt = :attempt AND coal
 """
 
 
+_IN_ONE_STATEMENT = """
+WITH taken AS ({claimed}),
+turn AS (
+    INSERT INTO turns (line, owner, served_at) SELECT '{line}', owner, {now} FROM taken
+    ON CONFLICT (line, owner) DO UPDATE SET served_at = excluded.served_at
+),
+lease AS (
+    INSERT INTO leases (worker, until) SELECT worker, {ticks} + :lease_s FROM taken
+    ON CONFLICT (worker) DO UPDATE SET until = excluded.until
+    WHERE leases.until < {ticks} + :enough OR leases.until > excluded.until
+)
+SELECT {columns} FROM taken
+WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL
+    AND (SELECT count(*) FROM (
+        SELECT pg_notify('{channel}', '{news}') FROM deliveries WHERE job_id = taken.id AND kind = '{news_kind}'
+    ) notified) >= 0
+"""
+"""For PostgreSQL: the same as the several statements for SQLite. Each statement of a transaction would be a round trip
+to another machine, during which the rows stay locked."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     owner: str
@@ -91,6 +116,8 @@ class Turn:
     def __init__(self, engine: Engine, lease_s: float, max_attempts: int, columns: Sequence[Column[Any]]) -> None:
         """`columns` of the claimed job are returned."""
         self._engine = engine
+        self._unsynced = unsynced(engine)
+        self._lease_s = lease_s
         self._length = lease_s + CLOCKS_APART_S
         self._values = {"length": self._length, "most": max_attempts, "apart": CLOCKS_APART_S}
         sqlite = engine.dialect.name == "sqlite"
@@ -108,8 +135,11 @@ class Turn:
             return of_dialect(engine.dialect.name, template, **words, **others)
 
         self._next = text(sql(_NEXT, next_head=sql(_HEAD_SQLITE if sqlite else _HEAD_POSTGRES)))
-        self._first = text(sql(_CLAIMED, which=sql(_FIRST_OF_OWNER))).columns(*columns)
-        self._lost = text(sql(_CLAIMED, which=sql(_LOST))).columns(*columns)
+        first, lost = (sql(_CLAIMED, which=sql(which)) for which in (_FIRST_OF_OWNER, _LOST))
+        if not sqlite:
+            names = {"channel": CHANNEL, "news": Topic.NEWS.value, "news_kind": NEWS}
+            first, lost = (sql(_IN_ONE_STATEMENT, claimed=each, **names) for each in (first, lost))
+        self._first, self._lost = text(first).columns(*columns), text(lost).columns(*columns)
 
     def look(self) -> list[Candidate]:
         """The next jobs, in their order. Empty: there is no work."""
@@ -117,14 +147,32 @@ class Turn:
             rows = db.execute(self._next, self._values)
             return [Candidate(row.owner, row.id, row.attempt, bool(row.doomed)) for row in rows]
 
-    def take(self, db: Connection, candidate: Candidate, worker: str) -> Row[Any] | None:
-        """Give the worker this job, or of one that waits, the first of its owner that no other worker takes at this
-        moment. None: it is gone."""
-        if candidate.attempt is None:
-            row = db.execute(self._first, {"worker": worker, "owner": candidate.owner}).one_or_none()
-        else:
-            lost = {"id": candidate.id, "attempt": candidate.attempt, "length": self._length}
-            row = db.execute(self._lost, {"worker": worker, **lost}).one_or_none()
-        if row is not None:
-            note_turn(db, LINE, candidate.owner)
-        return row
+    def take(self, candidates: Sequence[Candidate], worker: str) -> Row[Any] | None:
+        """Give the worker one of these jobs; of one that waits, the first of its owner that no other worker takes at
+        this moment. None: they are gone."""
+        if self._engine.dialect.name != "sqlite":
+            with reading(self._engine) as db:  # each statement is a transaction
+                values = {"lease_s": self._lease_s, "enough": leases.FRESH * self._lease_s}
+                return self._take(db, candidates, worker, values)
+        with self._unsynced.begin() as db:
+            row = self._take(db, candidates, worker, {})
+            if row is not None:
+                note_turn(db, LINE, row.owner)
+                leases.renew(db, worker, self._lease_s)
+                if db.execute(_HAS_NEWS, {"job": row.id}).first():
+                    notify(db, Topic.NEWS)
+            return row
+
+    def _take(
+        self, db: Connection, candidates: Sequence[Candidate], worker: str, values: Mapping[str, float]
+    ) -> Row[Any] | None:
+        for each in candidates:
+            wanted: dict[str, object] = {"worker": worker, **values}
+            if each.attempt is None:
+                row = db.execute(self._first, wanted | {"owner": each.owner}).one_or_none()
+            else:
+                lost = {"id": each.id, "attempt": each.attempt, "length": self._length}
+                row = db.execute(self._lost, wanted | lost).one_or_none()
+            if row is not None:
+                return row
+        return None

@@ -1,5 +1,7 @@
 """Whose turn it is, found owner by owner; a lease for each worker instead of each job; what all machines share."""
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -45,5 +47,5 @@ def downgrade() -> None:
     op.create_index("jobs_unfetched", "jobs", ["state", "source_key"])
 
 
-def _partial(name: str, columns: list[object], where: str) -> None:
+def _partial(name: str, columns: Sequence[str | sa.TextClause], where: str) -> None:
     op.create_index(name, "jobs", columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
