@@ -203,8 +203,8 @@ def efficiency(url: str, postmaster: int | None, claimers: int) -> dict[str, Any
     while len(found) < processes:
         if postmaster:
             with reading(engine) as db:
-                mine = "application_name = '' AND datname = current_database() AND pid <> pg_backend_pid()"
-                count: int = db.execute(text(f"SELECT count(*) FROM pg_stat_activity WHERE {mine}")).scalar_one()
+                others = "backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name = ''"
+                count: int = db.execute(text(f"SELECT count(*) FROM pg_stat_activity WHERE {others}")).scalar_one()
                 most = max(most, count)
         while not out.empty():
             found.append(out.get())
@@ -294,6 +294,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="cost,efficiency,idle")
     parser.add_argument("--database", default="sqlite,postgresql")
+    parser.add_argument("--claimers", type=int, nargs="*", help="only so many")
     parser.add_argument("--json", type=Path, help="results are added to this file")
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
@@ -308,7 +309,7 @@ def main() -> int:
                 missed += [f"{name}: cost"] * (part["times"] > MOST_TIMES)
             if "efficiency" in parts:
                 lines = found[f"efficiency_{name}"] = []
-                for claimers in CLAIMERS[name]:
+                for claimers in arguments.claimers or CLAIMERS[name]:
                     line = efficiency(url, pid, claimers)
                     print(name, line, flush=True)
                     lines.append(line)
