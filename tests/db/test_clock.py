@@ -127,7 +127,7 @@ def test_on_postgresql_a_machine_with_a_wrong_clock_neither_ends_nor_keeps_what_
     kept = add(table, state=State.FAILED, finished_at=time.time() - 10)
     move(2 * HOUR_S)
     late = add(table, cancel_at=time.time() + 1000)
-    assert uploads.remove_expired() == [] and uploads.ticket(ticket.key) == ticket
+    assert uploads.expired() == [] and uploads.ticket(ticket.key) == ticket
     assert [job.id for job in table.expired(keep_s=50)] == [over.id] != [kept.id]
     move(0)
     stored = table.get(late.id).cancel_at
