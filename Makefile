@@ -7,12 +7,13 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 UV_VERSION := 0.13.8
 NEEDED_GB := 10
+DIST := dist
 RUN := .venv/bin/python -m
 INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
 # A process for each core; each loads torch, which takes memory.
 PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: venv tools demo serve test test-all lint format lock clean verify-official
+.PHONY: venv tools demo serve wheel sbom test test-all lint format lock clean verify-official
 
 # What the server needs, with all its extras.
 venv: .venv/installed .venv/kernels
@@ -54,6 +55,19 @@ demo: venv
 serve: venv
 	@$(RUN) server serve
 
+# `pip install dist/*.whl` then installs both. Without the second, pip would build basicsr, which comes as source only,
+# beside a second copy of torch that it downloads for that.
+wheel: venv
+	@mkdir -p $(DIST) && rm -f $(DIST)/*.whl && .venv/bin/uv build --quiet --wheel --out-dir $(DIST)
+	@awk '/^[^ ]/ {wanted = /^basicsr==/} wanted' requirements.lock > $(DIST)/basicsr.lock
+	@.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --use-pep517 --require-hashes \
+		--wheel-dir $(DIST) --requirement $(DIST)/basicsr.lock
+	@rm $(DIST)/basicsr.lock && ls $(DIST)/*.whl
+
+# What the server consists of, with licences and hashes: CycloneDX.
+sbom: tools
+	@mkdir -p $(DIST) && $(RUN) deploy.sbom $(DIST)/sbom.cdx.json
+
 test: tools
 	@$(RUN) $(PYTEST) -m "not slow"
 
@@ -78,7 +92,7 @@ verify-official: tools
 # pyproject.toml keep out two packages that we must not have. tests/requirements.lock has what is not in
 # requirements.lock. The clients beside keep their versions.
 COMPILE := .venv/bin/uv pip compile --universal --generate-hashes --no-annotate --no-header --upgrade --quiet
-PROJECT := pyproject.toml --extra c2pa --extra mcp --extra pdf --extra postgres --extra sdxl --extra otel --python-version 3.10
+PROJECT := pyproject.toml --extra all --python-version 3.10
 lock: venv
 	@$(COMPILE) $(PROJECT) -o requirements.lock
 	@$(COMPILE) $(PROJECT) --group dev --group test --constraints requirements.lock | \

@@ -5,22 +5,24 @@ Nothing else reads the environment. An invalid value or an unknown variable stop
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 PREFIX = "UPSCALE_"
 TEST_PREFIX = "UPSCALE_TEST_"  # options of the test suite
 
 MIB = 1024 * 1024
 LicencePolicy = Literal["any", "commercial"]
-_Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
+_Names = tuple[str, ...]  # comma-separated in the environment
 
 
-class Config(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+class Config(BaseModel):
+    """What is not given comes from the environment, where an empty variable counts as absent."""
+
+    # pydantic-settings would do the same, but importing it takes as long as a short command takes in all.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("upscale-server"),
@@ -68,7 +70,7 @@ class Config(BaseSettings):
     kernels: Literal["auto", "avx512", "avx2", "off"] = Field(
         "auto",
         description="Instruction set of the server's own CPU kernels, for networks in fp32 and for resizing. auto: the "
-        "best that the processor has. They are compiled at first use.",
+        "best that the processor has. If they are not compiled yet, a worker does it while it works without them.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="Diffusion network for creativity above 0. auto: SDXL on CUDA if installed."
@@ -114,6 +116,11 @@ class Config(BaseSettings):
     keep_bytes: int = Field(
         0, ge=0, description="Most disk space of pictures; the oldest are deleted first. 0: no limit."
     )
+
+    def __init__(self, **values: Any) -> None:
+        """Raises ValidationError."""
+        variables = {name: os.environ.get(PREFIX + name.upper()) for name in type(self).model_fields}
+        super().__init__(**{name: text for name, text in variables.items() if text} | values)
 
     @field_validator("api_keys", "allow_hosts", "cors_origins", mode="before")
     @classmethod

@@ -23,6 +23,7 @@ from typing import Any
 
 import structlog
 
+from server import own_command, python
 from server.api.auth import Auth
 from server.config import Config
 from server.db.database import migrate, open_database
@@ -181,7 +182,7 @@ def to_env(config: Config) -> dict[str, str]:
 
 
 def _api(config: Config, fd: int) -> _Child:
-    command = [sys.executable, "-m", "server", "api", "--fd", str(fd)]
+    command = own_command("api", "--fd", str(fd))
     return _Child("api", command, os.environ | to_env(config) | API_MALLOC_ENV, fds=(fd,))
 
 
@@ -198,7 +199,7 @@ def _workers(config: Config) -> list[_Child]:
             env["UPSCALE_WORKERS"] = str(count)
         # Several workers on one machine: each gets a part of its cores. Every job's thread would start as many threads.
         env.setdefault("OMP_NUM_THREADS", cores)
-        children.append(_Child(f"worker-{index}", [sys.executable, "-m", "server", "worker", "--supervised"], env))
+        children.append(_Child(f"worker-{index}", own_command("worker", "--supervised"), env))
     return children
 
 
@@ -208,7 +209,7 @@ def _gpus() -> list[str]:
     if not any(os.path.exists(each) for each in _DRIVERS):
         return []
     code = "from server.engine.cuda import print_usable; print_usable()"
-    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    run = subprocess.run(python(code), stdout=subprocess.PIPE, text=True, check=False)
     return _visible(json.loads(run.stdout or "[]"), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 

@@ -4,6 +4,7 @@ import base64
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from server import launch
+from server import launch, own_command, python
 from server.api.auth import Auth
 from server.config import Config
 from server.db.database import open_database
@@ -112,6 +113,16 @@ def test_killed_processes_lose_nothing_and_finish_nothing_twice(own_server: Serv
     assert not any(alive(pid) for pid in children.values())
     own_server.start()
     assert job(own_server, given_back)["attempt"] <= 1
+
+
+def test_other_things_of_the_name_server_in_the_current_folder_are_not_started(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    for name in ("__init__", "__main__", "cli"):
+        (tmp_path / "server" / f"{name}.py").write_text("raise SystemExit('another server')")
+    (tmp_path / "typer.py").write_text("raise SystemExit('another typer')")
+    for command in (own_command("--version"), python("from server import cli; print(cli.__file__)")):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and str(tmp_path) not in done.stdout, done.stderr + done.stdout
 
 
 def test_without_keys_only_loopback_is_listened_on(config: MakeConfig) -> None:

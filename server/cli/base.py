@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from server import own_command
 from server.errors import UpscaleError
 from server.malloc import MALLOC_ENV
 
@@ -81,4 +82,4 @@ def _escaped(letter: str) -> str:
 def with_malloc_settings() -> None:
     """Restart this process with glibc's settings for networks, which are read before Python starts."""
     if os.name == "posix" and not all(name in os.environ for name in MALLOC_ENV):
-        os.execve(sys.executable, [sys.executable, "-m", "server", *sys.argv[1:]], os.environ | MALLOC_ENV)
+        os.execve(sys.executable, own_command(*sys.argv[1:]), os.environ | MALLOC_ENV)

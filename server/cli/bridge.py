@@ -5,7 +5,6 @@ is true of `/mcp` is true here: the tools are those of server/api/dialects/mcp, 
 """
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 
-from server import __version__
+from server import __version__, own_command
 from server.api.dialects.mcp.tools import INSTRUCTIONS, list_tools
 from server.cli.options import format_name
 from server.config import Config
@@ -49,7 +48,7 @@ class Own:
     """A server of this process: `serve`, on a free loopback port."""
 
     def __init__(self, config: Config) -> None:
-        self._command = [sys.executable, "-m", "server", "serve", "--supervised", "--host", "127.0.0.1", "--port", "0"]
+        self._command = own_command("serve", "--supervised", "--host", "127.0.0.1", "--port", "0")
         self._command += ["--data-dir", str(config.data_dir), "--device", config.device]
         self._process: subprocess.Popen[str] | None = None
         self._url = ""

@@ -217,7 +217,8 @@ def open_database(url: str) -> Engine:
         prepare_notify(engine)
         return engine
     except ImportError as error:
-        raise BadConfig(f"UPSCALE_DATABASE_URL: its driver is missing: {error}") from error
+        remedy = "pip install 'upscale-server[postgres]'"
+        raise BadConfig(f"UPSCALE_DATABASE_URL: its driver is missing ({error}): {remedy}") from error
     except OSError as error:
         folder = Path(parsed.database or "").parent
         raise BadConfig(f"the folder {folder} can't be made: {error.strerror}") from error
@@ -294,6 +295,13 @@ def _parse(url: str) -> URL:
         "UPSCALE_DATABASE_URL is not the URL of a database that this server can use; "
         "it looks like postgresql://user:password@host/name or sqlite:////folder/jobs.sqlite3"
     )
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for another one, or one in memory. Raises BadConfig."""
+    parsed = _parse(url)
+    named = parsed.drivername.startswith("sqlite") and parsed.database not in (None, "", ":memory:")
+    return Path(parsed.database or "") if named else None
 
 
 def reading(engine: Engine) -> Connection:

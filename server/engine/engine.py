@@ -71,6 +71,11 @@ class Engine:
         if device.type == "cuda":
             cuda.prepare()
 
+    def adopt(self, kernel: Kernel | None, dtype: torch.dtype) -> None:
+        """Use these from now on. Networks that are loaded already stay as they are, and can still be used."""
+        self.dtype = dtype
+        self.kernel = kernel
+
     def load(self, parts: Sequence[tuple[Path, float]], *, name: str, sha256: str | None) -> Model:
         """A network for this engine, from files with the share of each: see `load_blend`. Raises ModelNotFound."""
         model = load_blend(parts, name=name, sha256=sha256, device=self.device, dtype=self.dtype, kernel=self.kernel)

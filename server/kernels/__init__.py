@@ -1,6 +1,7 @@
 """Our own code for CPUs, several times as fast as torch: networks of 3×3 convolutions, resizing and colour correction.
 
-It is C++, compiled ahead or at first use (`cpu/build.py`). Where it is not available, torch does the work.
+It is C++, compiled ahead, or by a worker while it works with torch (`cpu/build.py`). Where it is not available, torch
+does the work.
 """
 
 import functools
@@ -10,20 +11,20 @@ import torch
 from torch.nn import functional
 
 from server.kernels.cpu.binding import Kernel, open_library
-from server.kernels.cpu.build import Unusable, Wanted, library
+from server.kernels.cpu.build import NotCompiled, Unusable, Wanted, library
 from server.kernels.cpu.network import Network
 
-__all__ = ["Kernel", "Unusable", "load"]
+__all__ = ["Kernel", "NotCompiled", "Unusable", "load"]
 
 _WRONG = 1e-4
 
 
 @functools.cache
-def load(folder: Path | None = None, wanted: Wanted = "auto") -> Kernel | Unusable:
+def load(folder: Path | None = None, wanted: Wanted = "auto", *, may_compile: bool = True) -> Kernel | Unusable:
     """The library, or the reason why there is none; the same object for the life of the process. `folder`: instead of
-    the user's cache. `wanted`: its instruction set."""
+    the user's cache. `wanted`: its instruction set. `may_compile`: else it is NotCompiled where it is not there yet."""
     try:
-        found = library(folder, wanted)
+        found = library(folder, wanted, may_compile=may_compile)
         kernel = Kernel(found.target, found.origin, open_library(found.path))
     except Unusable as error:
         return error

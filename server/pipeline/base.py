@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from server import __version__
 from server.engine.engine import Engine
 from server.errors import ModelNotFound
-from server.faces import FaceRestorer, Outcome
 from server.images.metadata.metadata import Metadata
 from server.images.metadata.provenance import Origin, source_type
 from server.images.read.animation import Animation
@@ -30,6 +29,9 @@ from server.refiners import Refiner
 from server.rows.stream import Stream
 from server.weights.catalog import Choice, Content
 
+if TYPE_CHECKING:  # it loads OpenCV, which most jobs do not need
+    from server.faces import FaceRestorer, Outcome
+
 _T = TypeVar("_T")
 
 _ROUNDING = 1e-6
@@ -40,7 +42,7 @@ def _nothing() -> None:
     pass
 
 
-def _no_faces() -> FaceRestorer:
+def _no_faces() -> "FaceRestorer":
     raise ModelNotFound("faces can't be restored here: no weights for them were given")
 
 
@@ -125,7 +127,7 @@ class Context:
     """Side of the tiles in source pixels; 0: the engine decides."""
     labels: bool = True
     """The result states in XMP how it was made."""
-    load_faces: Callable[[], FaceRestorer] = _no_faces
+    load_faces: "Callable[[], FaceRestorer]" = _no_faces
     """Likewise the networks for faces. Raises ModelNotFound where there are none."""
     load_refiner: Callable[[], Refiner] = _no_refiner
     """Likewise the diffusion network."""
@@ -160,7 +162,7 @@ class Context:
     stream: Stream | None = None
     """The enlarged picture, band by band; filled by upscale. It may have 16 bits although the result has 8, so that
     nothing is rounded twice."""
-    faces: Sequence[Outcome] | None = None
+    faces: "Sequence[Outcome] | None" = None
     """What was done to each face of the source, or None when faces are not restored; filled by faces."""
     refinement: Refinement | None = None
     """Filled by refine when it has something to do."""

@@ -17,7 +17,7 @@ else:
 
 _REPOSITORY = Path(__file__).parents[2] / "weights"
 _INSTALLED = Path(__file__).parents[1] / "weights_data"  # the same folder in a wheel
-FOLDER = _REPOSITORY if (_REPOSITORY / "manifest.toml").exists() else _INSTALLED
+FOLDER = _INSTALLED if _INSTALLED.exists() else _REPOSITORY  # beside an installed one, `weights` is not ours
 
 ALL = "all"
 """The group of all weights that can be downloaded."""

@@ -116,7 +116,6 @@ class Worker:
         self._id = worker_id
         self._recycle_jobs = recycle_jobs
         self._recycle_bytes = recycle_bytes
-        self._device = upscaler.describe()
         self._slots = config.jobs_per_worker or (4 if upscaler.kind == "cuda" else 2)
         self._stop = threading.Event()
         self._ended = threading.Event()
@@ -144,7 +143,7 @@ class Worker:
     def _loop(self) -> None:
         beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beats.start()
-        log.info("worker ready", worker=self._id, device=self._device, jobs=self._slots)
+        log.info("worker ready", worker=self._id, device=self._upscaler.describe(), jobs=self._slots)
         while (
             self._wait(lambda: len(self._runs) < self._slots) and not self._stop.is_set() and not self._must_recycle()
         ):
@@ -332,7 +331,7 @@ class Worker:
     def _info(self) -> WorkerInfo:
         counted = {"jobs": self._jobs_done, "jobs_in_hand": len(self._runs), "memory_bytes": memory_bytes()}
         counters = {**self._upscaler.counters(), **counted}
-        return WorkerInfo(self._id, self._device, True, self._upscaler.kind, counters)
+        return WorkerInfo(self._id, self._upscaler.describe(), True, self._upscaler.kind, counters)
 
     def _check(self, run: _Run) -> None:
         if run.news is HeartbeatResult.LOST:
@@ -412,7 +411,7 @@ def run_worker(config: Config, worker_id: str | None = None, *, supervised: bool
 
 
 def _run_worker(config: Config, jobs: Jobs, engine: Engine, name: str, supervised: bool) -> None:
-    upscaler = Upscaler(config, Catalog.of(config))
+    upscaler = Upscaler(config, Catalog.of(config), compile_beside=True)
     recycle = (
         (_RECYCLE_JOBS, _memory_share(max(1, config.workers, torch.cuda.device_count()))) if supervised else (0, 0)
     )

@@ -1,9 +1,12 @@
 """What a worker process needs to turn one encoded picture into another: the device, the engine, the loaded networks."""
 
 import os
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import torch
@@ -15,13 +18,11 @@ from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
 from server.engine.self_test import self_test
 from server.errors import Unavailable
-from server.faces import FaceRestorer
-from server.faces import load as load_faces
 from server.images.write.sign import Signer
 from server.job.formats import FORMATS
 from server.job.job import Params
 from server.job.plan import Sizes
-from server.kernels import Kernel
+from server.kernels import Kernel, NotCompiled
 from server.kernels import load as load_kernel
 from server.models import Model, load_blend
 from server.pipeline import Context, Loaded, preview, run
@@ -37,32 +38,52 @@ from server.weights.refiner import BUNDLED as REFINER_WEIGHTS
 from server.weights.refiner import refiner_weights
 from server.weights.store import sha256_of
 
+if TYPE_CHECKING:
+    from server.faces import FaceRestorer
+
 log = structlog.get_logger()
 
 
+_IDLE_S = 1.0
+"""How often it is checked whether no job runs."""
 _RATED = 256
 """Side in pixels of the picture with which the speed of the diffusion pass is measured."""
 
 
 class Upscaler:
-    def __init__(self, config: Config, catalog: Catalog, *, allow_paths: bool = False) -> None:
-        """`allow_paths`: a model may also be given as a path, for the operator's command line. Raises Unavailable when
-        the configured device does not exist, or results can't be signed with the configured certificate."""
+    def __init__(
+        self, config: Config, catalog: Catalog, *, allow_paths: bool = False, compile_beside: bool = False
+    ) -> None:
+        """`allow_paths`: a model may also be given as a path, for the operator's command line. `compile_beside`: where
+        our own code for CPUs is not compiled yet, work with torch until it is, instead of waiting for the compiler.
+        Raises Unavailable when the configured device does not exist, or results can't be signed with the configured
+        certificate."""
         self.device = devices.pick_device(config.device)
         self.dtype = devices.pick_dtype(config.dtype, self.device)
         """Of the networks for faces and of the refiner."""
-        kernel = self._find_kernel(config)
-        self.model_dtype = devices.pick_dtype(config.dtype, self.device, native=kernel is not None)
         self._config = config
+        kernel = self._find_kernel(may_compile=not compile_beside)
+        # Before they are compiled, torch works in the kernels' precision: a job's result differs only by rounding.
+        native = isinstance(kernel, Kernel | NotCompiled)
+        self.model_dtype = devices.pick_dtype(config.dtype, self.device, native=native)
         self._catalog = catalog
         self._allow_paths = allow_paths
         self.problem = cuda.unused_gpu() if config.device == "auto" and self.device.type == "cpu" else None
         """Why a GPU that is here is not used, or None."""
-        self._engine = Engine(self.device, dtype=self.model_dtype, kernel=kernel)
+        self._engine = Engine(
+            self.device, dtype=self.model_dtype, kernel=kernel if isinstance(kernel, Kernel) else None
+        )
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
         self._signer = Signer(config.c2pa_cert, config.c2pa_key) if config.c2pa_cert and config.c2pa_key else None
+        self._running: set[int] = set()
+        self._jobs_begun = 0
+        self._compiler: threading.Thread | None = None
+        """While our own code is compiled, and until its speed was measured."""
+        if isinstance(kernel, NotCompiled):
+            self._compiler = threading.Thread(target=self._compile, name="compiler", daemon=True)
+            self._compiler.start()
 
     @property
     def kind(self) -> DeviceKind:
@@ -121,7 +142,8 @@ class Upscaler:
         if self.kind == "cpu" and not self._config.auto_limit_s:
             return  # where `auto` never takes the large network, it would only fill memory
         self.load(Params(scale=4.0))
-        if self.kind == "cpu":
+        # While a compiler runs, torch's speed would be measured, which soon does not matter.
+        if self.kind == "cpu" and self._compiler is None:
             self.rates()
 
     def self_test(self) -> float:
@@ -182,12 +204,20 @@ class Upscaler:
             seconds.append(self._engine.worked_s() - started)
         return _RATED**2 / min(seconds)
 
-    def load_faces(self) -> FaceRestorer:
-        """The networks for faces, verified against the manifest and kept. Raises ModelNotFound."""
+    def load_faces(self) -> "FaceRestorer":
+        """The networks for faces, verified against the manifest and kept. Raises ModelNotFound, and Unavailable where
+        OpenCV can't be loaded."""
         weights = face_weights(self._catalog)
         parts = [each for each in (weights.restorer, weights.detector, weights.parser) if each is not None]
 
-        def load() -> FaceRestorer:
+        def load() -> "FaceRestorer":
+            try:
+                from server.faces import load as load_faces
+            except ImportError as error:  # basicsr and gfpgan ask for the OpenCV that has windows, and needs libGL
+                raise Unavailable(
+                    f"faces need OpenCV, which can't be loaded here ({error}): "
+                    "pip install --force-reinstall --no-deps opencv-python-headless"
+                ) from error
             log.info("face models loaded", restorer=weights.restorer.name, detector=weights.detector.name)
             return load_faces(weights, self.device, self.dtype)
 
@@ -213,9 +243,10 @@ class Upscaler:
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
             return model
 
-        return self._cache.get((name, sha256), load, lambda model: model.weight_bytes)
+        key = name, sha256, self._engine.kernel is not None
+        return self._cache.get(key, load, lambda model: model.weight_bytes)
 
-    def _on_drop(self, thing: Model | FaceRestorer | Refiner) -> None:
+    def _on_drop(self, thing: "Model | FaceRestorer | Refiner") -> None:
         if isinstance(thing, Model):
             self._engine.forget(thing)
             log.info("model dropped", model=thing.name)
@@ -253,13 +284,18 @@ class Upscaler:
         """Run it to its end. `check` is called between steps and tiles, and may raise to stop it."""
         if check is not None:
             ctx.check = check
-        if ctx.params.sweep:
-            preview.run(ctx)
-        else:
-            run(ctx)
-        if self._signer is not None and ctx.origin is not None:
-            with ctx.clock("sign"):
-                self._signer.sign(ctx.target, FORMATS[ctx.params.format].mime, ctx.data, ctx.origin)
+        self._jobs_begun += 1
+        self._running.add(id(ctx))
+        try:
+            if ctx.params.sweep:
+                preview.run(ctx)
+            else:
+                run(ctx)
+            if self._signer is not None and ctx.origin is not None:
+                with ctx.clock("sign"):
+                    self._signer.sign(ctx.target, FORMATS[ctx.params.format].mime, ctx.data, ctx.origin)
+        finally:
+            self._running.remove(id(ctx))
         return ctx
 
     def describe(self) -> str:
@@ -267,21 +303,44 @@ class Upscaler:
         unused = "; a GPU is here, but torch can't use it" if self.problem else ""
         return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}{unused}"
 
-    def _find_kernel(self, config: Config) -> Kernel | None:
+    def _find_kernel(self, *, may_compile: bool) -> Kernel | NotCompiled | None:
         """Our own code for CPUs, where it is available. Sets `self.kernels`: a text that says what it is used for, or
         why it is not used."""
-        if config.kernels == "off":
+        if self._config.kernels == "off":
             self.kernels = "switched off"
             return None
-        found = load_kernel(wanted=config.kernels)
-        if not isinstance(found, Kernel):
+        found = load_kernel(wanted=self._config.kernels, may_compile=False)
+        if isinstance(found, NotCompiled) and may_compile:
+            log.warning("compiling own kernels for this processor, which is done once")
+            found = load_kernel(wanted=self._config.kernels)
+        if isinstance(found, NotCompiled):
+            self.kernels = "being compiled; until then torch does their work"
+        elif not isinstance(found, Kernel):
             self.kernels = f"not used: {found}"
-        elif self.device.type == "cpu" and config.dtype in ("auto", "fp32"):
+        elif self.device.type == "cpu" and self._config.dtype in ("auto", "fp32"):
             self.kernels = f"used, {found.target}, {found.origin}"
         else:
             self.kernels = f"used for resizing, {found.target}, {found.origin}"
         log.info("own kernels", state=self.kernels)
-        return found if isinstance(found, Kernel) else None
+        return found if isinstance(found, Kernel | NotCompiled) else None
+
+    def _compile(self) -> None:
+        """Compile our own code, and use it for all jobs that begin later. Its speed is measured when no job runs; until
+        then `auto` chooses by that of torch."""
+        kernel = self._find_kernel(may_compile=True)
+        assert not isinstance(kernel, NotCompiled)
+        self.model_dtype = devices.pick_dtype(self._config.dtype, self.device, native=kernel is not None)
+        self._engine.adopt(kernel, self.model_dtype)
+        self._cache.drop_all()  # what torch ran
+        self.load(Params(scale=4.0, model=FIDELITY))
+        while self.kind == "cpu" and self._config.auto_limit_s:
+            before = self._jobs_begun
+            rates = None if self._running else self._measured()
+            if rates is not None and before == self._jobs_begun:
+                self._rates = rates
+                break
+            time.sleep(_IDLE_S)
+        self._compiler = None
 
 
 def _size(paths: Sequence[Path]) -> int:

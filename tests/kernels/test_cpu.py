@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from server.kernels import Kernel, load
+from server.kernels import Kernel, NotCompiled, load
 from server.kernels import __main__ as command
 from server.kernels.cpu import build
 from server.kernels.cpu.network import Network, RowPass
@@ -512,6 +512,25 @@ def test_a_damaged_library_is_built_again(tmp_path: Path, quick_compiler: Path, 
     assert isinstance(found, Kernel) and found.origin == "compiled now"
     assert quick_compiler.exists() and path.read_bytes() == right
     assert list((tmp_path / "cache").iterdir()) == [path]
+
+
+def test_what_was_not_compiled_yet_is_said_instead_of_compiling_it(tmp_path: Path, quick_compiler: Path) -> None:
+    folder = tmp_path / "cache"
+    assert isinstance(load(folder, may_compile=False), NotCompiled) and not quick_compiler.exists()
+    load(folder)
+    again = build.library(folder, may_compile=False)
+    assert again.origin == "compiled before"
+
+
+def test_what_a_killed_compiler_has_left_is_removed(tmp_path: Path, quick_compiler: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    old, new = folder / "kernels-0old.part", folder / "kernels-0new.part"
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    build.library(folder)
+    assert new.exists() and not old.exists(), "the new one may belong to a process that compiles now"
 
 
 @pytest.mark.usefixtures("no_compiler")

@@ -19,6 +19,8 @@ from typing import Any
 
 import httpx
 
+from server import own_command
+
 _MARK = "BENCHMARK_RUN"
 READY_S = 600.0
 STOP_S = 60.0
@@ -113,7 +115,7 @@ class Launched:
             return None  # gone, or not ours to look at
         if facts[0] in "ZX":
             return None
-        role = words[3] if words[1:3] == ["-m", "server"] else " ".join(words[:4])
+        role = words[3] if words[1:3] in (["-m", "server"], own_command()[1:3]) else " ".join(words[:4])
         return Process(int(folder.name), role, facts[19])
 
 

@@ -8,6 +8,11 @@ from pathlib import Path
 
 from tests.paths import ROOT
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 FILES = sorted(path for folder in ("server", "demo") for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -39,3 +44,14 @@ def test_the_lock_of_the_tests_has_no_other_version_of_what_the_server_runs_on()
     running, tests = locked("requirements.lock"), locked("tests/requirements.lock")
     assert {"pytest", "schemathesis", "wavespeed"} <= tests.keys() - running.keys()
     assert all(tests[name] <= running[name] for name in running.keys() & tests.keys())
+
+
+def test_one_extra_has_all_the_others_and_each_is_documented() -> None:
+    """docs/installing.md lists them; `make venv` and the image install `all`."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    (everything,) = extras.pop("all")
+    assert everything == f"upscale-server[{','.join(extras)}]"
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "installing.md").read_text("utf-8"), re.MULTILINE)
+    assert set(listed) == {*extras, "all"}
+    for name in ("Makefile", "Dockerfile.cuda"):
+        assert "--extra all " in (ROOT / name).read_text("utf-8")

@@ -1,27 +1,37 @@
 """What the process keeps loaded, and networks between two others."""
 
+import functools
 import hashlib
+import io
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from server import kernels
 from server.cli.doctor import _examine
 from server.config import Config
 from server.engine.model_cache import ModelCache
 from server.errors import InvalidField, ModelNotFound, Unavailable
 from server.job.job import Params
+from server.kernels.cpu import build
 from server.models import Model, load_state, mix
-from server.weights.catalog import Catalog
+from server.weights.catalog import Catalog, Weights
 from server.weights.choice import REAL_ESRGAN
+from server.weights.faces import FaceWeights
 from server.weights.manifest import read_manifest
 from server.weights.store import sha256_of
 from server.worker.upscaler import Upscaler
 from tests import networks
-from tests.conftest import MakeConfig
+from tests.conftest import MakeConfig, Picture
 from tests.engine.fake_device import fake_cuda
 from tests.networks import rrdbnet, save, srvgg
+from tests.paths import ROOT
 
 ENTRY = """
 [models.{name}]
@@ -61,6 +71,78 @@ def small(tmp_path: Path) -> Catalog:
 def upscaler(tmp_path: Path, small: Catalog) -> Upscaler:
     config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32", kernels="off", real_esrgan="always")
     return Upscaler(config, small, allow_paths=True)
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that waits until the returned file is there, and then gives the library that was compiled before, or fails if
+    the file is not empty. The cache is empty."""
+    library, go = kernels.load(), tmp_path / "go"
+    if not isinstance(library, kernels.Kernel):
+        pytest.skip(f"no own kernels: {library}")
+    (tmp_path / "library").write_bytes(build.library().path.read_bytes()[: -len(build._tail(b""))])
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "c++"
+    script.write_text(
+        f"#!/bin/sh\nwhile [ ! -e {go} ]; do sleep 0.02; done\n[ -s {go} ] && exit 3\n"
+        f'for last; do :; done\ncat {tmp_path}/library > "$last"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:/bin:/usr/bin")
+    load = functools.partial(kernels.load.__wrapped__, tmp_path / "cache")
+    monkeypatch.setattr("server.worker.upscaler.load_kernel", load)
+    return go
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_worker_does_not_wait_for_the_compiler(
+    upscaler: Upscaler, compiler: Path, picture: Picture, fails: bool
+) -> None:
+    config = upscaler._config.model_copy(update={"kernels": "auto", "auto_limit_s": 60.0, "data_dir": compiler.parent})
+    worker = Upscaler(config, upscaler._catalog, compile_beside=True)
+
+    def enlarged() -> tuple[bytes, bool]:
+        ctx = worker.run(worker.prepare(Params(scale=4), picture(), config.weights_path / "result.png"))
+        assert ctx.loaded is not None
+        return ctx.target.read_bytes(), ctx.loaded.model.native is not None
+
+    worker.warm()
+    thread, (before, on_kernels) = worker._compiler, enlarged()
+    assert thread is not None and thread.is_alive() and not on_kernels
+    assert worker.kernels == "being compiled; until then torch does their work"
+    worker._running.add(0)
+    compiler.write_text("no" if fails else "")
+    thread.join(0.5)
+    assert thread.is_alive(), "it waits for a moment without jobs, to measure the speed"
+    slow = worker.rates()
+    worker._running.remove(0)
+    thread.join()
+    assert worker.rates() is not slow and "used" in (config.cache_dir / "rates.json").read_text("utf-8")
+    after, on_kernels = enlarged()
+    assert on_kernels is not fails
+    assert worker.kernels.startswith("not used: " if fails else "used, ") and (
+        fails or "compiled now" in worker.kernels
+    )
+    one, other = (np.asarray(Image.open(io.BytesIO(data)), np.int16) for data in (before, after))
+    assert abs(one - other).max() <= 1
+
+
+def test_without_opencv_a_worker_starts_and_refuses_only_faces(
+    upscaler: Upscaler, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where libGL is missing, which the package asks for that basicsr and gfpgan bring."""
+    code = "import sys, server.worker.loop; sys.exit('cv2' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    for name in [name for name in sys.modules if name == "cv2" or name.startswith("server.faces")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    anything = Weights("any", save(srvgg(), tmp_path / "any.pth"), ((tmp_path / "any.pth", None),), "", "")
+    monkeypatch.setattr("server.worker.upscaler.face_weights", lambda _: FaceWeights(anything, anything, None))
+    with pytest.raises(Unavailable, match="faces need OpenCV, .*cv2.* --no-deps opencv-python-headless"):
+        upscaler.load_faces()
+    ctx = upscaler.run(upscaler.prepare(Params(scale=4), picture(), tmp_path / "result.png"))
+    with Image.open(ctx.target) as result:
+        assert result.size == (128, 96)
 
 
 def no_kernel(name: str) -> None:

@@ -1,8 +1,9 @@
 """Builds the library behind `server.kernels`, or finds it.
 
 `python -m server.kernels` builds it ahead: `make venv` into the user's cache, the image's build into `BUILT`, for every
-kind of processor. Otherwise it is compiled at first use by the system's C++ compiler and kept in the cache. Without a
-compiler, on another kind of processor or in an unsafe folder, `library` raises the reason.
+kind of processor. Otherwise the system's C++ compiler makes it at the first use, and it is kept in the cache; a worker
+does not wait for that (`server/worker/upscaler.py`). Without a compiler, on another kind of processor or in an unsafe
+folder, `library` raises the reason.
 
 The file is named after a hash of its sources and flags, so an old version is never loaded. It ends with a checksum of
 itself, because a truncated file would kill the process that loads it (SIGBUS). It is written under another name and
@@ -19,6 +20,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,12 +44,17 @@ TARGETS = {
 Wanted = Literal["auto", "avx512", "avx2"]
 _NAMES = {"avx512": "AVX-512", "avx2": "AVX2"}
 _TIMEOUT_S = 120
+_UNFINISHED = ".part"
 _HASH = hashlib.sha256
 _TAIL = b"sha256:%s\n"
 
 
 class Unusable(Exception):
     """The library is not available here; the text says why."""
+
+
+class NotCompiled(Unusable):
+    """It would have to be compiled first."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,10 @@ class Library:
     """`prebuilt`: it came with the code. The others are in the cache."""
 
 
-def library(folder: Path | None = None, wanted: Wanted = "auto") -> Library:
+def library(folder: Path | None = None, wanted: Wanted = "auto", *, may_compile: bool = True) -> Library:
     """The library for this machine, built if needed. `folder`: instead of the user's cache. `wanted`: its instruction
-    set; auto is the best that the processor has. Raises Unusable."""
+    set; auto is the best that the processor has. Raises Unusable; NotCompiled instead of compiling if `may_compile` is
+    false."""
     target = _target(wanted)
     came = BUILT / _file_name(target)
     if came.exists():
@@ -70,12 +78,12 @@ def library(folder: Path | None = None, wanted: Wanted = "auto") -> Library:
             refuse_if_others_can_write(came)
             if is_whole(came):
                 return Library(came, target, "prebuilt")
-    return build(target, folder or platformdirs.user_cache_path("upscale-server"))
+    return build(target, folder or platformdirs.user_cache_path("upscale-server"), may_compile=may_compile)
 
 
-def build(target: str, folder: Path) -> Library:
+def build(target: str, folder: Path, *, may_compile: bool = True) -> Library:
     """The library for a target, in this folder; compiled, unless an undamaged one is there. This machine need not be
-    able to run it. Raises Unusable."""
+    able to run it. Raises Unusable; NotCompiled instead of compiling if `may_compile` is false."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = folder.resolve()  # so that the checked path is the loaded path
@@ -86,7 +94,11 @@ def build(target: str, folder: Path) -> Library:
             refuse_if_others_can_write(path)
             before = is_whole(path)
         if not before:
-            _compile(path, _flags(target))
+            compiler = _compiler()
+            if not may_compile:
+                raise NotCompiled("not compiled yet")
+            _remove_leftovers(folder)
+            _compile(path, compiler, _flags(target))
             refuse_if_others_can_write(path)
     except OSError as error:
         raise Unusable(f"{error.filename or folder}: {error.strerror or error}") from error
@@ -144,11 +156,15 @@ def _target(wanted: Wanted) -> str:
     raise Unusable(f"the processor lacks what {_NAMES[wanted]} needs ({missing})")
 
 
-def _compile(path: Path, flags: tuple[str, ...]) -> None:
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
+def _compiler() -> str:
+    found = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if found is None:
         raise Unusable(f"there is no C++ compiler ({', '.join(COMPILERS)})")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    return found
+
+
+def _compile(path: Path, compiler: str, flags: tuple[str, ...]) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=_UNFINISHED)
     os.close(handle)
     try:
         command = [compiler, *flags, *map(str, SOURCES), "-o", name]
@@ -168,6 +184,14 @@ def _compile(path: Path, flags: tuple[str, ...]) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Of processes that ended while they compiled."""
+    for path in folder.glob(f"kernels-*{_UNFINISHED}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > 2 * _TIMEOUT_S:
+                path.unlink()
 
 
 def _sync(folder: Path) -> None:

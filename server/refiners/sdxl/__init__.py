@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from server.errors import Unavailable
 from server.refiners.base import Refiner
 from server.refiners.sdxl import refiner
 from server.refiners.sdxl.settings import settings
@@ -26,7 +27,10 @@ def load(weights: RefinerWeights, device: torch.device, dtype: torch.dtype, cach
     assert control is not None
     # NOTE: import it here, where one thread loads and others wait. During its import `diffusers` replaces itself in
     # sys.modules; a thread that imports it meanwhile keeps the first module, which is empty.
-    import_module("diffusers")
+    try:
+        import_module("diffusers")
+    except ModuleNotFoundError as error:
+        raise Unavailable("SDXL needs the package diffusers: pip install 'upscale-server[sdxl]'") from error
     listing = "".join(f"{verify(each)}  {each.name}\n" for each in (base, control))
     return refiner.load(
         base.path,
