@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -107,16 +107,18 @@ def upscale(client: httpx.Client, photo: Path) -> tuple[bytes, Mapping[str, Any]
     raise SystemExit(f"the job did not finish within {JOB_S} s")
 
 
-def side_by_side(before: Image.Image, after: Image.Image, network: str) -> Image.Image:
+def side_by_side(
+    before: Image.Image, after: Image.Image, network: str, places: Sequence[tuple[float, float]] = PLACES
+) -> Image.Image:
     """The same crops of both, enlarged pixel by pixel: bicubic on the left, the result on the right."""
     bicubic = before.resize(after.size, Image.Resampling.BICUBIC)
     width, height = CUT[0] * ENLARGED, CUT[1] * ENLARGED
-    sheet = Image.new("RGB", (2 * width + _GAP, _LINE + len(PLACES) * (height + _GAP) - _GAP), "white")
+    sheet = Image.new("RGB", (2 * width + _GAP, _LINE + len(places) * (height + _GAP) - _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for column, (name, picture) in enumerate((("bicubic", bicubic), (network, after))):
         left = column * (width + _GAP)
         draw.text((left + 4, 4), f"{name}, {ENLARGED}:1", fill="black", font_size=20)
-        for row, place in enumerate(PLACES):
+        for row, place in enumerate(places):
             x, y = round(place[0] * after.width), round(place[1] * after.height)
             part = picture.crop((x, y, x + CUT[0], y + CUT[1])).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(part, (left, _LINE + row * (height + _GAP)))

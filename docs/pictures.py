@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from demo.__main__ import PHOTO, side_by_side
+from demo.__main__ import PHOTO, PLACES, side_by_side
 
 FOLDER = Path(__file__).parent
 NETWORK = "RealESRGAN_x4plus"
@@ -23,7 +23,8 @@ QUALITY = 90
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="upscale-pictures-") as folder:
         after = _upscaled(PHOTO, Path(folder) / "after.png", "--target", "2k")
-        before_after = side_by_side(Image.open(PHOTO).convert("RGB"), after, NETWORK)
+        # The first part only: with it, the first screen of README.md has room for the commands.
+        before_after = side_by_side(Image.open(PHOTO).convert("RGB"), after, NETWORK, PLACES[:1])
         before_after.save(FOLDER / "before_after.jpg", quality=QUALITY, subsampling=0, optimize=True)
 
         part = Path(folder) / "part.png"

@@ -463,6 +463,41 @@ def codecs() -> str:
     return table(head, rows, numbers=range(1, 6))
 
 
+GPU_TFLOPS = {"T4": 65, "L4": 121, "RTX 4090": 165, "A100": 312, "L40S": 362, "H100, H200": 989}
+"""Dense matrix products in fp16, as NVIDIA's data sheets say."""
+_SHARE_OF_PEAK = (0.2, 0.5)
+"""Assumed, not measured: how much of it a network's convolutions reach."""
+_OVERLAP = 1.1
+"""Pixels that tiles compute, compared with the picture's."""
+_SIZES = ((640, 480), (1280, 720), (1920, 1080))
+
+
+def sizing() -> str:
+    rows = []
+    for network, name in (("fidelity-x4", "pipeline"), ("RealESRGAN_x4plus", "pipeline_x4plus")):
+        measured = _figures(name)
+        device, job = measured["device"].partition(", float")[0], measured["large"]
+        width, height = map(int, job["source"].split("x"))
+        per_pixel = job["seconds"]["jpeg"] / (width * height)
+        hourly = (f"{_two(3600 / (per_pixel * w * h)):,.0f}" for w, h in _SIZES)
+        rows.append((network, device, *hourly, f"measured at {width} × {height}"))
+    # The large network's operations for a source pixel, from the time and speed of its plain convolution.
+    plain = _figures("speed")["RRDBNet-23 256x256"]["contenders"]["ours, torch fp32"]
+    per_pixel = plain["tflops"] * plain["seconds"] / (256 * 256) * _OVERLAP
+    for gpu, peak in GPU_TFLOPS.items():
+        hourly = (
+            " to ".join(f"{_two(share * peak / (per_pixel * w * h) * 3600):,.0f}" for share in _SHARE_OF_PEAK)
+            for w, h in _SIZES
+        )
+        rows.append(("RealESRGAN_x4plus", gpu, *hourly, "computed"))
+    return table(("network", "machine", *(f"{w} × {h}" for w, h in _SIZES), "how"), rows, numbers=(2, 3, 4))
+
+
+def _two(number: float) -> float:
+    """To two digits: more would look as if it were known."""
+    return float(f"{number:.2g}")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "deliveries": deliveries,
@@ -481,6 +516,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality-checks": quality_checks,
     "content-kinds": content_kinds,
     "codecs": codecs,
+    "sizing": sizing,
     "content": content,
 }
 

@@ -6,11 +6,10 @@ Nothing else reads the environment. An invalid value or an unknown variable stop
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 PREFIX = "UPSCALE_"
 TEST_PREFIX = "UPSCALE_TEST_"  # options of the test suite
@@ -20,11 +19,14 @@ BUCKET_URL = re.compile(r"(s3|gs|az)://[^/@:?#\s]+(/[^?#\s]*)?")
 BUCKET_FORM = "must look like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 LicencePolicy = Literal["any", "commercial"]
 Role = Literal["all", "api", "worker"]
-_Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
+_Names = tuple[str, ...]  # comma-separated in the environment
 
 
-class Config(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+class Config(BaseModel):
+    """What is not given comes from the environment, where an empty variable counts as absent."""
+
+    # pydantic-settings would do the same, but importing it takes as long as a short command takes in all.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("upscale-server"),
@@ -132,6 +134,11 @@ class Config(BaseSettings):
     keep_bytes: int = Field(
         0, ge=0, description="Most disk space of pictures; the oldest are deleted first. 0: no limit."
     )
+
+    def __init__(self, **values: Any) -> None:
+        """Raises ValidationError."""
+        variables = {name: os.environ.get(PREFIX + name.upper()) for name in type(self).model_fields}
+        super().__init__(**{name: text for name, text in variables.items() if text} | values)
 
     @field_validator("api_keys", "allow_hosts", "cors_origins", mode="before")
     @classmethod

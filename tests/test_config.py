@@ -145,3 +145,10 @@ def test_a_child_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch,
     for name, value in to_env(config).items():
         monkeypatch.setenv(name, value)
     assert load_config() == config
+
+
+@pytest.mark.parametrize("name", ["UPSCALE_C2PA_CERT", "UPSCALE_C2PA_KEY"])
+def test_half_of_a_pair_of_settings_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "/somewhere.pem")
+    with pytest.raises(BadConfig, match="go together"):
+        load_config()

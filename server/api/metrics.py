@@ -19,7 +19,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from server.db.deliveries import DEAD, PENDING, Deliveries
-from server.db.jobs import Ended, Jobs
+from server.db.figures import Ended
+from server.db.jobs import Jobs
 from server.job.job import State
 from server.service.timed_cache import TimedCache
 

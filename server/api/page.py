@@ -1,5 +1,9 @@
-"""The web page: static files, no build step. The page needs no key; its requests to the API do."""
+"""The web pages: static files, no build step. They need no key; their requests to the API do.
 
+`/` is for pictures; `/docs` shows the OpenAPI documents with Swagger UI, whose files are in a package of their own.
+"""
+
+from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -11,6 +15,17 @@ from server.blobs.folder import FileReader
 from server.errors import NotFound
 
 FOLDER = Path(__file__).parent / "web"
+
+
+def _swagger_ui() -> dict[str, Path]:
+    """The files of the package fastapi-swagger, by name; its code is never run."""
+    found = find_spec("fastapi_swagger")
+    assert found is not None and found.origin is not None, "fastapi-swagger is a dependency"
+    names = ("swagger-ui-bundle.js", "swagger-ui.css")
+    return {name: Path(found.origin).parent / "resources" / name for name in names}
+
+
+SWAGGER_UI = _swagger_ui()
 
 _MIME = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """NOTE: the system's own table may list scripts as text/plain, and browsers would not run them."""
@@ -43,6 +58,20 @@ def part(name: str, request: Request) -> Response:
     if path not in FOLDER.iterdir():
         raise NotFound("there is nothing at this address")
     return _file(path, request)
+
+
+@router.get("/docs")
+def docs(request: Request) -> Response:
+    """All OpenAPI documents, to read and to try."""
+    return _file(FOLDER / "docs.html", request)
+
+
+@router.get("/docs/{name}")
+def swagger_ui(name: str, request: Request) -> Response:
+    """A file that docs.html refers to. Raises NotFound."""
+    if name not in SWAGGER_UI:
+        raise NotFound("there is nothing at this address")
+    return _file(SWAGGER_UI[name], request)
 
 
 def _file(path: Path, request: Request) -> Response:

@@ -297,6 +297,13 @@ def _parse(url: str) -> URL:
     )
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for another one, or one in memory. Raises BadConfig."""
+    parsed = _parse(url)
+    named = parsed.drivername.startswith("sqlite") and parsed.database not in (None, "", ":memory:")
+    return Path(parsed.database or "") if named else None
+
+
 def reading(engine: Engine) -> Connection:
     """A connection for SELECTs, which on SQLite waits for no writer, and each of which sees what is there at that
     moment. Use as a context manager."""

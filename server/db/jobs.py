@@ -50,6 +50,7 @@ from server.db.database import RUNNING, UNENDED, UNFETCHED, jobs, reading, unsyn
 from server.db.database import deliveries as _deliveries
 from server.db.deliveries import NEWS, Delivery
 from server.db.fairness import Line, fair_order, host_of, is_expired, is_live, note_turn
+from server.db.figures import Backlog, Ended
 from server.db.limits import admit
 from server.db.notify import Topic, notify
 from server.db.turn import Turn
@@ -110,32 +111,6 @@ class WorkerInfo:
     """What it has counted since it started, by name; see worker/loop.py."""
     problem: str | None = None
     """Why it can't work, in words; None if it can."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What the metrics need of a job that has ended."""
-
-    id: str
-    dialect: str
-    state: str
-    error_code: str | None
-    attempt: int
-    created_at: float
-    finished_at: float
-    result: Mapping[str, Any] | None
-    """As `Result.to_dict` returns it."""
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """Jobs of one dialect and state that have not ended."""
-
-    dialect: str
-    state: State
-    jobs: int
-    oldest_at: float
-    """When the oldest was submitted."""
 
 
 class Jobs:

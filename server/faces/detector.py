@@ -17,7 +17,7 @@ from server.errors import ModelNotFound
 from server.faces.base import Face, colours, shrink
 from server.images.read.open import Samples
 from server.models import basicsr_shim
-from server.models.base import StateDict
+from server.models.base import StateDict, shapes_only
 
 LONG_EDGE = 1600
 """Larger pictures are reduced to this size, which is about facexlib's own 1600 … 2150. The smallest anchors are 16
@@ -105,7 +105,7 @@ class Detector:
 
 def _build(kind: str) -> nn.Module:
     """Without weights and on no device, which skips random initialisation."""
-    with torch.device("meta"), warnings.catch_warnings():
+    with shapes_only(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package uses an old argument of torchvision
         net: nn.Module = basicsr_shim.retina_face()(kind, device=torch.device("meta"))
     return net

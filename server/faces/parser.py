@@ -14,7 +14,7 @@ from server.errors import ModelNotFound
 from server.faces.base import SIDE
 from server.images.samples import Floats
 from server.models import basicsr_shim
-from server.models.base import StateDict
+from server.models.base import StateDict, shapes_only
 
 _CLASSES = 19
 _NOT_FACE = (0, 14, 16, 17, 18)
@@ -28,7 +28,7 @@ _BORDER = 10
 class Parser:
     def __init__(self, state: StateDict, name: str, device: torch.device) -> None:
         """`name`: of the checkpoint, for errors. Raises ModelNotFound."""
-        with torch.device("meta"):
+        with shapes_only():
             self._net: nn.Module = basicsr_shim.parse_net()(in_size=SIDE, out_size=SIDE, parsing_ch=_CLASSES)
         try:
             self._net.load_state_dict(state, strict=True, assign=True)

@@ -13,7 +13,7 @@ from server.errors import ModelNotFound
 from server.kernels import Kernel
 from server.kernels.cpu.network import Network
 from server.models import ncnn, rrdbnet, srvgg
-from server.models.base import Arch, Model, ModelInfo, StateDict
+from server.models.base import Arch, Model, ModelInfo, StateDict, shapes_only
 
 ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet))
 """In the order in which they are tried."""
@@ -72,7 +72,7 @@ def _build(
 ) -> Model:
     """`source`: of the weights, for errors."""
     arch, facts = recognise(state, source)
-    with torch.device("meta"):  # without memory and random values, which the weights would replace
+    with shapes_only():
         net = arch.build(facts)
     try:
         net.load_state_dict(state, strict=True, assign=True)

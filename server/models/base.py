@@ -1,18 +1,37 @@
 """A loaded network with its facts, and what a file in this folder must offer to be an architecture."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from server.kernels import Kernel
 from server.kernels.cpu.network import Network
 
 Forward = Callable[[Any, Tensor, torch.dtype], Tensor]
 StateDict = Mapping[str, Tensor]
+
+
+class _NoRandomValues(TorchFunctionMode):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Networks that are built in this block have neither memory nor values, which the weights would replace.
+
+    NOTE: on the meta device alone, torch imports its compiler to initialise numbers that do not exist: a second of CPU.
+    """
+    with torch.device("meta"), _NoRandomValues():
+        yield
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 import time
 from typing import Any
 
+import promql_parser
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
@@ -214,22 +215,29 @@ def test_strangers_pages_get_no_metrics(live: Live) -> None:
     assert live.client.get("/metrics", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-def test_the_dashboard_and_its_page_ask_for_what_there_is(table: Jobs, pending: Deliveries) -> None:
-    root = ROOT
+@pytest.fixture
+def busy(table: Jobs, pending: Deliveries) -> str:
+    """What a server shows to which each kind of thing has happened once."""
     metrics = Metrics(table, pending)
-    metrics.answered("native", "GET", 200)
+    beat(table, "a", tiles=0, tile_retries=0, batch_retries=0)
+    metrics.count()
+    for status in (200, 429, 503):
+        metrics.answered("native", "POST", status)
     add(table)
     end(table, network_pixels=1, seconds={"upscale": 1.0})
     add(table)
+    job = table.claim("worker")
+    assert job is not None and table.fail(job, SourceUnreadable("it is broken"))
+    add(table)
     metrics.count()
-    beat(table, "a", tiles=1, device_bytes=1, graphs=1)
+    beat(table, "a", tiles=1, tile_retries=1, batch_retries=1, busy_seconds=1, device_bytes=1, graphs=1)
     metrics.removed("expired", [1])
-    there = {name for name, _ in samples(metrics.text().decode())}
-    board = json.loads((root / "deploy" / "grafana.json").read_text("utf-8"))
-    asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
-    names = set(re.findall(r"\b(?:upscale|process)_\w+", asked))
-    assert len(names) > 8 and names <= there
-    page = (root / "docs" / "operations.md").read_text("utf-8")
+    return metrics.text().decode()
+
+
+def test_the_page_describes_every_metric(busy: str) -> None:
+    there = {name for name, _ in samples(busy)}
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
     described = set(re.findall(r"^\| `(upscale_\w+)`", page, re.MULTILINE))
     assert described == {re.sub("_(bucket|sum|count|created)$", "", name) for name in there if "upscale" in name} - {
         re.sub("_total$", "", name) for name in described if name.endswith("_total")
@@ -261,3 +269,101 @@ def test_of_several_machines_only_the_leader_counts_and_shows_what_they_have_tog
     texts = [each.text().decode() for each in (a, b)]
     assert [value(text, "upscale_jobs_ended_total", "native", "succeeded", "") for text in texts] == [1, 1]
     assert ["upscale_workers{" in text for text in texts] == [False, True]
+
+
+# --- the dashboard and the alarms -----------------------------------------------------------------------------------
+
+BOARD = json.loads((ROOT / "deploy" / "grafana.json").read_text("utf-8"))
+TARGETS = [(f"{panel['title']}, {target['expr']}", target) for panel in BOARD["panels"] for target in panel["targets"]]
+ALARMS = re.search(r"^Useful alarms:(.*?)\n\n", (ROOT / "docs" / "operations.md").read_text("utf-8"), re.M | re.S)
+SCRAPED = {"job": "upscale-server", "instance": "127.0.0.1:8000"}
+"""Labels that Prometheus itself adds."""
+
+
+class Query:
+    """A query in PromQL, held against what there is: its parser says what it asks for."""
+
+    def __init__(self, text: str, there: str) -> None:
+        families = list(text_string_to_metric_families(there))
+        self._samples = [each for family in families for each in family.samples]
+        self._counters = {each.name for f in families if f.type in ("counter", "histogram") for each in f.samples}
+        self.labels: set[str] = set()
+        """Of the series that it gives."""
+        self.labels = self._look(promql_parser.parse(text.replace("$job", SCRAPED["job"])))
+
+    def _look(self, node: Any, of_counters: bool = False) -> set[str]:
+        match type(node).__name__:
+            case "NumberLiteral":
+                return set()
+            case "ParenExpr":
+                return self._look(node.expr)
+            case "BinaryExpr":
+                return self._look(node.lhs) | self._look(node.rhs)
+            case "AggregateExpr":
+                inner, kept = self._look(node.expr), set(node.modifier.labels if node.modifier else ())
+                assert kept <= inner, f"{node.prettify()}: there is no label {kept - inner}"
+                return kept
+            case "Call":
+                rates = node.func.name in ("rate", "increase")
+                found = set().union(*(self._look(each, rates) for each in node.args))
+                return found - {"le"} if node.func.name == "histogram_quantile" else found
+            case "MatrixSelector":
+                return self._select(node.vector_selector, of_counters)
+            case "VectorSelector":
+                return self._select(node, of_counters)
+        raise AssertionError(f"this test does not know {type(node).__name__}")
+
+    def _select(self, selector: Any, of_counters: bool) -> set[str]:
+        found = [each for each in self._samples if each.name == selector.name]
+        assert found, f"there is no metric {selector.name}"
+        for matcher in selector.matchers.matchers:
+            found = [each for each in found if self._fits(each.labels | SCRAPED, matcher)]
+            assert found, f"nothing fits {selector.prettify()}"
+        if selector.name != "upscale_workers":  # absent() wants none
+            assert of_counters == (selector.name in self._counters), f"{selector.name}: only counters have a rate"
+        return set(found[0].labels) | set(SCRAPED)
+
+    @staticmethod
+    def _fits(labels: dict[str, str], matcher: Any) -> bool:
+        assert matcher.name in labels, f"there is no label {matcher.name}"
+        value = labels[matcher.name]
+        return {
+            "MatchOp.Equal": value == matcher.value,
+            "MatchOp.NotEqual": value != matcher.value,
+            "MatchOp.Re": re.fullmatch(matcher.value, value) is not None,
+        }[str(matcher.op)]
+
+
+@pytest.mark.parametrize("target", [each for _, each in TARGETS], ids=[name for name, _ in TARGETS])
+def test_the_dashboard_asks_for_what_there_is(busy: str, target: dict[str, str]) -> None:
+    query = Query(target["expr"], busy)
+    assert set(re.findall(r"{{\s*(\w+)\s*}}", target.get("legendFormat", ""))) <= query.labels
+
+
+def test_the_alarms_of_the_page_ask_for_what_there_is(busy: str) -> None:
+    assert ALARMS is not None
+    alarms = re.findall(r"`([^`]+)`", ALARMS[1])
+    assert len(alarms) >= 6
+    for alarm in alarms:
+        Query(alarm, busy)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("upscale_job", "no metric"),
+        ('upscale_jobs{state="done"}', "nothing fits"),
+        ('upscale_jobs{status="queued"}', "no label status"),
+        ("sum by (api) (upscale_jobs)", "no label {'api'}"),
+        ("rate(upscale_jobs[5m])", "only counters"),
+        ("sum(upscale_requests_total)", "only counters"),
+    ],
+)
+def test_a_wrong_query_would_be_noticed(busy: str, wrong: str, why: str) -> None:
+    with pytest.raises(AssertionError, match=why):
+        Query(wrong, busy)
+
+
+def test_a_query_with_a_mistake_in_its_form_would_be_noticed(busy: str) -> None:
+    with pytest.raises(ValueError, match="unclosed"):
+        Query("sum(", busy)

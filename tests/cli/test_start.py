@@ -16,6 +16,8 @@ from tests.paths import ROOT
 NETWORKS = {"torch", "torchvision", "cv2", "numpy", "pyvips", "basicsr"}
 WEB = {"fastapi", "starlette", "uvicorn", "httpx"}
 DATABASE = {"sqlalchemy", "alembic"}
+SLOW = {"pydantic_settings"}
+"""An installed package may bring it; it takes as long as the rest of a short command."""
 
 
 @pytest.mark.parametrize(
@@ -24,9 +26,9 @@ DATABASE = {"sqlalchemy", "alembic"}
         (("--help",), NETWORKS | WEB | DATABASE | {"structlog"}),
         (("--version",), NETWORKS | WEB | DATABASE | {"structlog"}),
         (("upscale", "--help"), NETWORKS | WEB | DATABASE | {"structlog"}),
-        (("weights", "list"), NETWORKS | WEB | DATABASE),
-        (("jobs", "list"), NETWORKS | WEB),
-        (("keys", "list"), NETWORKS | WEB),
+        (("weights", "list"), NETWORKS | WEB | DATABASE | SLOW | {"asyncio"}),
+        (("jobs", "list"), NETWORKS | WEB | SLOW),
+        (("keys", "list"), NETWORKS | WEB | SLOW),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
 )
@@ -40,6 +42,26 @@ def test_with_a_database_that_is_up_to_date_alembic_is_not_imported(tmp_path: Pa
     for arguments in (("keys", "list"), ("jobs", "list")):
         found = imported(*arguments, folder=tmp_path)
         assert "sqlalchemy" in found and "alembic" not in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "collects"),
+    [
+        (("jobs", "--help"), "False"),
+        (("keys", "list"), "False"),
+        (("doctor", "--help"), "True"),
+        (("worker", "--help"), "True"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, tuple) else "",
+)
+def test_only_commands_that_end_soon_do_not_collect_garbage(
+    tmp_path: Path, arguments: tuple[str, ...], collects: str
+) -> None:
+    code = f"import gc, sys; sys.argv[1:] = {arguments!r}\nfrom server.cli import main\ntry:\n    main()\nfinally:\n"
+    code += "    print(gc.isenabled(), file=sys.stderr)"
+    env = os.environ | {"UPSCALE_DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == collects
 
 
 def test_missing_files_are_told_before_networks_are_loaded(tmp_path: Path) -> None:

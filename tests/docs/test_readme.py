@@ -27,6 +27,15 @@ from tests.paths import PHOTO, ROOT
 README = (ROOT / "README.md").read_text("utf-8")
 
 
+def test_its_first_screen_says_what_it_is_for_whom_and_shows_it() -> None:
+    first = README.split("\n## ")[0]
+    assert len(first.splitlines()) <= 25
+    assert "**For developers**" in first and "**For operators**" in first
+    assert re.search(r"!\[[^]]+\]\(docs/\w+\.jpg\)", first)
+    assert re.findall(r"^make (\w+)", first, re.MULTILINE) == ["demo", "test"]
+    assert "**Nothing here has ever run on a GPU:**" in first
+
+
 def test_every_setting_that_it_names_exists() -> None:
     named = set(re.findall(rf"{PREFIX}[A-Z_]+", README))
     assert named
@@ -158,9 +167,12 @@ def test_its_requests_are_answered_with_pictures(served: Served, checkout: Path)
         assert max(image.size) == 2048
     photo.write_bytes(small)
 
-    code = re.search(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    assert code is not None
-    run = at(checkout, served, sys.executable, "-c", code[1].replace("http://127.0.0.1:8000", served.url))
+    ours, vendors = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    run = at(checkout, served, sys.executable, "-c", ours.replace("http://127.0.0.1:8000", served.url))
+    assert run.returncode == 0, run.stderr
+    with Image.open(checkout / "big.png") as image:
+        assert image.size == (192, 128)
+    run = at(checkout, served, sys.executable, "-c", vendors.replace("http://127.0.0.1:8000", served.url))
     assert run.returncode == 0, run.stderr
     with Image.open(io.BytesIO(httpx.get(run.stdout.strip(), trust_env=False).content)) as image:
         assert image.size == (192, 128)

@@ -26,7 +26,7 @@ from tests.conftest import LiveServer, Picture
 
 DOCUMENTS = documents()
 IMAGES = re.compile(r"\.(jpg|png|svg)$")
-OWN_ROUTES = {"GET /healthz", "GET /readyz", "GET /metrics"}
+OWN_ROUTES = {"GET /docs", "GET /healthz", "GET /readyz", "GET /metrics"}
 
 
 def named(path: Path) -> str:

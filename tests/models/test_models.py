@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from server.errors import ModelNotFound
 from server.models import load_model, load_state, recognise, rrdbnet, srvgg
 from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
+from tests.paths import ROOT
 
 CPU = torch.device("cpu")
 SRVGG_SHAPES = [
@@ -143,3 +146,15 @@ def test_the_class_and_our_forward_agree(tmp_path: Path) -> None:
         image = torch.rand(1, 3, 12, 20)
         with torch.no_grad():
             assert torch.allclose(model(image), net(image), atol=1e-6)
+
+
+def test_a_network_is_built_without_torchs_compiler_and_without_values() -> None:
+    """In a process of its own: initialising tensors without values would import the compiler, a second of CPU."""
+    code = (
+        "import sys\nfrom server.models import rrdbnet\nfrom server.models.base import shapes_only\n"
+        "with shapes_only():\n    net = rrdbnet.RRDBNet(3, 3)\n"
+        "print({each.device.type for each in net.parameters()}, 'torch._dynamo' in sys.modules)"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert run.stdout == "{'meta'} False\n"

@@ -115,7 +115,9 @@ def test_all_that_the_server_reads_is_in_the_wheel(wheels: Path) -> None:
         files = [each for each in (ROOT / "server" / folder).rglob("*") if each.is_file()]
         wanted = {str(each.relative_to(ROOT)) for each in files if not {"__pycache__", "built"} & set(each.parts)}
         assert wanted and wanted <= names
-    assert {name.split("/")[0] for name in names} == {"server", f"upscale_server-{__version__}.dist-info"}
+    facts = f"upscale_server-{__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"server", "upscale_client", facts}
+    assert {"upscale_client/client.py", "upscale_client/py.typed"} <= names
     assert not any(name.endswith((".pyc", ".so")) for name in names)
 
 

@@ -17,7 +17,7 @@ from server.faces.base import SIDE
 from server.images.read.open import Samples
 from server.images.samples import Floats, to_floats
 from server.models import basicsr_shim
-from server.models.base import StateDict
+from server.models.base import StateDict, shapes_only
 
 log = structlog.get_logger()
 
@@ -99,7 +99,7 @@ def _arguments(state: StateDict, name: str) -> dict[str, float]:
 
 def _build(arguments: dict[str, float]) -> nn.Module:
     """Without weights and on no device, which skips the random initialisation of 87 million numbers."""
-    with torch.device("meta"):
+    with shapes_only():
         net: nn.Module = basicsr_shim.gfpgan_v1_clean()(
             out_size=SIDE,
             num_style_feat=512,

@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from server.engine.device import Halving
 from server.errors import ModelNotFound
+from server.models.base import shapes_only
 from server.refiners.base import Grid
 from server.refiners.sdxl.autoencoder import Autoencoder
 from server.refiners.sdxl.prompt import Prompt, embedded
@@ -207,7 +208,7 @@ def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         raise ModelNotFound(f"SDXL's {folder.name}/{_WEIGHTS[0]} is missing: {_PULL}")
     try:
         state = {key: value.to(dtype) for key, value in load_file(path).items()}
-        with torch.device("meta"):
+        with shapes_only():
             net: nn.Module = kind.from_config(config)
         net.load_state_dict(state, assign=True)
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
