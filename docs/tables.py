@@ -53,6 +53,8 @@ JOB_FIELDS = {
     "seed": "Seed of what creativity adds. If absent: computed from the picture, so that results repeat.",
     "animation": "For animations: `keep` all frames, where the format can hold them, or take only the `first`.",
     "sweep": "The result is a sheet that shows one part of the picture at each whole creativity.",
+    "sweep_at": "The middle of that part, in source pixels; if absent: where most detail is. `[x, y]` or `\"X,Y\"`.",
+    "name": "The picture's file name, also with folders, for lists. If absent: that of the form's file.",
 }  # fmt: skip
 """What each field of POST /jobs means. Its types and ranges are read from the code."""
 

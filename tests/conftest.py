@@ -93,6 +93,22 @@ def draw(width: int = 32, height: int = 24, mode: str = "RGB", kind: str = "png"
     return buffer.getvalue()
 
 
+SHEET = 3 * 512, 2 * (384 + 32)
+"""Size of a sheet of creativities whose panels have 512 × 384 pixels, below captions of 32."""
+PANELS = ("black", "red", "lime", "blue", "yellow", "white")
+
+
+def sheet() -> bytes:
+    """Each panel in a colour of its own."""
+    image = Image.new("RGB", SHEET, "gray")
+    for number, colour in enumerate(PANELS):
+        left, top = number % 3 * 512, number // 3 * 416 + 32
+        image.paste(colour, (left, top, left + 512, top + 384))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.fixture(autouse=True)
 def _usual_umask() -> Iterator[None]:
     """Commands that run in the tests' own process change it."""
@@ -208,7 +224,8 @@ class StandIn:
         assert job.source_key is not None
         header = read_header(self.blobs.get(job.source_key), self._config.max_source_pixels)
         width, height = result_size(header.size, job.params)
-        data = draw(width, height, kind=job.params.format)
+        data = sheet() if job.params.sweep else draw(width, height, kind=job.params.format)
+        width, height = SHEET if job.params.sweep else (width, height)
         key = new_key(FORMATS[job.params.format].suffix)
         self.blobs.put(key, data)
         result = Result(
@@ -471,14 +488,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+@contextmanager
+def open_browser() -> Iterator[Browser]:
     """Chromium or Chrome: on the path, or named by UPSCALE_TEST_BROWSER. Nothing is downloaded."""
     path = os.environ.get("UPSCALE_TEST_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip("no Chromium or Chrome on the path, and UPSCALE_TEST_BROWSER names none")
-    # For one module: as long as it runs, the thread has an event loop, and other tests start their own.
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """For one module: as long as it runs, the thread has an event loop, and other tests start their own."""
+    with open_browser() as browser:
+        yield browser

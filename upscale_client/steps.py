@@ -48,6 +48,8 @@ class Options(TypedDict, total=False):
     faces: bool | dict[str, Any]
     seed: int | None
     sweep: bool
+    sweep_at: tuple[float, float] | None
+    name: str | None
 
 
 @dataclass(frozen=True)

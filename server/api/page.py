@@ -35,7 +35,7 @@ _HEADERS = {
         "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
         "frame-ancestors 'none'"
     ),
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer, a form of the page would have no origin either
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",  # an upgraded server has a new page
 }

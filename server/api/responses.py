@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from email.utils import formatdate, parsedate_to_datetime
 from itertools import chain
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -65,23 +66,30 @@ def _pieces(reader: Reader, start: int, end: int, size: int = _PIECE_BYTES) -> I
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def picture(blob: Blob, filename: str, request: Request) -> Response:
-    """A picture's file, or the parts of it that the request asks for; or a redirect to the store, where that is set.
-    Raises NotFound and RangeNotSatisfiable.
+def picture(blob: Blob, filename: str, request: Request, *, save: bool = False) -> Response:
+    """A picture's file, or the parts of it that the request asks for; or a redirect to the store, where that is set and
+    the caller gives no name to `save` it as. Raises NotFound and RangeNotSatisfiable.
 
-    A browser shows pictures; it only saves any other kind of file.
+    A browser shows pictures, unless it is to `save` them; it only saves any other kind of file.
     """
     # NOTE: a page's own requests must not lead to another host: its policy forbids that. A link is for one method.
     own_page = request.headers.get("Sec-Fetch-Site") == "same-origin"
-    if not own_page and IS_HEAD not in request.scope and (link := blob.link()) is not None:
+    if not own_page and not save and IS_HEAD not in request.scope and (link := blob.link()) is not None:
         return Response(status_code=307, headers={"Location": link, "Cache-Control": "no-store"})
     reader = blob.open()
     mime = sniff(reader.read(0, SNIFFED_BYTES))
     headers = {
-        "Content-Disposition": f'{"inline" if mime else "attachment"}; filename="{filename}"',
+        "Content-Disposition": disposition(filename, save=save or mime is None),
         "X-Content-Type-Options": "nosniff",
     }
     return file_response(reader, request, mime or "application/octet-stream", headers)
+
+
+def disposition(filename: str, *, save: bool) -> str:
+    """The value of Content-Disposition (RFC 6266); in names beyond ASCII the plain form has question marks."""
+    plain = filename.encode("ascii", "replace").decode().replace("\\", "_").replace('"', "_")
+    extended = "" if plain == filename else f"; filename*=UTF-8''{quote(filename, safe='')}"
+    return f'{"attachment" if save else "inline"}; filename="{plain}"{extended}'
 
 
 def file_response(reader: Reader, request: Request, mime: str, extra: Mapping[str, str]) -> Response:

@@ -107,6 +107,8 @@ class Params:
     """0 … 2⁶³−1, or None to derive it from the source."""
     sweep: bool = False
     """The result is a sheet that shows a crop at each whole creativity; see server/pipeline/preview.py."""
+    sweep_at: tuple[int, int] | None = None
+    """The middle of that crop: x and y in pixels of the upright source. None: where the picture has the most detail."""
 
     def __post_init__(self) -> None:
         wanted = [name for name in ("scale", "target", "size") if getattr(self, name) is not None]
@@ -151,6 +153,8 @@ class Params:
             raise InvalidField(f"content must be one of {', '.join(get_args(ContentWanted))}", field="content")
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise InvalidField(f"seed must be between 0 and {MAX_SEED}", field="seed")
+        if self.sweep_at is not None and not (self.sweep and len(self.sweep_at) == 2 and min(self.sweep_at) >= 0):
+            raise InvalidField("sweep_at must be two whole numbers of at least 0, beside sweep", field="sweep_at")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -158,8 +162,12 @@ class Params:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Params":
         """Also reads rows that an earlier version has written."""
-        size, faces = values.get("size"), values.get("faces")
-        read = {"size": tuple(size) if size else None, "background": tuple(values.get("background", WHITE))}
+        size, at, faces = values.get("size"), values.get("sweep_at"), values.get("faces")
+        read = {
+            "size": tuple(size) if size else None,
+            "sweep_at": None if at is None else tuple(at),
+            "background": tuple(values.get("background", WHITE)),
+        }
         return cls(**{**values, **read, "faces": Faces.from_dict(faces) if isinstance(faces, dict) else None})
 
 

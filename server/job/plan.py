@@ -121,7 +121,11 @@ def checked_sizes(
     w, h = sizes.result
     check_fits(sizes.result, FORMATS[params.format], lossless=params.lossless, progressive=params.progressive)
     if w * h > max_result_pixels:
-        raise ResultImpossible(f"a result of {w}×{h} pixels is over this server's limit of {max_result_pixels} pixels")
+        most = math.floor(math.sqrt(max_result_pixels / (source[0] * source[1])) * 100) / 100
+        raise ResultImpossible(
+            f"a result of {w}×{h} pixels is over this server's limit of {max_result_pixels} pixels; for this picture, "
+            f"use a scale of at most {most:g}, or raise UPSCALE_MAX_RESULT_PIXELS"
+        )
     if sizes.frames > 1:
         _check_animation(sizes, params, max_source_pixels, max_result_pixels)
     return sizes

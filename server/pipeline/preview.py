@@ -1,5 +1,5 @@
-"""All creativities side by side on the most detailed crop, so that a caller can choose before the whole picture is
-made."""
+"""All creativities side by side on one crop, the caller's or the most detailed one, so that a caller can choose before
+the whole picture is made."""
 
 import copy
 import math
@@ -45,7 +45,9 @@ def run(ctx: Context) -> None:
     whole, (h, w) = ctx.samples, ctx.samples.shape[:2]
     result = result_size((w, h), ctx.params)
     ratio = result[0] / w, result[1] / h
-    shown = most_detailed(whole, (min(w, _source(ratio[0])), min(h, _source(ratio[1]))))
+    crop = min(w, _source(ratio[0])), min(h, _source(ratio[1]))
+    at = ctx.params.sweep_at
+    shown = most_detailed(whole, crop) if at is None else around(at, crop, (w, h))
     margin = min(_MARGIN, math.ceil(_MARGIN * 4 / max(ratio)))  # in the result no wider than at ×4
     seen = max(0, shown[0] - margin), max(0, shown[1] - margin), min(w, shown[2] + margin), min(h, shown[3] + margin)
     ctx.samples = np.ascontiguousarray(whole[seen[1] : seen[3], seen[0] : seen[2]])  # type: ignore[assignment]
@@ -96,6 +98,12 @@ def most_detailed(samples: Samples, size: Size) -> Box:
     energy[1:] += np.minimum(np.abs(np.diff(grey, axis=0)), 0.1)
     left, top = fullest(energy, (max(1, size[0] // step), max(1, size[1] // step)))
     left, top = min(left * step, samples.shape[1] - size[0]), min(top * step, samples.shape[0] - size[1])
+    return left, top, left + size[0], top + size[1]
+
+
+def around(at: tuple[int, int], size: Size, whole: Size) -> Box:
+    """The window of `size` (width, height) with its middle at this pixel, or as near as the picture's borders allow."""
+    left, top = (min(max(at[i] - size[i] // 2, 0), whole[i] - size[i]) for i in (0, 1))
     return left, top, left + size[0], top + size[1]
 
 

@@ -32,11 +32,12 @@ from server.errors import (
     Unavailable,
     UpscaleError,
 )
-from server.images.read.open import Header, read_header
+from server.images.read.open import Header, check_size, read_header
 from server.job.creativity import recipe
 from server.job.job import Job, Params, State
 from server.job.plan import Estimate, Plan, checked_sizes, estimate, make_plan
 from server.outbound.source import Source, download, own_file, own_job
+from server.service.previews import Previews
 from server.service.timed_cache import TimedCache
 from server.service.turns import Turns, shutting_down
 from server.service.waiting import Waiting
@@ -68,6 +69,7 @@ class Service:
         self._looks = CapacityLimiter(LOOKS)
         self.reading = Turns(READERS, wait_s=_READING_WAIT_S)
         """For work of endpoints on bodies and pictures: owners take turns. Polls do not use it."""
+        self.previews = Previews(max(config.max_source_pixels, config.max_result_pixels))
         self._counts = TimedCache(jobs.counts)
         self._waiting = Waiting(jobs.ended)
         self._end = asyncio.Event()
@@ -76,6 +78,7 @@ class Service:
     def close(self) -> None:
         """The process is about to end: all waiting callers are answered now."""
         self.reading.close()
+        self.previews.close()
         self._waiting.close()
         self._end.set()
 
@@ -276,10 +279,11 @@ class Service:
         return Source(data=await self.unless_closing(download))
 
     def plan(self, params: Params, source: Header | tuple[int, int]) -> Plan:
-        """What would be done. Raises ModelNotFound, ResultImpossible, InvalidField; SourceTooLarge of animations."""
+        """What would be done. Raises ModelNotFound, ResultImpossible, InvalidField, SourceTooLarge."""
         if params.faces is not None:
             face_weights(self.catalog)
         size, frames = (source.size, source.frames) if isinstance(source, Header) else (source, 1)
+        check_size(*size, self.config.max_source_pixels)
         limits = self.config.max_source_pixels, self.config.max_result_pixels
         sizes = checked_sizes(size, params, frames, max_source_pixels=limits[0], max_result_pixels=limits[1])
         content: Content = "photo" if params.content == "auto" else params.content
@@ -296,14 +300,20 @@ class Service:
         rates = read_rates(self.config.cache_dir)
         seconds: float | None = 0.0
         if plan.passes:
-            speed = self._jobs.speed(plan.model)
-            if speed is None and all(name in rates for name in plan.networks):
-                speed = 1 / sum(1 / rates[name] for name in plan.networks)
+            speed = self.speed(plan.model, plan.networks)
             seconds = plan.network_pixels / speed if speed else None
         steps = recipe(params.creativity or 0.0).steps
         if seconds is not None and plan.passes and steps and REFINER in rates:
             seconds += plan.frames * plan.result[0] * plan.result[1] * steps / rates[REFINER]
         return estimate(plan, params, seconds)
+
+    def speed(self, model: str, networks: Sequence[str]) -> float | None:
+        """Source pixels per second of a model as results name it, which runs these networks; None: not known yet."""
+        rates = read_rates(self.config.cache_dir)
+        speed = self._jobs.speed(model)
+        if speed is None and all(name in rates for name in networks):
+            speed = 1 / sum(1 / rates[name] for name in networks)
+        return speed
 
     def why_no_faces(self) -> str | None:
         """Why faces can't be restored here, or None when they can."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from server.config import Config
 from server.job.job import Params
-from server.pipeline.preview import CROP, most_detailed
+from server.pipeline.preview import CROP, around, most_detailed
 from server.weights.catalog import Catalog
 from server.worker.upscaler import Upscaler
 
@@ -32,6 +32,12 @@ def test_the_crop_is_where_the_detail_is() -> None:
     left, top, right, bottom = most_detailed(samples, (40, 30))
     assert (right - left, bottom - top) == (40, 30)
     assert left >= 145 and top >= 85
+
+
+def test_the_crop_is_where_it_is_asked_for_within_the_picture() -> None:
+    assert around((100, 60), (40, 30), (200, 120)) == (80, 45, 120, 75)
+    assert around((0, 119), (40, 30), (200, 120)) == (0, 90, 40, 120)
+    assert around((10**6, 10**6), (40, 30), (200, 120)) == (160, 90, 200, 120)
 
 
 @pytest.mark.parametrize("size", [(120, 120), (7, 200), (1, 1)])

@@ -20,7 +20,13 @@ from tests.conftest import Live, LiveServer, draw
 PICTURE = base64.b64encode(draw(16, 8)).decode()
 ANN, BOB = {"Authorization": "Bearer ann"}, {"Authorization": "Bearer bob"}
 
-CAPABILITIES = {"GET /files/{key}", "HEAD /files/{key}", "PUT /uploads/{key}"}
+CAPABILITIES = {
+    "GET /files/{key}",
+    "HEAD /files/{key}",
+    "GET /files/{key}/preview",
+    "POST /zip",
+    "PUT /uploads/{key}",
+}
 """Their addresses are the permission and are sent only to the owner: the other key never gets them."""
 WITHOUT_NAMES: dict[str, Any] = {
     "GET /jobs": None,

@@ -1,5 +1,7 @@
 /** The server's own API, as far as the page needs it. Addresses are relative, so that it works below any prefix. */
 
+import { key } from "./store.js";
+
 /** An error from the server, with its message; `code` is "unreachable" if it did not answer at all. */
 export class ApiError extends Error {
   constructor({ code, message, field = null }) {
@@ -9,66 +11,78 @@ export class ApiError extends Error {
   }
 }
 
-/** The API key that was typed in, or "". */
-export const key = {
-  get: () => sessionStorage.getItem("key") ?? "",
-  set: (value) => sessionStorage.setItem("key", value),
-};
+const unreachable = () => new ApiError({ code: "unreachable", message: "The server does not answer." });
+const refusal = (status, body) =>
+  new ApiError(body?.error ?? { code: "unknown", message: `The server answered with status ${status}.` });
+const authorization = () => (key.get() ? { Authorization: `Bearer ${key.get()}` } : {});
 
 async function call(path, init = {}) {
-  const headers = new Headers(init.headers);
-  if (key.get()) headers.set("Authorization", `Bearer ${key.get()}`);
   let answer;
   try {
-    answer = await fetch(path, { ...init, headers });
+    answer = await fetch(path, { ...init, headers: { ...init.headers, ...authorization() } });
   } catch (cause) {
     if (cause.name === "AbortError") throw cause;
-    throw new ApiError({ code: "unreachable", message: "The server does not answer." });
+    throw unreachable();
   }
   if (answer.ok) return answer;
-  const body = await answer.json().catch(() => ({}));
-  throw new ApiError(body.error ?? { code: "unknown", message: `The server answered with status ${answer.status}.` });
+  throw refusal(answer.status, await answer.json().catch(() => null));
 }
 
 const read = async (path, init) => (await call(path, init)).json();
+const post = (path, body, signal) =>
+  read(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
 
-/** `models`: networks that can be chosen. `faces`: whether faces can be restored, and if not, the reason. */
+/** The answer to a form with a file. `onSent(share)`: how much of it has left this browser; fetch does not say. */
+function upload(path, fields, file, { signal, onSent }) {
+  const body = new FormData();
+  for (const [name, value] of Object.entries(fields)) body.append(name, value);
+  body.append("file", file);
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", path);
+    for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
+    request.responseType = "json";
+    request.upload.onprogress = ({ loaded, total }) => onSent?.(total ? loaded / total : 0);
+    request.onload = () =>
+      request.status < 300 ? resolve(request.response) : reject(refusal(request.status, request.response));
+    request.onerror = () => reject(unreachable());
+    request.onabort = () => reject(new DOMException("aborted", "AbortError"));
+    signal?.addEventListener("abort", () => request.abort());
+    request.send(body);
+    if (signal?.aborted) request.abort();
+  });
+}
+
+/** Networks that can be chosen, whether faces can be restored, and the server's limits. */
 export const models = () => read("models");
-export const jobs = async (limit) => (await read(`jobs?limit=${limit}`)).jobs;
+/** A page of the jobs, newest first: `jobs`, and how many there are in all, `total`. */
+export const jobs = (limit, offset = 0) => read(`jobs?limit=${limit}&offset=${offset}`);
+export const job = (id) => read(`jobs/${id}`);
 export const cancel = (id) => read(`jobs/${id}/cancel`, { method: "POST" });
 export const remove = (id) => call(`jobs/${id}`, { method: "DELETE" });
 
-/** Address of a finished job's picture. Images and links need no key: who knows the name may read it. */
-export const resultAddress = (job) => `files/${job.result.key}`;
-
-export const resultFile = async (job) => (await call(resultAddress(job))).blob();
-
-export const sourceFile = async (job) => (await call(`jobs/${job.id}/source`)).blob();
+/** Addresses of a stored picture. Images and links need no key: who knows its name may read it. */
+export const address = (file) => `files/${file.key}`;
+export const savingAddress = (file, name) => `files/${file.key}?name=${encodeURIComponent(name)}`;
+export const previewAddress = (file, side) => `files/${file.key}/preview?side=${side}`;
 
 /** What would be done to a picture of that size. */
-export const plan = (params, [width, height], signal) =>
-  read("plan", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...params, width, height }),
-    signal,
-  });
+export const plan = (params, [width, height], frames, signal) =>
+  post("plan", { ...params, width, height, frames }, signal);
 
-/** The plan for a file that only the server can read. */
-export const planFile = (params, file, signal) => read("plan", { method: "POST", body: form(params, file), signal });
+/** The plan for a file, or for a picture of this server by its address. */
+export const planOf = (params, { file, url }, control) =>
+  url ? post("plan", { ...params, image: url }, control.signal) : upload("plan", params, file, control);
 
-export const submit = (params, file) => read("jobs", { method: "POST", body: form(params, file) });
-
-function form(params, file) {
-  const body = new FormData();
-  for (const [name, value] of Object.entries(params)) body.append(name, value);
-  body.append("file", file);
-  return body;
-}
+/** A new job for a file, or for a picture of this server by its address; `name` is kept with it. */
+export const submit = (params, { file, url, name }, control) =>
+  url
+    ? post("jobs", { ...params, image: url, name }, control.signal)
+    : upload("jobs", { ...params, name }, file, control);
 
 /** The job after each change, until it has ended or is deleted. (EventSource could not send the key.) */
-export async function* changes(id) {
-  const answer = await call(`jobs/${id}/events`);
+export async function* changes(id, signal) {
+  const answer = await call(`jobs/${id}/events`, { signal });
   let waiting = "";
   for await (const text of texts(answer.body)) {
     const events = (waiting + text).split(/\r?\n\r?\n/);

@@ -32,12 +32,8 @@ export class Compare {
     this.#view = root.querySelector(".view");
     this.#split = root.querySelector(".split");
     this.#lens = root.querySelector(".lens");
-    const [lensBefore, lensAfter] = this.#lens.querySelectorAll("img");
-    this.#images = {
-      before: [root.querySelector(".before img"), lensBefore],
-      after: [root.querySelector(".after"), lensAfter],
-    };
-    for (const image of Object.values(this.#images).flat()) image.onerror = () => this.#unshown(true);
+    const [lensLeft, lensRight] = this.#lens.querySelectorAll("img");
+    this.#images = { left: [root.querySelector(".left img"), lensLeft], right: [root.querySelector(".right"), lensRight] };
     root.querySelector(".tools").addEventListener("click", (event) => this.#do(event.target.dataset.do));
     this.#split.addEventListener("input", () => this.#place());
     this.#view.addEventListener("keydown", (event) => this.#key(event));
@@ -51,25 +47,45 @@ export class Compare {
     new ResizeObserver(() => (this.#fitted ? this.#fit() : this.#place())).observe(this.#view);
   }
 
-  /** Addresses of both pictures and the result's size; without `before`, only the result is shown. */
-  show({ name, before, after, width, height }) {
+  /**
+   * Both pictures: `address`, `otherwise` (an address for browsers that can't show the first), and `tag`, its name; and
+   * the size in which they are shown. Without `left`, only the other one is shown.
+   */
+  show({ name, left, right, width, height }) {
+    const fresh = this.#root.hidden || this.#size[0] / this.#size[1] !== width / height;
     this.#root.hidden = false;
-    this.#root.classList.toggle("single", !before);
+    this.#root.classList.toggle("single", !left);
     this.#root.querySelector("h3").textContent = name;
     this.#unshown(false);
-    for (const image of this.#images.after) image.src = after;
-    for (const image of this.#images.before) {
-      if (before) image.src = before;
-      else image.removeAttribute("src");
-    }
+    this.#load(this.#images.left, left);
+    this.#load(this.#images.right, right);
+    this.#root.querySelector(".tag-left").textContent = left?.tag ?? "";
+    this.#root.querySelector(".tag-right").textContent = right.tag;
+    this.#zoom *= this.#size[0] / width;
     this.#size = [width, height];
     this.#view.style.setProperty("--aspect", width / height);
-    this.#split.value = 50;
-    this.#fit();
+    if (fresh) this.#split.value = 50;
+    if (fresh || this.#fitted) this.#fit();
+    else this.#place();
   }
 
   hide() {
     this.#root.hidden = true;
+  }
+
+  #load(images, side) {
+    for (const image of images) {
+      if (!side) {
+        image.removeAttribute("src");
+        continue;
+      }
+      image.alt = image === images[0] ? side.tag : "";
+      image.onerror = () => {
+        if (!side.otherwise || image.getAttribute("src") === side.otherwise) return this.#unshown(true);
+        for (const each of images) each.src = side.otherwise;
+      };
+      if (image.getAttribute("src") !== side.address) image.src = side.address;
+    }
   }
 
   // --- what the view shows ---
@@ -117,7 +133,7 @@ export class Compare {
     for (const [image] of Object.values(this.#images)) this.#put(image, this.#x, this.#y, this.#zoom);
     this.#view.style.setProperty("--split", `${this.#split.value}%`);
     this.#view.classList.toggle("zoomed", !this.#fitted);
-    this.#split.setAttribute("aria-valuetext", `${Math.round(this.#split.value)} % before`);
+    this.#split.setAttribute("aria-valuetext", `${Math.round(this.#split.value)} % of the left picture`);
     this.#root.querySelector(".zoom").textContent = `${Math.round((100 * this.#zoom) / oneToOne())} %`;
     if (!this.#lens.hidden) this.#placeLens();
   }

@@ -2,8 +2,11 @@
 
 const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits });
 
-export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
-export const size = ([width, height]) => `${width} × ${height}`;
+/** A number with its digits in groups of three. */
+export const count = (value) => number(value);
+export const plural = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
+export const size = ([width, height]) => `${number(width)} × ${number(height)}`;
+export const megapixels = ([width, height]) => `${number((width * height) / 1e6, width * height < 1e7 ? 1 : 0)} MP`;
 
 export function duration(seconds) {
   if (seconds < 1) return "a second";
@@ -11,10 +14,12 @@ export function duration(seconds) {
   return seconds < 5400 ? `${number(seconds / 60)} min` : `${number(seconds / 3600, 1)} h`;
 }
 
-export function bytes(count) {
-  if (count < 1e5) return `${number(count / 1e3, 1)} kB`;
-  return count < 1e9 ? `${number(count / 1e6, 1)} MB` : `${number(count / 1e9, 1)} GB`;
+export function bytes(value) {
+  if (value < 1e5) return `${number(value / 1e3, 1)} kB`;
+  return value < 1e9 ? `${number(value / 1e6, 1)} MB` : `${number(value / 1e9, 1)} GB`;
 }
+
+export const percent = (share) => `${Math.round(100 * share)} %`;
 
 export function moment(iso) {
   const [then, now] = [new Date(iso), new Date()];
@@ -22,12 +27,19 @@ export function moment(iso) {
   return then.toLocaleString(undefined, today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
 }
 
-/** "4x", "4k" or "640x480": the requested size, short enough for a file name. */
-export function wanted({ scale, target, size: exact }) {
-  return target ?? (exact ? exact.join("x") : `${number(scale, 2)}x`);
+/** A message of the server as a sentence: its long numbers in groups, the first letter large. Names stay as they are. */
+export function sentence(message) {
+  const grouped = message.replace(/(?<![\w.])\d{5,}(?!\w|\.\w)/g, (digits) => number(Number(digits)));
+  const whole = /[.!?…`]$/.test(grouped) ? grouped : `${grouped}.`;
+  return whole.charAt(0).toUpperCase() + whole.slice(1);
 }
 
-/** The name under which a result is saved. */
+/** "4x", "4k" or "640x480": the requested size, short enough for a file name. */
+export function wanted({ scale, target, size: exact }) {
+  return target ?? (exact ? (Array.isArray(exact) ? exact.join("x") : exact) : `${number(scale, 2)}x`);
+}
+
+/** The name under which a result is saved, with the folders of its source. */
 export function outputName(name, params) {
-  return `${name.replace(/\.[^.]*$/, "")}-${wanted(params)}.${params.format}`;
+  return `${name.replace(/\.[^./]*$/, "")}-${params.sweep ? "creativities" : wanted(params)}.${params.format}`;
 }

@@ -1,7 +1,7 @@
 """Our own API: jobs as they are, and the files that the links of every dialect lead to.
 
     POST   /jobs               a picture (JSON with `image`, or a form with `file`) and what to do with it → 202
-    GET    /jobs               the caller's jobs through all dialects, newest first; ?state= ?limit=
+    GET    /jobs               the caller's jobs through all dialects, newest first; ?state= ?limit= ?offset=
     GET    /jobs/{id}          one job
     GET    /jobs/{id}/events   server-sent events: `progress` after each change, `done` at the end
     GET    /jobs/{id}/result   the picture; 409 while there is none
@@ -9,8 +9,10 @@
     POST   /jobs/{id}/cancel   stop it
     DELETE /jobs/{id}          delete it with its pictures; one that has not ended is cancelled instead (202)
     POST   /plan               what POST /jobs would do; `width` and `height` may stand for the picture
-    GET    /models             the networks that a job can name, best first; and whether faces can be restored
-    GET    /files/{key}        a source or result; the name is the permission
+    GET    /models             the networks that a job can name, best first; whether faces can be restored; limits
+    GET    /files/{key}        a source or result; the name is the permission; ?name= saves it under that name
+    GET    /files/{key}/preview  a small WebP of it; ?side=
+    POST   /zip                several of these files as one ZIP archive; their names are the permission
     POST   /uploads            the bytes of a picture → a link to name it by in later requests
     PUT    /uploads/{key}      the bytes of an upload ticket; the name is the permission
 

@@ -2,6 +2,7 @@
 
 from typing import Any, get_args
 
+from server.api.archive import MIME
 from server.api.dialects.native.translate import JobRequest, PlanRequest
 from server.api.openapi.base import (
     BYTES,
@@ -44,6 +45,7 @@ TITLE = "upscale-server's own API"
 ERROR = answer(error=answer(code=TEXT, message=TEXT, field=nullable(TEXT)))
 
 _SIZE = array(whole(1), minItems=2, maxItems=2)
+_POINT = array(WHOLE, minItems=2, maxItems=2)
 _RANGES: dict[str, Schema] = {
     "scale": number(exclusiveMinimum=0, maximum=MAX_SCALE),
     "quality": whole(*QUALITIES),
@@ -78,6 +80,7 @@ _PARAMS = answer(
     faces=nullable(_FACES),
     seed=nullable(_RANGES["seed"]),
     sweep=FLAG,
+    sweep_at=nullable(_POINT),
 )
 _FACE = answer(
     box=array(NUMBER, minItems=4, maxItems=4),
@@ -124,6 +127,7 @@ _RESULT = answer(
 )
 _JOB = answer(
     id=HEX32,
+    name=nullable(TEXT),
     state=choice(state.value for state in State),
     progress=number(minimum=0, maximum=1),
     stage=nullable(choice(["loading", "upscaling", "refining", "encoding"])),
@@ -134,6 +138,7 @@ _JOB = answer(
     finished_at=nullable(TIME),
     attempt=WHOLE,
     cancel_requested=FLAG,
+    source=nullable(answer(url=TEXT, key=KEY)),
     result=nullable(_RESULT),
     error=nullable(answer(code=TEXT, message=TEXT)),
     urls=answer(self=TEXT, events=TEXT, result=TEXT),
@@ -154,8 +159,18 @@ _PLAN = answer(
     frames=whole(1),
     tiles=WHOLE,
     estimate=_ESTIMATE,
+    preview=nullable(TEXT),
 )
-_MODEL = answer(name=TEXT, scale=whole(1), licence=TEXT, note=TEXT, form=TEXT, sha256=nullable(TEXT))
+_MODEL = answer(
+    name=TEXT,
+    scale=whole(1),
+    licence=TEXT,
+    note=TEXT,
+    form=TEXT,
+    sha256=nullable(TEXT),
+    seconds_per_megapixel=nullable(NUMBER),
+)
+_LIMITS = answer(source_bytes=WHOLE, source_pixels=WHOLE, result_pixels=WHOLE)
 _UPLOADED = answer(url=TEXT, size_bytes=WHOLE)
 _PICTURES = (*(each.mime for each in FORMATS.values()), "image/bmp", "image/heic")
 _FILE: dict[str, Any] = {
@@ -174,13 +189,16 @@ def _bodies(kind: type[JobRequest]) -> dict[str, Schema]:
         properties[name] = nullable(limits) if optional else limits
     text = {"type": "string", "pattern": "^[0-9]{1,7}[x×][0-9]{1,7}$"}
     properties["size"]["anyOf"].append(text)
+    point = {"type": "string", "pattern": "^[0-9]{1,7},[0-9]{1,7}$"}
+    properties["sweep_at"]["anyOf"].append(point)
     properties["depth"] = nullable(_DEPTH)
     hex_colour = {"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"}
     properties["background"] = {"anyOf": [_COLOUR, hex_colour], "default": list(WHITE)}
     properties["faces"] = {"anyOf": [{"type": "boolean"}, _WANTED_FACES], "default": False}
     texts = {name: _not_null(each) for name, each in properties.items()}
     texts["faces"] = {"type": "boolean"}  # or the object as JSON, which forms have no type for
-    form = schema | {"properties": {**texts, "size": text, "background": hex_colour, "image": PICTURE, "file": BYTES}}
+    texts |= {"size": text, "sweep_at": point, "background": hex_colour, "image": PICTURE, "file": BYTES}
+    form = schema | {"properties": texts}
     if kind is JobRequest:
         schema |= {"properties": {**properties, "image": PICTURE}, "required": ["image"]}
     return {JSON: schema, FORM: form}
@@ -204,9 +222,21 @@ OPERATIONS = {
     "POST /jobs/{job_id}/cancel": Operation(_JOB, (404, 409), path=_ID),
     "DELETE /jobs/{job_id}": Operation(_JOB, (404, 409), path=_ID, status=202, also=(204,)),
     "POST /plan": Operation(_PLAN, (400, 422), _bodies(PlanRequest)),
-    "GET /models": Operation(answer(models=array(_MODEL), faces=answer(available=FLAG, reason=nullable(TEXT))), ()),
+    "GET /models": Operation(
+        answer(models=array(_MODEL), faces=answer(available=FLAG, reason=nullable(TEXT)), limits=_LIMITS), ()
+    ),
     "GET /files/{key}": Operation(**_FILE, errors=(404, 416), path={"key": KEY}, key=False),
     "HEAD /files/{key}": Operation(None, (404, 416), also=(206, 304), path={"key": KEY}, key=False),
+    "GET /files/{key}/preview": Operation(
+        BYTES, (400, 404, 422, 503), path={"key": KEY}, answer_types=("image/webp",), key=False
+    ),
+    "POST /zip": Operation(
+        BYTES,
+        (400, 404),
+        {JSON: answer(files=array(answer({"name": nullable(TEXT)}, key=KEY), minItems=1))},
+        answer_types=(MIME,),
+        key=False,
+    ),
     "POST /uploads": Operation(_UPLOADED, (503,), {"application/octet-stream": BYTES}, status=201),
     "PUT /uploads/{key}": Operation(
         _UPLOADED,

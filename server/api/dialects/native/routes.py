@@ -1,17 +1,20 @@
 """The native API's endpoints."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import PurePath
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
+from server.api import archive
 from server.api.bodies import (
     FORM_TYPES,
     MULTIPART,
@@ -27,22 +30,33 @@ from server.api.dialects.native.translate import (
     NAME,
     JobRequest,
     PlanRequest,
-    RequestT,
+    ZipRequest,
+    clean_path,
     read_form_request,
     read_json_request,
     to_params,
     to_response,
     to_source,
 )
-from server.api.responses import json_response, picture
-from server.blobs.base import Blob
+from server.api.responses import disposition, json_response, picture
+from server.blobs.base import Blob, checked
 from server.config import largest_body
-from server.errors import InvalidField, NotFound, UnsupportedMedia
+from server.errors import InvalidField, NotFound, TooLarge, UnsupportedMedia
 from server.images.read.open import Header
 from server.job.job import Job, Params, State
+from server.outbound.source import Source
+from server.service.previews import SIDES
 from server.service.service import Service
 
 _EVENT_POLL_S = 0.2
+_MAX_OFFSET = 10_000_000
+_ZIP_BODY_BYTES = 1 << 20
+"""Of a list of files, which is read without a key."""
+_DEFAULT_SIDE = 256
+_FOR_EVER = "private, max-age=31536000, immutable"
+"""What is under a key never changes."""
+
+JobT = TypeVar("JobT", bound=JobRequest)
 
 router = APIRouter()
 
@@ -71,7 +85,7 @@ async def _payload(request: Request, service: ServiceDep) -> AsyncIterator[FormD
 Payload = Annotated[FormData | bytes, Depends(_payload)]
 
 
-def _read_request(kind: type[RequestT], payload: FormData | bytes) -> tuple[RequestT, bytes | None]:
+def _read_request(kind: type[JobT], payload: FormData | bytes) -> tuple[JobT, bytes | None]:
     """Fields, and the file if a form has one. Raises InvalidRequest and UnsupportedMedia."""
     if isinstance(payload, bytes):
         return read_json_request(kind, payload), None
@@ -80,7 +94,10 @@ def _read_request(kind: type[RequestT], payload: FormData | bytes) -> tuple[Requ
     file = files.pop("file", None) or files.pop("image", None)
     for name in files:
         raise InvalidField("send the picture as `file`, once; the other fields are text", field=name)
-    return read_form_request(kind, texts), file.file.read() if file else None
+    request = read_form_request(kind, texts)
+    if file is not None and request.name is None:
+        request.name = file.filename
+    return request, file.file.read() if file else None
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
@@ -94,7 +111,14 @@ async def submit(call: CallDep, payload: Payload) -> Response:
 def _submit(call: Call, payload: FormData | bytes) -> Response:
     request, file = _read_request(JobRequest, payload)
     source = to_source(request.image, file, call.own_bases)
-    job = call.service.submit(dialect=NAME, owner=call.caller.id, params=to_params(request), source=source)
+    name = clean_path(request.name or "")
+    job = call.service.submit(
+        dialect=NAME,
+        owner=call.caller.id,
+        params=to_params(request),
+        source=source,
+        request={"name": name} if name else None,
+    )
     return json_response(to_response(job, call.base_url), 202, {"Location": f"{call.base_url}/jobs/{job.id}"})
 
 
@@ -105,8 +129,9 @@ def jobs(
     base_url: BaseUrl,
     state: State | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    offset: Annotated[int, Query(ge=0, le=_MAX_OFFSET)] = 0,
 ) -> Response:
-    found, total = service.list(caller.id, states=[state] if state else [], limit=limit)
+    found, total = service.list(caller.id, states=[state] if state else [], limit=limit, offset=offset)
     return json_response({"jobs": [to_response(job, base_url) for job in found], "total": total})
 
 
@@ -174,26 +199,37 @@ async def plan(call: CallDep, payload: Payload) -> Response:
     service, owner = call.service, call.caller.id
     request, file = await service.reading.run(owner, _read_request, PlanRequest, payload)
     params = to_params(request)
+    shown = None
     if request.width is None and request.height is None:
         source = await service.reading.run(owner, to_source, request.image, file, call.own_bases)
-        found: Header | tuple[int, int] = await service.look(owner, source)
+        source = await service.fetched(await run_in_threadpool(service.resolve, source, owner))
+        found = await service.reading.run(owner, service.header, source)
+        if request.preview is not None:
+            shown = await _preview(service, owner, source, request.preview)
     elif request.image or file is not None:
         raise InvalidField("give either a picture or its width and height", field="width")
     elif request.width is None or request.height is None:
         raise InvalidField("give both width and height", field="width" if request.width is None else "height")
     else:
-        found = request.width, request.height
-    return await run_in_threadpool(_planned, service, params, found)
+        found = Header(request.width, request.height, "", request.frames)
+    planned = await run_in_threadpool(_planned, service, params, found)
+    return json_response(planned | {"preview": shown})
 
 
-def _planned(service: Service, params: Params, source: Header | tuple[int, int]) -> Response:
+def _planned(service: Service, params: Params, source: Header) -> dict[str, Any]:
     made = service.plan(params, source)
-    return json_response(made.to_dict() | {"estimate": asdict(service.estimate(made, params))})
+    return made.to_dict() | {"estimate": asdict(service.estimate(made, params))}
+
+
+async def _preview(service: Service, owner: str, source: Source, side: int) -> str:
+    made = await service.previews.make(owner, lambda: service.read(source), side)
+    return f"data:image/webp;base64,{base64.b64encode(made).decode()}"
 
 
 @router.get("/models")
 def models(caller: CallerDep, service: ServiceDep) -> Response:
     found = [service.catalog.get(name) for name in service.catalog.names()]
+    limits = service.config
     return json_response(
         {
             "models": [
@@ -204,10 +240,17 @@ def models(caller: CallerDep, service: ServiceDep) -> Response:
                     "note": each.note,
                     "form": each.form,
                     "sha256": each.sha256,
+                    "seconds_per_megapixel": speed and round(1e6 / speed, 2),
                 }
                 for each in found
+                for speed in [service.speed(each.name, (each.name,))]
             ],
             "faces": {"available": (reason := service.why_no_faces()) is None, "reason": reason},
+            "limits": {
+                "source_bytes": limits.max_source_bytes,
+                "source_pixels": limits.max_source_pixels,
+                "result_pixels": limits.max_result_pixels,
+            },
         }
     )
 
@@ -217,8 +260,50 @@ def models(caller: CallerDep, service: ServiceDep) -> Response:
 
 @router.head("/files/{key}")
 @router.get("/files/{key}")
-def file(key: str, service: ServiceDep, request: Request) -> Response:
-    return picture(Blob(service.blobs, key), key, request)
+def file(key: str, service: ServiceDep, request: Request, name: str | None = None) -> Response:
+    saved_as = clean_path(name or "").rpartition("/")[2]
+    return picture(Blob(service.blobs, key), saved_as or key, request, save=bool(saved_as))
+
+
+@router.get("/files/{key}/preview")
+async def preview(
+    key: str, service: ServiceDep, side: Annotated[int, Query(ge=SIDES[0], le=SIDES[1])] = _DEFAULT_SIDE
+) -> Response:
+    made = await service.previews.make("", lambda: service.blobs.get(checked(key)), side)
+    headers = {"Cache-Control": _FOR_EVER, "X-Content-Type-Options": "nosniff"}
+    return Response(made, headers=headers, media_type="image/webp")
+
+
+@router.post("/zip")
+async def zip_files(request: Request, service: ServiceDep) -> Response:
+    # The names of the files are the permission, as above: a page can have a browser save the archive by itself.
+    body = await _small_body(request)
+    wanted = _read_zip(body, urlencoded=is_urlencoded(request.headers))
+    found = [Blob(service.blobs, checked(each.key)) for each in wanted.files]
+    for each in found:
+        if not await run_in_threadpool(service.blobs.has, each.key):
+            raise NotFound(f"there is no file {each.key}, or it has expired")
+    names = archive.distinct(clean_path(each.name or "") or each.key for each in wanted.files)
+    headers = {"Content-Disposition": disposition("upscaled.zip", save=True)}
+    pieces = archive.pieces(list(zip(names, found, strict=True)))
+    return StreamingResponse(pieces, headers=headers, media_type=archive.MIME)
+
+
+async def _small_body(request: Request) -> bytes:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _ZIP_BODY_BYTES:
+            raise TooLarge(f"the list of files is over the limit of {_ZIP_BODY_BYTES} bytes; send several lists")
+    return bytes(body)
+
+
+def _read_zip(body: bytes, *, urlencoded: bool) -> ZipRequest:
+    """JSON; or, from a form of a web page, its only field `files` with the list as JSON. Raises InvalidRequest."""
+    if urlencoded and not looks_like_json(body):
+        texts = dict(read_urlencoded(body, ""))
+        return read_json_request(ZipRequest, b'{"files": %s}' % texts.get("files", "[]").encode("utf-8", "replace"))
+    return read_json_request(ZipRequest, body)
 
 
 @router.post("/uploads")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from server.api.bodies import check_readable
 from server.api.dialects.fields import FORM_REMEDY, file_url, first_error, iso_time, read_json
+from server.db.uploads import clean_name
 from server.errors import InvalidField, InvalidRequest, MissingField, UpscaleError
 from server.job.formats import FormatName
 from server.job.job import (
@@ -25,6 +26,7 @@ from server.job.job import (
     Target,
 )
 from server.outbound.source import Source, parse_source
+from server.service.previews import SIDES
 
 NAME = "native"
 PREFIXES: tuple[str, ...] = ("/",)
@@ -33,7 +35,10 @@ DEFAULT_SCALE = 4.0
 
 Side = Annotated[int, Field(ge=1, le=1_000_000)]
 """Pixels; no format can hold more."""
+Place = Annotated[int, Field(ge=0, le=1_000_000)]
 Byte = Annotated[int, Field(ge=0, le=255)]
+MAX_FRAMES = 1_000_000
+_LONGEST_NAME = 512
 
 
 def _read_size(value: Any) -> Any:
@@ -42,6 +47,14 @@ def _read_size(value: Any) -> Any:
     if isinstance(value, list) and len(value) == 2:
         return tuple(value)
     raise ValueError('must be [width, height] or "WIDTHxHEIGHT"')
+
+
+def _read_point(value: Any) -> Any:
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,7}),([0-9]{1,7})", value.replace(" ", ""))):
+        return int(match[1]), int(match[2])
+    if isinstance(value, list) and len(value) == 2:
+        return tuple(value)
+    raise ValueError('must be [x, y] or "X,Y"')
 
 
 def _read_colour(value: Any) -> Any:
@@ -97,6 +110,9 @@ class JobRequest(BaseModel):
     faces: Annotated[Faces | None, PlainValidator(_read_faces), WithJsonSchema({})] = None
     seed: int | None = None
     sweep: bool = False
+    sweep_at: Annotated[tuple[Place, Place], BeforeValidator(_read_point)] | None = None
+    name: str | None = None
+    """The picture's file name, also with folders; a form's file brings its own."""
 
 
 class PlanRequest(JobRequest):
@@ -104,9 +120,29 @@ class PlanRequest(JobRequest):
 
     width: Side | None = None
     height: Side | None = None
+    frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 1
+    """With width and height: of how many frames, for an animation."""
+    preview: Annotated[int, Field(ge=SIDES[0], le=SIDES[1])] | None = None
+    """With a picture: the answer has a preview of it, no side longer than so many pixels."""
 
 
-RequestT = TypeVar("RequestT", bound=JobRequest)
+class ZipEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    key: str
+    name: str | None = None
+    """As which the file is in the archive, also with folders. Without one: its key."""
+
+
+class ZipRequest(BaseModel):
+    """The body of POST /zip."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    files: Annotated[list[ZipEntry], Field(min_length=1)]
+
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
 _NO_OBJECT = "the body must be a JSON object, or a form"
 
 
@@ -143,10 +179,17 @@ def _read_object(body: bytes) -> dict[str, Any]:
 
 def to_params(request: JobRequest) -> Params:
     """Raises InvalidField."""
-    values = request.model_dump(exclude={"image", "width", "height", "faces"})
+    values = request.model_dump(exclude={"image", "name", "width", "height", "frames", "preview", "faces"})
     if request.scale is None and request.target is None and request.size is None:
         values["scale"] = DEFAULT_SCALE
     return Params(**values, faces=request.faces)
+
+
+def clean_path(name: str) -> str:
+    """A caller's file name, with its folders, as a relative path that any system can hold; "" if nothing is left."""
+    parts = [part.strip() for part in re.split(r"[/\\]", name)]
+    kept = [re.sub(r'[<>:"|?*]', "_", clean_name(part)) for part in parts if part not in ("", ".", "..")]
+    return "/".join(kept)[-_LONGEST_NAME:].lstrip("/")
 
 
 def to_source(image: str | None, file: bytes | None, own_bases: tuple[str, ...]) -> Source:
@@ -168,8 +211,10 @@ def to_response(job: Job, base_url: str) -> dict[str, Any]:
     here = f"{base_url}/jobs/{job.id}"
     result = job.result and {"url": file_url(base_url, job.result.key), **job.result.to_dict()}
     failed = job.state is State.FAILED
+    source = job.source_key and {"url": file_url(base_url, job.source_key), "key": job.source_key}
     return {
         "id": job.id,
+        "name": job.request.get("name") if job.dialect == NAME else None,
         "state": job.state.value,
         "progress": round(job.progress, 4),
         "stage": job.stage if job.state is State.RUNNING else None,
@@ -180,6 +225,7 @@ def to_response(job: Job, base_url: str) -> dict[str, Any]:
         "finished_at": iso_time(job.finished_at) if job.finished_at is not None else None,
         "attempt": job.attempt,
         "cancel_requested": job.cancel_requested,
+        "source": source,
         "result": result,
         "error": {"code": job.error_code, "message": job.error_message} if failed else None,
         "urls": {"self": here, "events": f"{here}/events", "result": f"{here}/result"},

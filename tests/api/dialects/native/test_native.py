@@ -1,18 +1,23 @@
 """Our own API: what it takes, what it refuses, and the files behind its links."""
 
 import base64
+import io
 import json
 import threading
 import time
+import zipfile
 from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from server.api.app import create_app
 from server.errors import JobFailed
+from server.weights.rates import write_rates
 from tests.conftest import LOOPBACK, Live, LiveServer, MakeConfig, Picture, serve
+from tests.pictures import FILES
 
 
 def inline(data: bytes) -> str:
@@ -75,6 +80,7 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "seed": 7,
         "animation": "keep",
         "sweep": False,
+        "sweep_at": None,
     }
 
 
@@ -251,6 +257,8 @@ def test_listing_is_newest_first_filtered_and_limited(live: Live, picture: Pictu
 
     assert ids("") == [second["id"], first["id"]]
     assert ids("?limit=1") == [second["id"]]
+    assert ids("?limit=1&offset=1") == [first["id"]]
+    assert ids("?offset=2") == []
     assert ids("?state=succeeded") == [first["id"]]
     answer = live.client.get("/jobs?state=done")
     assert (answer.status_code, answer.json()["error"]["field"]) == (400, "state")
@@ -286,6 +294,7 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
         "frames": 1,
         "tiles": 1,
         "estimate": {"seconds": None, "memory_bytes": 495_000, "result_bytes": 136_000},
+        "preview": None,
     }
     by_picture = live.client.post(
         "/plan", files={"file": ("a.png", picture(100, 50))}, data={"model": "realesr-animevideov3"}
@@ -301,9 +310,89 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
 def test_models_that_are_here_are_listed(live: Live) -> None:
     models = live.client.get("/models").json()["models"]
     assert "realesr-animevideov3" in [model["name"] for model in models]
-    assert {"name", "scale", "licence", "note", "form", "sha256"} == set(models[0])
+    assert {"name", "scale", "licence", "note", "form", "sha256", "seconds_per_megapixel"} == set(models[0])
     large = next(model for model in models if model["name"] == "RealESRGAN_x4plus")
     assert large["form"] == "package, fp16" and large["sha256"].startswith("713ee713")
+
+
+def test_models_say_how_fast_they_are_here_and_limits_are_listed(live_server: LiveServer) -> None:
+    live = live_server(max_source_bytes=5000, max_source_pixels=600, max_result_pixels=7000)
+    write_rates(live.config.cache_dir, "this machine", {"fidelity-x4": 200_000})
+    found = live.client.get("/models").json()
+    speeds = {model["name"]: model["seconds_per_megapixel"] for model in found["models"]}
+    assert speeds["fidelity-x4"] == 5 and speeds["RealESRGAN_x4plus"] is None
+    assert found["limits"] == {"source_bytes": 5000, "source_pixels": 600, "result_pixels": 7000}
+    too_large = live.client.post("/plan", json={"width": 40, "height": 30}).json()["error"]
+    assert too_large["code"] == "source_too_large"
+    over = live.client.post("/plan", json={"width": 20, "height": 30}).json()["error"]
+    assert over["code"] == "result_impossible" and "use a scale of at most 3.41" in over["message"]
+
+
+def test_a_job_keeps_the_name_of_its_file_with_folders(live: Live, picture: Picture) -> None:
+    answer = live.client.post("/jobs", files={"file": ("own.png", picture())})
+    assert answer.json()["name"] == "own.png"
+    given = live.client.post("/jobs", files={"file": ("own.png", picture())}, data={"name": "../b\\c:d\0/ä.png"})
+    assert given.json()["name"] == "b/c_d/ä.png"
+    assert submit(live, picture)["name"] is None
+    assert live.client.get(given.json()["urls"]["self"]).json()["name"] == "b/c_d/ä.png"
+
+
+def test_the_source_of_a_job_is_linked_and_may_be_saved_under_a_name(live: Live, picture: Picture) -> None:
+    source = submit(live, picture)["source"]
+    assert live.client.get(source["url"]).content == picture()
+    saved = live.client.get(source["url"], params={"name": 'a/Grüße "1".png'})
+    assert saved.headers["content-disposition"] == (
+        "attachment; filename=\"Gr??e _1_.png\"; filename*=UTF-8''Gr%C3%BC%C3%9Fe%20_1_.png"
+    )
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "heic"])
+def test_a_plan_may_bring_a_preview_of_the_picture(live: Live, picture: Picture, kind: str) -> None:
+    data = (FILES / "turned.heic").read_bytes() if kind == "heic" else picture(64, 48, kind=kind)
+    answer = live.client.post("/plan", files={"file": ("a", data)}, data={"preview": "32"})
+    head, _, text = answer.json()["preview"].partition(",")
+    assert head == "data:image/webp;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(text))).size == (32, 24)
+
+
+def test_a_stored_picture_has_previews(live_server: LiveServer, picture: Picture) -> None:
+    live = live_server(api_keys=("ann",))
+    key, text = "0" * 32 + ".tiff", "1" * 32
+    live.worker.blobs.put(key, picture(64, 48, kind="tiff"))
+    live.worker.blobs.put(text, b"no picture")
+    answer = live.client.get(f"/files/{key}/preview?side=16")
+    assert answer.headers["content-type"] == "image/webp" and "immutable" in answer.headers["cache-control"]
+    assert Image.open(io.BytesIO(answer.content)).size == (16, 12)
+    refused = live.client.get(f"/files/{text}/preview")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "source_unreadable")
+    assert live.client.get(f"/files/{'2' * 32}/preview").status_code == 404
+    assert live.client.get(f"/files/{key}/preview?side=9").json()["error"]["field"] == "side"
+
+
+def test_files_come_as_one_archive_under_names_that_are_kept_apart(live_server: LiveServer, picture: Picture) -> None:
+    live = live_server(api_keys=("ann",))
+    data = {f"{number}" * 32: picture(10 + number, 8) for number in range(4)}
+    for key, each in data.items():
+        live.worker.blobs.put(key, each)
+    names = ["trip/a.png", "trip/A.png", "../../b.png", None]
+    files = [{"key": key, "name": name} for key, name in zip(data, names, strict=True)]
+    as_json = live.client.post("/zip", json={"files": files})
+    as_form = live.client.post("/zip", data={"files": json.dumps(files)})
+    for answer in (as_json, as_form):
+        assert answer.headers["content-disposition"] == 'attachment; filename="upscaled.zip"'
+        archive = zipfile.ZipFile(io.BytesIO(answer.content))
+        assert archive.testzip() is None
+        expected = ["trip/a.png", "trip/A (2).png", "b.png", "3" * 32]
+        assert {name: archive.read(name) for name in archive.namelist()} == dict(
+            zip(expected, data.values(), strict=True)
+        )
+
+
+def test_an_archive_of_what_is_not_there_is_refused(live: Live) -> None:
+    missing = live.client.post("/zip", json={"files": [{"key": "0" * 32}]})
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    assert live.client.post("/zip", json={"files": []}).json()["error"]["field"] == "files"
+    assert live.client.post("/zip", content=b"x" * 2_000_000).status_code == 413
 
 
 def test_files_need_no_key_and_come_in_ranges(live_server: LiveServer, picture: Picture) -> None:
