@@ -28,6 +28,7 @@ from server.engine.backends import Backend, open_backends
 from server.engine.backends.base import OnSlice, OnTile, Tile
 from server.engine.device import release_memory, unless_out_of_memory
 from server.engine.runtime import Runtime
+from server.engine.spread import Helpers, Results, spread
 from server.engine.tile import Span, blend_weights, cut
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
@@ -102,14 +103,15 @@ class Engine:
         tile: int = 0,
         on_tile: OnTile = None,
         on_slice: OnSlice = None,
+        helpers: Helpers | None = None,
     ) -> Iterator[NDArray[Any]]:
         """Finished rows of the result, from top to bottom: H_band × W·scale × channels of `dtype`.
 
         `samples`: H × W × 3 RGB, or H × W × 1 grey, which goes through the network as three equal channels and comes
         back as their mean. `dtype`: uint8 or uint16, rounded and clamped, or float32 in about [0, 1]. `tile`: side of
         the tiles in source pixels; 0 lets the engine decide whether to cut tiles and how large they are. `on_tile` and
-        `on_slice` are called in the thread that takes the bands; they may raise, which ends the run. Raises
-        OutOfMemory.
+        `on_slice` are called in the thread that takes the bands; they may raise, which ends the run. `helpers`: other
+        processes that compute some of the tiles, where there are several; the result is the same. Raises OutOfMemory.
         """
         facts, geometry = model.facts, self.geometry(model, tile)
         padded = _pad(samples, facts.multiple)
@@ -122,7 +124,7 @@ class Engine:
         rows = cut(h, height, facts.halo, facts.blend, facts.multiple)
         columns = cut(w, width, facts.halo, facts.blend, facts.multiple)
         result = samples.shape[0] * facts.scale, samples.shape[1] * facts.scale
-        return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile, on_slice)
+        return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile, on_slice, helpers)
 
     def geometry(self, model: Model, tile: int = 0) -> Geometry:
         """The facts that a plan needs, with the side of the tiles that `upscale` will cut. `tile`: the wanted side,
@@ -149,6 +151,11 @@ class Engine:
     def tiles(self, model: Model, size: Size, tile: int = 0) -> int:
         """How often `upscale` will call `on_tile` for a picture of `size` (width, height), unless memory runs out."""
         return tile_count(size, self.geometry(model, tile))
+
+    def tile(self, tile: Tile) -> NDArray[Any] | None:
+        """The kept part of one tile's result, for another process's picture; None if it does not fit into memory."""
+        with closing(self._backend(tile.model).results(iter([tile]), None)) as results:
+            return next(results)[1]
 
     def rate(self, model: Model) -> float:
         """Source pixels that the network takes per second on this device, alone: the better of two runs over a small
@@ -276,6 +283,7 @@ class Engine:
         dtype: np.dtype[Any],
         on_tile: OnTile,
         on_slice: OnSlice,
+        helpers: Helpers | None,
     ) -> Iterator[NDArray[Any]]:
         scale, blend = model.facts.scale, model.facts.blend
         if len(rows) == len(columns) == 1:
@@ -284,7 +292,13 @@ class Engine:
         # byte for a sample crosses the bus: a blended sample is then rounded twice.
         kind = np.dtype(np.float32) if blend and self.device.type == "cpu" else dtype
         width, channels = samples.shape[1] * scale, samples.shape[2]
-        with closing(self._results(_tiles(model, samples, rows, columns, kind), model, on_slice)) as results:
+        tiles = _tiles(model, samples, rows, columns, kind)
+        found = [] if helpers is None else helpers.find(model, len(rows) * len(columns))
+        if helpers is not None and found:
+            computed = spread(tiles, lambda some: self._backend(model).results(some, on_slice), found, helpers.folder)
+        else:
+            computed = self._backend(model).results(tiles, on_slice)
+        with closing(self._whole(computed, on_slice)) as results:
             finished: Iterator[NDArray[Any]]
             if not blend:
                 finished = (
@@ -296,10 +310,10 @@ class Engine:
             for row in rows:
                 yield next(finished)[: result[0] - row.keep_start * scale, : result[1]]
 
-    def _results(self, tiles: Iterator[Tile], model: Model, on_slice: OnSlice) -> Generator[NDArray[Any], None, None]:
-        """The kept part of each tile's result, in order."""
-        with closing(self._backend(model).results(tiles, on_slice)) as results:
-            for tile, result in results:
+    def _whole(self, computed: Results, on_slice: OnSlice) -> Generator[NDArray[Any], None, None]:
+        """The kept part of each tile's result, in order; of those that did not fit, in pieces."""
+        with closing(computed):
+            for tile, result in computed:
                 if result is None:
                     result = self._in_pieces(tile, on_slice)
                 yield result
@@ -319,7 +333,8 @@ class Engine:
         columns = cut(w, side, facts.halo, multiple=facts.multiple)
         pieces = _tiles(tile.model, tile.samples, rows, columns, tile.dtype, exact=tile.exact)
         band = np.empty((h * scale, w * scale, tile.samples.shape[2]), tile.dtype)
-        with closing(self._results(pieces, tile.model, on_slice)) as results:
+        computed = self._backend(tile.model).results(pieces, on_slice)
+        with closing(self._whole(computed, on_slice)) as results:
             for row in rows:
                 _row(results, columns, scale, band[row.keep_start * scale : row.keep_stop * scale], None)
         return band[tile.rows, tile.columns]

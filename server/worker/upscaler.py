@@ -6,20 +6,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import torch
+from numpy.typing import NDArray
 
+from server import __version__
 from server.config import Config
 from server.engine import cuda
 from server.engine import device as devices
+from server.engine.backends.base import Tile
 from server.engine.backends.fused import problem as fused_problem
 from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
 from server.engine.nvml import Nvml
 from server.engine.self_test import self_test
-from server.errors import Unavailable
+from server.errors import ModelNotFound, Unavailable
 from server.images.write.sign import Signer
 from server.job.formats import FORMATS
 from server.job.job import Params
@@ -85,6 +88,8 @@ class Upscaler:
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
+        self._files: dict[tuple[str, str | None], Path] = {}
+        """Of the networks with one file: where each was loaded from, by name and SHA-256."""
         self._signer = Signer(config.c2pa_cert, config.c2pa_key) if config.c2pa_cert and config.c2pa_key else None
         self._running: set[int] = set()
         self._jobs_begun = 0
@@ -257,6 +262,9 @@ class Upscaler:
         return self._cache.get(("refiner", *parts), load, lambda _: _size(parts))
 
     def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str) -> Model:
+        if len(parts) == 1:
+            self._files[name, sha256] = parts[0][0]
+
         def load() -> Model:
             model = self._engine.load(parts, name=name, sha256=sha256)
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
@@ -264,6 +272,26 @@ class Upscaler:
 
         key = name, sha256, self._engine.kernel is not None, self._engine.fused
         return self._cache.get(key, load, lambda model: model.weight_bytes)
+
+    def file_of(self, model: Model) -> Path | None:
+        """The one file of a network that was loaded here; None of a mix."""
+        return self._files.get((model.name, model.sha256))
+
+    def same_network(self, file: Path, name: str, sha256: str) -> Model:
+        """The network that another process of this machine has loaded from this file. Raises ModelNotFound."""
+        if (name, sha256) not in self._files and (not file.is_file() or sha256_of(file) != sha256):
+            raise ModelNotFound(f"{name} is another network here")
+        return self._load([(file, 1.0)], name, sha256)
+
+    def tile(self, tile: Tile) -> NDArray[Any] | None:
+        """As `Engine.tile`."""
+        return self._engine.tile(tile)
+
+    def identity(self) -> str:
+        """Processes in which it is equal compute the same bytes."""
+        return (
+            f"{__version__}, {self.describe()}, kernels {self.kernels}, fused {self._engine.fused}, {torch.__version__}"
+        )
 
     def _on_drop(self, thing: "Model | FaceRestorer | Refiner") -> None:
         if isinstance(thing, Model):
