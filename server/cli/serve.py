@@ -54,6 +54,7 @@ def worker(data_dir: DataDir = None, device: Device = None) -> None:
 
 
 def _be_the_api(config: "Config", fd: int) -> None:
+    import gc
     import socket
     import sys
 
@@ -64,7 +65,11 @@ def _be_the_api(config: "Config", fd: int) -> None:
     watch_parent()
     # Shorter than the default, so that threads that read pictures delay responses less.
     sys.setswitchinterval(0.001)
-    server_of(create_app(config)).run(sockets=[socket.socket(fileno=fd)])
+    app = create_app(config)
+    # A collection of all that was imported would delay every answer that waits for it.
+    gc.collect()
+    gc.freeze()
+    server_of(app).run(sockets=[socket.socket(fileno=fd)])
 
 
 def _be_a_worker(config: "Config", worker_id: str) -> None:
