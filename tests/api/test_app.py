@@ -39,7 +39,7 @@ def test_every_path_has_one_dialect() -> None:
     assert DIALECTS[-1].NAME == "native"
 
 
-@pytest.mark.parametrize("path", ["/no/such", "/jobs/x/y", "/docs", "/openapi", "/redoc", "/api/v4/models"])
+@pytest.mark.parametrize("path", ["/no/such", "/jobs/x/y", "/docs/none", "/openapi", "/redoc", "/api/v4/models"])
 def test_nothing_there_is_said_in_our_words(live: Live, path: str) -> None:
     answer = live.client.get(path)
     assert (answer.status_code, answer.json()) == (404, native("not_found", "there is nothing at this address"))
