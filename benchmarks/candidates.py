@@ -10,8 +10,8 @@ from torch import nn
 
 from server.engine import device as devices
 from server.engine.engine import Engine
-from server.kernels import Kernel
-from server.kernels import load as load_kernel
+from server.kernels.cpu import Kernel
+from server.kernels.cpu import load as load_kernel
 from server.kernels.cpu.build import Wanted
 from server.models import load_model, load_state
 from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact

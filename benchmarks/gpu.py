@@ -9,6 +9,7 @@ After `--minutes` no further part is started.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import statistics
@@ -29,6 +30,7 @@ from torch import nn
 from benchmarks import pipeline
 from server import refiners
 from server.engine import device as devices
+from server.engine.backends.fused import problem as fused_problem
 from server.engine.backends.graphs import Graphs
 from server.engine.engine import Engine
 from server.models import Model, load_model, load_state
@@ -111,10 +113,13 @@ def graphs(path: Path, device: torch.device, runs: int) -> dict[str, Any]:
         taken: dict[str, list[float]] = {"eager": [], "graph": []}
         with torch.inference_mode():
             for _ in range(5):  # until the graph is recorded
-                recorder.run("x", model, image)
-            expected, got = model(image).clone(), recorder.run("x", model, image).clone()
+                recorder.run("x", model, image, n * side * side)
+            expected, got = model(image).clone(), recorder.run("x", model, image, n * side * side).clone()
             for _ in range(runs):
-                for name, run in (("eager", model), ("graph", partial(recorder.run, "x", model))):
+                for name, run in (
+                    ("eager", model),
+                    ("graph", partial(recorder.run, "x", model, pixels=n * side * side)),
+                ):
                     started = time.perf_counter()
                     run(image)
                     synchronize(device)
@@ -201,34 +206,101 @@ def out_of_memory(path: Path, device: torch.device) -> dict[str, Any]:
     return {"tile": engine.geometry(model).tile, "max_error": int(np.abs(result - expected).max()), **counted}
 
 
-def speed(name: str, net: nn.Module, path: Path, device: torch.device, size: tuple[int, int], runs: int) -> Any:
-    """Seconds per picture of the server's code and of the package's, in fp32 and, on CUDA, in half precision."""
+def contenders(net: nn.Module, path: Path, device: torch.device, samples: Samples) -> dict[str, Callable[[], object]]:
+    """Ways to enlarge a picture, from samples to samples, each with an engine or a session of its own that stays.
+    Calling one may fail: what is not installed says so."""
     from realesrgan import RealESRGANer
 
-    samples = picture(*size)
     dtype = devices.pick_dtype("auto", device)
-    model = load_model(path, name=name, sha256=None, device=device, dtype=dtype)
+    made: dict[str, Callable[[], object]] = {}
+
+    def engine(fused: bool) -> Callable[[], object]:
+        own = Engine(device, dtype=dtype, fused=fused)
+        model = own.load([(path, 1.0)], name=str(fused), sha256=None)
+        return lambda: ours(model, samples, engine=own)
 
     def package(half: bool) -> Callable[[], object]:
-        helper = RealESRGANer(4, str(path), model=net, tile=512, pre_pad=0, half=half, device=device)
+        helper = RealESRGANer(4, str(path), model=copy.deepcopy(net), tile=512, pre_pad=0, half=half, device=device)
         return lambda: helper.enhance(samples)
 
-    contenders: dict[str, Callable[[], object]] = {"ours": lambda: ours(model, samples), "RealESRGANer": package(False)}
+    def direct(run: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], object]:
+        def whole() -> NDArray[Any]:
+            image = torch.from_numpy(samples).to(device).permute(2, 0, 1)[None].to(dtype) / 255
+            with torch.inference_mode():
+                result = run(image)[0].float().permute(1, 2, 0)
+            found: NDArray[Any] = result.mul(255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+            return found
+
+        return whole
+
+    def ready() -> nn.Module:
+        return copy.deepcopy(net).eval().to(device, dtype, memory_format=torch.channels_last)
+
+    def spandrel() -> Callable[[], object]:
+        from spandrel import ModelLoader
+
+        return direct(ModelLoader(device=device).load_from_file(str(path)).model.to(dtype))
+
+    def tensorrt() -> Callable[[], object]:
+        import torch_tensorrt
+
+        h, w = samples.shape[:2]
+        shape = torch_tensorrt.Input((1, 3, h, w), dtype=dtype)
+        return direct(torch_tensorrt.compile(ready(), ir="dynamo", inputs=[shape], enabled_precisions={dtype}))
+
+    def onnx() -> Callable[[], object]:
+        import onnxruntime
+
+        file = path.with_suffix(".onnx")
+        image = torch.zeros(1, 3, *samples.shape[:2], device=device, dtype=dtype)
+        torch.onnx.export(ready(), (image,), str(file), input_names=["image"], output_names=["result"])
+        session = onnxruntime.InferenceSession(str(file), providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+        return direct(lambda image: torch.from_numpy(session.run(None, {"image": image.cpu().numpy()})[0]))
+
+    made["ours"] = engine(False)
+    made["RealESRGANer"] = package(False)
+    made["package's network alone"] = direct(ready())
+    makers = {"spandrel": spandrel, "TensorRT": tensorrt, "onnxruntime": onnx}
     if device.type == "cuda":
-        contenders["RealESRGANer half"] = package(True)
-    taken: dict[str, list[float]] = {label: [] for label in contenders}
-    for round_ in range(runs + 1):
-        for label, run in contenders.items():
-            started = time.perf_counter()
-            run()
-            synchronize(device)
-            if round_:  # the first is a warm-up
-                taken[label].append(time.perf_counter() - started)
-    medians = {label: statistics.median(times) for label, times in taken.items()}
+        makers |= {"RealESRGANer half": lambda: package(True), "torch.compile": lambda: direct(torch.compile(ready()))}
+        if fused_problem(device, dtype) is None:
+            makers["ours, Triton"] = lambda: engine(True)
+    for label, make in makers.items():
+        try:
+            made[label] = make()
+        except Exception as error:
+            made[label] = partial(_unusable, error)
+    return made
+
+
+def _unusable(error: Exception) -> None:
+    raise error
+
+
+def speed(name: str, net: nn.Module, path: Path, device: torch.device, size: tuple[int, int], runs: int) -> Any:
+    """Seconds per picture of the server's code and of others."""
+    taken: dict[str, list[float]] = {}
+    failed: dict[str, str] = {}
+    ways = contenders(net, path, device, picture(*size))
+    for round_ in range(runs + 4):
+        for label, run in ways.items():
+            if label in failed:
+                continue
+            try:
+                started = time.perf_counter()
+                run()
+                synchronize(device)
+            except Exception as error:
+                failed[label] = f"{type(error).__name__}: {str(error)[:200]}"
+                continue
+            if round_ >= 4 or device.type == "cpu":  # before, plans are made and graphs are recorded
+                taken.setdefault(label, []).append(time.perf_counter() - started)
+    medians = {label: statistics.median(times) for label, times in taken.items() if label not in failed}
     work = FLOP_PER_PIXEL[name] * size[0] * size[1]
     return {
         "seconds": {label: round(value, 4) for label, value in medians.items()},
         "times_faster": {label: round(value / medians["ours"], 2) for label, value in medians.items()},
+        "not_measured": failed,
         # On the CPU the large network is a small one, see make_networks.
         "tflops_of_ours": round(work / medians["ours"] / 1e12, 2) if device.type == "cuda" else None,
     }

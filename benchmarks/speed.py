@@ -48,8 +48,8 @@ from benchmarks.candidates import (
 from benchmarks.memory import peak_mib
 from server.engine import device as devices
 from server.engine.engine import Engine
-from server.kernels import Kernel
-from server.kernels import load as load_kernel
+from server.kernels.cpu import Kernel
+from server.kernels.cpu import load as load_kernel
 from server.malloc import MALLOC_ENV
 from server.models import load_model
 

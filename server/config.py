@@ -4,6 +4,7 @@ Nothing else reads the environment. An invalid value or an unknown variable stop
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,10 @@ PREFIX = "UPSCALE_"
 TEST_PREFIX = "UPSCALE_TEST_"  # options of the test suite
 
 MIB = 1024 * 1024
+BUCKET_URL = re.compile(r"(s3|gs|az)://[^/@:?#\s]+(/[^?#\s]*)?")
+BUCKET_FORM = "must look like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 LicencePolicy = Literal["any", "commercial"]
+Role = Literal["all", "api", "worker"]
 _Names = tuple[str, ...]  # comma-separated in the environment
 
 
@@ -49,6 +53,17 @@ class Config(BaseModel):
     database_url: str | None = Field(
         None, description="SQLAlchemy URL of the database. Unset: SQLite in the data folder."
     )
+    blob_url: str | None = Field(
+        None,
+        description="Bucket of the pictures: `s3://bucket/prefix`, `gs://…` or `az://…`. Unset: in the data folder.",
+    )
+    blob_endpoint: str | None = Field(
+        None, description="URL of the bucket's server. Unset: the provider's own (Amazon, Google, Azure)."
+    )
+    blob_links: Literal["api", "direct"] = Field(
+        "api",
+        description="How callers get pictures of a bucket: through the API, or `direct`: the API redirects to it.",
+    )
     weights_dir: Path | None = Field(None, description="Folder of installed weights. Unset: in the data folder.")
     weights_mirror: str | None = Field(
         None, description="URL that `weights pull` downloads from, by file name. Unset: each file's own source."
@@ -58,6 +73,9 @@ class Config(BaseModel):
         "any", description="`commercial` refuses weights whose licence does not clearly allow commercial use."
     )
 
+    role: Role = Field(
+        "all", description="Which half of the server `serve` starts: `api`, `worker`, or `all` for both."
+    )
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one per GPU, or one on the CPU.")
     jobs_per_worker: int = Field(
         0, ge=0, le=32, description="Jobs that a worker processes at a time; 0: 2 on the CPU, 4 on a GPU."
@@ -67,10 +85,12 @@ class Config(BaseModel):
         "auto",
         description="Network precision. auto: fp16 on CUDA; on the CPU fp32 with `kernels`, else bf16 if it is fast.",
     )
-    kernels: Literal["auto", "avx512", "avx2", "off"] = Field(
+    kernels: Literal["auto", "avx512", "avx2", "triton", "off"] = Field(
         "auto",
         description="Instruction set of the server's own CPU kernels, for networks in fp32 and for resizing. auto: the "
-        "best that the processor has. If they are not compiled yet, a worker does it while it works without them.",
+        "best that the processor has. If they are not compiled yet, a worker does it while it works without them. "
+        "triton: as auto, and on a GPU of compute capability 8.0 or newer the server's own GPU kernels for the "
+        "networks, which have never run on a GPU yet.",
     )
     refiner: Literal["auto", "bundled", "sdxl"] = Field(
         "auto", description="Diffusion network for creativity above 0. auto: SDXL on CUDA if installed."
@@ -127,7 +147,14 @@ class Config(BaseModel):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("public_base_url", "weights_mirror", "weights_proxy")
+    @field_validator("blob_url")
+    @classmethod
+    def _names_a_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not BUCKET_URL.fullmatch(value):
+            raise ValueError(BUCKET_FORM)
+        return value
+
+    @field_validator("public_base_url", "weights_mirror", "weights_proxy", "blob_endpoint")
     @classmethod
     def _no_trailing_slash(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -162,6 +189,11 @@ class Config(BaseModel):
 def largest_body(config: Config) -> int:
     """Most bytes of a request's body: a picture in base64 has 4/3 of its size; the rest is for other fields."""
     return config.max_source_bytes * 4 // 3 + MIB
+
+
+def provider_variable(*names: str) -> str | None:
+    """A variable of a cloud provider's own tools, such as AWS_REGION: the first of these that is set."""
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 
 class BadConfig(Exception):

@@ -119,12 +119,14 @@ def _pass(*_: object) -> None:
 def _end_on(reading: int, numbers: set[int], last_words: Callable[[], str] | None) -> None:
     while received := os.read(reading, 1):
         if received[0] in numbers:
+            # Before the files are removed: the main thread goes on, and would report that its file is gone.
+            words = last_words() if received[0] == signal.SIGINT and last_words is not None else None
             for partial, folders in list(_unfinished.items()):
                 _remove(partial, folders)
             if sys.stderr is not None and sys.stderr.isatty():
                 os.write(2, _CLEAR_LINE + _SHOW_CURSOR)
-            if received[0] == signal.SIGINT and last_words is not None:
-                os.write(2, f"{last_words()}\n".encode("utf-8", "backslashreplace"))
+            if words is not None:
+                os.write(2, f"{words}\n".encode("utf-8", "backslashreplace"))
             os._exit(128 + received[0])
     os.close(reading)
 

@@ -1,4 +1,5 @@
-"""`serve`: one API process and one worker process per GPU. This process only starts them and restarts those that die.
+"""`serve`: one API process and one worker process per GPU, or one of the two halves. This process only starts them and
+restarts those that die.
 
 It owns the listening socket, so that connections keep waiting while the API process is restarted. It imports neither
 torch nor FastAPI. Its children hold the other end of a pipe from it: when this process dies, for any reason, they reach
@@ -16,19 +17,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 import structlog
+from pydantic import SecretStr
+from sqlalchemy.exc import SQLAlchemyError
 
 from server import own_command, python
 from server.api.auth import Auth
-from server.config import Config
+from server.blobs import open_blobs
+from server.config import Config, Role
 from server.db.database import migrate, open_database
 from server.db.jobs import Jobs, WorkerInfo
 from server.db.keys import Keys
+from server.db.picture_store import other_store
+from server.db.webhook_secret import with_shared_secret
 from server.malloc import API_MALLOC_ENV, MALLOC_ENV
 
 log = structlog.get_logger()
@@ -48,7 +53,11 @@ _MOST_EQUAL = 3
 """A worker that has said so many times in a row, in the same words, why it can't work is not started again."""
 
 
-class CannotListen(Exception):
+class CannotStart(Exception):
+    """What the operator must change first, in one line."""
+
+
+class CannotListen(CannotStart):
     """The address is in use or not local, or is not loopback and there are no keys."""
 
 
@@ -76,22 +85,30 @@ class _Child:
 
 class Launcher:
     def __init__(self, config: Config) -> None:
+        """Raises BadConfig."""
+        if config.blob_url is not None:
+            open_blobs(config)  # said once here, not by each process whenever it is started again
         self._config = config
         self._stop = threading.Event()
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises CannotListen."""
-        listener = listen(self._config)
+        """Serve until SIGTERM or SIGINT. Raises CannotStart."""
+        role = self._config.role
+        listener = listen(self._config) if role != "worker" else None
         migrate(self._config.database)
         engine = open_database(self._config.database)
-        require_keys(listener, Auth(self._config, Keys(engine)))
         jobs = Jobs(engine, lease_s=self._config.lease_s)
+        if reason := other_store(self._config, engine, jobs):
+            raise CannotStart(reason)
+        self._config = with_shared_secret(self._config, engine)
+        if listener is not None:
+            require_keys(listener, Auth(self._config, Keys(engine)))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        host, port = listener.getsockname()[:2]
-        sys.stdout.write(f"upscale-server listens on http://{f'[{host}]' if ':' in host else host}:{port}\n")
-        sys.stdout.flush()
-        children = [_api(self._config, listener.fileno()), *_workers(self._config)]
+        children = _workers(self._config) if role != "api" else []
+        if listener is not None:
+            _say_address(listener)
+            children.insert(0, _api(self._config, listener.fileno()))
         try:
             while not self._stop.is_set():
                 for child in children:
@@ -104,11 +121,26 @@ class Launcher:
             _end(children)
             for child in children:
                 if child.worker_id:
-                    jobs.release(child.worker_id)
-            listener.close()
+                    _release(child.worker_id, jobs)
+            if listener is not None:
+                listener.close()
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._stop.set()
+
+
+def _release(worker_id: str, jobs: Jobs) -> None:
+    """Of a worker that has ended."""
+    try:
+        jobs.release(worker_id)
+    except SQLAlchemyError:
+        log.exception("its jobs are free when their leases end", worker=worker_id)
+
+
+def _say_address(listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    sys.stdout.write(f"upscale-server listens on http://{f'[{host}]' if ':' in host else host}:{port}\n")
+    sys.stdout.flush()
 
 
 def listen(config: Config) -> socket.socket:
@@ -173,17 +205,22 @@ def watch_parent() -> None:
 
 def to_env(config: Config) -> dict[str, str]:
     """The settings as a child's environment."""
-    # The secret can only be set in the environment, which children inherit.
-    values: Mapping[str, object] = config.model_dump(exclude_none=True, exclude={"secret"})
-    return {
-        f"UPSCALE_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
-        for name, value in values.items()
-    }
+    return {f"UPSCALE_{name.upper()}": _text(value) for name, value in config if value is not None}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _serve(role: Role) -> list[str]:
+    """The command of a child, without the option that makes it one."""
+    return own_command("serve", "--role", role)
 
 
 def _api(config: Config, fd: int) -> _Child:
-    command = own_command("api", "--fd", str(fd))
-    return _Child("api", command, os.environ | to_env(config) | API_MALLOC_ENV, fds=(fd,))
+    return _Child("api", [*_serve("api"), "--fd", str(fd)], os.environ | to_env(config) | API_MALLOC_ENV, fds=(fd,))
 
 
 def _workers(config: Config) -> list[_Child]:
@@ -199,7 +236,7 @@ def _workers(config: Config) -> list[_Child]:
             env["UPSCALE_WORKERS"] = str(count)
         # Several workers on one machine: each gets a part of its cores. Every job's thread would start as many threads.
         env.setdefault("OMP_NUM_THREADS", cores)
-        children.append(_Child(f"worker-{index}", own_command("worker", "--supervised"), env))
+        children.append(_Child(f"worker-{index}", _serve("worker"), env))
     return children
 
 
@@ -228,7 +265,7 @@ def _watch(child: _Child, jobs: Jobs, lease_s: float) -> None:
         if now >= child.due:
             child.due = now + lease_s / 4
             assert child.worker_id is not None
-            jobs.worker_beat(WorkerInfo(child.worker_id, "none", False, time.time(), problem=child.problem))
+            jobs.worker_beat(WorkerInfo(child.worker_id, "none", False, problem=child.problem))
         return
     if child.process is None:
         if now >= child.due:

@@ -5,6 +5,7 @@ import http.server
 import io
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,8 +29,8 @@ from sqlalchemy import Engine
 
 from server.api.app import create_app
 from server.api.protocol import server_of
+from server.blobs import open_blobs
 from server.blobs.base import new_key
-from server.blobs.folder import FolderBlobs
 from server.config import Config
 from server.db.database import metadata, migrate, open_database
 from server.db.jobs import Jobs, WorkerInfo
@@ -38,12 +39,16 @@ from server.images.read.open import read_header
 from server.job.formats import FORMATS
 from server.job.job import Job, Result
 from server.job.plan import result_size
+from tests.postgres import running_postgres
+from tests.seaweedfs import ACCESS, SeaweedFS
 
 # The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
 FAST = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}
 os.environ |= FAST
 # The suite runs in a process for each core. It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Kernels for GPUs run in the interpreter. It must be set before Triton is imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def plain_logs() -> None:
@@ -125,33 +130,37 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-POSTGRES = os.environ.get("UPSCALE_TEST_POSTGRES", "")
-"""URL of a database that belongs to the tests: they throw away what is in it."""
-
-
 @pytest.fixture(scope="session")
-def postgres() -> str:
-    """Its tables are in a schema of this process: several run the suite at a time."""
-    schema = os.environ.get("PYTEST_XDIST_WORKER", "public")
-    url = f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-csearch_path%3D{schema}"
+def postgres_server() -> Iterator[str]:
+    """The URL of a real PostgreSQL of this session's own; or of the one in UPSCALE_TEST_POSTGRES, whose database
+    belongs to the tests: they throw away what is in it."""
+    given = os.environ.get("UPSCALE_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    with running_postgres() as server:
+        yield server.url
+
+
+def in_schema(url: str, schema: str) -> str:
+    """The same database, in which this schema is empty and has all new tables."""
     engine = open_database(url)
     with engine.begin() as db:
         db.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
         db.exec_driver_sql(f"CREATE SCHEMA {schema}")
     engine.dispose()
+    return f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{schema}"
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server: str) -> str:
+    """The URL of a migrated database, in a schema of this process: several may run the suite on one server."""
+    url = in_schema(postgres_server, f"tests_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
     migrate(url)
     return url
 
 
-@pytest.fixture(
-    params=[
-        "sqlite",
-        pytest.param(
-            "postgresql",
-            marks=pytest.mark.skipif(not POSTGRES, reason="UPSCALE_TEST_POSTGRES holds no database URL"),
-        ),
-    ]
-)
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def engine(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path) -> Iterator[Engine]:
     """An empty database of each kind."""
     if request.param == "sqlite":
@@ -164,6 +173,18 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path)
             db.execute(table.delete())
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A real S3 server; its credentials are in the environment. For tests that are marked as slow."""
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ACCESS.items():
+            patch.setenv(name, value)
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture
@@ -186,11 +207,11 @@ class StandIn:
 
     def __init__(self, config: Config) -> None:
         self.jobs = Jobs(open_database(config.database), lease_s=config.lease_s)
-        self.blobs = FolderBlobs(config.blobs_dir)
+        self.blobs = open_blobs(config)
         self._config = config
 
     def beat(self, ready: bool = True) -> None:
-        self.jobs.worker_beat(WorkerInfo("stand-in", "cpu", ready, time.time()))
+        self.jobs.worker_beat(WorkerInfo("stand-in", "cpu", ready))
 
     def claim(self, wait_s: float = 5.0) -> Job:
         """The next job, waited for while it is being fetched."""
@@ -389,12 +410,22 @@ class Served:
         self.url = ""
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
-        with (self.data_dir.parent / f"{self.data_dir.name}.log").open("a") as log:
-            self._process = subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert self._process.stdout is not None
+        """Until a worker is ready; one of another machine will do."""
+        self.launch()
+        assert self._process is not None and self._process.stdout is not None
         self.url = self._process.stdout.readline().split()[-1]
         self.wait_for(lambda: self.get("/readyz").status_code == 200, 90)
+
+    def launch(self) -> None:
+        """Without waiting for anything. With the role `worker` it has no URL."""
+        command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(self.data_dir)]
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, stderr=log, text=True)
+
+    @property
+    def log(self) -> Path:
+        """What it writes to standard error."""
+        return self.data_dir.parent / f"{self.data_dir.name}.log"
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=20, **LOOPBACK)
@@ -404,9 +435,13 @@ class Served:
 
     def children(self) -> dict[str, int]:
         """Process ids by role: "api", "worker"."""
+        return {words[words.index("--role") + 1]: pid for pid, words in self.commands().items() if "--role" in words}
+
+    def commands(self) -> dict[int, list[str]]:
+        """The words of its children's commands, by process id."""
         assert self._process is not None
         pids = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        return {Path(f"/proc/{pid}/cmdline").read_text().split("\0")[3]: int(pid) for pid in pids}
+        return {int(pid): Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in pids}
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60) -> None:
         deadline = time.monotonic() + timeout_s
@@ -414,21 +449,29 @@ class Served:
             with suppress(httpx.TransportError):
                 if condition():
                     return
-            assert time.monotonic() < deadline, f"not within {timeout_s} s; see {self.data_dir}.log"
+            assert time.monotonic() < deadline, f"not within {timeout_s} s; see {self.log}"
             time.sleep(0.05)
 
     def kill(self) -> None:
         """As a power cut would, for this one process; its children must notice by themselves."""
         assert self._process is not None
         self._process.kill()
-        self._reap()
+        self.wait()
+
+    def kill_all(self) -> None:
+        """As a power cut would."""
+        assert self._process is not None
+        for pid in (*self.commands(), self._process.pid):
+            os.kill(pid, signal.SIGKILL)
+        self.wait()
 
     def stop(self) -> int:
         assert self._process is not None
         self._process.terminate()
-        return self._reap()
+        return self.wait()
 
-    def _reap(self) -> int:
+    def wait(self) -> int:
+        """Its status when it has ended."""
         assert self._process is not None and self._process.stdout is not None
         code = self._process.wait(30)
         self._process.stdout.close()

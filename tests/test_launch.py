@@ -16,7 +16,7 @@ import pytest
 
 from server import launch, own_command, python
 from server.api.auth import Auth
-from server.config import Config
+from server.config import BadConfig, Config, load_config
 from server.db.database import open_database
 from server.db.jobs import Jobs
 from server.db.keys import Keys
@@ -125,6 +125,28 @@ def test_other_things_of_the_name_server_in_the_current_folder_are_not_started(t
         assert done.returncode == 0 and str(tmp_path) not in done.stdout, done.stderr + done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["serve", "--role", "worker"], ["worker"]], ids=" ".join)
+def test_each_half_starts_alone_and_both_do_what_one_server_does(tmp_path: Path, command: list[str]) -> None:
+    api = Served(tmp_path / "data", UPSCALE_ROLE="api")
+    words = [sys.executable, "-m", "server", *command, "--data-dir", str(api.data_dir)]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as worker:
+        try:
+            api.start()
+            assert list(api.children()) == ["api"]
+            job_id = submit(api, 60, 40)
+            api.wait_for(lambda: job(api, job_id)["state"] == "succeeded")
+        finally:
+            worker.terminate()
+            assert api.stop() == worker.wait(30) == 0
+
+
+def test_a_role_that_does_not_exist_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPSCALE_ROLE", "gpu")
+    with pytest.raises(BadConfig, match="UPSCALE_ROLE='gpu'"):
+        load_config()
+
+
 def test_without_keys_only_loopback_is_listened_on(config: MakeConfig) -> None:
     def try_to(made: Config) -> None:
         with listen(made) as listener:
@@ -225,7 +247,7 @@ from server.db.database import open_database
 from server.db.jobs import Jobs, WorkerInfo
 worker = sys.argv[sys.argv.index("--id") + 1]
 Jobs(open_database(sys.argv[1]), lease_s=60).worker_beat(
-    WorkerInfo(worker, "cuda", False, time.time(), problem=open(sys.argv[2]).read())
+    WorkerInfo(worker, "cuda", False, problem=open(sys.argv[2]).read())
 )
 sys.exit(1)
 """

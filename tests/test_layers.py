@@ -16,8 +16,9 @@ SERVER = ROOT / "server"
 LEVELS = (
     ("__init__", "errors", "logs", "files", "malloc", "detailnet"),
     ("config", "kernels"),
-    ("job", "blobs", "models"),
+    ("job", "models"),
     ("images", "weights"),
+    ("blobs",),
     ("db", "outbound", "engine"),
     ("service", "faces", "refiners", "rows"),
     ("api", "pipeline"),
@@ -43,7 +44,7 @@ WORKER_HALF = {
 BOTH_START = {"launch", "cli", "__main__"}
 """They start either half, each in a process of its own. Whatever is named nowhere here is used by both halves."""
 
-PLUGINS = ("api/dialects", "blobs", "models", "refiners", "faces/restorers", "cli/pages")
+PLUGINS = ("api/dialects", "blobs", "models", "refiners", "faces/restorers", "worker/pools", "cli/pages")
 """Folders of things of one kind. `__init__.py` has the list of them, `base.py` what each must offer."""
 
 HEAVY = {"torch", "torchvision", "basicsr", "realesrgan", "gfpgan", "cv2"}
@@ -140,7 +141,7 @@ def test_the_halves_meet_only_at_the_tables_and_blobs(path: Path) -> None:
 @pytest.mark.parametrize("folder", PLUGINS)
 def test_every_plug_in_is_in_the_list_of_its_folder(folder: str) -> None:
     listed = ours(SERVER / folder / "__init__.py")
-    shared = {"base", "basicsr_shim", "depends", "fields"}
+    shared = {"base", "basicsr_shim", "depends", "fields", "staging", "lifecycle", "copy"}
     plugins = {each.stem for each in (SERVER / folder).iterdir() if not each.name.startswith("_")} - shared
     for plugin in plugins:
         assert any(belongs(module, {f"{folder}/{plugin}"}) for module in listed), f"{folder}/{plugin}"
@@ -160,7 +161,7 @@ def test_the_api_half_starts_without_torch_and_without_extras() -> None:
 
 
 def test_the_worker_half_starts_without_the_web_framework() -> None:
-    code = f"import sys, server.worker.loop; print([name for name in sys.modules if name in {sorted(WEB)!r}])"
+    code = f"import sys, server.worker.process; print([name for name in sys.modules if name in {sorted(WEB)!r}])"
     run = subprocess.run([sys.executable, "-c", code], cwd=SERVER.parent, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

@@ -80,7 +80,7 @@ def packaged() -> Path:
 
 def _native(path: Path) -> Enlarge | None:
     """On the server's own kernels, several times as fast as torch; None without a compiler."""
-    from server.kernels import Kernel, load
+    from server.kernels.cpu import Kernel, load
     from server.models import load_model
 
     kernel = load()

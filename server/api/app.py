@@ -21,10 +21,11 @@ from server.api.webhooks import SENDERS, Sender
 from server.blobs import open_blobs
 from server.config import Config
 from server.db.database import open_database
-from server.db.deadlines import CHECK_S, Deadlines
+from server.db.deadlines import Deadlines
 from server.db.deliveries import Deliveries
 from server.db.jobs import Jobs
 from server.db.keys import Keys
+from server.db.notify import Listener, Topic
 from server.db.uploads import Uploads
 from server.outbound.ssrf import read_allowed
 from server.service.service import Service
@@ -33,35 +34,41 @@ from server.weights.catalog import Catalog
 _THREADS = 8
 """Shared by all endpoints. Some wait for the disk, others compete for the interpreter: with the usual 40 threads,
 twenty callers who poll get a sixth fewer answers."""
+_BUCKET_THREADS = 40
+"""Where pictures are in a bucket: most wait for it."""
 
 
 def create_app(config: Config) -> FastAPI:
     """The API on a database that has been migrated. Raises BadConfig."""
     read_allowed(config.allow_hosts)
     engine = open_database(config.database)
+    listener = Listener(engine, may_lead=True)
     blobs = open_blobs(config)
     jobs = Jobs(engine, lease_s=config.lease_s, max_queue=config.max_queue)
     uploads = Uploads(engine, blobs, keep_s=config.keep_s)
     deliveries = Deliveries(engine)
     service = Service(config, jobs, uploads, blobs, Catalog.of(config))
-    auth, metrics = Auth(config, Keys(engine)), Metrics(jobs, deliveries)
+    auth, metrics = Auth(config, Keys(engine)), Metrics(jobs, deliveries, listener.is_leader)
     fetcher = Fetcher(service, jobs, blobs)
     sender = Sender(jobs, deliveries, blobs, config)
     reporter = Reporter(jobs, deliveries, config)
-    cleanup = Cleanup(config, service, jobs, uploads, blobs, metrics)
+    cleanup = Cleanup(config, service, jobs, uploads, blobs, metrics, listener.is_leader)
+    deadlines = Deadlines(engine, jobs)
 
     background = Background()
-    background.add_pool("fetch", FETCHERS, fetcher.claim, fetcher.fetch)
-    background.add_pool("send", SENDERS, sender.claim, sender.attempt)
-    background.add_pool("news", REPORTERS, reporter.claim, reporter.report)
-    background.add("deadlines", Deadlines(engine, jobs).once, CHECK_S)
-    background.add("cleanup", cleanup.once, CLEANUP_S)
-    background.add("count", metrics.count, COUNT_S)
+    fetch, send, news = (listener.subscribe(each) for each in (Topic.FETCH, Topic.DELIVERY, Topic.NEWS))
+    background.add_pool("fetch", FETCHERS, fetcher.claim, fetcher.fetch, fetch)
+    background.add_pool("send", SENDERS, sender.claim, sender.attempt, send, deliveries.next_due_s)
+    background.add_pool("news", REPORTERS, reporter.claim, reporter.report, news, deliveries.next_due_s)
+    background.add_waiting("deadlines", deadlines.once, listener.subscribe(Topic.DEADLINE), deadlines.next_s)
+    background.add_regular("cleanup", cleanup.once, CLEANUP_S)
+    background.add_regular("count", metrics.count, COUNT_S)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        to_thread.current_default_thread_limiter().total_tokens = _THREADS
-        with background.running():
+        threads = _THREADS if config.blob_url is None else _BUCKET_THREADS
+        to_thread.current_default_thread_limiter().total_tokens = threads
+        with listener.running(), background.running():
             yield
         fetcher.release()
         service.stop_readers()

@@ -9,12 +9,12 @@ Pictures of jobs that have not ended are never removed, so they may exceed the q
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
 from server.api.metrics import Metrics
-from server.blobs.base import Blobs, Stored
+from server.blobs.base import Blobs
 from server.config import Config
 from server.db.jobs import Jobs
 from server.db.uploads import Upload, Uploads
@@ -34,49 +34,75 @@ _BATCH = 100
 
 class Cleanup:
     def __init__(
-        self, config: Config, service: Service, jobs: Jobs, uploads: Uploads, blobs: Blobs, metrics: Metrics
+        self,
+        config: Config,
+        service: Service,
+        jobs: Jobs,
+        uploads: Uploads,
+        blobs: Blobs,
+        metrics: Metrics,
+        is_leader: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_leader`: this process cleans up for all machines; others remove only their own machine's parts."""
         self._config = config
         self._service = service
         self._jobs = jobs
         self._uploads = uploads
         self._blobs = blobs
         self._metrics = metrics
+        self._count = self._bytes = 0
+        """What is stored, as last listed, less what was removed since."""
+        self._list_at = 0.0
+        """By the monotonic clock."""
+        self._is_leader = is_leader
 
     def once(self) -> bool:
         """One run. True when there is more to remove."""
-        self._jobs.end_abandoned()
         self._note("part", self._blobs.remove_partial())
-        stored = self._blobs.list()
-        more = self._remove_expired(stored)
-        self._remove_orphans(stored)
-        more = self._remove_over_quota(stored) or more
-        self._metrics.stored(len(stored), _total(stored), self._blobs.free_bytes())
+        self._metrics.disk(self._blobs.free_bytes())
+        if not self._is_leader():
+            return False
+        self._jobs.end_abandoned()
+        if time.monotonic() >= self._list_at:
+            self._list()
+            self._list_at = time.monotonic() + self._blobs.list_s
+        more = self._remove_expired()
+        more = self._remove_over_quota() or more
+        self._metrics.stored(self._count, self._bytes)
         return more
 
-    # --- each removes what it deletes from `stored` -----------------------------------------------------------------
+    # --- internal ---------------------------------------------------------------------------------------------------
 
-    def _remove_expired(self, stored: dict[str, Stored]) -> bool:
-        expired = self._jobs.expired(self._config.keep_s, _BATCH)
-        for job in expired:
-            self._service.delete(job)
-        keys = [key for job in expired for key in pictures_of(job)]
-        self._note("expired", _take(stored, [*keys, *self._uploads.remove_expired()]))
-        return len(expired) == _BATCH
-
-    def _remove_orphans(self, stored: dict[str, Stored]) -> None:
+    def _list(self) -> None:
+        """Count what is stored, and remove what is an orphan."""
         before = time.time() - max(_ORPHAN_S, self._config.keep_s)
-        old = {key for key, each in stored.items() if each.stored_at < before}
+        old: dict[str, int] = {}
+        self._count = self._bytes = 0
+        for page in self._blobs.list():
+            self._count += len(page)
+            self._bytes += sum(each.size for each in page.values())
+            old |= {key: each.size for key, each in page.items() if each.stored_at < before}
         if not old:
             return
         # Queried after the blobs were listed: a picture that got its row in between is not an orphan.
-        orphans = sorted(old - self._jobs.keys() - self._uploads.keys())
-        for key in orphans:
-            self._blobs.delete(key)
-        self._note("orphan", _take(stored, orphans))
+        orphans = sorted(old.keys() - self._jobs.keys() - self._uploads.keys())
+        self._blobs.delete(*orphans)
+        self._removed("orphan", [old[key] for key in orphans])
 
-    def _remove_over_quota(self, stored: dict[str, Stored]) -> bool:
-        over = _total(stored) - self._config.keep_bytes if self._config.keep_bytes else 0
+    def _remove_expired(self) -> bool:
+        expired = self._jobs.expired(self._config.keep_s, _BATCH)
+        sizes = self._sizes(key for job in expired for key in pictures_of(job))
+        for job in expired:
+            self._service.delete(job)
+        uploads = self._uploads.expired()
+        sizes += self._sizes(uploads)
+        for key in uploads:
+            self._uploads.remove(key)
+        self._removed("expired", sizes)
+        return len(expired) == _BATCH
+
+    def _remove_over_quota(self) -> bool:
+        over = self._bytes - self._config.keep_bytes if self._config.keep_bytes else 0
         if over <= 0:
             return False
         # The oldest of both kinds together are among the oldest of each.
@@ -85,16 +111,24 @@ class Cleanup:
         for each in sorted(both, key=_stored_since)[:_BATCH]:
             if sum(sizes) >= over:
                 break
+            sizes += self._sizes(pictures_of(each) if isinstance(each, Job) else [each.key])
             if isinstance(each, Job):
                 self._service.delete(each)
-                sizes += _take(stored, pictures_of(each))
             else:
                 self._uploads.remove(each.key)
-                sizes += _take(stored, [each.key])
-        self._note("quota", sizes)
+        self._removed("quota", sizes)
         if not both:
-            log.warning("over the quota", over_bytes=over, stored_bytes=_total(stored))
+            log.warning("over the quota", over_bytes=over, stored_bytes=self._bytes)
         return bool(both) and sum(sizes) < over
+
+    def _sizes(self, keys: Iterable[str]) -> list[int]:
+        """Of those that exist, in bytes."""
+        return [found.size for key in keys if (found := self._blobs.stat(key)) is not None]
+
+    def _removed(self, reason: str, sizes: Sequence[int]) -> None:
+        # What came after the listing was not counted.
+        self._count, self._bytes = max(0, self._count - len(sizes)), max(0, self._bytes - sum(sizes))
+        self._note(reason, sizes)
 
     def _note(self, reason: str, sizes: Sequence[int]) -> None:
         self._metrics.removed(reason, sizes)
@@ -104,11 +138,3 @@ class Cleanup:
 
 def _stored_since(each: Job | Upload) -> float:
     return each.created_at if isinstance(each, Upload) else each.finished_at or each.created_at
-
-
-def _take(stored: dict[str, Stored], keys: Sequence[str]) -> list[int]:
-    return [each.size for key in keys if (each := stored.pop(key, None)) is not None]
-
-
-def _total(stored: dict[str, Stored]) -> int:
-    return sum(each.size for each in stored.values())

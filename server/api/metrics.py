@@ -1,14 +1,17 @@
 """Metrics for Prometheus: answered requests, the present state of the job table, and ended jobs.
 
 Counters are those of this process and begin at 0. Every ended job is counted once, by whichever worker it ran; one that
-is deleted within `COUNT_S` of its end may be missed. Workers are other processes: they report their counters with their
-heartbeats, and the differences are added here; the last few seconds of a worker that dies may be missing.
+is deleted within `COUNT_S` of its end may be missed. Where several machines share a database, each counts its own
+requests; what is in the tables is counted and shown by their leader only (db/notify.py), so that the sum over all
+machines is right. Jobs that end in the seconds between two leaders may be missed. Workers are other processes: they
+report their counters with their heartbeats, and the differences are added here; the last few seconds of a worker that
+dies may be missing.
 """
 
 import threading
 import time
 from collections import Counter as Tally
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -16,7 +19,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from server.db.deliveries import DEAD, PENDING, Deliveries
-from server.db.jobs import Ended, Jobs
+from server.db.figures import Ended
+from server.db.jobs import Jobs
 from server.job.job import State
 from server.service.timed_cache import TimedCache
 
@@ -28,7 +32,15 @@ _LATE_S = 60.0
 """A job's row may be written at most this much later than the end time in it."""
 _BYTES = "_bytes"
 """Ending of the names of memory measurements of workers."""
-_PRESENT = ("jobs_in_hand", "graphs")
+_GPU_METRICS = {
+    "gpu_utilisation_ratio": "Share of the last second in which the GPU had work.",
+    "gpu_memory_used_bytes": "Memory of the GPU that all processes take.",
+    "gpu_memory_total_bytes": "Memory of the GPU.",
+    "gpu_temperature_celsius": "Of the GPU.",
+    "gpu_throttled": "1 if heat or lack of power slows the GPU down.",
+}
+"""What workers read from a GPU's driver. Each is a metric of its own."""
+_PRESENT = ("jobs_in_hand", "graphs", *_GPU_METRICS)
 """Other values of the moment; all others are counts since the worker's start."""
 _STAGE_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _JOB_BUCKETS_S = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
@@ -37,17 +49,20 @@ _JOB_BUCKETS_S = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
 class Metrics:
     """Of one API process; for any thread."""
 
-    def __init__(self, jobs: Jobs, deliveries: Deliveries) -> None:
+    def __init__(self, jobs: Jobs, deliveries: Deliveries, is_leader: Callable[[], bool] = lambda: True) -> None:
         self._jobs = jobs
+        self._is_leader = is_leader
         self._counting = threading.Lock()
         self._reported: dict[str, Mapping[str, float]] | None = None
         self._started = self._counted_at = time.monotonic()
         self._counted: dict[str, float] = {}
         """Ids of the jobs that were counted recently, with the time of their last sighting."""
         registry = CollectorRegistry()
-        registry.register(_Table(jobs, deliveries))
         ProcessCollector(registry=registry)
         self._registry = registry
+        self._shared = CollectorRegistry()
+        """What all machines have together."""
+        self._shared.register(_Table(jobs, deliveries))
         self._requests = Counter(
             "upscale_requests", "HTTP requests answered.", ["dialect", "method", "status"], registry=registry
         )
@@ -88,9 +103,9 @@ class Metrics:
         )
         self._removed = Counter("upscale_removed", "Pictures removed by cleanup.", ["reason"], registry=registry)
         self._removed_bytes = Counter("upscale_removed_bytes", "Their size.", ["reason"], registry=registry)
-        self._stored = Gauge("upscale_stored_pictures", "Sources, results and uploads.", registry=registry)
-        self._stored_bytes = Gauge("upscale_stored_bytes", "Their size.", registry=registry)
-        self._disk_free = Gauge("upscale_disk_free_bytes", "Of the disk that pictures are on.", registry=registry)
+        self._stored = Gauge("upscale_stored_pictures", "Sources, results and uploads.", registry=self._shared)
+        self._stored_bytes = Gauge("upscale_stored_bytes", "Their size.", registry=self._shared)
+        self._disk_free = Gauge("upscale_disk_free_bytes", "Of this machine's disk.", registry=registry)
 
     def answered(self, dialect: str, method: str, status: int) -> None:
         self._requests.labels(dialect, method, status).inc()
@@ -100,24 +115,31 @@ class Metrics:
         self._removed.labels(reason).inc(len(sizes))
         self._removed_bytes.labels(reason).inc(sum(sizes))
 
-    def stored(self, pictures: int, size: int, free: int) -> None:
-        """Stored pictures, their size and the free space in bytes."""
+    def stored(self, pictures: int, size: int) -> None:
+        """Stored pictures and their size in bytes."""
         self._stored.set(pictures)
         self._stored_bytes.set(size)
+
+    def disk(self, free: int) -> None:
+        """The free space of this machine's disk in bytes."""
         self._disk_free.set(free)
 
     def count(self) -> None:
         """Add what has happened since the last call: ended jobs, and counters of workers."""
+        if not self._is_leader():
+            with self._counting:  # should this process become the leader, it counts from then on
+                self._started = self._counted_at = time.monotonic()
+                self._reported = None
+            return
         self._count_ended()
         self._count_workers()
 
     def _count_ended(self) -> None:
         """Count the jobs of the last `_LATE_S` that have not been counted."""
         with self._counting:
-            now, ticks = time.time(), time.monotonic()
-            # By the present clock: it may have been set back since this process began.
-            start = now - min(ticks - self._started, _LATE_S + ticks - self._counted_at)
-            found = self._jobs.ended_between(start, now + _LATE_S)
+            ticks = time.monotonic()
+            # Seconds, not a time: clocks may have been set back since this process began.
+            found = self._jobs.ended_within(min(ticks - self._started, _LATE_S + ticks - self._counted_at), _LATE_S)
             self._counted_at = time.monotonic()
             for each in found:
                 if each.id not in self._counted:
@@ -129,7 +151,8 @@ class Metrics:
     def text(self) -> bytes:
         """In the text format of `CONTENT_TYPE`."""
         self.count()
-        return generate_latest(self._registry)
+        own = generate_latest(self._registry)
+        return own + generate_latest(self._shared) if self._is_leader() else own
 
     def _count_workers(self) -> None:
         with self._counting:
@@ -147,7 +170,7 @@ class Metrics:
         self._repeated.inc(max(0, job.attempt - 1))
         if job.result is None:
             return
-        self._job_seconds.labels(job.dialect).observe(job.finished_at - job.created_at)
+        self._job_seconds.labels(job.dialect).observe(max(0.0, job.finished_at - job.created_at))
         for stage, seconds in job.result["seconds"].items():
             self._stage_seconds.labels(stage).observe(seconds)
         model = job.result["model"].split(" ")[0]
@@ -185,14 +208,20 @@ class _Table(Collector):
         yield workers
         memory = GaugeMetricFamily("upscale_worker_bytes", "What workers measure.", labels=["worker", "what"])
         items = GaugeMetricFamily("upscale_worker_items", "What workers have at hand.", labels=["worker", "what"])
+        gpus = {
+            name: GaugeMetricFamily(f"upscale_{name}", text, labels=["worker"]) for name, text in _GPU_METRICS.items()
+        }
         for worker in live:
             for what, number_now in worker.counters.items():
-                if what.endswith(_BYTES):
+                if what in gpus:
+                    gpus[what].add_metric([worker.id], number_now)
+                elif what.endswith(_BYTES):
                     memory.add_metric([worker.id, what.removesuffix(_BYTES)], number_now)
                 elif what in _PRESENT:
                     items.add_metric([worker.id, what], number_now)
         yield memory
         yield items
+        yield from gpus.values()
         pending = GaugeMetricFamily(
             "upscale_deliveries", "Webhooks and results to be sent, or given up.", labels=["state"]
         )

@@ -20,6 +20,7 @@ from server.api.cors import Cors
 from server.api.dialects import dialect_of
 from server.api.errors import error_response
 from server.api.metrics import Metrics
+from server.api.responses import IS_HEAD
 from server.config import Config, largest_body
 from server.errors import Forbidden, TooLarge, UpscaleError
 from server.errors.transient import transient_error
@@ -80,7 +81,7 @@ class Middleware:
         except Exception as error:
             transient = transient_error(error)
             if transient is not None:
-                log.error("disk or database failed", method=scope["method"], path=path, reason=str(error))
+                log.error("disk, database or store failed", method=scope["method"], path=path, reason=str(error))
             elif not isinstance(error, UpscaleError):
                 log.exception("request broke", method=scope["method"], path=path)
             if not started:
@@ -128,7 +129,7 @@ async def _head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Non
                 await send({"type": "http.response.body"})
                 tasks.cancel_scope.cancel()
 
-        await app({**scope, "method": "GET"}, receive, send_head)
+        await app({**scope, "method": "GET", IS_HEAD: True}, receive, send_head)
 
 
 def _content_length(scope: Scope) -> int:

@@ -22,10 +22,12 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from server.api.inline import Inline
-from server.blobs.base import Reader
+from server.blobs.base import Blob, Reader
 from server.errors import RangeNotSatisfiable
 from server.images.read.sniff import SNIFFED_BYTES, sniff
 
+IS_HEAD = "upscale.head"
+"""In the scope of a request that came as HEAD: middleware.py makes GET of it."""
 _PIECE_BYTES = 1 << 17
 _BASE64_PIECE_BYTES = 3 << 18
 """A multiple of 3: the base64 of the pieces, joined, is the base64 of the whole."""
@@ -64,11 +66,17 @@ def _pieces(reader: Reader, start: int, end: int, size: int = _PIECE_BYTES) -> I
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def picture(reader: Reader, filename: str, request: Request, *, save: bool = False) -> Response:
-    """A picture's file, or the parts of it that the request asks for; closes the reader. Raises RangeNotSatisfiable.
+def picture(blob: Blob, filename: str, request: Request, *, save: bool = False) -> Response:
+    """A picture's file, or the parts of it that the request asks for; or a redirect to the store, where that is set and
+    the caller gives no name to `save` it as. Raises NotFound and RangeNotSatisfiable.
 
     A browser shows pictures, unless it is to `save` them; it only saves any other kind of file.
     """
+    # NOTE: a page's own requests must not lead to another host: its policy forbids that. A link is for one method.
+    own_page = request.headers.get("Sec-Fetch-Site") == "same-origin"
+    if not own_page and not save and IS_HEAD not in request.scope and (link := blob.link()) is not None:
+        return Response(status_code=307, headers={"Location": link, "Cache-Control": "no-store"})
+    reader = blob.open()
     mime = sniff(reader.read(0, SNIFFED_BYTES))
     headers = {
         "Content-Disposition": disposition(filename, save=save or mime is None),

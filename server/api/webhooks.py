@@ -20,6 +20,7 @@ from server.db.deliveries import WEBHOOK, Deliveries, Delivery
 from server.db.jobs import Jobs
 from server.db.webhook_secret import load_secret
 from server.errors import NotFound
+from server.errors.transient import POSTPONE_S, transient_error
 from server.job.formats import FORMATS
 from server.job.job import Job
 from server.outbound.ssrf import NotAllowed, Unreachable, send
@@ -88,7 +89,11 @@ class Sender:
             self._give_up(delivery, str(error))
         except Unreachable as error:
             self._failed(delivery, retries, str(error))
-        except Exception:
+        except Exception as error:
+            if transient_error(error) is not None:  # of our own: this attempt does not count
+                log.error("delivery put off", reason=str(error))
+                self._deliveries.postpone(delivery, POSTPONE_S)
+                return
             log.exception("delivering broke")
             self._failed(delivery, retries, "something went wrong inside the server")
         else:

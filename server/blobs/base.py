@@ -6,7 +6,7 @@ consist of keys, so keys are never logged and never derived from anything.
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,8 @@ def not_found() -> NotFound:
 
 
 class Reader(Protocol):
-    """An open blob. It can be read to its end even if the blob is deleted meanwhile."""
+    """An open blob. If it is deleted meanwhile, one in a folder can still be read to its end; of one in a bucket `read`
+    raises OSError."""
 
     size: int
     """Bytes."""
@@ -43,7 +44,7 @@ class Reader(Protocol):
     """Unix seconds."""
 
     def read(self, start: int, length: int) -> bytes:
-        """Up to `length` bytes from `start`; fewer only at the end. For any thread."""
+        """Up to `length` bytes from `start`; fewer only at the end. For any thread. Raises OSError."""
 
     def close(self) -> None: ...
 
@@ -60,7 +61,7 @@ class Scratch(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """A blob in a listing."""
+    """What is known of a blob without reading it."""
 
     size: int
     """Bytes."""
@@ -71,9 +72,13 @@ class Stored:
 class Blobs(Protocol):
     """One store. Every method is for any thread; all raise OSError when the disk or the service fails."""
 
+    list_s: float
+    """Pause in seconds between two listings that nothing asks for but bookkeeping: a bucket's take time and money."""
+
     def put(self, key: str, data: bytes) -> None:
         """Write the whole blob or nothing; no reader sees a part of it. Raises OSError, also when the data would leave
-        too little free space."""
+        too little free space. What was there is replaced: keys are random, and a write that is repeated because its
+        answer was lost must not fail."""
 
     def get(self, key: str) -> bytes:
         """Raises NotFound."""
@@ -81,29 +86,41 @@ class Blobs(Protocol):
     def open(self, key: str) -> Reader:
         """Raises NotFound. The caller closes the reader."""
 
+    def stat(self, key: str) -> Stored | None:
+        """None: there is no such blob."""
+
     def has(self, key: str) -> bool: ...
 
-    def delete(self, key: str) -> None:
-        """Does nothing if the blob does not exist."""
+    def link(self, key: str) -> str | None:
+        """A URL that gives the blob to anyone for a short time, straight from the store; None where downloads are to go
+        through the API. Does not check whether the blob exists."""
 
-    def list(self) -> dict[str, Stored]:
-        """All blobs by key."""
+    def delete(self, *keys: str) -> None:
+        """Those that do not exist are no error."""
+
+    def list(self) -> Iterator[Mapping[str, Stored]]:
+        """All blobs by key, in pages."""
 
     def scratch(self) -> AbstractContextManager[Scratch]:
         """A temporary file without a name; it is removed afterwards, also when the process dies."""
 
     def stage(self) -> Path:
         """A path of this machine for a file that is to become a blob, see `adopt`. The caller removes the file if it is
-        not adopted; after a process was killed, `remove_partial` does."""
+        still there in the end; after a process was killed, `remove_partial` does."""
 
     def adopt(self, key: str, staged: Path) -> None:
-        """Make the staged file the blob of that key, whole or not at all, once it is safely on disk."""
+        """Make the staged file the blob of that key, whole or not at all, once it is safely stored. If it raises, the
+        file is as it was, so that it can be called again."""
 
     def remove_partial(self) -> Sequence[int]:
-        """Remove what killed processes have left unfinished. Returns the sizes of the files in bytes."""
+        """Remove what killed processes have left unfinished on this machine. Returns the sizes of the files in
+        bytes."""
 
     def free_bytes(self) -> int:
-        """Free space of the store."""
+        """Free space of this machine's disk, on which results are made."""
+
+    def check(self) -> Mapping[str, str]:
+        """Facts for `doctor`, after trying the store out. One that begins with `PROBLEM` is a fault. Does not raise."""
 
 
 @dataclass(frozen=True)
@@ -116,3 +133,9 @@ class Blob:
     def open(self) -> Reader:
         """Raises NotFound."""
         return self.store.open(self.key)
+
+    def link(self) -> str | None:
+        """As `Blobs.link`. Raises NotFound."""
+        if (link := self.store.link(self.key)) is not None and not self.store.has(self.key):
+            raise not_found()
+        return link

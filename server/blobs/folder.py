@@ -5,37 +5,26 @@ not wait for the disk: after a power cut the newest sources may be missing, and 
 """
 
 import errno
-import fcntl
 import os
 import re
-import shutil
-import tempfile
-import threading
-import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore
 
 from server.blobs.base import KEY, Stored, checked, not_found
+from server.blobs.staging import Staging, check_space, remove_old
+from server.errors import NotFound
 from server.files import fsync, make_private_folder
 
-SPARE_BYTES = 32 << 20
-"""Disk space that data from callers leaves free, so that the database and unfinished results still fit."""
-
-_STAGING = ".staging"
 _PRIVATE = 0o600
 """Mode of files, whatever the umask: a picture is for those who have its link, not for every user of the machine."""
-_CHECK_BYTES = 1 << 20
-_OLD_S = 86400.0
-"""No process is still writing a partial file of that age."""
-_LOCK, _CLEANUP_LOCK = ".lock", "sweeping"
-"""Ending of a staging folder's own lock file; and name of the lock file for all staging folders together."""
+_ID = ".id"
+"""File with a random name of the folder, which stays the same when the folder is moved."""
 
 
 class FileReader:
@@ -57,53 +46,21 @@ class FileReader:
         self._file.close()
 
 
-class FileScratch:
-    """A `blobs.base.Scratch` that leaves `SPARE_BYTES` of the disk free."""
-
-    def __init__(self, file: IO[bytes], folder: Path) -> None:
-        self._file = file
-        self._folder = folder
-        self._unchecked = _CHECK_BYTES
-
-    def write(self, data: bytes) -> None:
-        self._unchecked += len(data)
-        if self._unchecked >= _CHECK_BYTES:
-            if shutil.disk_usage(self._folder).free < SPARE_BYTES + _CHECK_BYTES:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._unchecked = 0
-        self._file.write(data)
-
-    def read(self) -> bytes:
-        self._file.seek(0)
-        return self._file.read()
-
-
 class FolderBlobs:
+    list_s = 0.0
+
     def __init__(self, folder: Path) -> None:
-        make_private_folder(folder)
-        make_private_folder(folder / _STAGING)
+        self._staging = Staging(folder)
+        self.scratch, self.stage, self.free_bytes = self._staging.scratch, self._staging.path, self._staging.free_bytes
         self._folder = folder
         self._store = LocalStore(folder)
-        self._own: Path | None = None
-        self._owning = threading.Lock()
 
     def put(self, key: str, data: bytes) -> None:
         checked(key)
-        if shutil.disk_usage(self._folder).free < len(data) + SPARE_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        check_space(self._folder, len(data))
         with _as_os_error():
             obstore.put(self._store, key, data)
         (self._folder / key).chmod(_PRIVATE)
-
-    @contextmanager
-    def scratch(self) -> Iterator[FileScratch]:
-        with tempfile.TemporaryFile(dir=self._folder / _STAGING) as file:
-            yield FileScratch(file, self._folder)
-
-    def stage(self) -> Path:
-        with self._owning:
-            self._own = self._own or self._own_folder()
-        return self._own / uuid.uuid4().hex
 
     def adopt(self, key: str, staged: Path) -> None:
         staged.chmod(_PRIVATE)
@@ -112,35 +69,17 @@ class FolderBlobs:
         fsync(self._folder)
 
     def remove_partial(self) -> Sequence[int]:
-        sizes = []
-        with self._staging_locked():
-            for lock in (self._folder / _STAGING).glob(f"*{_LOCK}"):
-                folder = lock.with_suffix("")
-                if _is_abandoned(lock):
-                    sizes += [path.stat().st_size for path in folder.glob("*")]
-                    shutil.rmtree(folder, ignore_errors=True)
-                    lock.unlink(missing_ok=True)
-        for place in (self._folder, self._folder / _STAGING):  # partial puts, and files staged by earlier versions
-            for path in place.iterdir():
-                with suppress(FileNotFoundError):
-                    status = path.stat()
-                    ours = KEY.fullmatch(path.name) if place == self._folder else _is_lock(path)
-                    if path.is_file() and not ours and status.st_mtime < time.time() - _OLD_S:
-                        path.unlink()
-                        sizes.append(status.st_size)
-        return sizes
+        own = (path for path in self._folder.iterdir() if not KEY.fullmatch(path.name) and path.name != _ID)
+        return [*self._staging.remove_abandoned(), *remove_old(own)]
 
-    def list(self) -> dict[str, Stored]:
+    def list(self) -> Iterator[Mapping[str, Stored]]:
         found = {}
         for entry in os.scandir(self._folder):
             if KEY.fullmatch(entry.name):
                 with suppress(FileNotFoundError):
                     status = entry.stat()
                     found[entry.name] = Stored(status.st_size, status.st_mtime)
-        return found
-
-    def free_bytes(self) -> int:
-        return shutil.disk_usage(self._folder).free
+        yield found
 
     def get(self, key: str) -> bytes:
         try:
@@ -149,46 +88,44 @@ class FolderBlobs:
         except FileNotFoundError as error:
             raise not_found() from error
 
+    def stat(self, key: str) -> Stored | None:
+        try:
+            status = (self._folder / checked(key)).stat()
+        except (FileNotFoundError, NotFound):
+            return None
+        return Stored(status.st_size, status.st_mtime)
+
     def has(self, key: str) -> bool:
-        return KEY.fullmatch(key) is not None and (self._folder / key).is_file()
+        return self.stat(key) is not None
 
     def open(self, key: str) -> FileReader:
         return FileReader(self._folder / checked(key))
 
-    def delete(self, key: str) -> None:
-        with suppress(FileNotFoundError), _as_os_error():
-            obstore.delete(self._store, checked(key))
+    def link(self, key: str) -> None:
+        return None
 
-    def _own_folder(self) -> Path:
-        """This process's own staging folder, with a lock file beside it: the kernel releases the lock when the process
-        ends, however it ends."""
-        folder = self._folder / _STAGING / uuid.uuid4().hex
-        with self._staging_locked():
-            folder.mkdir(mode=0o700)
-            # NOTE: stays open and locked for the life of the process.
-            descriptor = os.open(folder.with_suffix(_LOCK), os.O_CREAT | os.O_RDWR, 0o600)
-            with suppress(OSError):  # a file system without locks: then _is_abandoned gets none either
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return folder
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            with suppress(FileNotFoundError), _as_os_error():
+                obstore.delete(self._store, checked(key))
 
-    @contextmanager
-    def _staging_locked(self) -> Iterator[None]:
-        """No process removes a folder between its creation and its locking."""
-        with (self._folder / _STAGING / _CLEANUP_LOCK).open("w") as lock:
-            with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def check(self) -> Mapping[str, str]:
+        return {}
 
 
-def _is_lock(path: Path) -> bool:
-    return path.suffix == _LOCK or path.name == _CLEANUP_LOCK
-
-
-def _is_abandoned(lock: Path) -> bool:
-    with suppress(OSError), lock.open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+def folder_id(folder: Path) -> str:
+    """The random name of a folder of blobs, the same for all processes and machines that have it. Raises OSError."""
+    make_private_folder(folder)
+    path = folder / _ID
+    if not path.exists():
+        # Written under another name, then linked: of several at the same moment one wins, and none reads a part.
+        own = path.with_name(f"{_ID}.{uuid.uuid4().hex}")
+        own.write_text(uuid.uuid4().hex)
+        fsync(own)
+        with suppress(FileExistsError):
+            os.link(own, path)
+        own.unlink()
+    return path.read_text()
 
 
 @contextmanager

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from server import __version__
-from server.cli import backup, doctor, jobs, keys, mcp, provenance, serve, service, upscale, watch, weights
+from server.cli import (
+    backup,
+    batch,
+    blobs,
+    database,
+    doctor,
+    jobs,
+    keys,
+    mcp,
+    provenance,
+    serve,
+    service,
+    upscale,
+    watch,
+    weights,
+)
 
 app = typer.Typer(name="upscale-server", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -38,13 +53,15 @@ def options(
 
 app.command()(upscale.upscale)
 app.command()(watch.watch)
+app.command()(batch.batch)
 app.command()(serve.serve)
-app.command(hidden=True)(serve.api)
-app.command()(serve.worker)
+app.command(hidden=True)(serve.worker)
 app.command()(mcp.mcp)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(weights.app, name="weights")
+app.add_typer(blobs.app, name="blobs")
+app.add_typer(database.app, name="database")
 app.add_typer(service.app, name="service")
 app.command()(backup.backup)
 app.command()(provenance.inspect)

@@ -1,11 +1,12 @@
 """Shared by all commands: output, errors, and options of the same name."""
 
+import atexit
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,6 +17,9 @@ from rich.table import Table
 from server import own_command
 from server.errors import UpscaleError
 from server.malloc import MALLOC_ENV
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the jobs, pictures and installed weights.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -77,6 +81,12 @@ def _escaped(letter: str) -> str:
     code = ord(letter)
     # Bytes that are not UTF-8 are decoded to such characters (PEP 383).
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else letter.encode("unicode_escape").decode()
+
+
+def until_the_end(engine: "Engine") -> "Engine":
+    """The database's engine, closed when the program ends: SQLite then moves its log into the file."""
+    atexit.register(engine.dispose)
+    return engine
 
 
 def with_malloc_settings() -> None:

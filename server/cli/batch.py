@@ -1,260 +1,202 @@
-"""Upscales many files, one after the other. A file that fails does not stop the others."""
+"""`batch`: upscale all pictures of a folder or a bucket into another."""
 
 import json
 import logging
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from server.cli.base import complain, plain, stderr, stdout
-from server.cli.pages import Kind, Limits, kind_of
-from server.cli.progress import Display
-from server.cli.sources import STANDARD, Failure, Task, is_there
-from server.errors import SourceTooLarge, SourceUnreadable, UpscaleError
-from server.files import atomic_file, scratch_file
-from server.job.formats import FORMATS, FormatName
-from server.job.job import Params
+import typer
 
-if TYPE_CHECKING:
-    from server.config import Config
-    from server.pipeline import Context
-    from server.worker.upscaler import Upscaler
+from server import __version__
+from server.cli import options, sources
+from server.cli.base import AsJson, DataDir, Device, fail, plain_errors, with_malloc_settings
+from server.cli.here import Here, result_ending
+from server.cli.pages import ENDINGS
+from server.cli.places import Picture, Place, is_bucket, open_place, within
+from server.cli.queued import Queued
+from server.cli.run import Run, Tally, report_failure, say
+from server.cli.sources import Failure, Task
+from server.files import partial_files_removed_on_signals
 
-Show = Callable[[float, str], None]
-"""Takes the share of the work that is done, 0 … 1, and what is being done."""
-
-
-@dataclass
-class Tally:
-    """What has become of all files."""
-
-    total: int
-    done: int = 0
-    skipped: int = 0
-    failed: list[Failure] = field(default_factory=list)
-
-    def lines(self) -> Iterator[str]:
-        """The summary at the end. Empty for one file, and where all went well."""
-        if self.skipped:
-            yield f"{self.skipped} of {self.total} skipped: their results exist already"
-        if self.failed and self.total > 1:
-            yield f"{len(self.failed)} of {self.total} failed:"
-            yield from (plain(f"  {path}: {reason}") for path, reason in self.failed)
-
-    def last_words(self) -> str:
-        """For Ctrl-C."""
-        said = f"interrupted: {self.done} of {self.total} done"
-        said += "".join(
-            f", {count} {word}" for count, word in ((self.skipped, "skipped"), (len(self.failed), "failed")) if count
-        )
-        return said + ("; --skip-existing goes on with the rest" if self.total > 1 else "")
+_SAVE_S = 30.0
+"""How often the record is stored again while the command runs."""
 
 
-def load(config: "Config", params: Params) -> "Upscaler":
-    """With the networks loaded, so that a wrong name is one error, not one for each file. Raises UpscaleError."""
+def batch(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, or a bucket such as s3://bucket/prefix.")],
+    dest: Annotated[str, typer.Argument(metavar="DST", help="A folder or bucket of the results, with the same tree.")],
+    queue: Annotated[
+        bool,
+        typer.Option("--queue", help="Let the server's workers do it, on all machines: each picture is a job."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Upscale a picture again when it is newer than its result.")
+    ] = False,
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of the server of the buckets. Default: UPSCALE_BLOB_ENDPOINT.")
+    ] = None,
+    suffix: options.Suffix = "",
+    scale: options.Scale = None,
+    target: options.Target = None,
+    size: options.Size = None,
+    format_: options.Format = None,
+    quality: options.Quality = None,
+    lossless: options.Lossless = False,
+    progressive: options.Progressive = False,
+    depth: options.Depth = None,
+    metadata: options.Metadata = "keep",
+    colour: options.Colour = "keep",
+    background: options.Background = None,
+    animation: options.Animation = "keep",
+    model: options.Model = "auto",
+    device: Device = None,
+    creativity: options.Creativity = None,
+    content: options.Content = "auto",
+    denoise: options.Denoise = None,
+    faces: options.RestoreFaces = False,
+    face_strength: options.FaceStrength = None,
+    face_only: options.FaceOnly = None,
+    seed: options.Seed = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upscale all pictures of a folder or a bucket into another, and record what was done.
+
+    A picture is done when its result exists: run the same command again to go on after an interruption, or to try again
+    what has failed. Each run writes a record, batch-TIME.jsonl, beside the results.
+    """
+    with_malloc_settings()
+    from server.config import load_config
     from server.logs import configure_logs
-    from server.weights.catalog import Catalog
-    from server.worker.upscaler import Upscaler
 
-    configure_logs(logging.WARNING)  # the default is standard output
-    upscaler = Upscaler(config, Catalog.of(config), allow_paths=True)
-    upscaler.load(params)
-    if params.faces is not None:
-        upscaler.load_faces()
-    return upscaler
+    with plain_errors(), _store_failures():
+        config = load_config(device=device, data_dir=data_dir)
+        configure_logs(logging.WARNING)
+        _check_places(source, dest)
+        options.check_suffix(suffix)
+        params = options.make_params(
+            scale=scale,
+            target=target,
+            size=size,
+            format_="png" if format_ is None else options.format_name(format_),
+            quality=quality,
+            lossless=lossless,
+            progressive=progressive,
+            depth=depth,
+            metadata=metadata,
+            colour=colour,
+            background=background,
+            animation=animation,
+            model=model,
+            creativity=creativity,
+            content=content,
+            denoise=denoise,
+            faces=faces,
+            face_strength=face_strength,
+            face_only=face_only,
+            seed=seed,
+        )
+        own_format = format_ is None and not queue
+        at = endpoint or config.blob_endpoint
+        where = Between(open_place(source, at), open_place(dest, at))
+        endings = sources.PICTURES if queue else sources.PICTURES | ENDINGS
+        failures: list[Failure] = []
+        pictures = {each.source.path: each for each in where.src.pictures(endings, dest, failures)}
+        if not pictures and not failures:
+            fail(f"there are no pictures in {source}")
+        tasks = sources.place_apart(
+            [each.source for each in pictures.values()],
+            suffix=suffix,
+            ending=lambda path: result_ending(path, params, own_format=own_format),
+        )
+        tally = Tally(len(tasks) + len(failures), failed=failures)
+        wanted = [task for task in tasks if where.lacks(task, pictures[task.source], overwrite)]
+        tally.skipped = len(tasks) - len(wanted)
+        for path, reason in failures:
+            report_failure(path, reason, as_json=as_json)
+        if wanted:
+            record = Record(where.dst, {"source": source, "destination": dest, "params": params.to_dict()})
 
+            def last_words() -> str:
+                with suppress(OSError):
+                    record.save()
+                return tally.last_words("run the same command again to go on")
 
-class Batch:
-    def __init__(
-        self, config: "Config", params: Params, tally: Tally, *, own_format: bool, overwrite: bool, as_json: bool
-    ) -> None:
-        """Loads the networks. `own_format`: pages keep their format; else they get that of `params`. Raises
-        UpscaleError."""
-        self._own_format = own_format
-        self._config = config
-        self._params = params
-        self._tally = tally
-        self._overwrite = overwrite
-        self._as_json = as_json
-        self._upscaler = load(config, params)
-
-    def run(self, tasks: Sequence[Task]) -> None:
-        sizes = [task.size for task in tasks]
-        with Display(sizes, shown=not self._as_json and stderr.is_terminal) as display:
-            for task in tasks:
-                self.take(task, display)
-
-    def take(self, task: Task, display: Display) -> bool:
-        """Upscale one file and report it. Returns whether that has succeeded."""
-        display.begin(plain(task.source.name))
-        started = time.perf_counter()
-        try:
-            facts = self._make(task, display.show)
-        except Exception as error:  # unexpected errors too: the other files are done nevertheless
-            reason = reason_of(error)
-            self._tally.failed.append((task.source, reason))
-            with display.paused():
-                report_failure(task.source, reason, as_json=self._as_json)
-            return False
-        self._tally.done += 1
-        facts["seconds"] = round(time.perf_counter() - started, 3)
-        with display.paused():
-            self._report(task, facts, display.place())
-        return True
-
-    def _make(self, task: Task, show: Show) -> dict[str, Any]:
-        """Write the result. Returns what `--json` prints about it."""
-        kind = pages_of(task.source, self._params, own_format=self._own_format)
-        if kind is not None:
-            with self._result(task.result) as partial:
-                return self._make_pages(kind, task.source, partial, show)
-        data = self._read(task.source)
-        with self._result(task.result) as partial:
-            return upscale_picture(self._upscaler, self._params, data, partial, show)
-
-    def _make_pages(self, kind: Kind, source: Path, result: Path, show: Show) -> dict[str, Any]:
-        facts: dict[str, Any] = {}
-        notes: list[str] = []
-
-        def upscale_page(
-            data: bytes, target: Path, number: int, total: int, own: FormatName | None = None
-        ) -> FormatName:
-            format_ = own if own is not None and self._own_format else self._params.format
-            name = f"page {number} of {total}"
-            try:
-                made = upscale_picture(
-                    self._upscaler,
-                    replace(self._params, format=format_),
-                    data,
-                    target,
-                    lambda share, stage: show((number - 1 + share) / total, f"{name}  {stage}"),
-                )
-            except Exception as error:
-                raise SourceUnreadable(f"{name}: {reason_of(error)}") from error
-            facts.setdefault("model", made["model"])
-            notes.extend(f"{name}: {note}" for note in made.get("notes", ()))
-            return format_
-
-        config = self._config
-        limits = Limits(page_bytes=config.max_source_bytes, page_pixels=config.max_source_pixels)
-        count = kind.convert(source, result, limits, upscale_page)
-        return {"pages": count, "seconds": 0.0, **facts, **({"notes": notes} if notes else {})}
-
-    def _read(self, source: Path) -> bytes:
-        if source != STANDARD:
-            return source.read_bytes()
-        most = self._config.max_source_bytes
-        data = sys.stdin.buffer.read(most + 1)
-        if len(data) > most:
-            raise SourceTooLarge(f"standard input has more than {most} bytes, the most that is taken")
-        return data
-
-    @contextmanager
-    def _result(self, path: Path) -> Iterator[Path]:
-        """A file to write to, which becomes the result when the block ends well."""
-        if path == STANDARD:
-            with scratch_file(Path(tempfile.gettempdir())) as partial:
-                yield partial
-                with partial.open("rb") as file:
-                    shutil.copyfileobj(file, sys.stdout.buffer)
-                sys.stdout.buffer.flush()
-            return
-        with atomic_file(path) as partial:
-            yield partial
-            if not self._overwrite and is_there(path):  # someone else has made it in the meantime
-                raise FileExistsError(17, "the result exists already", str(path))
-
-    def _report(self, task: Task, facts: dict[str, Any], place: str) -> None:
-        if self._as_json:
-            print(json.dumps({"source": str(task.source), "result": str(task.result), **facts}), flush=True)
-            return
-        console = stderr if task.result == STANDARD else stdout
-        name = "standard output" if task.result == STANDARD else plain(task.result)
-        line = f"{name}  {describe(facts)}{f'  {place}' if place else ''}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-        for note in facts.get("notes", ()):
-            stderr.print(plain(f"note: {task.source}: {note}"), markup=False, highlight=False, soft_wrap=True)
+            with partial_files_removed_on_signals(last_words), ExitStack() as stack:
+                stack.callback(record.save)
+                if queue:
+                    queued = Queued(
+                        config, params, wanted, {path: each.state for path, each in pictures.items()}, where
+                    )
+                    stack.callback(queued.close)
+                    make = queued.make
+                else:
+                    make = Here(config, params, own_format=own_format, overwrite=overwrite, where=where).make
+                Run(tally, make, as_json=as_json, on_end=record.add).all(wanted)
+        if not as_json:
+            say(tally.lines())
+    if tally.failed:
+        raise typer.Exit(1)
 
 
-def pages_of(source: Path, params: Params, *, own_format: bool) -> Kind | None:
-    """The kind of a file that is taken page by page. Of a TIFF only the first page is taken for another format."""
-    if source == STANDARD or (kind := kind_of(source)) is None:
-        return None
-    return kind if kind.NAME not in FORMATS or own_format or params.format == kind.NAME else None
+@contextmanager
+def _store_failures() -> Iterator[None]:
+    """The reason is the operator's to know."""
+    try:
+        yield
+    except OSError as error:
+        from server.errors.transient import StoreFailure
+
+        if not isinstance(error, StoreFailure):
+            raise
+        fail(f"a bucket can't be used; run the same command again to go on: {error}")
 
 
-def result_ending(source: Path, params: Params, *, own_format: bool) -> str:
-    """The file name ending of a source's result."""
-    kind = pages_of(source, params, own_format=own_format)
-    return FORMATS[params.format].suffix if kind is None else kind.ENDINGS[0]
+class Between:
+    """A `here.Where`: sources in one place, results in another."""
+
+    def __init__(self, src: Place, dst: Place) -> None:
+        self.src, self.dst = src, dst
+        self.source, self.result = src.read, dst.write
+
+    def lacks(self, task: Task, picture: Picture, overwrite: bool) -> bool:
+        """Whether the picture has no result yet; with `overwrite` also if it is newer than its result."""
+        written = self.dst.written_at(task.result)
+        return written is None or (overwrite and picture.modified_at > written)
 
 
-def upscale_picture(upscaler: "Upscaler", params: Params, data: bytes, target: Path, show: Show) -> dict[str, Any]:
-    """Upscale one encoded picture into the file `target`. Returns what `--json` prints about the result.
+class Record:
+    """What a run has done, as JSON lines beside its results: what was wanted, then a line for each picture."""
 
-    Raises UpscaleError, OSError and pyvips.Error."""
-    ctx = upscaler.prepare(params, data, target)
-    upscaler.run(ctx, lambda: show(ctx.progress, ctx.stage or ""))
-    return _facts(ctx)
+    def __init__(self, place: Place, wanted: dict[str, Any]) -> None:
+        now = time.gmtime()
+        self._place = place
+        self._name = Path(time.strftime("batch-%Y%m%dT%H%M%SZ.jsonl", now))
+        self._lines = [wanted | {"started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", now), "version": __version__}]
+        self._saved = 0
+        self._save_at = time.monotonic() + _SAVE_S
 
+    def add(self, task: Task, facts: dict[str, Any]) -> None:
+        self._lines.append({"source": task.source.as_posix(), "result": task.result.as_posix(), **facts})
+        if time.monotonic() >= self._save_at:
+            self.save()
 
-def _facts(ctx: "Context") -> dict[str, Any]:
-    assert ctx.plan is not None  # the run has ended well
-    w, h = ctx.plan.result
-    facts: dict[str, Any] = {"width": w, "height": h}
-    if ctx.animation is not None:
-        facts |= {"frames": ctx.plan.frames, "duration_s": ctx.animation.timing.duration_s}
-    facts |= {"model": ctx.loaded.name if ctx.loaded else "none", "seconds": 0.0, "steps": ctx.seconds}
-    if ctx.loaded is not None:
-        facts |= {"model_sha256": ctx.loaded.sha256, "model_form": ctx.loaded.form}
-    if ctx.notes:
-        facts |= {"notes": ctx.notes}
-    if ctx.refinement is not None:
-        facts |= {"refinement": ctx.refinement.to_dict()}
-    if ctx.faces is not None:
-        facts |= {"faces": [face.to_dict() for face in ctx.faces]}
-    return facts
+    def save(self) -> None:
+        self._save_at = time.monotonic() + _SAVE_S
+        lines = self._lines[:]
+        if len(lines) > self._saved:
+            with self._place.write(self._name) as file:
+                file.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+            self._saved = len(lines)
 
 
-def describe(facts: dict[str, Any]) -> str:
-    """A result's facts as words: "64×48  0.2 s  fidelity-x4"."""
-    parts = [f"{facts['width']}×{facts['height']}"] if "width" in facts else []
-    parts += [f"{facts[name]} {name}" for name in ("frames", "pages") if name in facts]
-    parts.append(f"{facts['seconds']:.1f} s")
-    if facts["model"] != "none":
-        parts.append(facts["model"])
-    if "faces" in facts:
-        restored = sum(face["restored"] is not None for face in facts["faces"])
-        parts.append(f"{restored} of {len(facts['faces'])} faces restored")
-    return "  ".join(parts)
-
-
-def report_failure(source: Path, reason: str, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"source": str(source), "error": reason}), flush=True)
-    else:
-        complain(f"{source}: {reason}")
-
-
-def say(lines: Iterable[str]) -> None:
-    """On standard error."""
-    for line in lines:
-        stderr.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def reason_of(error: Exception) -> str:
-    """Why a file failed, as one line."""
-    import pyvips
-
-    if isinstance(error, UpscaleError):
-        return error.message
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    said = (str(error).strip().splitlines() or [""])[-1]
-    return said if isinstance(error, OSError | pyvips.Error) and said else f"{type(error).__name__}: {said}"
+def _check_places(source: str, dest: str) -> None:
+    if not is_bucket(source) and not Path(source).is_dir():
+        fail(f"there is no folder {source}", code=2)
+    if not is_bucket(dest) and Path(dest).exists() and not Path(dest).is_dir():
+        fail(f"{dest} is a file; results need a folder", code=2)
+    if within(source, dest) and within(dest, source):
+        fail("results need another place, or they would be upscaled too", code=2)

@@ -39,6 +39,7 @@ def _examine(config: "Config") -> dict[str, str]:
     import pyvips
     from sqlalchemy import make_url
 
+    from server.db.check import check_postgresql
     from server.logs import configure_logs
     from server.weights.catalog import Catalog, verify
     from server.weights.choice import LARGE_X4
@@ -59,6 +60,8 @@ def _examine(config: "Config") -> dict[str, str]:
         if kind == "cuda":
             facts["self-test"] = _self_test(upscaler.self_test)
         facts["own kernels"] = upscaler.kernels
+        if kind == "cuda":
+            facts["own GPU kernels"] = upscaler.gpu_kernels
     except UpscaleError as error:
         facts["device"] = f"PROBLEM: {error.message}"
     for name in catalog.names():
@@ -78,7 +81,26 @@ def _examine(config: "Config") -> dict[str, str]:
         facts["data folder"] += ", PROBLEM: not writable"
     # Without the password: others may read this.
     facts["database"] = repr(make_url(config.database_url)) if config.database_url else "SQLite in the data folder"
+    if not config.database.startswith("sqlite"):
+        facts["database"] += f": {check_postgresql(config.database)}"
+    if config.blob_url is not None:
+        facts |= _bucket(config, config.blob_url)
     return facts
+
+
+def _bucket(config: "Config", url: str) -> Mapping[str, str]:
+    from server.blobs import open_blobs
+    from server.blobs.lifecycle import lifecycle_fact
+    from server.config import BadConfig
+
+    where = f"{url} at {config.blob_endpoint}" if config.blob_endpoint else url
+    try:
+        facts = dict(open_blobs(config).check())
+    except (BadConfig, OSError) as error:
+        facts = {"bucket": f"PROBLEM: {error}"}
+    if url.startswith("s3:"):
+        facts["bucket's rules"] = lifecycle_fact(url, config.blob_endpoint)
+    return {"pictures": where, **facts}
 
 
 def _self_test(test: Callable[[], float]) -> str:

@@ -4,7 +4,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from server.cli.base import plain, stdout
-from server.cli.batch import Tally, pages_of, reason_of, report_failure
+from server.cli.here import pages_of
+from server.cli.run import Tally, reason_of, report_failure
 from server.cli.sources import STANDARD, Task
 from server.job.job import Params
 

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from server.cli.base import AsJson, DataDir, fail, plain_errors, show
+from server.cli.base import AsJson, DataDir, fail, plain_errors, show, until_the_end
 from server.job.job import Job, State
 
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel the jobs of the server on this data folder.")
@@ -120,4 +120,4 @@ def _open_engine(data_dir: Path | None) -> tuple[Any, float]:
         fail(f"there are no jobs in {config.data_dir}: no server has run there")
     if not is_current(config.database):
         migrate(config.database)
-    return open_database(config.database), config.lease_s
+    return until_the_end(open_database(config.database)), config.lease_s

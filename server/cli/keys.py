@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from server.cli.base import AsJson, DataDir, plain_errors, show, stderr
+from server.cli.base import AsJson, DataDir, plain_errors, show, stderr, until_the_end
 
 app = typer.Typer(no_args_is_help=True, help="Create and revoke API keys. A running server applies changes at once.")
 
@@ -95,4 +95,4 @@ def _open_keys(data_dir: Path | None) -> Any:
     set_private_umask()
     if not is_current(config.database):
         migrate(config.database)
-    return Keys(open_database(config.database))
+    return Keys(until_the_end(open_database(config.database)))

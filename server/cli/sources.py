@@ -114,16 +114,27 @@ def place(
         tasks = [Task(each.path, output, each.size) for each in sources]
     else:
         tasks = _in_folders(sources, output, suffix, ending)
-    taken: dict[Path, Path] = {}
-    for task in tasks:
-        first = taken.setdefault(task.result, task.source)
-        if first != task.source:
-            fail(f"{first} and {task.source} would both be written to {task.result}; nothing was done", code=2)
+    _check_distinct(tasks)
     given = {os.path.realpath(each.path) for each in sources if each.path != STANDARD}
     for task in tasks:
         if task.result != STANDARD and os.path.realpath(task.result) in given:
             fail(f"the result of {task.source} would overwrite {task.result}", code=2)
     return tasks
+
+
+def place_apart(sources: list[Source], *, suffix: str, ending: Callable[[Path], str]) -> list[Task]:
+    """The same for results in a place of their own, in which their paths are relative."""
+    tasks = _in_folders(sources, Path(), suffix, ending)
+    _check_distinct(tasks)
+    return tasks
+
+
+def _check_distinct(tasks: list[Task]) -> None:
+    taken: dict[Path, Path] = {}
+    for task in tasks:
+        first = taken.setdefault(task.result, task.source)
+        if first != task.source:
+            fail(f"{first} and {task.source} would both be written to {task.result}; nothing was done", code=2)
 
 
 def _in_folders(sources: list[Source], output: Path | None, suffix: str, ending: Callable[[Path], str]) -> list[Task]:

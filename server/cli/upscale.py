@@ -10,9 +10,10 @@ import typer
 
 from server.cli import options, sources
 from server.cli.base import AsJson, DataDir, Device, fail, plain_errors, with_malloc_settings
-from server.cli.batch import Batch, Tally, report_failure, result_ending, say
 from server.cli.dry_run import explain
+from server.cli.here import Here, result_ending
 from server.cli.pages import ENDINGS
+from server.cli.run import Run, Tally, report_failure, say
 from server.cli.sources import STANDARD, Source, Task
 from server.files import partial_files_removed_on_signals
 
@@ -117,7 +118,8 @@ def upscale(
                 _refuse_existing(there, len(tasks))
         elif tasks:
             with partial_files_removed_on_signals(tally.last_words):
-                Batch(config, params, tally, own_format=own_format, overwrite=overwrite, as_json=as_json).run(tasks)
+                here = Here(config, params, own_format=own_format, overwrite=overwrite)
+                Run(tally, here.make, as_json=as_json).all(tasks)
         if not as_json:
             say(tally.lines())
     if tally.failed:

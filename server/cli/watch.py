@@ -10,8 +10,9 @@ import typer
 
 from server.cli import options, sources
 from server.cli.base import AsJson, DataDir, Device, fail, plain, plain_errors, with_malloc_settings
-from server.cli.batch import Batch, Tally, result_ending, say
+from server.cli.here import Here, result_ending
 from server.cli.pages import ENDINGS
+from server.cli.run import Run, Tally, say
 from server.cli.sources import Task
 from server.files import partial_files_removed_on_signals
 from server.job.job import Params
@@ -90,14 +91,15 @@ def watch(
         )
         tally = Tally(0)
         with partial_files_removed_on_signals(lambda: f"stopped: {tally.done} done, {len(tally.failed)} failed"):
-            batch = Batch(config, params, tally, own_format=format_ is None, overwrite=overwrite, as_json=as_json)
+            here = Here(config, params, own_format=format_ is None, overwrite=overwrite)
+            run = Run(tally, here.make, as_json=as_json)
             say([plain(f"watching {folder}; results go to {dest}; Ctrl-C ends it")])
             seen = Seen(settle)
             looks = _looks(folder, dest, params, own_format=format_ is None, suffix=suffix)
             for tasks in looks:
                 for task in seen.complete((each for each in tasks if wanted(each, overwrite)), time.monotonic()):
                     tally.total += 1
-                    batch.run([task])
+                    run.all([task])
                     seen.took(task)
                 time.sleep(interval)
 

@@ -7,7 +7,6 @@ Times are Unix seconds as floats: they compare the same on both databases. The s
 import os
 import re
 import sqlite3
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -30,14 +29,28 @@ from sqlalchemy import (
     create_engine,
     event,
     make_url,
+    text,
 )
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 
 from server.config import BadConfig
+from server.db.clock import give_clock
+from server.db.notify import prepare_notify
 from server.files import make_private_folder
 from server.job.job import State
 
 metadata = MetaData()
+
+READY = "state = 'queued' AND source_key IS NOT NULL"
+"""Jobs that workers may claim. As text, because a partial index serves only statements with the same words in them."""
+UNFETCHED = "state = 'queued' AND source_key IS NULL"
+RUNNING = "state = 'running'"
+WITH_DEADLINE = "cancel_at IS NOT NULL AND finished_at IS NULL"
+
+
+def _partial(name: str, *columns: Any, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
 
 jobs = Table(
     "jobs",
@@ -69,8 +82,11 @@ jobs = Table(
     Column("error_code", String(64)),
     Column("error_message", Text),
     Column("cancel_at", Float),
-    Index("jobs_waiting", "state", "priority", "created_at"),
-    Index("jobs_unfetched", "state", "source_key"),
+    # NOTE: none has `lease_until` or `progress`: PostgreSQL updates a row in place only if no index has to follow.
+    _partial("jobs_turn", "owner", text("priority DESC"), "created_at", "id", where=READY),
+    _partial("jobs_unfetched", "state", "source_key", where=UNFETCHED),
+    _partial("jobs_running", "worker", "owner", where=RUNNING),
+    _partial("jobs_deadline", "cancel_at", where=WITH_DEADLINE),
     Index("jobs_backlog", "state", "dialect", "created_at"),
     Index("jobs_owned", "owner", "created_at"),
     Index("jobs_unended", "owner", "state"),
@@ -87,10 +103,18 @@ workers = Table(
     Column("device", String(128), nullable=False),
     Column("kind", String(16), nullable=False, server_default="cpu"),
     Column("ready", Boolean, nullable=False),
-    Column("beat_at", Float, nullable=False),
     Column("counters", JSON, nullable=False, server_default="{}"),
     Column("problem", Text),
 )
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("worker", String(128), primary_key=True),
+    Column("until", Float, nullable=False),
+    postgresql_with={"fillfactor": 50},  # room beside each row: a renewal is an update in place
+)
+"""One for all jobs of a worker. Times are those of `clock.TICKS`."""
 
 uploads = Table(
     "uploads",
@@ -142,6 +166,14 @@ keys = Table(
     Index("keys_hash", "hash", unique=True),
 )
 
+shared = Table(
+    "shared",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""What all machines of one database must agree on: see shared.py."""
+
 turns = Table(
     "turns",
     metadata,
@@ -154,8 +186,13 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 _LOCK_TIMEOUT_S = 30
 """How long a writer waits for others on SQLite, unless the URL says `?timeout=`."""
-_CHECK_S = 0.005
-_POLL_S = 0.1
+_POOL = {"pool_size": 2, "max_overflow": 2}
+"""Connections of one process to PostgreSQL; one more listens, see notify.py."""
+_IDLE_S = 1.0
+"""A connection that was not used for so long is checked before its next use."""
+_USED_AT = "upscale_used_at"
+_MIGRATING = 0x75707364
+"""The first half of the key of PostgreSQL's advisory lock; the second is that of the schema."""
 _READ_ONLY = "upscale_read_only"
 _UNSYNCED = "upscale_unsynced"
 
@@ -171,19 +208,50 @@ def open_database(url: str) -> Engine:
     parsed = _parse(url)
     try:
         # NOTE: hide_parameters, because the values of statements contain keys of callers' files.
-        if not url.startswith("sqlite"):
-            return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
-        if parsed.database:
-            make_private_folder(Path(parsed.database).parent)
-            _make_file(Path(parsed.database))
-        timeout = {} if "timeout" in parsed.query else {"timeout": _LOCK_TIMEOUT_S}
-        engine = create_engine(parsed, connect_args=timeout, hide_parameters=True)
+        if parsed.drivername != "postgresql+psycopg":
+            engine = _sqlite(parsed)
+        else:
+            engine = create_engine(parsed, hide_parameters=True, **_POOL)
+            event.listen(engine, "begin", _without_waiting)
+            _check_idle_connections(engine)
+        prepare_notify(engine)
+        return engine
     except ImportError as error:
         remedy = "pip install 'upscale-server[postgres]'"
         raise BadConfig(f"UPSCALE_DATABASE_URL: its driver is missing ({error}): {remedy}") from error
     except OSError as error:
         folder = Path(parsed.database or "").parent
         raise BadConfig(f"the folder {folder} can't be made: {error.strerror}") from error
+
+
+def _check_idle_connections(engine: Engine) -> None:
+    """As `pool_pre_ping`, which would cost a round trip at every use."""
+
+    @event.listens_for(engine, "checkin")
+    def returned(_: Any, record: Any) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def taken(connection: Any, record: Any, _: Any) -> None:
+        if time.monotonic() - record.info.get(_USED_AT, 0.0) > _IDLE_S:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.dbapi.Error as error:  # type: ignore[union-attr]  # psycopg is loaded
+                raise DisconnectionError from error  # the pool opens another one
+
+
+def _without_waiting(connection: Connection) -> None:
+    if connection.get_execution_options().get(_UNSYNCED):
+        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+
+
+def _sqlite(url: URL) -> Engine:
+    if url.database:
+        make_private_folder(Path(url.database).parent)
+        _make_file(Path(url.database))
+    timeout = {} if "timeout" in url.query else {"timeout": _LOCK_TIMEOUT_S}
+    engine = create_engine(url, connect_args=timeout, hide_parameters=True)
+    give_clock(engine)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:
@@ -237,44 +305,16 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def reading(engine: Engine) -> Connection:
-    """A connection for SELECTs, which on SQLite waits for no writer. Use as a context manager."""
-    return engine.connect().execution_options(**{_READ_ONLY: True})
+    """A connection for SELECTs, which on SQLite waits for no writer, and each of which sees what is there at that
+    moment. Use as a context manager."""
+    if engine.dialect.name == "sqlite":
+        return engine.connect().execution_options(**{_READ_ONLY: True})
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
 def unsynced(engine: Engine) -> Engine:
     """The same database for writes without meaning after a power cut, such as leases: they do not wait for the disk."""
     return engine.execution_options(**{_UNSYNCED: True})
-
-
-class Changes:
-    """Detects that another connection has written; faster and cheaper than querying for work.
-
-    On SQLite by the file's `data_version`, a read of a few microseconds; elsewhere it only waits. For one thread.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._connection = engine.raw_connection() if engine.dialect.name == "sqlite" else None
-        self._seen = self._version()
-
-    def wait(self, stop: threading.Event, timeout_s: float) -> None:
-        """Return after a change, after `timeout_s`, or when `stop` is set."""
-        if self._connection is None:
-            stop.wait(min(timeout_s, _POLL_S))
-            return
-        deadline = time.monotonic() + timeout_s
-        while (version := self._version()) == self._seen and time.monotonic() < deadline:
-            if stop.wait(_CHECK_S):
-                return
-        self._seen = version
-
-    def _version(self) -> int:
-        if self._connection is None:
-            return 0
-        cursor = self._connection.cursor()
-        cursor.execute("PRAGMA data_version")
-        row = cursor.fetchone()
-        cursor.close()
-        return int(row[0]) if row else 0
 
 
 def newest_version() -> str:
@@ -296,21 +336,29 @@ def is_current(url: str) -> bool:
     return list(found) == [newest_version()]
 
 
+def migrations(connection: Connection) -> Any:
+    """alembic's configuration for its commands on this connection."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
 def migrate(url: str) -> None:
     """Bring the schema up to date; once, before any process that uses it starts. Raises BadConfig when the database
     can't be used now."""
     from alembic import command
-    from alembic.config import Config
     from alembic.util import CommandError
 
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
     engine = open_database(url)
     shown = engine.url.render_as_string(hide_password=True)
     try:
         with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if connection.dialect.name == "postgresql":  # of several that start at once, the others then find it done
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING}, hashtext(current_schema()))")
+            command.upgrade(migrations(connection), "head")
     except CommandError as error:
         raise BadConfig(f"the database {shown} is of another version of this server: {error}") from error
     except (SQLAlchemyError, sqlite3.Error) as error:

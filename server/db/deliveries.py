@@ -11,15 +11,16 @@ least once; receivers recognise repeats by the job's id.
 The order is fair between owners and hosts, see fairness.py: slow receivers do not delay the messages to others.
 """
 
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, CursorResult, Engine, and_, func, or_, select, update
 
+from server.db.clock import NOW, TICKS
 from server.db.database import ENDED, deliveries, jobs, reading
 from server.db.fairness import CLOCKS_APART_S, Line, fair_order, is_live, note_turn
+from server.db.notify import Topic, notify
 from server.job.job import State
 
 WEBHOOK, UPLOAD = "webhook", "upload"
@@ -35,7 +36,7 @@ MAX_OF_OWNER, MAX_OF_HOST = 8, 3
 _LINE = Line(
     "delivery",
     deliveries,
-    active=lambda rows: and_(rows.c.state == PENDING, is_live(rows.c.held_until, LONGEST_S, time.time())),
+    active=lambda rows: and_(rows.c.state == PENDING, is_live(rows.c.held_until, LONGEST_S)),
     since=deliveries.c.due_at,
     host="host",
     max_of_owner=MAX_OF_OWNER,
@@ -77,9 +78,8 @@ class Deliveries:
         return self._claim(seconds, and_(deliveries.c.kind == NEWS, _with_job(jobs.c.state != State.QUEUED.value)))
 
     def _claim(self, seconds: float, which: ColumnElement[bool]) -> Delivery | None:
-        now = time.time()
-        is_due = or_(deliveries.c.due_at <= now, deliveries.c.due_at > now + LONGEST_S + CLOCKS_APART_S)
-        due = fair_order(_LINE, and_(deliveries.c.state == PENDING, is_due, which), now).limit(1)
+        is_due = or_(deliveries.c.due_at <= TICKS, deliveries.c.due_at > TICKS + (LONGEST_S + CLOCKS_APART_S))
+        due = fair_order(_LINE, and_(deliveries.c.state == PENDING, is_due, which)).limit(1)
         with reading(self._engine) as db:
             if db.execute(due).first() is None:
                 return None
@@ -87,28 +87,31 @@ class Deliveries:
         statement = (
             update(deliveries)
             .where(deliveries.c.id == chosen)
-            .values(attempts=deliveries.c.attempts + 1, due_at=now + seconds, held_until=now + seconds)
+            .values(attempts=deliveries.c.attempts + 1, due_at=TICKS + seconds, held_until=TICKS + seconds)
             .returning(deliveries)
         )
         with self._engine.begin() as db:
             row = db.execute(statement).one_or_none()
             if row is not None:
-                note_turn(db, _LINE.name, row.owner, now)
+                note_turn(db, _LINE.name, row.owner)
         return Delivery(**row._mapping) if row else None
 
     def hold(self, delivery: Delivery, seconds: float) -> None:
         """No other sender gets the delivery for `seconds` from now."""
-        until = time.time() + seconds
-        self._set(delivery, due_at=until, held_until=until)
+        self._set(delivery, due_at=TICKS + seconds, held_until=TICKS + seconds)
 
     def delivered(self, delivery: Delivery) -> None:
         self._set(delivery, state=DELIVERED, held_until=None, last_error=None)
 
     def retry(self, delivery: Delivery, pause_s: float, error: str | None) -> None:
-        self._set(delivery, due_at=time.time() + pause_s, held_until=None, last_error=error)
+        self._set(delivery, due_at=TICKS + pause_s, held_until=None, last_error=error)
+
+    def postpone(self, delivery: Delivery, pause_s: float) -> None:
+        """It can't be sent now, for a reason of our own: this attempt does not count."""
+        self._set(delivery, due_at=NOW + pause_s, held_until=None, attempts=delivery.attempts - 1)
 
     def give_up(self, delivery: Delivery, error: str) -> None:
-        self._set(delivery, state=DEAD, due_at=time.time(), held_until=None, last_error=error)
+        self._set(delivery, state=DEAD, due_at=NOW, held_until=None, last_error=error)
 
     def of_job(self, job_id: str) -> Sequence[Delivery]:
         with reading(self._engine) as db:
@@ -127,7 +130,16 @@ class Deliveries:
         with self._engine.begin() as db:
             result = db.execute(given_up.values(state=PENDING, attempts=0, due_at=0.0, held_until=None))
             assert isinstance(result, CursorResult)
+            notify(db, Topic.DELIVERY)
             return result.rowcount
+
+    def next_due_s(self) -> float | None:
+        """Seconds until the next one is due of those that wait for their time; None: there is none."""
+        wait = func.min(deliveries.c.due_at) - TICKS
+        query = select(wait).where(deliveries.c.state == PENDING, deliveries.c.due_at > TICKS)
+        with reading(self._engine) as db:
+            found: float | None = db.execute(query).scalar_one_or_none()
+            return found
 
     def counts(self) -> dict[str, int]:
         """Number by state; delivered ones are left out."""

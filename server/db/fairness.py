@@ -5,8 +5,10 @@ active rows of that owner, then the owner whose last turn was the longest ago, t
 requests to other machines may take long, so one owner never has all places for them, and one host never has all places
 of its owner. Requests within one process take turns in service/turns.py.
 
-Times in rows are of the wall clock, which may be set back. A lease is therefore valid only between now and its full
-length from now: one that ends later was written by another clock and is not valid.
+turn.py has the same rule for workers' jobs, of which many may wait: it looks at the first job of each owner only.
+
+Leases are of a clock that may be set back, or start again: see clock.py. A lease is therefore valid only between now
+and its full length from now: one that ends later was written by another clock and is not valid.
 """
 
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
+    bindparam,
     case,
     func,
     or_,
@@ -29,25 +32,39 @@ from sqlalchemy import (
     update,
 )
 
+from server.db.clock import NOW, TICKS, of_dialect
 from server.db.database import turns
 
 _MAX_HOST_LENGTH = 255
 CLOCKS_APART_S = 2.0
 """By how much the clocks of two machines may differ."""
 
-_FIRST_TURN = text(
-    "INSERT INTO turns (line, owner, served_at) VALUES (:line, :owner, :served_at) ON CONFLICT DO NOTHING"
+_MINE = turns.alias("mine")
+_TURN = (
+    update(turns)
+    .where(
+        turns.c.line == bindparam("in_line"),
+        turns.c.owner
+        # A row that another process writes now gets the same time: waiting for it would make all claims wait in a row.
+        == select(_MINE.c.owner)
+        .where(_MINE.c.line == bindparam("in_line"), _MINE.c.owner == bindparam("of_owner"))
+        .with_for_update(skip_locked=True)
+        .scalar_subquery(),
+    )
+    .values(served_at=NOW)
 )
+_NEW_TURN = "INSERT INTO turns (line, owner, served_at) VALUES (:line, :owner, {now}) ON CONFLICT DO NOTHING"
+_FIRST_TURN = {name: text(of_dialect(name, _NEW_TURN)) for name in ("sqlite", "postgresql")}
 
 
-def is_live(until: ColumnElement[Any], length_s: float, now: float) -> ColumnElement[bool]:
+def is_live(until: ColumnElement[Any], length_s: float) -> ColumnElement[bool]:
     """A lease of that length is valid now."""
-    return and_(until >= now, until <= now + length_s + CLOCKS_APART_S)
+    return and_(until >= TICKS, until <= TICKS + (length_s + CLOCKS_APART_S))
 
 
-def is_expired(until: ColumnElement[Any], length_s: float, now: float) -> ColumnElement[bool]:
+def is_expired(until: ColumnElement[Any], length_s: float) -> ColumnElement[bool]:
     """The lease has ended or is not valid. For rows without a lease neither function is true."""
-    return or_(until < now, until > now + length_s + CLOCKS_APART_S)
+    return or_(until < TICKS, until > TICKS + (length_s + CLOCKS_APART_S))
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ class Line:
     max_of_host: int | None = None
 
 
-def fair_order(line: Line, waiting: ColumnElement[bool], now: float) -> Select[Any]:
+def fair_order(line: Line, waiting: ColumnElement[bool]) -> Select[Any]:
     """Ids of the waiting rows, the next one first."""
     table = line.table
     busy = _count_active(line, "busy", "owner")
@@ -88,7 +105,7 @@ def fair_order(line: Line, waiting: ColumnElement[bool], now: float) -> Select[A
             found = found.where(at_host < line.max_of_host)
         order.append(at_host)
     # A turn in the future was written by another clock and is ignored.
-    served_at = case((turns.c.served_at <= now + CLOCKS_APART_S, turns.c.served_at), else_=0.0)
+    served_at = case((turns.c.served_at <= NOW + CLOCKS_APART_S, turns.c.served_at), else_=0.0)
     return found.order_by(*order, func.coalesce(served_at, 0.0), line.since)
 
 
@@ -100,15 +117,14 @@ def _count_active(line: Line, name: str, *columns: str) -> Any:
     return query.subquery(name)
 
 
-def note_turn(db: Connection, line: str, owner: str | None, now: float) -> None:
+def note_turn(db: Connection, line: str, owner: str | None) -> None:
     """Record a turn: this owner's next one in the line comes after those of all other owners."""
     if owner is None:  # a row of an earlier version whose job no longer exists
         return
-    mine = update(turns).where(turns.c.line == line, turns.c.owner == owner).values(served_at=now)
-    result = db.execute(mine)
+    result = db.execute(_TURN, {"in_line": line, "of_owner": owner})
     assert isinstance(result, CursorResult)
     if not result.rowcount:
-        db.execute(_FIRST_TURN, {"line": line, "owner": owner, "served_at": now})
+        db.execute(_FIRST_TURN[db.dialect.name], {"line": line, "owner": owner})
 
 
 def host_of(url: str) -> str:

@@ -1,9 +1,10 @@
 """The job table: where requests wait, and where the API half and the worker half meet.
 
-Every call is one short transaction. A worker owns a job by a lease: it must `heartbeat` before the lease expires, or
-another worker may claim the job. The worker's name and the `attempt` number, which every claim raises, fence all other
-writes: a write of a worker that froze and came back, or that has given the job back, changes nothing, because the row's
-attempt is no longer its own. So a result becomes visible exactly once, whatever happens in between.
+Every call is one short transaction. A worker owns its jobs by a lease, one for all of them: it must `heartbeat` or
+`worker_beat` before the lease expires, or other workers may claim them. The worker's name and the `attempt` number,
+which every claim raises, fence all other writes: a write of a worker that froze and came back, or that has given the
+job back, changes nothing, because the row's attempt is no longer its own. So a result becomes visible exactly once,
+whatever happens in between.
 
     queued ──claim──► running ──finish──► succeeded
       │                 │ ├─────fail────► failed
@@ -11,17 +12,17 @@ attempt is no longer its own. So a result becomes visible exactly once, whatever
       │                 └──lease expired─► claimed again, or failed after MAX_ATTEMPTS
       └──cancel──► cancelled            fetch failed ──► failed
 
-fairness.py has the order in which workers and fetchers get jobs: a thousand jobs of one key delay the first job of
-another key only until a running job ends, also where there is only one worker.
+turn.py and fairness.py have the order in which workers and fetchers get jobs: a thousand jobs of one key delay the
+first job of another key only until a running job ends, also where there is only one worker.
 
-A job that came with a URL has no source yet: `claim_fetch` gives it to a fetcher in the API half, under the same kind
-of lease, and workers can claim it after `give_source`.
+A job that came with a URL has no source yet: `claim_fetch` gives it to a fetcher in the API half, under a lease of its
+own, and workers can claim it after `give_source`.
 """
 
 import enum
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,22 +33,27 @@ from sqlalchemy import (
     Integer,
     and_,
     bindparam,
-    case,
     delete,
     func,
     insert,
     or_,
     select,
+    text,
     update,
 )
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
-from server.db.database import UNENDED, jobs, reading, unsynced, workers
+from server.db import leases
+from server.db.clock import NOW, TICKS
+from server.db.database import RUNNING, UNENDED, UNFETCHED, jobs, reading, unsynced, workers
 from server.db.database import deliveries as _deliveries
-from server.db.deliveries import Delivery
+from server.db.deliveries import NEWS, Delivery
 from server.db.fairness import Line, fair_order, host_of, is_expired, is_live, note_turn
+from server.db.figures import Backlog, Ended
 from server.db.limits import admit
+from server.db.notify import Topic, notify
+from server.db.turn import Turn
 from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
 from server.job.job import Job, Params, Result, State
 from server.weights.choice import DeviceKind
@@ -65,6 +71,9 @@ _RECENT = 20
 _ID = re.compile("[0-9a-f]{32}")
 """Other text is not a job's id, and may be text that the database can't compare."""
 
+_LOOKS = 5
+"""How often a claim looks again when other workers have taken what it saw."""
+
 MAX_FETCHES_OF_OWNER, MAX_FETCHES_FROM_HOST = 8, 3
 """At a time."""
 
@@ -73,12 +82,13 @@ _COLUMNS = [column for column in jobs.c if column.name not in ("lease_until", "s
 _BY_ID = select(*_COLUMNS).where(jobs.c.id == bindparam("wanted"))
 _QUEUED = select(jobs.c.id).where(jobs.c.state == State.QUEUED.value).limit(bindparam("most", type_=Integer)).subquery()
 _COUNT_QUEUED = select(func.count()).select_from(_QUEUED)
+_UNFETCHED = text(f"jobs.{UNFETCHED.replace('source_key', 'jobs.source_key')}")
 _TAKEN = select(jobs.c.id).where(
     jobs.c.owner == bindparam("owner"), jobs.c.dialect == bindparam("dialect"), jobs.c.external_id == bindparam("name")
 )
 _NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
-_IS_LIVE = and_(workers.c.beat_at > bindparam("since"), workers.c.beat_at < bindparam("until"))
-_LIVE = select(workers).where(_IS_LIVE).order_by(workers.c.id)
+_CLOCK = select(NOW)
+_HAS_DELIVERY = select(_deliveries.c.id).where(_deliveries.c.job_id == bindparam("job"), _deliveries.c.kind != NEWS)
 
 
 class HeartbeatResult(enum.Enum):
@@ -96,38 +106,11 @@ class WorkerInfo:
     id: str
     device: str
     ready: bool
-    beat_at: float
     kind: DeviceKind = "cpu"
     counters: Mapping[str, float] = field(default_factory=dict)
     """What it has counted since it started, by name; see worker/loop.py."""
     problem: str | None = None
     """Why it can't work, in words; None if it can."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What the metrics need of a job that has ended."""
-
-    id: str
-    dialect: str
-    state: str
-    error_code: str | None
-    attempt: int
-    created_at: float
-    finished_at: float
-    result: Mapping[str, Any] | None
-    """As `Result.to_dict` returns it."""
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """Jobs of one dialect and state that have not ended."""
-
-    dialect: str
-    state: State
-    jobs: int
-    oldest_at: float
-    """When the oldest was submitted."""
 
 
 class Jobs:
@@ -138,6 +121,8 @@ class Jobs:
         self._max_queue = max_queue
         self._room = 0
         self._room_until = 0.0
+        self._turn = Turn(engine, lease_s, MAX_ATTEMPTS, _COLUMNS)
+        self._abandoned = leases.abandoned(lease_s)
 
     # --- for callers ------------------------------------------------------------------------------------------------
 
@@ -156,13 +141,16 @@ class Jobs:
                 raise TooManyRequests("the queue is full; try again later")
             priority = job.priority + admit(db, job.owner, waits=not job.state.final)
             try:
-                computed = {"priority": priority, "source_host": host_of(job.source_url or "")}
+                computed: dict[str, Any] = {"priority": priority, "source_host": host_of(job.source_url or "")}
+                if job.cancel_at is not None and db.dialect.name != "sqlite":  # it was computed by this machine's clock
+                    computed["cancel_at"] = job.cancel_at + db.execute(_CLOCK).scalar_one() - time.time()
                 db.execute(_NEW, _to_row(job) | computed)
             except IntegrityError as error:  # on PostgreSQL, two requests at the same moment
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already") from error
             if deliveries:
                 rows = [vars(each) | {"owner": job.owner, "host": host_of(each.url)} for each in deliveries]
                 db.execute(_NEW_DELIVERY, rows)
+            notify(db, *_topics_of_new(job, deliveries))
 
     def find(self, owner: str, dialect: str, external_id: str) -> Job:
         """The job to which its caller gave this id. Raises NotFound."""
@@ -235,11 +223,11 @@ class Jobs:
             rows = db.execute(query.group_by(jobs.c.dialect, jobs.c.state))
             return [Backlog(dialect, State(state), number, oldest) for dialect, state, number, oldest in rows]
 
-    def ended_between(self, start: float, stop: float) -> Sequence[Ended]:
-        """Jobs that ended between these times, both included."""
+    def ended_within(self, past_s: float, ahead_s: float) -> Sequence[Ended]:
+        """Jobs that ended within the last `past_s`, and up to `ahead_s` from now by another clock."""
         columns = (jobs.c.id, jobs.c.dialect, jobs.c.state, jobs.c.error_code, jobs.c.attempt, jobs.c.created_at)
         query = select(*columns, jobs.c.finished_at, jobs.c.result).where(
-            jobs.c.finished_at >= start, jobs.c.finished_at <= stop
+            jobs.c.finished_at >= NOW - past_s, jobs.c.finished_at <= NOW + ahead_s
         )
         with reading(self._engine) as db:
             return [Ended(*row) for row in db.execute(query.order_by(jobs.c.finished_at))]
@@ -257,23 +245,20 @@ class Jobs:
         """A waiting job ends now, a running one at its worker's next heartbeat; an ended one does not change. Raises
         NotFound."""
         self.get(job_id)
-        now = time.time()
+        ended = {"state": State.CANCELLED.value, "finished_at": NOW, "cancel_requested": True}
+        waits = jobs.c.state == State.QUEUED.value
         with self._engine.begin() as db:
-            db.execute(
-                update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.state == State.QUEUED.value)
-                .values(state=State.CANCELLED.value, finished_at=now, cancel_requested=True)
-            )
-            db.execute(  # its worker is dead and would never read the request
-                update(jobs)
-                .where(jobs.c.id == job_id, self._abandoned(now))
-                .values(state=State.CANCELLED.value, finished_at=now, cancel_requested=True)
-            )
-            db.execute(
-                update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.state == State.RUNNING.value)
-                .values(cancel_requested=True)
-            )
+            # The worker of an abandoned one is dead and would never read the request.
+            if _count(db.execute(update(jobs).where(jobs.c.id == job_id, or_(waits, self._abandoned)).values(**ended))):
+                notify(db, Topic.DELIVERY)
+            elif _count(
+                db.execute(
+                    update(jobs)
+                    .where(jobs.c.id == job_id, jobs.c.state == State.RUNNING.value)
+                    .values(cancel_requested=True)
+                )
+            ):
+                notify(db, Topic.STOP)
         return self.get(job_id)
 
     # --- for fetchers -----------------------------------------------------------------------------------------------
@@ -281,16 +266,15 @@ class Jobs:
     def claim_fetch(self, fetcher: str, seconds: float) -> Job | None:
         """Lease the next job whose source is to be fetched, for `seconds`; None: there is none. Its `attempt` counts
         the fetches of it: more than one only if earlier ones crashed their process."""
-        now = time.time()
-        free = or_(jobs.c.lease_until.is_(None), is_expired(jobs.c.lease_until, seconds, now))
-        waiting = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_(None), free)
+        free = or_(jobs.c.lease_until.is_(None), is_expired(jobs.c.lease_until, seconds))
+        waiting = and_(_UNFETCHED, free)
         line = Line(
             "fetch",
             jobs,
             active=lambda rows: and_(
                 rows.c.state == State.QUEUED.value,
                 rows.c.worker.is_not(None),
-                is_live(rows.c.lease_until, seconds, now),
+                is_live(rows.c.lease_until, seconds),
             ),
             since=jobs.c.created_at,
             priority=jobs.c.priority,
@@ -298,74 +282,65 @@ class Jobs:
             max_of_owner=MAX_FETCHES_OF_OWNER,
             max_of_host=MAX_FETCHES_FROM_HOST,
         )
-        if not self._any(waiting):
-            return None
-        lease = {"worker": fetcher, "attempt": jobs.c.attempt + 1, "lease_until": now + seconds}
+        with reading(self._engine) as db:  # processes ask this often; a read blocks no writer
+            if not db.execute(select(jobs.c.id).where(waiting).limit(1)).first():
+                return None
+        chosen = fair_order(line, waiting).limit(1).with_for_update(skip_locked=True, of=jobs).scalar_subquery()
+        lease = {"worker": fetcher, "attempt": jobs.c.attempt + 1, "lease_until": TICKS + seconds}
         with self._unsynced.begin() as db:
-            return _take(db, line, waiting, now, **lease)
+            taken = update(jobs).where(jobs.c.id == chosen).values(**lease).returning(*_COLUMNS)
+            row = db.execute(taken).one_or_none()
+            if row is None:
+                return None
+            note_turn(db, line.name, row.owner)
+        return _from_row(row)
 
     def give_source(self, job_id: str, fetcher: str, source_key: str) -> bool:
         """The source is stored: workers may claim the job, and its attempts count from 0. False when the job is no
         longer this fetcher's."""
         given = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None}
-        return self._write(_fetching(job_id, fetcher), **given)
+        return self._write(_fetching(job_id, fetcher), Topic.WORK, **given)
 
     def hold_fetch(self, job_id: str, fetcher: str, seconds: float) -> bool:
         """Extend the fetcher's lease to `seconds` from now."""
         with self._unsynced.begin() as db:
-            mine = update(jobs).where(_fetching(job_id, fetcher)).values(lease_until=time.time() + seconds)
+            mine = update(jobs).where(_fetching(job_id, fetcher)).values(lease_until=TICKS + seconds)
             return _count(db.execute(mine)) == 1
 
     def postpone_fetch(self, job_id: str, fetcher: str, seconds: float) -> bool:
         """The source can't be fetched now, for a reason of our own: no fetcher tries for so long, and this attempt does
         not count."""
-        later = {"worker": None, "lease_until": time.time() + seconds, "attempt": jobs.c.attempt - 1}
+        later = {"worker": None, "lease_until": TICKS + seconds, "attempt": jobs.c.attempt - 1}
         return self._write(_fetching(job_id, fetcher), **later)
 
     def fail_fetch(self, job_id: str, fetcher: str, error: UpscaleError) -> bool:
-        return self._write(_fetching(job_id, fetcher), **_failure(error))
+        return self._end(job_id, _fetching(job_id, fetcher), **_failure(error))
 
     # --- for workers ------------------------------------------------------------------------------------------------
 
     def claim(self, worker: str) -> Job | None:
         """Lease the next job; jobs whose lease has expired are among the candidates. None: there is no work."""
-        now = time.time()
-        self.end_abandoned()
-        ready = and_(jobs.c.state == State.QUEUED.value, jobs.c.source_key.is_not(None))
-        waiting = or_(ready, self._abandoned(now))
-        if not self._any(waiting):
-            return None
-        line = Line(
-            "job",
-            jobs,
-            active=lambda rows: and_(
-                rows.c.state == State.RUNNING.value, is_live(rows.c.lease_until, self._lease_s, now)
-            ),
-            since=jobs.c.created_at,
-            priority=jobs.c.priority,
-        )
-        with self._unsynced.begin() as db:
-            return _take(
-                db,
-                line,
-                waiting,
-                now,
-                state=State.RUNNING.value,
-                worker=worker,
-                attempt=jobs.c.attempt + 1,
-                lease_until=now + self._lease_s,
-                started_at=func.coalesce(jobs.c.started_at, now),
-                progress=0.0,
-                stage="loading",
-            )
+        for _ in range(_LOOKS):
+            candidates = self._turn.look()  # a read: one that finds nothing blocks no writer
+            if not candidates:
+                return None
+            if candidates[0].doomed:
+                self.end_abandoned()
+                continue
+            row = self._turn.take(candidates, worker)
+            if row is not None:
+                return _from_row(row)
+        return None  # others took all that was seen
 
     def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> HeartbeatResult:
-        """Renew the lease and report progress (0 … 1) and the stage, see `Job.stage`."""
+        """Renew the worker's lease, and report the job's progress (0 … 1) and the stage, see `Job.stage`."""
+        assert job.worker is not None
         with self._unsynced.begin() as db:
+            leases.renew(db, job.worker, self._lease_s)
             row = db.execute(
                 update(jobs)
                 .where(_owned(job))
-                .values(lease_until=time.time() + self._lease_s, progress=progress, stage=stage)
+                .values(progress=progress, stage=stage)
                 .returning(jobs.c.cancel_requested)
             ).one_or_none()
         if row is None:
@@ -375,66 +350,85 @@ class Jobs:
     def finish(self, job: Job, result: Result) -> bool:
         """Publish the result. False when the job is no longer this attempt's: nothing was written; delete the blob."""
         state = State.SUCCEEDED.value
-        return self._write(_owned(job), state=state, result=result.to_dict(), progress=1.0, finished_at=time.time())
+        values: dict[str, Any] = {"state": state, "result": result.to_dict(), "progress": 1.0, "finished_at": NOW}
+        return self._end(job.id, _owned(job), **values)
 
     def fail(self, job: Job, error: UpscaleError) -> bool:
-        return self._write(_owned(job), **_failure(error))
+        return self._end(job.id, _owned(job), **_failure(error))
 
     def cancelled(self, job: Job) -> bool:
         """The worker has stopped the job on request."""
-        return self._write(_owned(job), state=State.CANCELLED.value, finished_at=time.time())
+        return self._end(job.id, _owned(job), state=State.CANCELLED.value, finished_at=NOW)
 
     def requeue(self, job: Job) -> bool:
         """Return the job to the queue, because this worker is shutting down; the attempt does not count."""
         values: dict[str, Any] = {
             "state": State.QUEUED.value,
             "worker": None,
-            "lease_until": None,
             "progress": 0.0,
             "stage": None,
         }
-        return self._write(_owned(job), attempt=jobs.c.attempt - 1, **values)
+        return self._write(_owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
+
+    def claimed_by(self, worker: str) -> set[str]:
+        """The ids of the jobs that are running on this worker, as the table says."""
+        with reading(self._engine) as db:
+            return set(db.execute(select(jobs.c.id).where(text(RUNNING), jobs.c.worker == worker)).scalars())
+
+    def idle_workers(self) -> int:
+        return leases.idle_workers(self._engine, self._lease_s)
+
+    def abandon(self, worker: str, job_ids: Collection[str]) -> None:
+        """The worker lives, but runs these jobs no more: others may claim them. The attempt counts."""
+        mine = and_(text(RUNNING), jobs.c.worker == worker, jobs.c.id.in_(job_ids))
+        self._write(mine, Topic.WORK, worker=None)
 
     # --- for the launcher and cleanup -------------------------------------------------------------------------------
 
     def release(self, worker: str) -> int:
-        """The process is known to be dead: its leases expire now. Returns how many."""
-        where = and_(jobs.c.worker == worker, jobs.c.state.in_((State.RUNNING.value, State.QUEUED.value)))
+        """The process is known to be dead: its leases end now. Returns how many jobs others may claim."""
+        mine = jobs.c.worker == worker
+        running = update(jobs).where(mine, text(RUNNING)).values(worker=None)
+        # A fetch that was interrupted is not a failed attempt.
+        fetches = update(jobs).where(mine, jobs.c.state == State.QUEUED.value)
         with self._engine.begin() as db:
             db.execute(delete(workers).where(workers.c.id == worker))
-            fetching = jobs.c.state == State.QUEUED.value  # a fetch that was interrupted is not a failed attempt
-            attempt = case((fetching, jobs.c.attempt - 1), else_=jobs.c.attempt)
-            return _count(db.execute(update(jobs).where(where).values(lease_until=0.0, attempt=attempt)))
+            leases.end(db, worker)
+            count = _count(db.execute(running))
+            count += _count(db.execute(fetches.values(lease_until=0.0, attempt=jobs.c.attempt - 1)))
+            if count:
+                notify(db, Topic.WORK, Topic.FETCH)
+        return count
 
     def end_abandoned(self) -> int:
-        """End the jobs with expired leases that must not run again: cancelled ones, and those of too many crashes.
-        Returns how many."""
-        now = time.time()
-        abandoned = self._abandoned(now)
+        """End the jobs without a lease that must not run again: cancelled ones, and those of too many crashes. Returns
+        how many."""
+        over = or_(jobs.c.cancel_requested, jobs.c.attempt >= MAX_ATTEMPTS)
         with reading(self._engine) as db:  # usually there is none, and reading waits for no writer
-            if not db.execute(select(jobs.c.id).where(abandoned).limit(1)).first():
+            if not db.execute(select(jobs.c.id).where(self._abandoned, over).limit(1)).first():
                 return 0
         with self._engine.begin() as db:
             stopped = db.execute(
                 update(jobs)
-                .where(abandoned, jobs.c.cancel_requested)
-                .values(state=State.CANCELLED.value, finished_at=now)
+                .where(self._abandoned, jobs.c.cancel_requested)
+                .values(state=State.CANCELLED.value, finished_at=NOW)
             )
             crashed = db.execute(
                 update(jobs)
-                .where(abandoned, jobs.c.attempt >= MAX_ATTEMPTS)
+                .where(self._abandoned, jobs.c.attempt >= MAX_ATTEMPTS)
                 .values(
                     state=State.FAILED.value,
-                    finished_at=now,
+                    finished_at=NOW,
                     error_code="job_failed",
                     error_message=f"the worker process died {MAX_ATTEMPTS} times while running this job",
                 )
             )
+            notify(db, Topic.DELIVERY)
             return _count(stopped) + _count(crashed)
 
     def expired(self, keep_s: float, limit: int = 100) -> Sequence[Job]:
         """Jobs that ended longer ago than their own `keep_s`, or the given one if they have none."""
-        over = jobs.c.finished_at + func.coalesce(jobs.c.keep_s, keep_s) < time.time()
+        over = jobs.c.finished_at + func.coalesce(jobs.c.keep_s, keep_s) < NOW
         query = select(*_COLUMNS).where(over).order_by(jobs.c.finished_at).limit(limit)
         with reading(self._engine) as db:
             return [_from_row(row) for row in db.execute(query)]
@@ -456,30 +450,32 @@ class Jobs:
         with self._engine.begin() as db:
             db.execute(delete(_deliveries).where(_deliveries.c.job_id == job_id))
             row = db.execute(delete(jobs).where(jobs.c.id == job_id).returning(*_COLUMNS)).one_or_none()
+            if row is not None and row.state == State.RUNNING.value:
+                notify(db, Topic.STOP)
         return _from_row(row) if row else None
 
     def worker_beat(self, worker: WorkerInfo) -> None:
-        """A worker process reports that it is alive; `ready` once its weights are verified and loaded."""
+        """A worker process reports that it is alive, which renews its lease; `ready` once its weights are verified and
+        loaded."""
         values = {
             "device": worker.device,
             "kind": worker.kind,
             "ready": worker.ready,
-            "beat_at": worker.beat_at,
             "counters": dict(worker.counters),
             "problem": worker.problem,
         }
         with self._unsynced.begin() as db:
+            leases.renew(db, worker.id, self._lease_s)
             if not _count(db.execute(update(workers).where(workers.c.id == worker.id).values(**values))):
                 db.execute(insert(workers).values(id=worker.id, **values))
 
     def live_workers(self) -> Sequence[WorkerInfo]:
-        """Workers whose last report is younger than a lease. Rows of dead workers stay until `release`."""
-        now = time.time()
-        bounds = {"since": now - self._lease_s, "until": now + max(self._lease_s, 1)}
+        """Workers that have a lease. Rows of dead workers stay until `release`."""
+        query = select(workers).where(workers.c.id.in_(leases.live(self._lease_s))).order_by(workers.c.id)
         with reading(self._engine) as db:
             return [
-                WorkerInfo(row.id, row.device, row.ready, row.beat_at, row.kind, row.counters, row.problem)
-                for row in db.execute(_LIVE, bounds)
+                WorkerInfo(row.id, row.device, row.ready, row.kind, row.counters, row.problem)
+                for row in db.execute(query)
             ]
 
     # --- internal ---------------------------------------------------------------------------------------------------
@@ -496,15 +492,6 @@ class Jobs:
         self._room -= 1
         return self._room >= 0
 
-    def _abandoned(self, now: float) -> Any:
-        """Running jobs whose lease has expired."""
-        return and_(jobs.c.state == State.RUNNING.value, is_expired(jobs.c.lease_until, self._lease_s, now))
-
-    def _any(self, where: Any) -> bool:
-        """Idle processes ask this often; a read blocks no writer."""
-        with reading(self._engine) as db:
-            return db.execute(select(jobs.c.id).where(where).limit(1)).first() is not None
-
     def _one(self, where: Any, missing: str) -> Job:
         with reading(self._engine) as db:
             row = db.execute(select(*_COLUMNS).where(where).limit(1)).one_or_none()
@@ -512,19 +499,33 @@ class Jobs:
             raise NotFound(missing)
         return _from_row(row)
 
-    def _write(self, where: Any, **values: Any) -> bool:
+    def _end(self, job_id: str, where: Any, **values: Any) -> bool:
+        """Whether there was such a job; it ends now."""
         with self._engine.begin() as db:
-            return _count(db.execute(update(jobs).where(where).values(**values))) == 1
+            if not _count(db.execute(update(jobs).where(where).values(**values))):
+                return False
+            # NOTE: only then, because PostgreSQL lets transactions that notify commit one after the other.
+            if db.execute(_HAS_DELIVERY, {"job": job_id}).first():
+                notify(db, Topic.DELIVERY)
+            return True
+
+    def _write(self, where: Any, topic: Topic | None = None, **values: Any) -> bool:
+        """Whether there was such a job. Processes that wait for the topic look then."""
+        with self._engine.begin() as db:
+            if not _count(db.execute(update(jobs).where(where).values(**values))):
+                return False
+            if topic is not None:
+                notify(db, topic)
+            return True
 
 
-def _take(db: Connection, line: Line, waiting: Any, now: float, **values: Any) -> Job | None:
-    """Write these values into the next job, in one statement that works on both databases."""
-    chosen = fair_order(line, waiting, now).limit(1).with_for_update(skip_locked=True, of=jobs).scalar_subquery()
-    row = db.execute(update(jobs).where(jobs.c.id == chosen).values(**values).returning(*_COLUMNS)).one_or_none()
-    if row is None:
-        return None
-    note_turn(db, line.name, row.owner, now)
-    return _from_row(row)
+def _topics_of_new(job: Job, deliveries: Sequence[Delivery]) -> Iterator[Topic]:
+    if job.state is State.QUEUED:
+        yield Topic.WORK if job.source_key is not None else Topic.FETCH
+    elif deliveries:
+        yield Topic.DELIVERY
+    if job.cancel_at is not None:
+        yield Topic.DEADLINE
 
 
 def _owned(job: Job) -> Any:
@@ -539,7 +540,7 @@ def _fetching(job_id: str, fetcher: str) -> Any:
 def _failure(error: UpscaleError) -> dict[str, Any]:
     return {
         "state": State.FAILED.value,
-        "finished_at": time.time(),
+        "finished_at": NOW,
         "error_code": error.code,
         "error_message": error.message,
     }

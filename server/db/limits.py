@@ -4,11 +4,11 @@ The rate is a token bucket in the form of GCRA (ITU-T I.371): `rate_until` is th
 share, and may be a minute ahead at most. So `rate` jobs may come at once, then one every 60 / rate seconds.
 """
 
-import time
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
+from server.db.clock import NOW
 from server.db.database import UNENDED, jobs, keys
 from server.errors import TooManyRequests, Unauthorized
 
@@ -18,7 +18,7 @@ _ROUNDING_S = 1e-3
 """Floats at today's Unix time are at least this exact."""
 
 
-_KEY = select(keys).where(keys.c.id == bindparam("owner")).with_for_update()
+_KEY = select(keys, NOW.label("now")).where(keys.c.id == bindparam("owner")).with_for_update()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def admit(db: Connection, owner: str, *, waits: bool) -> int:
         raise Unauthorized("Invalid API key")
     if waits and key.concurrent is not None and _unended(db, owner) >= key.concurrent:
         raise TooManyRequests(f"this key may have {key.concurrent} unfinished jobs; wait until one has ended")
-    now = time.time()
+    now = key.now
     day = int(now // DAY_S)
     day_jobs = key.day_jobs if key.day == day else 0
     if key.daily is not None and day_jobs >= key.daily:

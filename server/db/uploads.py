@@ -1,14 +1,14 @@
 """Upload tickets: a caller requests one, then puts the bytes at its address without an API key."""
 
 import re
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Engine, and_, delete, func, insert, select, update
 
 from server.blobs.base import KEY, Blobs, new_key
+from server.db.clock import NOW
 from server.db.database import reading, uploads
 from server.errors import NotFound
 
@@ -39,18 +39,17 @@ class Uploads:
 
     def issue(self, owner: str, filename: str, suffix: str, about: dict[str, Any] | None = None) -> Upload:
         """A ticket; `suffix` is the blob's file ending, with its dot."""
-        now = time.time()
-        ticket = Upload(new_key(suffix), owner, filename, False, now, now + TICKET_S, about or {})
+        values = {"key": new_key(suffix), "owner": owner, "filename": filename, "ready": False, "about": about or {}}
+        ticket = insert(uploads).values(**values, created_at=NOW, expires_at=NOW + TICKET_S).returning(uploads)
         with self._engine.begin() as db:
-            db.execute(insert(uploads).values(**vars(ticket)))
-        return ticket
+            return Upload(**db.execute(ticket).one()._mapping)
 
     def ticket(self, key: str) -> Upload:
         """The ticket that waits for its bytes. Raises NotFound when there is none, it has been used or has expired."""
         row = None
         if KEY.fullmatch(key):
             with reading(self._engine) as db:
-                live = and_(uploads.c.key == key, uploads.c.expires_at > time.time(), ~uploads.c.ready)
+                live = and_(uploads.c.key == key, uploads.c.expires_at > NOW, ~uploads.c.ready)
                 row = db.execute(select(uploads).where(live)).one_or_none()
         if row is None:
             raise NotFound(_NO_TICKET)
@@ -58,13 +57,21 @@ class Uploads:
 
     def fill(self, key: str, data: bytes) -> Upload:
         """Store the ticket's bytes. Raises NotFound as `ticket` does; of two simultaneous calls, for the later one."""
-        filled = replace(self.ticket(key), ready=True, expires_at=time.time() + self._keep_s)
-        mine = update(uploads).where(uploads.c.key == key, ~uploads.c.ready)
+        ticket = self.ticket(key)
+        mine = update(uploads).where(uploads.c.key == key)
+        filled = mine.where(~uploads.c.ready).values(ready=True, expires_at=NOW + self._keep_s).returning(uploads)
         with self._engine.begin() as db:
-            if not db.execute(mine.values(ready=True, expires_at=filled.expires_at)).rowcount:
+            row = db.execute(filled).one_or_none()
+            if row is None:
                 raise NotFound(_NO_TICKET)
-            self._blobs.put(key, data)  # within the transaction: if it fails, the ticket is still valid
-        return filled
+        try:
+            # NOTE: not within the transaction, which on SQLite keeps all others waiting: a bucket takes its time.
+            self._blobs.put(key, data)
+        except Exception:
+            with self._engine.begin() as db:  # the ticket is still valid
+                db.execute(mine.values(ready=False, expires_at=ticket.expires_at))
+            raise
+        return Upload(**row._mapping)
 
     def find(self, owner: str, upload_id: str) -> Upload | None:
         """The caller's finished upload whose key begins with these 32 hex digits."""
@@ -84,13 +91,10 @@ class Uploads:
             found = [Upload(**row._mapping) for row in db.execute(query.limit(limit).offset(offset))]
             return found, db.execute(select(func.count()).select_from(uploads).where(*where)).scalar_one()
 
-    def remove_expired(self) -> Sequence[str]:
-        """Delete expired tickets and uploads, with their bytes. Returns their keys."""
+    def expired(self) -> Sequence[str]:
+        """The keys of expired tickets and uploads, for `remove`."""
         with reading(self._engine) as db:
-            expired = list(db.execute(select(uploads.c.key).where(uploads.c.expires_at < time.time())).scalars())
-        for key in expired:
-            self.remove(key)
-        return expired
+            return list(db.execute(select(uploads.c.key).where(uploads.c.expires_at < NOW)).scalars())
 
     def remove(self, key: str) -> None:
         """Delete an upload with its bytes; nothing happens if it does not exist."""

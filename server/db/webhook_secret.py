@@ -7,7 +7,11 @@ import hmac
 import os
 import secrets
 
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
 from server.config import Config
+from server.db.shared import shared_value
 from server.files import make_private_folder
 
 
@@ -26,6 +30,15 @@ def load_secret(config: Config) -> bytes:
             os.link(own, path)
         own.unlink()
     return path.read_bytes()
+
+
+def with_shared_secret(config: Config, engine: Engine) -> Config:
+    """The same settings; on PostgreSQL with the secret of all machines that share the database, unless one is set. The
+    first machine makes it: that of its data folder."""
+    if config.secret is not None or engine.dialect.name == "sqlite":
+        return config
+    secret = shared_value(engine, "webhook_secret", lambda: load_secret(config).decode())
+    return config.model_copy(update={"secret": SecretStr(secret)})
 
 
 def webhook_secret(secret: bytes, owner: str) -> str:

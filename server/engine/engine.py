@@ -23,17 +23,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from server.engine import cuda
+from server.engine import cuda, memory
 from server.engine.backends import Backend, open_backends
 from server.engine.backends.base import OnSlice, OnTile, Tile
 from server.engine.device import release_memory, unless_out_of_memory
 from server.engine.runtime import Runtime
+from server.engine.spread import Helpers, Results, spread
 from server.engine.tile import Span, blend_weights, cut
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
-from server.images.samples import from_floats
+from server.images.samples import from_floats, to_floats
 from server.job.tiling import TILE_STEP, Geometry, Size, round_up, tile_count, tile_size
-from server.kernels import Kernel
+from server.kernels.cpu import Kernel
 from server.models import load_blend
 from server.models.base import Channels, Model
 
@@ -57,14 +58,16 @@ class Engine:
         *,
         dtype: torch.dtype = torch.float32,
         kernel: Kernel | None = None,
+        fused: bool = False,
         batch_pixels: int | None = None,
     ) -> None:
         """`dtype`: the precision that `load` gives networks. `kernel`: our own code for the CPU, where it is available.
-        `batch_pixels`: source pixels up to which batches are filled; 0 for one tile at a time; None for what suits the
-        device."""
+        `fused`: load networks on our own code for GPUs. `batch_pixels`: source pixels up to which batches are filled; 0
+        for one tile at a time; None for what suits the device."""
         self.device = device
         self.dtype = dtype
         self.kernel = kernel
+        self.fused = fused
         self._runtime = Runtime(device)
         self._backends = open_backends(self._runtime, batch_pixels)
         self._runtime.reliefs.append(self.release)
@@ -81,7 +84,14 @@ class Engine:
     ) -> Model:
         """A network for this engine, from files with the share of each: see `load_blend`. Raises ModelNotFound."""
         model = load_blend(
-            parts, name=name, sha256=sha256, device=self.device, dtype=self.dtype, kernel=self.kernel, scale=scale
+            parts,
+            name=name,
+            sha256=sha256,
+            device=self.device,
+            dtype=self.dtype,
+            kernel=self.kernel,
+            fused=self.fused,
+            scale=scale,
         )
         if model.native is not None:
             release_memory(self.device)  # of the checkpoints and of what was made on the way
@@ -96,6 +106,7 @@ class Engine:
         tile: int = 0,
         on_tile: OnTile = None,
         on_slice: OnSlice = None,
+        helpers: Helpers | None = None,
     ) -> Iterator[NDArray[Any]]:
         """Finished rows of the result, from top to bottom: H_band × W·scale × channels of `dtype`.
 
@@ -103,10 +114,11 @@ class Engine:
         back as their mean; a network for grey takes the three of RGB one after the other. `dtype`: uint8 or uint16,
         rounded and clamped, or float32 in about [0, 1]. `tile`: side of the tiles in source pixels; 0 lets the engine
         decide whether to cut tiles and how large they are. `on_tile` and `on_slice` are called in the thread that takes
-        the bands; they may raise, which ends the run. Raises OutOfMemory.
+        the bands; they may raise, which ends the run. `helpers`: other processes that compute some of the tiles, where
+        there are several; the result is the same. Raises OutOfMemory.
         """
         if model.facts.channels is Channels.GREY and samples.shape[2] > 1:
-            return self._channels(model, samples, np.dtype(dtype), tile, on_tile, on_slice)
+            return self._channels(model, samples, np.dtype(dtype), tile, on_tile, on_slice, helpers)
         facts, geometry = model.facts, self.geometry(model, tile)
         padded = _pad(samples, facts.multiple)
         h, w = padded.shape[:2]
@@ -118,7 +130,7 @@ class Engine:
         rows = cut(h, height, facts.halo, facts.blend, facts.multiple)
         columns = cut(w, width, facts.halo, facts.blend, facts.multiple)
         result = samples.shape[0] * facts.scale, samples.shape[1] * facts.scale
-        return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile, on_slice)
+        return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile, on_slice, helpers)
 
     def _channels(
         self,
@@ -128,6 +140,7 @@ class Engine:
         tile: int,
         on_tile: OnTile,
         on_slice: OnSlice,
+        helpers: Helpers | None,
     ) -> Iterator[NDArray[Any]]:
         """Each channel alone, in step. `on_tile` is called when a tile of all is done."""
         last = samples.shape[2] - 1
@@ -139,6 +152,7 @@ class Engine:
                 tile=tile,
                 on_tile=on_tile if c == last else None,
                 on_slice=on_slice,
+                helpers=helpers,
             )
             for c in range(last + 1)
         ]
@@ -175,6 +189,11 @@ class Engine:
         """How often `upscale` will call `on_tile` for a picture of `size` (width, height), unless memory runs out."""
         return tile_count(size, self.geometry(model, tile))
 
+    def tile(self, tile: Tile) -> NDArray[Any] | None:
+        """The kept part of one tile's result, for another process's picture; None if it does not fit into memory."""
+        with closing(self._backend(tile.model).results(iter([tile]), None)) as results:
+            return next(results)[1]
+
     def rate(self, model: Model) -> float:
         """Source pixels that the network takes per second on this device, alone: the better of two runs over a small
         picture. On a CPU by the time that its cores worked, so that other programs do not change the result."""
@@ -187,6 +206,24 @@ class Engine:
                 pass
             seconds.append(self.worked_s() - started)
         return h * w / min(seconds)
+
+    def warm(self, model: Model) -> None:
+        """On a GPU: run pictures of a few sizes, so that the first job need not wait for what a first run prepares, and
+        measure what a tile of this network takes and may take. Raises OutOfMemory."""
+        if self.device.type != "cuda":
+            return
+        for side in memory.WARMED:
+            before = self.call(self._start_of_peak)
+            samples = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+            for _ in self.upscale(model, samples, dtype=np.uint8, tile=side):
+                pass
+        self._runtime.memory.note(model, torch.cuda.max_memory_allocated(self.device) - before, side**2)
+        self._runtime.memory.look()
+        log.info("memory measured", model=model.name, tile=self.geometry(model).tile)
+
+    def _start_of_peak(self) -> int:
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return torch.cuda.memory_allocated(self.device)
 
     def worked_s(self) -> float:
         """A clock: on a CPU, seconds for which this process has had all its threads at work; on a GPU, seconds."""
@@ -283,14 +320,22 @@ class Engine:
         dtype: np.dtype[Any],
         on_tile: OnTile,
         on_slice: OnSlice,
+        helpers: Helpers | None,
     ) -> Iterator[NDArray[Any]]:
         scale, blend = model.facts.scale, model.facts.blend
         if len(rows) == len(columns) == 1:
             blend = 0  # there is no neighbour
-        # Only where neighbours are blended must samples be floats, which take four times the memory.
-        kind = np.dtype(np.float32) if blend else dtype
+        # Neighbours are blended as floats, which take four times the memory. From a GPU they come rounded, so that one
+        # byte for a sample crosses the bus: a blended sample is then rounded twice.
+        kind = np.dtype(np.float32) if blend and self.device.type == "cpu" else dtype
         width, channels = samples.shape[1] * scale, samples.shape[2]
-        with closing(self._results(_tiles(model, samples, rows, columns, kind), model, on_slice)) as results:
+        tiles = _tiles(model, samples, rows, columns, kind)
+        found = [] if helpers is None else helpers.find(model, len(rows) * len(columns))
+        if helpers is not None and found:
+            computed = spread(tiles, lambda some: self._backend(model).results(some, on_slice), found, helpers.folder)
+        else:
+            computed = self._backend(model).results(tiles, on_slice)
+        with closing(self._whole(computed, on_slice)) as results:
             finished: Iterator[NDArray[Any]]
             if not blend:
                 finished = (
@@ -302,10 +347,10 @@ class Engine:
             for row in rows:
                 yield next(finished)[: result[0] - row.keep_start * scale, : result[1]]
 
-    def _results(self, tiles: Iterator[Tile], model: Model, on_slice: OnSlice) -> Generator[NDArray[Any], None, None]:
-        """The kept part of each tile's result, in order."""
-        with closing(self._backend(model).results(tiles, on_slice)) as results:
-            for tile, result in results:
+    def _whole(self, computed: Results, on_slice: OnSlice) -> Generator[NDArray[Any], None, None]:
+        """The kept part of each tile's result, in order; of those that did not fit, in pieces."""
+        with closing(computed):
+            for tile, result in computed:
                 if result is None:
                     result = self._in_pieces(tile, on_slice)
                 yield result
@@ -325,7 +370,8 @@ class Engine:
         columns = cut(w, side, facts.halo, multiple=facts.multiple)
         pieces = _tiles(tile.model, tile.samples, rows, columns, tile.dtype, exact=tile.exact)
         band = np.empty((h * scale, w * scale, tile.samples.shape[2]), tile.dtype)
-        with closing(self._results(pieces, tile.model, on_slice)) as results:
+        computed = self._backend(tile.model).results(pieces, on_slice)
+        with closing(self._whole(computed, on_slice)) as results:
             for row in rows:
                 _row(results, columns, scale, band[row.keep_start * scale : row.keep_stop * scale], None)
         return band[tile.rows, tile.columns]
@@ -376,8 +422,8 @@ def _blended(
     dtype: np.dtype[Any],
     on_tile: OnTile,
 ) -> Iterator[NDArray[Any]]:
-    """Final rows from tiles in floats whose borders are blended with those of their neighbours. Only the borders are
-    kept in floats; the rest of a band is converted at once. `shape`: width and channels."""
+    """Final rows from tiles, in floats or as in the result, whose borders are blended with those of their neighbours.
+    Only the borders are kept in floats; the rest of a band is converted at once. `shape`: width and channels."""
     shared = 2 * blend * scale
     carry: NDArray[Any] | None = None  # the lowest rows of the last band, to which the next band adds
     for index, row in enumerate(rows):
@@ -390,18 +436,20 @@ def _blended(
             left, right = column.keep_start * scale, column.keep_stop * scale
             across = blend_weights(columns, number, scale, blend)[None, :, None]
             pixels = next(results)
-            upper[:, left:right] += pixels[:top] * across
-            lower[:, left:right] += pixels[bottom:] * across
+            upper[:, left:right] += _floats(pixels[:top]) * across
+            lower[:, left:right] += _floats(pixels[bottom:]) * across
             begin, end = (shared if number else 0), right - left - (shared if number < len(columns) - 1 else 0)
             middle, target = pixels[top:bottom], band[top:bottom, left:right]
             if number:
-                seam += middle[:, :begin] * across[:, :begin]
+                seam += _floats(middle[:, :begin]) * across[:, :begin]
                 target[:, :begin] = from_floats(seam, dtype)
-            for part in range(0, bottom - top, shared):  # a few rows at a time, because they are copied
-                target[part : part + shared, begin:end] = from_floats(
-                    middle[part : part + shared, begin:end].copy(), dtype
-                )
-            seam = middle[:, end:] * across[:, end:]
+            if middle.dtype == dtype:
+                target[:, begin:end] = middle[:, begin:end]
+            else:
+                for part in range(0, bottom - top, shared):  # a few rows at a time, because they are copied
+                    inner = middle[part : part + shared, begin:end].copy()
+                    target[part : part + shared, begin:end] = from_floats(inner, dtype)
+            seam = _floats(middle[:, end:]) * across[:, end:]
             del pixels, middle  # or the next tile would be in memory at the same time
             if on_tile is not None:
                 on_tile()
@@ -413,6 +461,10 @@ def _blended(
         carry = lower
         yield band
         del band
+
+
+def _floats(samples: NDArray[Any]) -> NDArray[Any]:
+    return samples if samples.dtype == np.float32 else to_floats(samples)
 
 
 def _smallest_side(model: Model) -> int:

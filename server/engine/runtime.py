@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import structlog
 import torch
 
+from server.engine.memory import Memory
 from server.engine.scheduler import Scheduler
 from server.models.base import Model
 
@@ -73,6 +74,7 @@ class Runtime:
         self.reliefs: list[Callable[[], Any]] = []
         """What frees memory that is not needed now. Called in the device's thread, in this order."""
         self._tiles = Limits()
+        self.memory = Memory(device)
         if on_cuda:
             watch(self.clock)
         self._counted: Counter[str] = Counter()

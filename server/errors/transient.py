@@ -1,7 +1,9 @@
-"""Transient failures of the disk and the database: which errors they are, what callers get, and when to retry.
+"""Transient failures of the disk, the database and the store of pictures: which errors they are, what callers get, and
+when to retry.
 
-A disk that is full or read-only, a database that is locked for longer than its timeout, full, read-only or unreachable:
-the server works again as soon as the operator has fixed it, without a restart of any process.
+A disk that is full or read-only, a database that is locked for longer than its timeout, full, read-only or unreachable,
+a bucket that can't be reached or refuses the credentials: the server works again as soon as the operator has fixed it,
+without a restart of any process.
 """
 
 import errno
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
+from obstore.exceptions import GenericError, PermissionDeniedError, UnauthenticatedError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -42,10 +45,18 @@ _DATABASE = (
 """A part of the database's message, and the message for callers; the first match counts."""
 
 
+class StoreFailure(OSError):
+    """The store of pictures does not answer, or refuses this server. Nothing that it holds is lost. The text says why;
+    it is for the log."""
+
+
 def transient_error(error: BaseException) -> Unavailable | None:
     """The error for callers instead of this one; None if it is not transient."""
     if "no space left on device" in str(error).lower():  # libvips reports it only as text
         return Unavailable("the server's disk is full; try again later")
+    # obstore's own errors, of a place that does not translate them, are no OSError.
+    if isinstance(error, StoreFailure | GenericError | PermissionDeniedError | UnauthenticatedError):
+        return Unavailable("the server's store of pictures can't be used now; try again later")
     if isinstance(error, OSError):
         message = _DISK.get(error.errno or 0)
         return Unavailable(f"{message}; try again later") if message else None
@@ -63,14 +74,14 @@ def transient_error(error: BaseException) -> Unavailable | None:
 
 
 def retried(work: Callable[[], _T], timeout_s: float) -> _T:
-    """The result of `work`, which is repeated while the database fails, for `timeout_s` at most. Raises the last
-    SQLAlchemyError."""
+    """The result of `work`, which is repeated while the database or the store fails, for `timeout_s` at most. Raises
+    the last SQLAlchemyError or StoreFailure."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             return work()
-        except SQLAlchemyError:
+        except (SQLAlchemyError, StoreFailure) as error:
             if time.monotonic() > deadline:
                 raise
-            log.warning("the database failed; trying again", exc_info=True)
+            log.warning("the database or the store of pictures failed; trying again", reason=str(error))
             time.sleep(RETRY_S)

@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 
 from server.errors import ModelNotFound
-from server.kernels import Kernel
+from server.kernels.cpu import Kernel
 from server.kernels.cpu.network import Network
 from server.models import community, ncnn, rrdbnet, srvgg
-from server.models.base import Arch, Model, ModelInfo, StateDict, refuse_channels
+from server.models.base import Arch, Channels, Model, ModelInfo, StateDict, refuse_channels
 
 ARCHS: tuple[Arch, ...] = (cast(Arch, srvgg), cast(Arch, rrdbnet), cast(Arch, community))
 """In the order in which they are tried."""
@@ -29,12 +29,13 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     kernel: Kernel | None = None,
+    fused: bool = False,
     scale: int | None = None,
 ) -> Model:
     """Weights from a file, in the network they belong to, on a device. `kernel`: our own CPU kernels, which run the
-    network instead of torch in fp32 on the CPU. `scale`: as for `recognise`. Raises ModelNotFound when the weights fit
-    no network."""
-    return _build(load_state(path), path.name, name, sha256, device, dtype, kernel, scale)
+    network instead of torch in fp32 on the CPU. `fused`: on our own kernels for GPUs, and in torch for what needs fp32.
+    `scale`: as for `recognise`. Raises ModelNotFound when the weights fit no network."""
+    return _build(load_state(path), path.name, name, sha256, device, dtype, kernel, fused, scale)
 
 
 def load_blend(
@@ -45,14 +46,18 @@ def load_blend(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     kernel: Kernel | None = None,
+    fused: bool = False,
     scale: int | None = None,
 ) -> Model:
     """As `load_model`, from several files with the share of each, mixed weight by weight; from a single file as it
     is."""
     if len(parts) == 1:
-        return load_model(parts[0][0], name=name, sha256=sha256, device=device, dtype=dtype, kernel=kernel, scale=scale)
+        path = parts[0][0]
+        return load_model(
+            path, name=name, sha256=sha256, device=device, dtype=dtype, kernel=kernel, fused=fused, scale=scale
+        )
     state = mix([(load_state(path), share) for path, share in parts], name)
-    return _build(state, name, name, sha256, device, dtype, kernel, scale)
+    return _build(state, name, name, sha256, device, dtype, kernel, fused, scale)
 
 
 def mix(parts: Sequence[tuple[StateDict, float]], name: str) -> dict[str, torch.Tensor]:
@@ -72,6 +77,7 @@ def _build(
     device: torch.device,
     dtype: torch.dtype,
     kernel: Kernel | None,
+    fused: bool,
     scale: int | None,
 ) -> Model:
     """`source`: of the weights, for errors."""
@@ -85,17 +91,24 @@ def _build(
     work = sum(each.numel() for each in state.values()) / facts.multiple**2
     label = facts.name or arch.NAME
     if kernel is not None and device.type == "cpu" and dtype is torch.float32:
-        network = arch.native(net, facts, kernel)
-        if network is not None:
+        layers = arch.layers(net, facts)
+        if layers is not None:
+            network = Network.of(kernel, layers)
             return Model(name, sha256, label, facts, device, dtype, network, _run, work)
     if dtype is not torch.float32 and dtype not in facts.halves:
         dtype = torch.bfloat16 if device.type == "cuda" and torch.bfloat16 in facts.halves else torch.float32
+    ours = None
+    layers = arch.layers(net, facts) if fused else None
+    if layers is not None and layers.usual and facts.channels is Channels.COLOUR:
+        from server.kernels.cuda.network import Network as Fused
+
+        ours = Fused(layers, dtype, device)
     net = net.to(device, dtype).to(memory_format=torch.channels_last)
 
     def forward(net: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return arch.forward(net, facts, image, dtype)
 
-    return Model(name, sha256, label, facts, device, dtype, net, forward, work)
+    return Model(name, sha256, label, facts, device, dtype, net, forward, work, ours)
 
 
 def _run(net: Network, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

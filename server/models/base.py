@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from server.errors import ModelNotFound
-from server.kernels import Kernel
+from server.kernels import Layers
 from server.kernels.cpu.network import Network
+
+if TYPE_CHECKING:
+    from server.kernels.cuda.network import Network as Fused
 
 StateDict = Mapping[str, Tensor]
 
@@ -100,8 +103,8 @@ class Arch(Protocol):
     def forward(self, net: nn.Module, facts: ModelInfo, image: Tensor, dtype: torch.dtype) -> Tensor:
         """Run `net`, whose weights are of `dtype`, on fp32 `image`; the result is fp32."""
 
-    def native(self, net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network | None:
-        """The same network, with the weights of `net`, on our own CPU kernels; None if they can't run it."""
+    def layers(self, net: nn.Module, facts: ModelInfo) -> Layers | None:
+        """The same network, with the weights of `net`, for our own code; None if that can't run it."""
 
 
 Forward = Callable[[Any, Tensor, torch.dtype], Tensor]
@@ -121,6 +124,8 @@ class Model:
     _forward: Forward
     work: float = 1.0
     """Multiplications for a source pixel, about: the number of weights, where each is used once for a pixel."""
+    fused: "Fused | None" = field(default=None, repr=False)
+    """The same network on our own kernels for GPUs, if it was loaded for them."""
     _exact: nn.Module | None = field(default=None, repr=False)
 
     @property
@@ -133,7 +138,8 @@ class Model:
         """Memory that the loaded weights take."""
         if isinstance(self._net, Network):
             return self._net.weight_bytes
-        return sum(each.nbytes for each in self._net.state_dict().values())
+        ours = self.fused.weight_bytes if self.fused is not None else 0
+        return ours + sum(int(each.nbytes) for each in self._net.state_dict().values())
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, *, exact: bool = False) -> Tensor:

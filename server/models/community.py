@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from server.errors import ModelNotFound
-from server.kernels import Kernel
-from server.kernels.cpu.network import Network
+from server.kernels import Layers
 from server.models.base import ModelInfo, StateDict, channels_of, luma, to_network
 
 NAME = "community"
@@ -115,5 +114,5 @@ def forward(net: nn.Module, facts: ModelInfo, image: Tensor, dtype: torch.dtype)
     return result.expand(-1, 3, -1, -1) if (inputs, outputs) == (3, 1) else result
 
 
-def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network | None:
+def layers(net: nn.Module, facts: ModelInfo) -> Layers | None:
     return None

@@ -7,13 +7,13 @@ number of up-convolutions (none for ×1, four for ×16), other widths and other 
 """
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from server.kernels import Kernel
-from server.kernels.cpu.network import Layer, Network
+from server.kernels import Layer, Layers
 from server.models.base import Channels, ModelInfo, StateDict, channels_of, filled, for_pictures, to_network
 from server.models.basicsr_shim import RRDB
 
@@ -135,14 +135,14 @@ def forward(net: nn.Module, facts: ModelInfo, image: Tensor, dtype: torch.dtype)
     return result.float()
 
 
-def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
-    assert isinstance(net, Net)
-    layers: list[Layer] = []
+def layers(net: Any, facts: ModelInfo) -> Layers:
+    convolutions: list[Layer] = []
+    ups = sum(1 for index in range(_MOST_UPS) if hasattr(net, f"conv_up{index + 1}"))
 
     def add(convolution: nn.Conv2d, *, active: bool) -> None:
         assert convolution.bias is not None
         slope = torch.full((convolution.out_channels,), _SLOPE) if active else None
-        layers.append((convolution.weight, convolution.bias, slope))
+        convolutions.append((convolution.weight, convolution.bias, slope))
 
     add(net.conv_first, active=False)
     for block in net.body:
@@ -150,18 +150,17 @@ def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
             for index in range(1, 6):
                 add(getattr(dense, f"conv{index}"), active=index < 5)
     add(net.conv_body, active=False)
-    for index in range(net.ups):
+    for index in range(ups):
         add(getattr(net, f"conv_up{index + 1}"), active=True)
     add(net.conv_hr, active=True)
     add(net.conv_last, active=False)
-    return Network(
-        kernel,
+    return Layers(
         "rrdbnet",
-        layers,
-        scale=facts.scale,
-        growth=facts.arguments["num_grow_ch"],
-        unshuffle=net.unshuffle,
-        ups=net.ups,
+        convolutions,
+        facts.scale,
+        facts.arguments["num_grow_ch"],
+        unshuffle=max(1, 2**ups // facts.scale),
+        ups=ups,
         opaque=facts.channels is Channels.WITH_ALPHA,
     )
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from server.kernels import Kernel
-from server.kernels.cpu.network import Layer, Network
+from server.kernels import Layer, Layers
 from server.models.base import Channels, ModelInfo, StateDict, channels_of, filled, for_pictures, to_network
 from server.models.basicsr_shim import SRVGGNetCompact
 
@@ -79,9 +78,9 @@ def forward(net: nn.Module, facts: ModelInfo, image: Tensor, dtype: torch.dtype)
     return residual.add_(functional.interpolate(base, scale_factor=net.upscale, mode="nearest"))
 
 
-def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
+def layers(net: nn.Module, facts: ModelInfo) -> Layers:
     assert isinstance(net, SRVGGNetCompact)
-    layers: list[Layer] = []
+    chain: list[Layer] = []
     for index in range(0, len(net.body), 2):
         convolution = net.body[index]
         slope = None
@@ -89,5 +88,5 @@ def native(net: nn.Module, facts: ModelInfo, kernel: Kernel) -> Network:
             # Of an activation without weights only relu is built here: see `detect`.
             activation = net.body[index + 1]
             slope = activation.weight if isinstance(activation, nn.PReLU) else torch.zeros(convolution.out_channels)
-        layers.append((convolution.weight, convolution.bias, slope))
-    return Network(kernel, "srvgg", layers, scale=facts.scale, opaque=facts.channels is Channels.WITH_ALPHA)
+        chain.append((convolution.weight, convolution.bias, slope))
+    return Layers("srvgg", chain, facts.scale, opaque=facts.channels is Channels.WITH_ALPHA)

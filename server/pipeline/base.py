@@ -11,6 +11,7 @@ import numpy as np
 
 from server import __version__
 from server.engine.engine import Engine
+from server.engine.spread import Helpers
 from server.errors import ModelNotFound
 from server.images.metadata.metadata import Metadata
 from server.images.metadata.provenance import Origin, source_type
@@ -134,6 +135,8 @@ class Context:
     """Likewise the networks for faces. Raises ModelNotFound where there are none."""
     load_refiner: Callable[[], Refiner] = _no_refiner
     """Likewise the diffusion network."""
+    helpers: Helpers | None = None
+    """Other processes that may compute some of the tiles."""
     check: Callable[[], None] = _nothing
     """Called between steps and after every tile. Raises when the job must stop: it was cancelled, or another worker has
     its lease."""

@@ -106,7 +106,9 @@ def _network(ctx: Context, model: Model, samples: Samples, dtype: Depth) -> Iter
     def on_slice(share: float) -> None:
         ctx.advance("upscale", 0.0, share * each)
 
-    return ctx.engine.upscale(model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile, on_slice=on_slice)
+    return ctx.engine.upscale(
+        model, samples, dtype=dtype, tile=ctx.tile, on_tile=on_tile, on_slice=on_slice, helpers=ctx.helpers
+    )
 
 
 def _with_alpha(colours: Iterator[NDArray[Any]], alpha: Iterator[NDArray[Any]] | None) -> Iterator[NDArray[Any]]:

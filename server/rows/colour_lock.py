@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from server.images.read.open import Samples
 from server.images.samples import Depth, Floats, full_scale, to_floats
-from server.kernels import Kernel
-from server.kernels.cpu import colour
+from server.kernels.cpu import Kernel, colour
 
 _SIGMA = 2.0
 """Of the lowpass, a Gaussian, in source pixels: 8 pixels of a result of four times the size."""

@@ -21,7 +21,7 @@ from server.errors import OutOfMemory
 from server.images.read.open import Samples
 from server.images.samples import Depth, full_scale, to_floats
 from server.job.tiling import Size
-from server.kernels import Kernel
+from server.kernels.cpu import Kernel
 from server.kernels.cpu.lanczos import Filter, Taps
 from server.rows.stream import Stream
 

@@ -110,9 +110,7 @@ class Service:
         `deliver`: URLs by kind (deliveries.WEBHOOK, UPLOAD) to which the job's end is reported. Links in those messages
         start with `base_url`.
         """
-        self.catalog.choose(params)
-        if params.faces is not None:
-            face_weights(self.catalog)
+        self.check_models(params)
         job = Job(
             dialect=dialect,
             owner=owner,
@@ -141,6 +139,12 @@ class Service:
                 self.blobs.put(job.source_key, data)
         self.store(job, deliver, base_url)
         return job
+
+    def check_models(self, params: Params) -> None:
+        """Raises ModelNotFound."""
+        self.catalog.choose(params)
+        if params.faces is not None:
+            face_weights(self.catalog)
 
     def store(self, job: Job, deliver: Mapping[str, str] | None = None, base_url: str = "") -> None:
         """Store a job durably as it is, with its deliveries. A job that has already ended never runs: callers use such
@@ -350,8 +354,7 @@ class Service:
         return Blob(self.blobs, key)
 
     def _delete_pictures(self, job: Job) -> None:
-        for key in pictures_of(job):
-            self.blobs.delete(key)
+        self.blobs.delete(*pictures_of(job))
 
     def _own_file(self, key: str | None) -> bytes:
         assert key is not None  # a Source has a URL, data or a key

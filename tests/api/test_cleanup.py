@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 from sqlalchemy import update
 
 from server.api.cleanup import Cleanup
 from server.api.metrics import Metrics
-from server.blobs.base import new_key
+from server.blobs.base import Blobs, new_key
+from server.blobs.bucket import BucketBlobs
 from server.blobs.folder import FolderBlobs
 from server.config import Config
-from server.db.database import jobs, open_database, uploads
+from server.db.database import open_database, uploads
 from server.db.deliveries import Deliveries
 from server.db.jobs import Jobs
 from server.db.uploads import Uploads
@@ -32,10 +34,10 @@ DAY_S = 86400.0
 class House:
     """Everything that cleanup looks after."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, blobs: Blobs | None = None) -> None:
         self.engine = open_database(config.database)
         self.folder = config.blobs_dir
-        self.blobs = FolderBlobs(self.folder)
+        self.blobs: Blobs = blobs or FolderBlobs(self.folder)
         self.jobs = Jobs(self.engine, lease_s=60)
         self.uploads = Uploads(self.engine, self.blobs, keep_s=config.keep_s)
         self.metrics = Metrics(self.jobs, Deliveries(self.engine))
@@ -179,7 +181,26 @@ def test_lapsed_jobs_are_ended(house: Callable[..., House]) -> None:
     here = house()
     job = here.job(10)
     assert here.jobs.claim("worker") is not None
-    with here.engine.begin() as db:
-        db.execute(update(jobs).values(lease_until=1.0, cancel_requested=True))
+    here.jobs.cancel(job.id)
+    here.jobs.release("worker")
     here.cleanup.once()
     assert here.jobs.get(job.id).state is State.CANCELLED
+
+
+def test_a_bucket_is_listed_rarely_and_what_has_expired_goes_at_once(config: MakeConfig) -> None:
+    """Each listing of many pictures takes time and money."""
+    made = config(keep_s=100)
+    here = House(made, BucketBlobs(MemoryStore(), made.blobs_dir))
+    here.cleanup.once()
+    job = Job(dialect="native", owner="local", params=Params(scale=2), source_key=new_key())
+    assert job.source_key is not None
+    here.blobs.put(job.source_key, bytes(10))
+    here.blobs.put(new_key(), bytes(5))
+    here.jobs.enqueue(replace(job, state=State.FAILED, finished_at=time.time() - 101))
+    here.cleanup.once()
+    assert here.counted("expired") == (1, 10) and not here.blobs.has(job.source_key)
+    assert value(here.metrics.text().decode(), "upscale_stored_pictures") == 0, "not listed yet"
+    here.cleanup._list_at = 0.0  # as ten minutes later
+    here.cleanup.once()
+    text = here.metrics.text().decode()
+    assert value(text, "upscale_stored_pictures") == 1 and value(text, "upscale_stored_bytes") == 5

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 
-from server.api.metrics import Metrics
+from server.api.metrics import _GPU_METRICS, Metrics
 from server.config import MIB
 from server.db.database import open_database
 from server.db.deliveries import WEBHOOK, Deliveries, Delivery
@@ -130,14 +130,15 @@ def test_attempts_that_workers_died_in_are_counted(table: Jobs, config: MakeConf
 
 
 def test_workers_are_reported_by_kind_as_long_as_they_are_heard_of(table: Jobs, pending: Deliveries) -> None:
-    for name, kind, beat_at in (("a", "cpu", 0.0), ("b", "cuda", 0.0), ("c", "cuda", -3600.0)):
-        table.worker_beat(WorkerInfo(name, "device", True, time.time() + beat_at, kind))  # type: ignore[arg-type]
+    table.worker_beat(WorkerInfo("a", "device", True, "cpu"))
+    table.worker_beat(WorkerInfo("b", "device", True, "cuda"))
+    Jobs(table._engine, lease_s=-1).worker_beat(WorkerInfo("silent", "device", True, "cuda"))
     text = Metrics(table, pending).text().decode()
     assert value(text, "upscale_workers", "cpu", "true") == value(text, "upscale_workers", "cuda", "true") == 1
 
 
 def beat(table: Jobs, name: str, **counters: float) -> None:
-    table.worker_beat(WorkerInfo(name, "device", True, time.time(), counters=counters))
+    table.worker_beat(WorkerInfo(name, "device", True, counters=counters))
 
 
 def test_what_workers_count_is_added_up_over_their_lives(table: Jobs, pending: Deliveries) -> None:
@@ -229,7 +230,8 @@ def busy(table: Jobs, pending: Deliveries) -> str:
     assert job is not None and table.fail(job, SourceUnreadable("it is broken"))
     add(table)
     metrics.count()
-    beat(table, "a", tiles=1, tile_retries=1, batch_retries=1, busy_seconds=1, device_bytes=1, graphs=1)
+    worked = dict.fromkeys(("tiles", "tile_retries", "batch_retries", "busy_seconds", "xid_errors", *_GPU_METRICS), 1.0)
+    beat(table, "a", device_bytes=1, graphs=1, **worked)
     metrics.removed("expired", [1])
     return metrics.text().decode()
 
@@ -241,6 +243,33 @@ def test_the_page_describes_every_metric(busy: str) -> None:
     assert described == {re.sub("_(bucket|sum|count|created)$", "", name) for name in there if "upscale" in name} - {
         re.sub("_total$", "", name) for name in described if name.endswith("_total")
     }
+
+
+def test_of_several_machines_only_the_leader_counts_and_shows_what_they_have_together(
+    table: Jobs, pending: Deliveries
+) -> None:
+    leads = {"a": True, "b": False}
+    a, b = (Metrics(table, pending, lambda name=name: leads[name]) for name in leads)  # type: ignore[misc]
+    for each in (a, b):
+        each.count()
+        each.answered("native", "GET", 200)
+    add(table)
+    end(table)
+    beat(table, "w", tiles=5)
+    texts = [each.text().decode() for each in (a, b)]
+    ended = [value(text, "upscale_jobs_ended_total", "native", "succeeded", "") for text in texts]
+    assert ended == [1, None], "the sum is right"
+    assert ["upscale_workers{" in text for text in texts] == [True, False]
+    assert ["upscale_stored_pictures" in text for text in texts] == [True, False]
+    assert [value(text, "upscale_requests_total", "native", "GET", "200") for text in texts] == [1, 1]
+
+    leads |= {"a": False, "b": True}
+    b.count()
+    add(table)
+    end(table)
+    texts = [each.text().decode() for each in (a, b)]
+    assert [value(text, "upscale_jobs_ended_total", "native", "succeeded", "") for text in texts] == [1, 1]
+    assert ["upscale_workers{" in text for text in texts] == [False, True]
 
 
 # --- the dashboard and the alarms -----------------------------------------------------------------------------------

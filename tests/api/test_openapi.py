@@ -158,6 +158,8 @@ def test_every_route_is_in_a_document(config: MakeConfig) -> None:
     routes = {f"{method.upper()} {path}" for path, methods in made.items() for method in methods}
     own = {
         "GET /",
+        "GET /docs",
+        "GET /docs/{name}",
         "GET /web/{name}",
         "GET /healthz",
         "GET /readyz",

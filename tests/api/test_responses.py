@@ -190,7 +190,7 @@ def test_what_is_gone_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         json_response({"a": Inline(gone)})
     with pytest.raises(NotFound):  # deleted after it was looked for
-        picture(gone.open(), "gone.png", Request({"type": "http", "headers": []}))
+        picture(gone, "gone.png", Request({"type": "http", "headers": []}))
 
 
 def test_many_large_pictures_at_once_take_little_memory(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def odd(tmp_path: Path) -> Iterator[str]:
 
     @app.get("/")
     def give(request: Request) -> Response:
-        return picture(blobs.open(key), "page.html", request)
+        return picture(Blob(blobs, key), "page.html", request)
 
     with serve(app) as url:
         yield url

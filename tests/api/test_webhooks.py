@@ -8,7 +8,7 @@ import time
 
 import httpx
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 
 from server.api import webhooks as webhook
 from server.api.app import create_app
@@ -17,6 +17,7 @@ from server.api.webhooks import RETRIES, Sender
 from server.blobs.base import new_key
 from server.blobs.folder import FolderBlobs
 from server.db import database
+from server.db.clock import TICKS
 from server.db.deliveries import DEAD, DELIVERED, PENDING, UPLOAD, WEBHOOK, Deliveries, Delivery
 from server.db.jobs import Jobs
 from server.db.webhook_secret import load_secret, webhook_secret
@@ -59,9 +60,9 @@ class Outbox:
     def hurry(self) -> float:
         """What waits is due now; for how long it would have waited."""
         with self._engine.begin() as db:
-            due_at: float = db.execute(database.deliveries.select()).one().due_at
+            wait_s: float = db.execute(select(database.deliveries.c.due_at - TICKS)).scalar_one()
             db.execute(update(database.deliveries).values(due_at=0.0))
-        return due_at - time.time()
+        return wait_s
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 import os
 import subprocess
 import sys
-import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,15 +40,6 @@ def test_a_key_is_random_and_has_the_file_ending_asked_for() -> None:
     assert KEY.fullmatch(new_key())
 
 
-@pytest.mark.parametrize("data", [b"", b"\0\xff", bytes(3_000_000)], ids=["empty", "short", "long"])
-def test_what_was_put_can_be_got(blobs: FolderBlobs, data: bytes) -> None:
-    key = new_key(".jpeg")
-    blobs.put(key, data)
-    assert blobs.get(key) == data
-    with closing(blobs.open(key)) as reader:
-        assert reader.read(0, len(data) + 1) == data
-
-
 def test_another_process_finds_it(blobs: FolderBlobs, tmp_path: Path) -> None:
     key = new_key()
     blobs.put(key, b"kept")
@@ -63,14 +52,6 @@ def test_putting_leaves_the_blob_and_nothing_else(blobs: FolderBlobs, tmp_path: 
     blobs.put(key, b"two")
     assert [path.name for path in (tmp_path / "new" / "blobs").iterdir() if path.is_file()] == [key]
     assert blobs.get(key) == b"two"
-
-
-def test_a_staged_file_becomes_a_blob_and_leaves_nothing(blobs: FolderBlobs) -> None:
-    staged, key = blobs.stage(), new_key(".png")
-    staged.write_bytes(b"picture")
-    blobs.adopt(key, staged)
-    assert blobs.get(key) == b"picture"
-    assert not list(staged.parent.iterdir())
 
 
 STAGING = """
@@ -111,48 +92,6 @@ def test_parts_without_a_lock_are_removed_a_day_later(blobs: FolderBlobs, tmp_pa
         os.utime(path, (time.time() - 90_000,) * 2)
     assert blobs.remove_partial() == [4, 4]
     assert (folder / key).exists()
-
-
-def test_what_is_kept_is_known_by_size_and_age(blobs: FolderBlobs) -> None:
-    key = new_key(".png")
-    blobs.put(key, b"12345")
-    (staged := blobs.stage()).write_bytes(b"part")
-    kept = blobs.list()
-    assert set(kept) == {key} and kept[key].size == 5 and abs(kept[key].stored_at - time.time()) < 5
-    assert staged.exists() and blobs.free_bytes() > 0
-
-
-def test_a_reader_never_sees_a_part(blobs: FolderBlobs) -> None:
-    key, versions = new_key(), (b"a" * 2_000_000, b"b" * 1_000_000)
-    blobs.put(key, versions[0])
-    done = threading.Event()
-
-    def write() -> None:
-        for turn in range(20):
-            blobs.put(key, versions[turn % 2])
-        done.set()
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    while not done.is_set():
-        assert blobs.get(key) in versions
-    thread.join()
-
-
-def test_what_is_not_there_is_not_found(blobs: FolderBlobs) -> None:
-    with pytest.raises(NotFound):
-        blobs.get(ABSENT)
-    with pytest.raises(NotFound):
-        blobs.open(ABSENT)
-
-
-def test_deleting_twice_is_fine(blobs: FolderBlobs) -> None:
-    key = new_key()
-    blobs.put(key, b"gone soon")
-    blobs.delete(key)
-    blobs.delete(key)
-    with pytest.raises(NotFound):
-        blobs.get(key)
 
 
 @pytest.mark.parametrize("key", NO_KEYS)

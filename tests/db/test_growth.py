@@ -64,6 +64,10 @@ def asks(engine: Engine) -> dict[str, Callable[[], object]]:
     def submit() -> None:
         jobs.enqueue(Job(dialect="native", owner="ann", params=Params(scale=2), source_key="0" * 32))
 
+    def claim() -> None:
+        job = jobs.claim("w")
+        assert job is not None and jobs.requeue(job)
+
     return {
         "poll": lambda: jobs.get(known.id),
         "submit": submit,
@@ -71,6 +75,7 @@ def asks(engine: Engine) -> dict[str, Callable[[], object]]:
         "ready": lambda: (counts.get(), jobs.live_workers()),
         "fetch": lambda: jobs.claim_fetch("f", 45),
         "send": lambda: deliveries.claim(10),
+        "claim": claim,
     }
 
 
@@ -100,12 +105,12 @@ def of_size(config: MakeConfig) -> Callable[..., dict[str, int]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("state", ["ended", "waiting"])
-def test_twenty_times_as_many_rows_cost_no_more(of_size: Callable[..., dict[str, int]], state: str) -> None:
+def test_a_hundred_times_as_many_rows_cost_no_more(of_size: Callable[..., dict[str, int]], state: str) -> None:
     waiting = {"state": State.QUEUED, "finished_at": None, "result": None, "source_key": "0" * 32}
     values = waiting if state == "waiting" else {}
-    few, many = of_size(500, **values), of_size(10_000, **values)
-    # A count that is remembered may be made a few times among the hundred; made each time, it would be 70,000.
-    assert {name: many[name] <= few[name] * 1.5 + 3000 for name in few} == dict.fromkeys(few, True), (few, many)
+    few, many = of_size(1000, **values), of_size(100_000, **values)
+    # A count that is remembered may be made a few times among the hundred; made each time, it would be 700,000.
+    assert {name: many[name] <= few[name] * 1.5 + 30_000 for name in few} == dict.fromkeys(few, True), (few, many)
 
 
 def test_what_is_remembered_is_found_anew_after_its_time() -> None:
@@ -118,8 +123,10 @@ def test_what_is_remembered_is_found_anew_after_its_time() -> None:
 
     remembered = TimedCache(find)
     assert [remembered.get() for _ in range(50)] == [0] * 50
-    time.sleep(0.7)
-    assert remembered.get() == 1
+    deadline = time.monotonic() + 60
+    while remembered.get() == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_host_is_reported_with_its_port() -> None:

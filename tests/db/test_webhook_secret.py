@@ -3,7 +3,9 @@
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
-from server.db.webhook_secret import load_secret, webhook_secret
+from sqlalchemy import Engine
+
+from server.db.webhook_secret import load_secret, webhook_secret, with_shared_secret
 from tests.conftest import MakeConfig
 
 
@@ -34,3 +36,14 @@ def test_every_caller_has_a_secret_of_its_own_that_stays() -> None:
     assert ann.startswith("whsec_") and len(ann) == len("whsec_") + 44
     assert ann != bob
     assert ann == webhook_secret(b"server", "ann") != webhook_secret(b"other", "ann")
+
+
+def test_machines_on_one_postgresql_have_one_secret_which_is_the_first_ones(engine: Engine, config: MakeConfig) -> None:
+    first, second, third = config(), config(), config(secret="mine")
+    own = load_secret(first)
+    found = [load_secret(with_shared_secret(each, engine)) for each in (first, second, third)]
+    if engine.dialect.name == "postgresql":
+        assert found == [own, own, b"mine"]
+        assert not (second.data_dir / "secret").exists()
+    else:
+        assert found == [own, load_secret(second), b"mine"] and own != load_secret(second)

@@ -41,6 +41,8 @@ class FakeDevice:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.free, self.total = 20 * GB, 24 * GB
+        self.peak = GB
+        """What the network takes in the books."""
         self.name, self.capability = "Stand-in", (8, 6)
         self.archs = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
         self.seen_by_nvml = self.seen_by_cuda = 1
@@ -132,6 +134,22 @@ class FakeDevice:
             tape.append((func, args, kwargs, result))
         return result
 
+    def runs_triton(self, patch: pytest.MonkeyPatch) -> None:
+        """Our own kernels, in Triton's interpreter: launched again at each replay of a graph that they are part of."""
+        from triton.runtime.interpreter import GridExecutor
+
+        launch = GridExecutor.__call__
+
+        def launched(*args: Any, **kwargs: Any) -> None:
+            tensors = [each for each in args if isinstance(each, Tensor)]
+            assert all(self.holds(each) for each in tensors), "a kernel got memory of the host"
+            with torch._C.DisableTorchFunction():  # the interpreter works on the memory itself
+                launch(*args, **kwargs)
+            if (tape := getattr(self._local, "tape", None)) is not None:
+                tape.append((launch, args, kwargs, None))
+
+        patch.setattr(GridExecutor, "__call__", launched)
+
     def _moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], held: bool, to_device: bool) -> Tensor:
         source = args[0]
         later = kwargs.pop("non_blocking", False) or any(each is True for each in args[1:])
@@ -181,7 +199,9 @@ class FakeDevice:
 
     def _patch(self, patch: pytest.MonkeyPatch) -> None:
         fake = self
-        facts = SimpleNamespace(total_memory=self.total, uuid="0000-1", name=self.name)
+        facts = SimpleNamespace(
+            total_memory=self.total, uuid="0000-1", name=self.name, major=8, minor=6, multi_processor_count=2
+        )
 
         def emptied() -> None:
             fake.emptied += 1
@@ -202,8 +222,8 @@ class FakeDevice:
             "synchronize": lambda _=None: fake.default.flush(),
             "mem_get_info": lambda _=None: (fake.free, fake.total),
             "memory_allocated": lambda _=None: 0,
-            "max_memory_allocated": lambda _=None: GB,
-            "memory_reserved": lambda _=None: GB,
+            "max_memory_allocated": lambda _=None: fake.peak,
+            "memory_reserved": lambda _=None: 0,
             "max_memory_reserved": lambda _=None: GB,
             "reset_peak_memory_stats": lambda _=None: None,
             "get_device_properties": lambda _=None: SimpleNamespace(**{**vars(facts), "total_memory": fake.total}),
@@ -214,6 +234,7 @@ class FakeDevice:
         }
         for name, value in replaced.items():
             patch.setattr(torch.cuda, name, value)
+        patch.setattr("server.engine.memory.WARMED", (8, 24))  # a CPU is slow
         patch.setattr(torch.Tensor, "record_stream", lambda *_: None)  # the fake never uses memory again
         run = threading.Thread.run
 

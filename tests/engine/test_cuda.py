@@ -21,7 +21,8 @@ def test_gpus_that_only_nvml_sees_are_refused_in_words_and_auto_says_why_it_take
         with pytest.raises(Unavailable, match=r"NVML sees 2 GPUs, but CUDA sees none.*R580"):
             devices.pick_device(wanted)
     assert devices.pick_device("auto").type == "cpu"
-    assert "a GPU is here, but torch can't use it: NVML sees 2 GPUs" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "a GPU is here, but torch can't use it: NVML sees 2 GPUs" in said.out + said.err
     assert cuda.usable() == []
 
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from server.engine.backends import batched, native
+from server.engine.backends import native
 from server.engine.engine import Engine
 from server.errors import OutOfMemory
 from server.job.plan import Sizes, make_plan
 from server.job.tiling import tile_size, tiles_along
-from server.kernels import Kernel
-from server.kernels import load as find_kernel
+from server.kernels.cpu import Kernel
+from server.kernels.cpu import load as find_kernel
 from server.kernels.cpu.network import RowPass
 from server.models import Model
 from server.pipeline import upscale
@@ -319,7 +319,7 @@ def test_pictures_too_wide_for_a_row_pass_are_cut_into_tiles_that_fit(
     shape = Engine(networks.CPU).geometry(model)
     assert model.native is not None and 4096 <= shape.row_pass_width < size[0]
     width, height = tile_size(size, shape)
-    assert model.native.bytes_for(min(height, size[1]), width) <= 1.1 * batched._TILE_BYTES["cpu"]
+    assert model.native.bytes_for(min(height, size[1]), width) <= 1.1 * (256 << 20)
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -541,7 +541,7 @@ import signal, sys
 import numpy as np
 from server.engine import scheduler
 from server.engine.engine import Engine
-from server.kernels import load
+from server.kernels.cpu import load
 from tests import networks
 from pathlib import Path
 import torch

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from server.engine.backends.transfer import Landing
 from server.engine.cuda import tf32
 from server.engine.engine import Engine
 from server.job.tiling import tile_size
@@ -112,6 +113,21 @@ def test_a_picture_of_one_tile_is_not_copied_as_floats(gpu: FakeDevice, dense: P
     assert tiles == [np.dtype(dtype)]
     exact = joined(Engine(networks.CPU).upscale(networks.load(dense), photo_like(40, 40)))
     assert np.abs(np.clip(exact, 0, 1) * np.iinfo(dtype).max - result).max() <= 0.6
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiles_that_are_blended_cross_the_bus_as_integers(
+    gpu: FakeDevice, dense: Path, dtype: type[np.generic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    take = Landing.take
+    monkeypatch.setattr(Landing, "take", lambda self: (kept.append((part := take(self)).nbytes), part)[1])
+    samples = photo_like(30, 190)
+    result = joined(Engine(CUDA).upscale(on_gpu(dense), samples, dtype=dtype, tile=152))
+    overlaps = 2 * 2 * 8 * 4 * 30 * 4 * 3  # of two seams: twice the blend, on both sides
+    assert sum(kept) <= (result.size + overlaps) * np.dtype(dtype).itemsize
+    exact = joined(Engine(networks.CPU).upscale(networks.load(dense), samples, tile=152))
+    assert np.abs(np.clip(exact, 0, 1) * np.iinfo(dtype).max - result).max() <= 1.1
 
 
 def test_a_failed_capture_turns_graphs_off_and_the_pictures_stay_right(gpu: FakeDevice, compact: Path) -> None:

@@ -19,9 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from server.kernels import Kernel, NotCompiled, load
 from server.kernels import __main__ as command
-from server.kernels.cpu import build
+from server.kernels.cpu import Kernel, NotCompiled, build, load
 from server.kernels.cpu.network import Network, RowPass
 from server.malloc import MALLOC_ENV
 from server.models import load_model, rrdbnet, srvgg
@@ -162,7 +161,7 @@ def test_any_number_of_up_convolutions_is_torchs(kernel: Kernel, ups: int, step:
     assert facts is not None
     facts = rrdbnet.tripled(facts) if step == 3 else facts
     assert facts is not None
-    network = rrdbnet.native(net, facts, kernel)
+    network = Network.of(kernel, rrdbnet.layers(net, facts))
     image = torch.rand(1, 3, *size)
     before = torch.get_num_threads()
     try:
@@ -284,7 +283,7 @@ def test_a_row_pass_in_steps_gives_what_the_whole_picture_does(
     net = networks.seeded(SRVGGNetCompact(num_feat=16, num_conv=depth, upscale=scale), height)
     facts = srvgg.detect(net.state_dict())
     assert facts is not None
-    network = srvgg.native(net, facts, kernel)
+    network = Network.of(kernel, srvgg.layers(net, facts))
     samples = random_samples(height, width, channels, kinds[0], width)
     top = 1 if kinds[0] is np.float32 else np.iinfo(kinds[0]).max
     image = torch.from_numpy((samples / np.float32(top)).astype(np.float32)).permute(2, 0, 1)[None]
@@ -318,8 +317,7 @@ def test_turns_give_the_bytes_that_a_run_at_once_does(
     arch = rrdbnet if isinstance(net, RRDBNet) else srvgg
     facts = arch.detect(net.state_dict())
     assert facts is not None
-    network = arch.native(arch.build(net.state_dict(), facts), facts, kernel)
-    assert network is not None
+    network = Network.of(kernel, arch.layers(net, facts))
     h, w = (side * facts.multiple for side in size)
     samples = random_samples(h, w, 3, np.uint8, 1)
     whole, result = (np.zeros((h * facts.scale, w * facts.scale, 3), np.uint16) for _ in range(2))
@@ -401,8 +399,8 @@ def test_real_weights_on_a_real_picture_are_within_100_decibels(kernel: Kernel, 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_pictures_of_other_than_three_channels(kernel: Kernel, channels: int) -> None:
-    net = networks.seeded(rrdbnet.Net(channels, channels, 16, 1, 8, 1, 2), 3)
-    network = rrdbnet.native(net, ModelInfo(4, 128, 8, 0, 1, 1, {"num_grow_ch": 8}), kernel)
+    net = networks.seeded(RRDBNet(channels, channels, num_feat=16, num_block=1, num_grow_ch=8), 3)
+    network = Network.of(kernel, rrdbnet.layers(net, ModelInfo(4, 128, 8, 0, 1, 1, {"num_grow_ch": 8})))
     image = torch.rand(1, channels, 13, 21)
     with torch.no_grad():
         assert decibels(network(image), net.double()(image.double())) > 100

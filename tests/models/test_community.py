@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from server.engine.engine import _pad
 from server.errors import ModelNotFound
-from server.kernels import Kernel, load
+from server.kernels.cpu import Kernel, load
 from server.models import rrdbnet
 from server.models.base import Model
 from server.models.basicsr_shim import SRVGGNetCompact

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from server.kernels import Kernel, load
+from server.kernels.cpu import Kernel, load
 from server.rows.colour_lock import aligned, locked, mixed
 from server.rows.resample import resample
 from tests.pictures import noise, scene

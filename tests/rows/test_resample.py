@@ -11,7 +11,7 @@ from PIL import Image
 
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
-from server.kernels import Kernel, load
+from server.kernels.cpu import Kernel, load
 from server.kernels.cpu.lanczos import Filter
 from server.rows import resample as resample_module
 from server.rows.resample import gather, resample, resized, taps

@@ -30,7 +30,7 @@ def test_a_plan_is_for_the_devices_of_the_workers(live: Live) -> None:
     assert before != "RealESRGAN_x4plus"
     live.worker.beat()
     assert plan(live)["model"] == before, "the worker has a CPU"
-    live.worker.jobs.worker_beat(WorkerInfo("gpu", "NVIDIA H200 (cuda:0)", True, time.time(), "cuda"))
+    live.worker.jobs.worker_beat(WorkerInfo("gpu", "NVIDIA H200 (cuda:0)", True, "cuda"))
     assert plan(live)["model"] == "RealESRGAN_x4plus"
     assert plan(live, creativity=-2)["model"] == "fidelity-x4"
 

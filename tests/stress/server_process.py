@@ -115,7 +115,10 @@ class Launched:
             return None  # gone, or not ours to look at
         if facts[0] in "ZX":
             return None
-        role = words[3] if words[1:3] in (["-m", "server"], own_command()[1:3]) else " ".join(words[:4])
+        role = " ".join(words[:4])
+        if words[1:3] in (["-m", "server"], own_command()[1:3]):
+            # `serve`; or one of its children: `serve --role ROLE`, and `--fd 3` or `--id ID`
+            role = words[words.index("--role") + 1] if {"--fd", "--id"} & set(words) else words[3]
         return Process(int(folder.name), role, facts[19])
 
 

@@ -98,6 +98,11 @@ def test_the_kernels_come_compiled_for_every_processor_and_are_where_the_server_
     assert f"COPY --from=kernels /opt/upscale-server/{built} {built}" in DOCKERFILE
 
 
+def test_triton_finds_a_compiler_and_a_place_that_it_may_write_to() -> None:
+    assert re.search(r"install .* gcc libc6-dev libpython3-dev", LAST_STAGE)
+    assert "TRITON_CACHE_DIR=/data/" in LAST_STAGE and 'VOLUME ["/data"]' in LAST_STAGE
+
+
 def test_its_settings_are_settings() -> None:
     known = {PREFIX + name.upper() for name in Config.model_fields}
     assert set(re.findall(rf"\b({PREFIX}\w+)=", DOCKERFILE)) <= known

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from obstore.exceptions import AlreadyExistsError, GenericError, PermissionDeniedError
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from server.db.database import jobs, open_database, reading
 from server.errors import Unavailable
-from server.errors.transient import transient_error
+from server.errors.transient import StoreFailure, transient_error
 from tests.api.dialects.submits import SUBMITS
 from tests.conftest import LiveServer, MakeConfig, Picture, draw
 from tests.outbound.test_source import say, serving
@@ -196,6 +197,9 @@ def test_a_locked_database_is_said_and_passes(live_server: LiveServer, tmp_path:
         ),
         (OperationalError("", {}, Exception("connection refused")), "the server's database can't be reached"),
         (sqlite3.OperationalError("database is locked"), "the server's database is busy"),
+        (StoreFailure("refused"), "the server's store of pictures can't be used now"),
+        (GenericError("connection refused"), "the server's store of pictures can't be used now"),
+        (PermissionDeniedError("403"), "the server's store of pictures can't be used now"),
     ],
 )
 def test_what_passes_is_known(error: Exception, said: str) -> None:
@@ -204,7 +208,13 @@ def test_what_passes_is_known(error: Exception, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("database is locked"), OSError(errno.ENOENT, "x"), IntegrityError("", {}, Exception("twice"))]
+    "error",
+    [
+        ValueError("database is locked"),
+        OSError(errno.ENOENT, "x"),
+        IntegrityError("", {}, Exception("twice")),
+        AlreadyExistsError("x"),
+    ],
 )
 def test_what_does_not_pass_is_none(error: Exception) -> None:
     assert transient_error(error) is None

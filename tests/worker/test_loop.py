@@ -12,13 +12,15 @@ from sqlalchemy.exc import OperationalError
 from server.blobs.base import new_key
 from server.blobs.folder import FolderBlobs
 from server.config import Config
-from server.db.database import Changes, open_database
+from server.db.database import open_database
 from server.db.jobs import HeartbeatResult, Jobs
+from server.db.notify import Listener
 from server.errors import Unavailable, UpscaleError
 from server.job.job import Job, Params, Result, State
 from server.pipeline import Context
 from server.weights.catalog import Catalog
-from server.worker.loop import Worker, run_worker
+from server.worker.loop import Worker
+from server.worker.process import run_worker
 from server.worker.upscaler import Upscaler
 from tests.conftest import MakeConfig, draw
 from tests.engine.test_cuda import BROKEN, OUT_OF_MEMORY
@@ -53,7 +55,7 @@ def made(config: MakeConfig) -> tuple[Config, FailingJobs, FolderBlobs, Worker]:
     engine = open_database(settings.database)
     jobs = FailingJobs(engine, lease_s=settings.lease_s)
     blobs = FolderBlobs(settings.blobs_dir)
-    worker = Worker(settings, jobs, blobs, Upscaler(settings, Catalog.of(settings)), Changes(engine), "w")
+    worker = Worker(settings, jobs, blobs, Upscaler(settings, Catalog.of(settings)), Listener(engine), "w")
     return settings, jobs, blobs, worker
 
 
@@ -139,7 +141,7 @@ class Watched(Upscaler):
 def worker_of(config: Config, upscaler: Upscaler, **settings: int) -> tuple[Worker, Jobs, FolderBlobs]:
     engine = open_database(config.database)
     jobs, blobs = Jobs(engine, lease_s=config.lease_s), FolderBlobs(config.blobs_dir)
-    return Worker(config, jobs, blobs, upscaler, Changes(engine), "w", **settings), jobs, blobs
+    return Worker(config, jobs, blobs, upscaler, Listener(engine), "w", **settings), jobs, blobs
 
 
 def test_a_worker_has_several_jobs_in_hand_and_keeps_all_their_leases(config: MakeConfig) -> None:

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from server import kernels
 from server.cli.doctor import _examine
 from server.config import Config
 from server.engine.model_cache import ModelCache
 from server.errors import InvalidField, ModelNotFound, Unavailable
 from server.job.job import Params
+from server.kernels import cpu as kernels
 from server.kernels.cpu import build
 from server.models import Model, load_state, mix
 from server.weights.catalog import Catalog, Weights
@@ -167,6 +167,22 @@ def test_a_gpu_is_tested_before_it_is_ready(small: Catalog, config: MakeConfig) 
         gpu.before = no_kernel
         with pytest.raises(Unavailable, match="the self-test failed: .* has compute capability 8.6"):
             upscaler.warm()
+
+
+def test_gpu_kernels_that_fail_the_self_test_are_not_used(upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, config = upscaler._catalog, upscaler._config.model_copy(update={"kernels": "triton", "dtype": "auto"})
+    assert Upscaler(config, catalog).gpu_kernels == "not used: they need a GPU"
+
+    def wrong(*_: object) -> None:
+        raise ValueError("this machine has no compiler")
+
+    monkeypatch.setattr("server.kernels.cuda.network.Network.__call__", wrong)
+    with fake_cuda():
+        upscaler = Upscaler(config.model_copy(update={"device": "cuda"}), catalog)
+        assert upscaler.gpu_kernels == "used"
+        assert upscaler.self_test() < 2
+        assert upscaler.gpu_kernels.startswith("not used: the self-test failed: ")
+        assert "no compiler" in upscaler.gpu_kernels
 
 
 def test_doctor_says_why_a_gpu_is_not_used(config: MakeConfig) -> None:

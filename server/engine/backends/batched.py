@@ -1,10 +1,10 @@
-"""Networks in torch, on any device, in batches of equal tiles.
+"""Networks in batches of equal tiles, on any device: in torch (`eager.py`) or on our own kernels (`fused.py`).
 
 Tiles of all jobs share batches. A job is a few tiles ahead of what it waits for, so that the device need not wait, and
 no more, so that it holds little memory. When memory runs out, the batch is halved; when a single tile does not fit, the
 result is None. A result that is not finite, or black where the source is not, is computed again in fp32.
 
-How a network rounds depends on the size of the batch. So the shape of a tile alone decides the size of its batch, and
+How torch rounds depends on the size of the batch. There the shape of a tile alone decides the size of its batch, and
 incomplete batches are filled up; only running out of memory changes it.
 """
 
@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import structlog
@@ -33,19 +33,28 @@ log = structlog.get_logger()
 
 _CUDA_BATCH_PIXELS = 1 << 17
 """Source pixels that keep a GPU busy, about: larger batches are not faster. A CPU is busy with a single tile."""
-_MOST_IN_BATCH = 4
-"""A batch that is not full is filled up with copies: of a single thumbnail, so many are computed."""
 _AHEAD = 2
 """Batches that a job has queued or unread: one that runs while the last result is joined, and one to follow it."""
-_TILE_BYTES = {"cpu": 256 * 1024 * 1024, "cuda": 3400 * 1024 * 1024}
-"""Memory that a tile may take. The larger it is, the less is computed twice, and the longer others wait."""
-_SHARE_OF_MEMORY = 6
-"""A tile takes at most one part in so many of a GPU's total memory. What is free does not count: the same job must give
-the same bytes whatever else is in memory."""
-_BLACK = 1 / 512
 _ALWAYS = 8
 """After so many overflows in a row a model runs in fp32: on some GPUs (GTX 16xx) it overflows with every tile, which
 would then be computed twice."""
+
+
+class Way(Protocol):
+    """How a batch is computed. For the device's thread."""
+
+    filled: bool
+    """Whether the same tile gives the same bytes only in batches of the same size."""
+    most: int
+    """Tiles in a batch."""
+
+    def runs(self, model: Model) -> bool:
+        """Whether it computes this model."""
+
+    def compute(self, tiles: Sequence[Tile], samples: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """The kept part of each tile's result, of the tile's type, uint16 as int16; and a byte for each, not 0 where it
+        overflowed: it was not finite, or black where the source is not. None where that can't be. `samples`: of equal
+        tiles, as `Transfer.up` returns them; there may be more than tiles."""
 
 
 @dataclass(frozen=True)
@@ -66,29 +75,24 @@ class _Done:
 
 
 class BatchedBackend:
-    def __init__(self, runtime: Runtime, batch_pixels: int | None = None) -> None:
-        """`batch_pixels`: source pixels up to which batches are filled; 0 for one tile at a time; None for what suits
-        the device."""
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, way: Way, graphs: Graphs, batch_pixels: int | None = None) -> None:
+        """`graphs`: those of `way`. `batch_pixels`: source pixels up to which batches are filled; 0 for one tile at a
+        time; None for what suits the device."""
+        self._runtime, self._way = runtime, way
         on_cuda = runtime.device.type == "cuda"
         self._batch_pixels = (_CUDA_BATCH_PIXELS if on_cuda else 0) if batch_pixels is None else batch_pixels
-        self._tile_bytes = _TILE_BYTES[runtime.device.type]
-        if on_cuda:
-            total = torch.cuda.get_device_properties(runtime.device).total_memory
-            self._tile_bytes = min(self._tile_bytes, total // _SHARE_OF_MEMORY)
         self._transfer = Transfer(runtime.device)
-        self._graphs = Graphs(runtime.device)
+        self._graphs = graphs
         self._pixels = Limits()
         """Source pixels of the largest batch that may fit, by model; set once a batch did not fit."""
         self._in_a_row: Counter[str] = Counter()
         """By model, how many tiles have overflowed since the last one that did not."""
 
     def runs(self, model: Model) -> bool:
-        return model.native is None
+        return self._way.runs(model)
 
     def tile_pixels(self, model: Model) -> int:
-        pixel_bytes = model.facts.pixel_bytes * model.dtype.itemsize // 4
-        return self._tile_bytes // max(1, pixel_bytes)
+        return self._runtime.memory.tile_pixels(model)
 
     def row_pass_width(self, model: Model) -> int:
         return 0
@@ -159,7 +163,7 @@ class BatchedBackend:
     def _batch(self, tile: Tile) -> int:
         """How many tiles of this shape are computed at a time."""
         fits = self._pixels.get(tile.model.name)
-        return max(1, min(min(fits, self._batch_pixels) // tile.pixels, _MOST_IN_BATCH))
+        return max(1, min(min(fits, self._batch_pixels) // tile.pixels, self._way.most))
 
     # --- in the device's thread -------------------------------------------------------------------------------------
 
@@ -188,49 +192,16 @@ class BatchedBackend:
 
     @torch.inference_mode()  # otherwise the network's result could not be changed in place
     def _run_batch(self, staged: Sequence[_Staged], batch: int) -> list[_Done]:
-        model, exact = staged[0].tile.model, staged[0].tile.exact
-        image = _to_image(self._transfer.up([each.samples for each in staged], batch))
-        if exact or not model.facts.recordable:
-            result = model(image, exact=exact)
-        else:
-            result = self._graphs.run(id(model), model, image)
-        check = not exact and model.dtype is not torch.float32
-        overflows = _overflowed(image, result) if check else None  # first: samples are made in place
-        kept = [_to_samples(result[i], each.tile) for i, each in enumerate(staged)]
+        tiles = [each.tile for each in staged]
+        filled = self._way.filled or tiles[0].exact
+        samples = self._transfer.up([each.samples for each in staged], batch if filled else len(staged))
+        kept, overflows = self._way.compute(tiles, samples)
         if overflows is None:
             return [_Done(each, None) for each in self._transfer.down(kept)]
         *landings, overflowed = self._transfer.down([*kept, overflows])
         return [_Done(each, overflowed, i) for i, each in enumerate(landings)]
 
 
-def _overflowed(image: Tensor, result: Tensor) -> Tensor:
-    """N bytes, 1 for an overflow. Half precision can overflow to NaN, or to black where the source is not black."""
-    black = (result.amax((1, 2, 3)) < _BLACK) & (image.amax((1, 2, 3)) > 8 * _BLACK)
-    return (black | ~torch.isfinite(result).flatten(1).all(1)).to(torch.uint8)
-
-
 def _unsigned(samples: NDArray[Any]) -> NDArray[Any]:
     """uint16 is int16 in tensors."""
     return samples.view(np.uint16) if samples.dtype == np.int16 else samples
-
-
-def _to_image(samples: Tensor) -> Tensor:
-    """N × H × W × C as `Transfer.stage` returns them, of one or three channels → (N, 3, H, W) float32 in [0, 1]."""
-    top = 255
-    if samples.dtype == torch.int16:
-        samples, top = samples.int().bitwise_and_(65535), 65535
-    return samples.permute(0, 3, 1, 2).float().div_(top).expand(-1, 3, -1, -1)
-
-
-def _to_samples(image: Tensor, tile: Tile) -> Tensor:
-    """(3, H, W) float32 → the kept part in the tile's type, H × W × C; `image` may be changed. Integers are made on the
-    device, which is a fourth of the bytes to copy. uint16 is returned as int16 of the same bits."""
-    image = image[:, tile.rows, tile.columns]
-    if tile.samples.shape[2] == 1:
-        image = image.mean(dim=0, keepdim=True)
-    image = image.permute(1, 2, 0)
-    if tile.dtype == np.uint8:
-        return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-    if tile.dtype == np.uint16:
-        return image.mul_(65535).round_().clamp_(0, 65535).int().to(torch.int16)
-    return image

@@ -58,12 +58,11 @@ class Graphs:
     def __len__(self) -> int:
         return len(self._recorded)
 
-    def run(self, network: Hashable, function: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    def run(self, network: Hashable, function: Callable[[Tensor], Tensor], image: Tensor, pixels: int) -> Tensor:
         """`function(image)`. The next call may overwrite the result: work on it must be launched before, on the same
-        stream. `network`: equal for the same function."""
-        key = (network, tuple(image.shape))
-        n, _, h, w = image.shape
-        if not self._enabled or n * h * w > _MOST_PIXELS:
+        stream. `network`: equal for the same function. `pixels`: of the batch."""
+        key = (network, tuple(image.shape), image.dtype)
+        if not self._enabled or pixels > _MOST_PIXELS:
             return function(image)
         recorded = self._recorded.get(key)
         if recorded is None:

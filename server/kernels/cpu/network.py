@@ -17,10 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from server.kernels import Layer, Layers
 from server.kernels.cpu.binding import Kernel, Samples, view
-
-Layer = tuple[Tensor, Tensor, Tensor | None]
-"""Weight (out, in, 3, 3), bias, and slopes for negative results (PReLU), of a convolution; no slopes, no activation."""
 
 _KINDS = {"convolution": 0, "srvgg": 1, "rrdbnet": 2}
 _TALL = 1 << 16
@@ -64,6 +62,20 @@ class Network:
         if not self.handle:
             raise torch.OutOfMemoryError("no memory for the network's weights")
         _when_gone(self, kernel.library.winograd_close, self.handle)
+
+    @classmethod
+    def of(cls, kernel: Kernel, layers: Layers) -> "Network":
+        """Raises torch.OutOfMemoryError."""
+        return cls(
+            kernel,
+            layers.kind,
+            layers.convolutions,
+            scale=layers.scale,
+            growth=layers.growth,
+            unshuffle=layers.unshuffle,
+            ups=layers.ups if layers.kind == "rrdbnet" else 0,
+            opaque=layers.opaque,
+        )
 
     def __call__(self, image: Tensor) -> Tensor:
         """(N, C, H, W) float32 → (N, C, H·scale, W·scale) float32. Raises torch.OutOfMemoryError."""

@@ -177,7 +177,7 @@ _UPLOADED = answer(url=TEXT, size_bytes=WHOLE)
 _PICTURES = (*(each.mime for each in FORMATS.values()), "image/bmp", "image/heic")
 _FILE: dict[str, Any] = {
     "answer": BYTES,
-    "also": (206, 304),
+    "also": (206, 304, 307),  # the last where links lead straight to a bucket
     "answer_types": (*_PICTURES, "application/octet-stream"),
 }
 

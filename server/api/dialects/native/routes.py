@@ -168,13 +168,13 @@ async def events(job_id: str, caller: CallerDep, service: ServiceDep, base_url: 
 def result(job_id: str, caller: CallerDep, service: ServiceDep, request: Request) -> Response:
     job = service.get(job_id, caller.id)
     blob = service.result(job)
-    return picture(blob.open(), job.id + PurePath(blob.key).suffix, request)
+    return picture(blob, job.id + PurePath(blob.key).suffix, request)
 
 
 @router.get("/jobs/{job_id}/source")
 def source(job_id: str, caller: CallerDep, service: ServiceDep, request: Request) -> Response:
     job = service.get(job_id, caller.id)
-    return picture(service.source(job).open(), f"{job.id}-source", request)
+    return picture(service.source(job), f"{job.id}-source", request)
 
 
 @router.post("/jobs/{job_id}/cancel")
@@ -264,7 +264,7 @@ def models(caller: CallerDep, service: ServiceDep) -> Response:
 @router.get("/files/{key}")
 def file(key: str, service: ServiceDep, request: Request, name: str | None = None) -> Response:
     saved_as = clean_path(name or "").rpartition("/")[2]
-    return picture(service.blobs.open(key), saved_as or key, request, save=bool(saved_as))
+    return picture(Blob(service.blobs, key), saved_as or key, request, save=bool(saved_as))
 
 
 @router.get("/files/{key}/preview")

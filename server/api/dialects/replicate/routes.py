@@ -30,6 +30,7 @@ from server.api.dialects.replicate.translate import (
 from server.api.responses import json_response
 from server.db.webhook_secret import load_secret, webhook_secret
 from server.errors import Conflict, InvalidField, MissingField, NotFound
+from server.errors.transient import StoreFailure
 from server.job.job import Job
 from server.outbound.source import Source, parse_source
 from server.outbound.ssrf import why_not
@@ -122,7 +123,9 @@ def _find(call: Call, prediction_id: str) -> Job:
 
 
 def _prediction(call: Call, job: Job, *, waited: bool = False) -> dict[str, Any]:
-    removed = job.result is not None and not call.service.blobs.has(job.result.key)
+    removed = False
+    with suppress(StoreFailure):  # a poll is answered also while the store is away
+        removed = job.result is not None and not call.service.blobs.has(job.result.key)
     return to_response(job, call.base_url, waited=waited, removed=removed)
 
 

@@ -70,3 +70,8 @@ def upgrade() -> None:
     )
     op.create_index("deliveries_due", "deliveries", ["state", "due_at"])
     op.create_index("deliveries_job", "deliveries", ["job_id"])
+
+
+def downgrade() -> None:
+    for table in ("deliveries", "uploads", "workers", "jobs"):
+        op.drop_table(table)

@@ -32,3 +32,10 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(64), primary_key=True),
         sa.Column("served_at", sa.Float, nullable=False),
     )
+
+
+def downgrade() -> None:
+    op.drop_table("turns")
+    op.drop_index("jobs_ended", "jobs")
+    op.drop_index("jobs_unended", "jobs")
+    op.drop_table("keys")

@@ -36,6 +36,22 @@ def upgrade() -> None:
         db.execute(sa.update(jobs).where(jobs.c.id == row.id).values(source_host=_host(row.source_url)))
 
 
+def downgrade() -> None:
+    op.drop_index("jobs_backlog", "jobs")
+    op.drop_index("jobs_unfetched", "jobs")
+    with op.batch_alter_table("deliveries") as deliveries:
+        for column in ("held_until", "host", "owner"):
+            deliveries.drop_column(column)
+    with op.batch_alter_table("jobs") as jobs:
+        jobs.drop_column("source_host")
+    op.drop_table("turns")
+    op.create_table(
+        "turns",
+        sa.Column("owner", sa.String(64), primary_key=True),
+        sa.Column("served_at", sa.Float, nullable=False),
+    )
+
+
 def _host(url: str) -> str:
     try:
         parts = urlsplit(url)

@@ -1,0 +1,1 @@
+"""Networks of 3×3 convolutions on NVIDIA GPUs, in Triton. Nothing of it has run on a GPU: see network.py."""

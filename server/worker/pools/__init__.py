@@ -1,0 +1,12 @@
+"""Which other processes compute tiles of a large picture. A new kind of pool is one file here and its line in
+`open_pool`."""
+
+from server.config import Config
+from server.worker.pools.base import Pool
+from server.worker.pools.local import LocalPool
+from server.worker.upscaler import Upscaler
+
+
+def open_pool(config: Config, upscaler: Upscaler) -> Pool:
+    """The pool that the settings name: the workers of this machine."""
+    return LocalPool(config, upscaler)
