@@ -10,8 +10,8 @@ NEEDED_GB := 10
 DIST := dist
 RUN := .venv/bin/python -m
 INSTALL := .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps
-# A process for each core; each loads torch, which takes memory.
-PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
+# More processes than cores, because many tests wait; but each loads torch, which takes memory.
+PYTEST = pytest -n $(shell n=$$(( $$(nproc) + 1 )); echo $$(( n < 4 ? n : 4 ))) --dist loadfile
 
 .PHONY: venv tools demo serve wheel sbom test test-all lint format lock clean verify-official
 

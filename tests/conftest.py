@@ -45,7 +45,7 @@ from tests.seaweedfs import ACCESS, SeaweedFS
 # The large networks have tests of their own. Elsewhere `auto`, and what names Real-ESRGAN, is fidelity-x4.
 FAST = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}
 os.environ |= FAST
-# The suite runs in a process for each core. It must be set before torch is imported.
+# The suite runs in several processes. It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Kernels for GPUs run in the interpreter. It must be set before Triton is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -224,6 +224,7 @@ class Worker:
                 log.exception("the database failed")  # as above
             except Exception as error:
                 self._failure = error
+                self._work_came.set()  # the main thread may wait for work
             finally:
                 self._end(run)
 
