@@ -32,6 +32,7 @@ from server.engine.backends.eager import overflowed, to_image, to_samples
 from server.kernels.cuda import launches
 from server.kernels.cuda.network import HOPPER, Block, Network, Step, Weights, block_of, constants
 from server.models import ARCHS, ModelInfo
+from server.models.base import StateDict
 from server.models.basicsr_shim import RRDBNet, SRVGGNetCompact
 
 TARGETS = (80, 89, 90, 120)
@@ -187,19 +188,18 @@ class _Count(TorchDispatchMode):
         self._seen.discard(key)
 
 
-def moved_by_torch(arch: Any, facts: ModelInfo, side: int = 256) -> dict[str, float]:
+def moved_by_torch(arch: Any, facts: ModelInfo, state: StateDict, side: int = 256) -> dict[str, float]:
     """The same for torch's launches, with the engine's tail: what each reads and writes, counted on tensors without
     content."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
-        torch.set_default_dtype(torch.float16)
+        empty = {name: torch.empty(each.shape, dtype=torch.float16, device="cuda") for name, each in state.items()}
         with torch.device("cuda"):
-            net = arch.build(facts).eval()
-        torch.set_default_dtype(torch.float32)
+            net = arch.build(empty, facts).eval()
         samples = torch.empty(1, side, side, 3, dtype=torch.uint8, device="cuda")
         count = _Count()
         with count:
             image = to_image(samples)
-            result = arch.forward(net, image, torch.float16)
+            result = arch.forward(net, facts, image, torch.float16)
             before = sum(count.bytes.values())
             overflowed(image, result)
             part = slice(0, side * facts.scale)
@@ -239,7 +239,7 @@ def predicted(network: Network, width: int, height: int) -> dict[str, float]:
     return {"ms": round(total * 1000, 1), "floor_ms": round(floor / H200["tflops"] / 1e9, 1)}
 
 
-def networks() -> dict[str, tuple[Any, ModelInfo, Network, tuple[int, int]]]:
+def networks() -> dict[str, tuple[Any, ModelInfo, StateDict, Network, tuple[int, int]]]:
     """Each with the size of the picture that is predicted. Random weights: only shapes matter."""
     made = {}
     for name, net, size in (
@@ -248,7 +248,8 @@ def networks() -> dict[str, tuple[Any, ModelInfo, Network, tuple[int, int]]]:
     ):
         net = net.eval().requires_grad_(False)
         arch, facts = next((arch, facts) for arch in ARCHS if (facts := arch.detect(net.state_dict())))
-        made[name] = arch, facts, Network(arch.layers(net, facts), torch.float16, torch.device("cpu")), size
+        network = Network(arch.layers(net, facts), torch.float16, torch.device("cpu"))
+        made[name] = arch, facts, net.state_dict(), network, size
     return made
 
 
@@ -259,8 +260,8 @@ def report(targets: tuple[int, ...], only: str = "") -> dict[str, Any]:
         "assumed": H200,
         "blocks": {str(width): vars(block) for width, block in HOPPER.items()},
     }
-    for name, (arch, info, network, size) in networks().items():
-        ours, theirs = moved(network), moved_by_torch(arch, info)
+    for name, (arch, info, state, network, size) in networks().items():
+        ours, theirs = moved(network), moved_by_torch(arch, info, state)
         facts[name] = {
             "bytes_and_launches_per_source_pixel": {"ours": ours, "torch": theirs},
             f"predicted_{size[0]}x{size[1]}": predicted(network, *size),
