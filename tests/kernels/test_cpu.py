@@ -153,7 +153,7 @@ def same_as_the_class(kernel: Kernel, net: nn.Module, folder: Path, height: int,
     assert (model(image) - expected).abs().max() < 5e-5 * max(1, float(expected.abs().max()))
 
 
-@pytest.mark.parametrize(("ups", "step"), [(0, 2), (1, 2), (1, 3), (3, 2), (4, 2)])
+@pytest.mark.parametrize(("ups", "step"), [(0, 2), (1, 2), (1, 3), (3, 2), pytest.param(4, 2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("size", [(49, 101), (130, 40)])
 def test_any_number_of_up_convolutions_is_torchs(kernel: Kernel, ups: int, step: int, size: tuple[int, int]) -> None:
     net = networks.seeded(rrdbnet.Net(3, 3, 16, 1, 8, 1, ups), ups)

@@ -95,7 +95,13 @@ def test_a_network_gives_what_spandrel_does(
         assert run(model, samples, 0).shape == (height * scale, width * scale, 3)
 
 
-@pytest.mark.parametrize(("build", "name", "scale", "half"), NETWORKS)
+SLOW = {"SwinIR", "SCUNet"}
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "scale", "half"),
+    [pytest.param(*each, marks=[pytest.mark.slow] if each[1] in SLOW else []) for each in NETWORKS],
+)
 def test_its_tiles_have_no_seams(
     build: Callable[[], nn.Module], name: str, scale: int, half: bool, tmp_path: Path
 ) -> None:

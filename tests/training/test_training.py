@@ -122,7 +122,7 @@ def test_the_loss_of_the_target_itself_is_zero() -> None:
     assert fidelity.loss_of(image + 0.1, image) > 0.1
 
 
-@pytest.mark.parametrize("kind", ["fidelity", "refiner"])
+@pytest.mark.parametrize("kind", ["fidelity", pytest.param("refiner", marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(
     folder: Path,
     tmp_path: Path,
@@ -162,7 +162,7 @@ def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(
         torch.testing.assert_close(tensor, resumed["params_ema"][key], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["fidelity", "refiner"])
+@pytest.mark.parametrize("kind", ["fidelity", pytest.param("refiner", marks=pytest.mark.slow)])
 def test_either_precision_trains(
     folder: Path, tmp_path: Path, start: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +181,7 @@ def test_either_precision_trains(
     assert not torch.equal(*ends)
 
 
+@pytest.mark.slow
 def test_both_networks_by_one_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(all_, "SIZES", SIZES)
     steps = ["--fidelity-steps", "2", "--refiner-steps", "1"]
