@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -246,10 +247,16 @@ class Context:
         )
         return Origin(
             f"upscale-server {__version__}",
-            generated=bool(refined or restored),
-            source_type=source_type(self.data, self.metadata.xmp),
+            # The last panels of a sheet are refined.
+            generated=bool(refined or restored or self.params.sweep),
+            source_type=self._source_type,
             details=tuple((name, str(value)) for name, value in known if value is not None),
         )
+
+    @cached_property
+    def _source_type(self) -> str | None:
+        """Searched once, not for every frame."""
+        return source_type(self.data, self.metadata.xmp)
 
     @property
     def more_follows(self) -> bool:

@@ -68,8 +68,7 @@ def run(ctx: Context) -> None:
         assert ctx.plan is not None
         ctx.plan = replace(ctx.plan, result=(sheet.width, sheet.height))
         known = ctx.metadata if whole.shape[2] >= 3 else replace(ctx.metadata, icc=None)  # the sheet has colours
-        origin = ctx.origin and replace(ctx.origin, generated=True)  # its last panels are
-        image = attach_metadata(pyvips.Image.new_from_array(np.asarray(sheet)), known, "strip", origin)
+        image = attach_metadata(pyvips.Image.new_from_array(np.asarray(sheet)), known, "strip", ctx.origin)
         save(image, ctx.target, replace(ctx.params, depth=None))
 
 

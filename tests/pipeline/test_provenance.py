@@ -82,7 +82,9 @@ def sources(signer: Signer) -> Callable[[str, Image.Image], bytes]:
         class Other(Origin):
             digital_source_type = term  # type: ignore[assignment]
 
-        return signer._sign(jpeg(image), "image/jpeg", jpeg(image), "image/jpeg", Other("another program 1", False))
+        signed = io.BytesIO()
+        signer._sign(io.BytesIO(jpeg(image)), "image/jpeg", jpeg(image), Other("another program 1", False), signed)
+        return signed.getvalue()
 
     return made
 

@@ -7,11 +7,12 @@ Specification: https://spec.c2pa.org, 2.2. The package is c2pa-python, the extra
 """
 
 import io
-import os
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from server.errors import Unavailable
+from server.files import atomic_file
 from server.images.metadata.provenance import TERMS, Origin
 from server.images.read.sniff import sniff
 
@@ -36,10 +37,11 @@ class Signer:
             info = c2pa.C2paSignerInfo(alg=_algorithm(private), sign_cert=chain, private_key=private, ta_url=None)
             self._signer = c2pa.Signer.from_info(info)
             self._context = c2pa.Context.from_dict(_SETTINGS)
-            signed = self._sign(_PIXEL, "image/gif", _PIXEL, "image/gif", Origin("test", generated=False))
+            signed = io.BytesIO()
+            self._sign(io.BytesIO(_PIXEL), "image/gif", _PIXEL, Origin("test", generated=False), signed)
         except (c2pa.C2paError, ValueError, TypeError) as error:
             raise Unavailable(f"signing: {certificate} and {key} can't be used: {error}") from error
-        store, state = manifest_of(signed, "image/gif") or ({}, "missing")
+        store, state = manifest_of(signed.getvalue(), "image/gif") or ({}, "missing")
         if state not in ("Valid", "Trusted"):  # also when the key is not the certificate's
             failures = store.get("validation_results", {}).get("activeManifest", {}).get("failure", ())
             reasons = "; ".join(each["explanation"] for each in failures)
@@ -47,25 +49,22 @@ class Signer:
 
     def sign(self, path: Path, mime: str, source: bytes, origin: Origin) -> None:
         """Replace the file by a signed one. Raises Unavailable when it can't be signed; the file is then as before."""
-        partial = path.with_name(path.name + ".signed")
         try:
-            partial.write_bytes(self._sign(path.read_bytes(), mime, source, sniff(source) or "", origin))
-            os.replace(partial, path)
+            with path.open("rb") as result, atomic_file(path) as partial, partial.open("w+b") as signed:
+                self._sign(result, mime, source, origin, signed)
         except self._c2pa.C2paError as error:
             raise Unavailable(f"the result could not be signed: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
-    def _sign(self, result: bytes, mime: str, source: bytes, source_mime: str, origin: Origin) -> bytes:
+    def _sign(self, result: BinaryIO, mime: str, source: bytes, origin: Origin, signed: BinaryIO) -> None:
         name, _, version = origin.program.partition(" ")
         manifest = {"claim_generator_info": [{"name": name, "version": version or "0"}]}
         builder = self._c2pa.Builder.from_json(manifest, context=self._context)
         builder.set_intent(self._c2pa.C2paBuilderIntent.EDIT)
         ingredient = {"title": "source", "relationship": "parentOf"}
-        if source_mime in self._c2pa.Builder.get_supported_mime_types():
-            builder.add_ingredient(ingredient, source_mime, io.BytesIO(source))
-        else:  # of other formats only the hash of the bytes is known
-            builder.add_ingredient(ingredient, "application/octet-stream", io.BytesIO(source))
+        kind = sniff(source)
+        if kind not in self._c2pa.Builder.get_supported_mime_types():
+            kind = "application/octet-stream"  # only the hash of the bytes is known
+        builder.add_ingredient(ingredient, kind, io.BytesIO(source))
         builder.add_action(
             {
                 "action": "c2pa.edited",
@@ -74,17 +73,13 @@ class Signer:
                 "parameters": {f"upscale.{key}": value for key, value in origin.details},
             }
         )
-        signed = io.BytesIO()
-        builder.sign(self._signer, mime, io.BytesIO(result), signed)
-        return signed.getvalue()
+        builder.sign(self._signer, mime, result, signed)
 
 
 def manifest_of(data: bytes, mime: str) -> tuple[dict[str, Any], str] | None:
     """A file's manifest store as the package reports it, and its state: "Valid", "Trusted" or "Invalid". None if it has
     none. Raises Unavailable when the package is missing, or the manifest can't be read."""
     c2pa = _package()
-    import json
-
     context = c2pa.Context.from_dict(_SETTINGS)
     try:
         reader = c2pa.Reader.try_create(mime, io.BytesIO(data), context=context)
