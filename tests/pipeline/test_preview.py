@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from server.config import Config
+from server.images.metadata.provenance import COMPOSITE
 from server.job.job import Params
 from server.pipeline.preview import CROP, around, most_detailed
 from server.weights.catalog import Catalog
@@ -72,3 +73,6 @@ def test_the_sheet_shows_the_source_and_five_results(
     distances = [np.abs(panel - plain).mean() for panel in panels[2:]]
     assert distances == sorted(distances) and distances[0] > 0
     assert ctx.progress == 1
+    # Its last panels are refined: label and signature say so, and both come from here.
+    assert ctx.origin is not None and ctx.origin.digital_source_type == COMPOSITE
+    assert COMPOSITE.encode() in (tmp_path / "sheet.png").read_bytes()
