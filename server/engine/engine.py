@@ -288,7 +288,10 @@ class Engine:
         release_memory(self.device)
 
     def tidy(self) -> None:
-        """Networks are no longer kept: give their memory back to the system. For any thread."""
+        """Networks are no longer kept: soon give their memory back to the system. For any thread."""
+        self._runtime.submit(self._tidy)  # after what `forget` submitted, which holds the networks until it ran
+
+    def _tidy(self) -> None:
         if self.kernel is not None:
             self.kernel.release()
         release_memory(self.device)

@@ -632,6 +632,7 @@ during, weights = memory_bytes(), large.weight_bytes
 del small, large
 upscaler._cache._keep_s = 0.0
 upscaler.tidy()
+upscaler._engine._runtime.call(lambda: None)  # until the device's thread has done it
 print(before, during, weights, memory_bytes(), upscaler.counters()["models"])
 """
 
