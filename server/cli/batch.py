@@ -25,6 +25,7 @@ _SAVE_S = 30.0
 """How often the record is stored again while the command runs."""
 
 
+@options.with_result_options
 def batch(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, or a bucket such as s3://bucket/prefix.")],
     dest: Annotated[str, typer.Argument(metavar="DST", help="A folder or bucket of the results, with the same tree.")],
@@ -39,27 +40,9 @@ def batch(
         str | None, typer.Option(help="URL of the server of the buckets. Default: UPSCALE_BLOB_ENDPOINT.")
     ] = None,
     suffix: options.Suffix = "",
-    scale: options.Scale = None,
-    target: options.Target = None,
-    size: options.Size = None,
-    format_: options.Format = None,
-    quality: options.Quality = None,
-    lossless: options.Lossless = False,
-    progressive: options.Progressive = False,
-    depth: options.Depth = None,
-    metadata: options.Metadata = "keep",
-    colour: options.Colour = "keep",
-    background: options.Background = None,
-    animation: options.Animation = "keep",
-    model: options.Model = "auto",
+    *,
+    result: options.ResultOptions,
     device: Device = None,
-    creativity: options.Creativity = None,
-    content: options.Content = "auto",
-    denoise: options.Denoise = None,
-    faces: options.RestoreFaces = False,
-    face_strength: options.FaceStrength = None,
-    face_only: options.FaceOnly = None,
-    seed: options.Seed = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -77,29 +60,8 @@ def batch(
         configure_logs(logging.WARNING)
         _check_places(source, dest)
         options.check_suffix(suffix)
-        params = options.make_params(
-            scale=scale,
-            target=target,
-            size=size,
-            format_="png" if format_ is None else options.format_name(format_),
-            quality=quality,
-            lossless=lossless,
-            progressive=progressive,
-            depth=depth,
-            metadata=metadata,
-            colour=colour,
-            background=background,
-            animation=animation,
-            model=model,
-            creativity=creativity,
-            content=content,
-            denoise=denoise,
-            faces=faces,
-            face_strength=face_strength,
-            face_only=face_only,
-            seed=seed,
-        )
-        own_format = format_ is None and not queue
+        params = result.params()
+        own_format = result.format_ is None and not queue
         at = endpoint or config.blob_endpoint
         where = Between(open_place(source, at), open_place(dest, at))
         endings = sources.PICTURES if queue else sources.PICTURES | ENDINGS

@@ -1,9 +1,13 @@
-"""The options of a result, which `upscale` and `watch` share, and what they mean as `Params`.
+"""The options of a result, which `upscale`, `watch` and `batch` share, and what they mean as `Params`.
 
 Short names are those of realesrgan-ncnn-vulkan, where it has the same option.
 """
 
-from collections.abc import Iterable
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,136 +41,142 @@ ALIASES = {
 }
 """Formats by file name ending, in lower case."""
 
-Scale = Annotated[float | None, typer.Option("-s", "--scale", help="Outscale, more than 0 and at most 10. Default 4.")]
-Target = Annotated[
-    str | None,
-    typer.Option(help="2k, 4k or 8k: the result's long edge.", autocompletion=_completing(TARGET_LONG_EDGE)),
-]
-Size = Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect ratio may change.")]
-Format = Annotated[
-    str | None,
-    typer.Option(
-        "-f",
-        "--format",
-        help="jpeg, png, webp, avif, tiff or gif. Default: by -o, else png; for pages their own.",
-        autocompletion=_completing(FORMATS),
-    ),
-]
-Quality = Annotated[int | None, typer.Option(help="1…100, for jpeg, webp and avif.")]
-Lossless = Annotated[bool, typer.Option("--lossless", help="For webp and avif; png and tiff always are.")]
-Progressive = Annotated[bool, typer.Option("--progressive", help="For jpeg: shows a coarse picture first.")]
-Depth = Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: the source's.")]
-Metadata = Annotated[
-    str,
-    typer.Option(
-        help="EXIF, XMP and IPTC: keep, copyright or strip.", autocompletion=_completing(("keep", "copyright", "strip"))
-    ),
-]
-Colour = Annotated[
-    str,
-    typer.Option(help="The colour profile: keep, or srgb to convert.", autocompletion=_completing(("keep", "srgb"))),
-]
-Background = Annotated[str | None, typer.Option(help="For jpeg: #rrggbb behind transparent pixels. Default #ffffff.")]
-Animation = Annotated[
-    str,
-    typer.Option(help="For animations: keep (all frames) or first.", autocompletion=_completing(("keep", "first"))),
-]
-Model = Annotated[
-    str,
-    typer.Option("-n", "--model", help="A model's name, a checkpoint's path, or auto.", autocompletion=_models),
-]
-Creativity = Annotated[
-    float | None,
-    typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0; for clean text -2."),
-]
-Content = Annotated[
-    str,
-    typer.Option(
-        help="What the picture shows: photo, text or drawing; auto detects it.",
-        autocompletion=_completing(("auto", "photo", "text", "drawing")),
-    ),
-]
-Denoise = Annotated[float | None, typer.Option(help="0…1, for realesr-general-x4v3.")]
-RestoreFaces = Annotated[bool, typer.Option("--faces", help="Restore faces with GFPGAN.")]
-FaceStrength = Annotated[
-    float | None, typer.Option(help=f"0…1: share of the restored faces in the result. Default {FACE_STRENGTH}.")
-]
-FaceOnly = Annotated[
-    str | None, typer.Option(help="all, largest, or numbers such as 0,2, where 0 is the largest face. Default all.")
-]
-Seed = Annotated[
-    int | None, typer.Option(help="Seed of the detail that creativity adds. Default: derived from the picture.")
-]
 Suffix = Annotated[str, typer.Option(help="Added to each result's name: with _x4, photo.jpg becomes photo_x4.png.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist already.")]
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """The options that say what a result shall be. `with_result_options` gives them to a command."""
+
+    scale: Annotated[
+        float | None, typer.Option("-s", "--scale", help="Outscale, more than 0 and at most 10. Default 4.")
+    ] = None
+    target: Annotated[
+        str | None,
+        typer.Option(help="2k, 4k or 8k: the result's long edge.", autocompletion=_completing(TARGET_LONG_EDGE)),
+    ] = None
+    size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect ratio may change.")] = None
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "-f",
+            "--format",
+            help="jpeg, png, webp, avif, tiff or gif. Default: by -o, else png; for pages their own.",
+            autocompletion=_completing(FORMATS),
+        ),
+    ] = None
+    quality: Annotated[int | None, typer.Option(help="1…100, for jpeg, webp and avif.")] = None
+    lossless: Annotated[bool, typer.Option("--lossless", help="For webp and avif; png and tiff always are.")] = False
+    progressive: Annotated[bool, typer.Option("--progressive", help="For jpeg: shows a coarse picture first.")] = False
+    depth: Annotated[int | None, typer.Option(help="8 or 16 bits per sample. Default: the source's.")] = None
+    metadata: Annotated[
+        str,
+        typer.Option(
+            help="EXIF, XMP and IPTC: keep, copyright or strip.",
+            autocompletion=_completing(("keep", "copyright", "strip")),
+        ),
+    ] = "keep"
+    colour: Annotated[
+        str,
+        typer.Option(
+            help="The colour profile: keep, or srgb to convert.", autocompletion=_completing(("keep", "srgb"))
+        ),
+    ] = "keep"
+    background: Annotated[
+        str | None, typer.Option(help="For jpeg: #rrggbb behind transparent pixels. Default #ffffff.")
+    ] = None
+    animation: Annotated[
+        str,
+        typer.Option(help="For animations: keep (all frames) or first.", autocompletion=_completing(("keep", "first"))),
+    ] = "keep"
+    model: Annotated[
+        str,
+        typer.Option("-n", "--model", help="A model's name, a checkpoint's path, or auto.", autocompletion=_models),
+    ] = "auto"
+    creativity: Annotated[
+        float | None,
+        typer.Option(help="-2 (strict) … 2 (reimagine): how much may be invented. Default 0; for clean text -2."),
+    ] = None
+    content: Annotated[
+        str,
+        typer.Option(
+            help="What the picture shows: photo, text or drawing; auto detects it.",
+            autocompletion=_completing(("auto", "photo", "text", "drawing")),
+        ),
+    ] = "auto"
+    denoise: Annotated[float | None, typer.Option(help="0…1, for realesr-general-x4v3.")] = None
+    faces: Annotated[bool, typer.Option("--faces", help="Restore faces with GFPGAN.")] = False
+    face_strength: Annotated[
+        float | None, typer.Option(help=f"0…1: share of the restored faces in the result. Default {FACE_STRENGTH}.")
+    ] = None
+    face_only: Annotated[
+        str | None, typer.Option(help="all, largest, or numbers such as 0,2, where 0 is the largest face. Default all.")
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the detail that creativity adds. Default: derived from the picture.")
+    ] = None
+
+    def params(self, default_format: str = "png", *, sweep: bool = False) -> Params:
+        """Raises InvalidField. Exits with code 2 for texts that can't be read, and for options that would have no
+        effect."""
+        nothing_said = self.scale is None and self.target is None and self.size is None
+        params = Params(
+            scale=4.0 if nothing_said else self.scale,
+            target=self.target,  # type: ignore[arg-type]  # Params raises InvalidField for other values
+            size=_parse_size(self.size),
+            format=default_format if self.format_ is None else format_name(self.format_),  # type: ignore[arg-type]  # as above
+            quality=self.quality,
+            lossless=self.lossless,
+            progressive=self.progressive,
+            depth=self.depth,  # type: ignore[arg-type]  # as above
+            metadata=self.metadata,  # type: ignore[arg-type]
+            colour=self.colour,  # type: ignore[arg-type]
+            background=_parse_colour(self.background or "#ffffff"),
+            animation=self.animation,  # type: ignore[arg-type]
+            model=self.model,
+            denoise=self.denoise,
+            creativity=self.creativity,
+            content=self.content,  # type: ignore[arg-type]
+            faces=_parse_faces(self.faces, self.face_strength, self.face_only),
+            seed=self.seed,
+            sweep=sweep,
+        )
+        self._refuse_without_effect(params)
+        return params
+
+    def _refuse_without_effect(self, params: Params) -> None:
+        form = FORMATS[params.format]
+        if self.quality is not None and form.default_quality is None:
+            fail(f"--quality has no effect for {form.name}, only for jpeg, webp and avif", code=2)
+        if self.quality is not None and params.lossless:
+            fail("--quality has no effect with --lossless; give one of them", code=2)
+        if self.background is not None and form.alpha:
+            fail(f"--background has no effect for {form.name}, only for jpeg, which has no transparency", code=2)
+
+
+def with_result_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, whose parameter `result: ResultOptions` becomes one option for each field, at its place."""
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name == "result":
+            parameters += inspect.signature(ResultOptions).parameters.values()
+        else:
+            parameters.append(parameter)
+    names = [each.name for each in dataclasses.fields(ResultOptions)]
+
+    @functools.wraps(command)
+    def expanded(**given: Any) -> None:
+        command(**given, result=ResultOptions(**{name: given.pop(name) for name in names}))
+
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads both of these
+    expanded.__annotations__ = {each.name: each.annotation for each in parameters}
+    return expanded
 
 
 def format_name(text: str) -> str:
     """The format of that name or file name ending; any other text as it is, which Params refuses."""
     return ALIASES.get(text.lower().lstrip("."), text)
-
-
-def make_params(
-    *,
-    scale: float | None,
-    target: str | None,
-    size: str | None,
-    format_: str,
-    quality: int | None,
-    lossless: bool,
-    progressive: bool,
-    depth: int | None,
-    metadata: str,
-    colour: str,
-    background: str | None,
-    animation: str,
-    model: str,
-    creativity: float | None,
-    content: str,
-    denoise: float | None,
-    faces: bool,
-    face_strength: float | None,
-    face_only: str | None,
-    seed: int | None,
-    sweep: bool = False,
-) -> Params:
-    """Raises InvalidField. Exits with code 2 for texts that can't be read, and for options that would have no
-    effect."""
-    if scale is None and target is None and size is None:
-        scale = 4.0
-    params = Params(
-        scale=scale,
-        target=target,  # type: ignore[arg-type]  # Params raises InvalidField for other values
-        size=_parse_size(size),
-        format=format_,  # type: ignore[arg-type]  # as above
-        quality=quality,
-        lossless=lossless,
-        progressive=progressive,
-        depth=depth,  # type: ignore[arg-type]  # as above
-        metadata=metadata,  # type: ignore[arg-type]
-        colour=colour,  # type: ignore[arg-type]
-        background=_parse_colour(background or "#ffffff"),
-        animation=animation,  # type: ignore[arg-type]
-        model=model,
-        denoise=denoise,
-        creativity=creativity,
-        content=content,  # type: ignore[arg-type]
-        faces=_parse_faces(faces, face_strength, face_only),
-        seed=seed,
-        sweep=sweep,
-    )
-    _refuse_without_effect(params, quality, background)
-    return params
-
-
-def _refuse_without_effect(params: Params, quality: int | None, background: str | None) -> None:
-    form = FORMATS[params.format]
-    if quality is not None and form.default_quality is None:
-        fail(f"--quality has no effect for {form.name}, only for jpeg, webp and avif", code=2)
-    if quality is not None and params.lossless:
-        fail("--quality has no effect with --lossless; give one of them", code=2)
-    if background is not None and form.alpha:
-        fail(f"--background has no effect for {form.name}, only for jpeg, which has no transparency", code=2)
 
 
 def check_suffix(suffix: str) -> None:

@@ -18,6 +18,7 @@ from server.cli.sources import STANDARD, Source, Task
 from server.files import partial_files_removed_on_signals
 
 
+@options.with_result_options
 def upscale(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Pictures and folders of pictures; - is standard input.")
@@ -35,27 +36,9 @@ def upscale(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done: results, sizes, problems.")
     ] = False,
-    scale: options.Scale = None,
-    target: options.Target = None,
-    size: options.Size = None,
-    format_: options.Format = None,
-    quality: options.Quality = None,
-    lossless: options.Lossless = False,
-    progressive: options.Progressive = False,
-    depth: options.Depth = None,
-    metadata: options.Metadata = "keep",
-    colour: options.Colour = "keep",
-    background: options.Background = None,
-    animation: options.Animation = "keep",
-    model: options.Model = "auto",
+    *,
+    result: options.ResultOptions,
     device: Device = None,
-    creativity: options.Creativity = None,
-    content: options.Content = "auto",
-    denoise: options.Denoise = None,
-    faces: options.RestoreFaces = False,
-    face_strength: options.FaceStrength = None,
-    face_only: options.FaceOnly = None,
-    seed: options.Seed = None,
     sweep: Annotated[
         bool,
         typer.Option("--sweep", help="Write a sheet: 512 pixels of the result at each creativity, -2 to 2."),
@@ -75,33 +58,11 @@ def upscale(
         config = load_config(device=device, data_dir=data_dir)
         given = [*(files or ()), *(input_ or ())]
         named = _check_places(given, output, suffix, skip_existing, overwrite, as_json)
-        params = options.make_params(
-            scale=scale,
-            target=target,
-            size=size,
-            format_=named or "png" if format_ is None else options.format_name(format_),
-            quality=quality,
-            lossless=lossless,
-            progressive=progressive,
-            depth=depth,
-            metadata=metadata,
-            colour=colour,
-            background=background,
-            animation=animation,
-            model=model,
-            creativity=creativity,
-            content=content,
-            denoise=denoise,
-            faces=faces,
-            face_strength=face_strength,
-            face_only=face_only,
-            seed=seed,
-            sweep=sweep,
-        )
+        params = result.params(named or "png", sweep=sweep)
         if named is not None and named != params.format:
             fail(f"{output} is {named} by its name, but --format is {params.format}", code=2)
         found, failures = _find(given, output, suffix)
-        own_format = format_ is None and named is None
+        own_format = result.format_ is None and named is None
         tasks = _place(found, given, output, suffix, lambda path: result_ending(path, params, own_format=own_format))
         tally = Tally(len(tasks) + len(failures), failed=failures)
         there = sources.existing(tasks)

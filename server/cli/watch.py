@@ -21,6 +21,7 @@ Stamp = tuple[int, int]
 """Size in bytes and time of the last change in nanoseconds."""
 
 
+@options.with_result_options
 def watch(
     folder: Annotated[Path, typer.Argument(help="The folder to watch, with its sub-folders.")],
     dest: Annotated[Path, typer.Argument(help="The folder of the results, with the same tree.")],
@@ -32,27 +33,9 @@ def watch(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Upscale a picture again when it is newer than its result.")
     ] = False,
-    scale: options.Scale = None,
-    target: options.Target = None,
-    size: options.Size = None,
-    format_: options.Format = None,
-    quality: options.Quality = None,
-    lossless: options.Lossless = False,
-    progressive: options.Progressive = False,
-    depth: options.Depth = None,
-    metadata: options.Metadata = "keep",
-    colour: options.Colour = "keep",
-    background: options.Background = None,
-    animation: options.Animation = "keep",
-    model: options.Model = "auto",
+    *,
+    result: options.ResultOptions,
     device: Device = None,
-    creativity: options.Creativity = None,
-    content: options.Content = "auto",
-    denoise: options.Denoise = None,
-    faces: options.RestoreFaces = False,
-    face_strength: options.FaceStrength = None,
-    face_only: options.FaceOnly = None,
-    seed: options.Seed = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,35 +50,14 @@ def watch(
         config = load_config(device=device, data_dir=data_dir)
         _check_folders(folder, dest)
         options.check_suffix(suffix)
-        params = options.make_params(
-            scale=scale,
-            target=target,
-            size=size,
-            format_="png" if format_ is None else options.format_name(format_),
-            quality=quality,
-            lossless=lossless,
-            progressive=progressive,
-            depth=depth,
-            metadata=metadata,
-            colour=colour,
-            background=background,
-            animation=animation,
-            model=model,
-            creativity=creativity,
-            content=content,
-            denoise=denoise,
-            faces=faces,
-            face_strength=face_strength,
-            face_only=face_only,
-            seed=seed,
-        )
+        params = result.params()
         tally = Tally(0)
         with partial_files_removed_on_signals(lambda: f"stopped: {tally.done} done, {len(tally.failed)} failed"):
-            here = Here(config, params, own_format=format_ is None, overwrite=overwrite)
+            here = Here(config, params, own_format=result.format_ is None, overwrite=overwrite)
             run = Run(tally, here.make, as_json=as_json)
             say([plain(f"watching {folder}; results go to {dest}; Ctrl-C ends it")])
             seen = Seen(settle)
-            looks = _looks(folder, dest, params, own_format=format_ is None, suffix=suffix)
+            looks = _looks(folder, dest, params, own_format=result.format_ is None, suffix=suffix)
             for tasks in looks:
                 for task in seen.complete((each for each in tasks if wanted(each, overwrite)), time.monotonic()):
                     tally.total += 1
