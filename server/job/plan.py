@@ -9,7 +9,7 @@ may run before the network that enlarges.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from server.errors import ResultImpossible, SourceTooLarge
@@ -177,6 +177,15 @@ def make_plan(
     )
     names = tuple(one.name for one in (*before, *networks))
     return Plan(source, result, name or geometry.name, passes, sizes.frames, names)
+
+
+def with_kept(plan: Plan, kept: Plan, name: str) -> Plan:
+    """The same plan, where a mask asks for a second result too, which `kept` makes. `name`: of all networks."""
+    if not plan.passes:
+        return plan
+    first, *rest = plan.passes
+    passes = (replace(first, tiles=first.tiles + sum(each.tiles for each in kept.passes)), *rest)
+    return replace(plan, passes=passes, model=name, networks=plan.networks + kept.networks)
 
 
 def resampling_only(sizes: Sizes) -> Plan:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server import __version__
 from server.engine.engine import Engine
@@ -111,6 +112,16 @@ class Refinement:
 
 
 @dataclass
+class Kept:
+    """The second result, which a mask keeps a part of."""
+
+    run: "Context"
+    """Makes it."""
+    shares: NDArray[np.uint8]
+    """How much of it goes into each pixel of the source's size; see mask/shares.py."""
+
+
+@dataclass
 class Context:
     """One run of the pipeline: the parameters, the networks, and the picture that is processed.
 
@@ -128,6 +139,8 @@ class Context:
     """Loads the networks of a job, or takes them from the process's cache."""
     max_source_pixels: int
     max_result_pixels: int
+    mask: bytes = b""
+    """The encoded picture of the mask, where the parameters have one."""
     tile: int = 0
     """Side of the tiles in source pixels; 0: the engine decides."""
     labels: bool = True
@@ -160,6 +173,8 @@ class Context:
     """Filled by plan when a network runs, else None."""
     plan: Plan | None = None
     """Filled by plan."""
+    kept: Kept | None = None
+    """Filled by mask/plan.py where two results are mixed."""
     creativity: float = 0.0
     """The caller's, or the one chosen for the picture; filled by plan."""
     notes: list[str] = field(default_factory=list)
@@ -200,7 +215,7 @@ class Context:
             return "loading"
         steps = {"upscale": "upscaling", "refine": "refining"}
         unfinished = (step for step, part in list(self.work.items()) if part.done < part.work * (1 - _ROUNDING))
-        return steps.get(next(unfinished, ""), "encoding")
+        return steps.get(next(unfinished, "").split(" ")[-1], "encoding")
 
     def expect(self, step: str, work: float) -> None:
         """Announce a step's work on the current picture; 0 for none."""
