@@ -86,11 +86,16 @@ def _read(data: bytes, max_pixels: int) -> Shares:
 
 def _stretched(mask: Shares, size: Size) -> Shares:
     """Each source pixel takes the mask's pixel at its middle."""
-    across, down = (((np.arange(n) + 0.5) * m / n).astype(np.int64) for n, m in zip(size, mask.shape[::-1], strict=True))
-    return mask[down[:, None], across]
+    (w, h), (mask_h, mask_w) = size, mask.shape
+    across, down = ((np.arange(w) + 0.5) * mask_w / w).astype(int), ((np.arange(h) + 0.5) * mask_h / h).astype(int)
+    stretched: Shares = mask[down[:, None], across]
+    return stretched
 
 
-def _between(places: NDArray[np.int64], source: int, result: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+_Places = NDArray[np.int64]
+
+
+def _between(places: _Places, source: int, result: int) -> tuple[_Places, _Places, Floats]:
     """The two source pixels around the middle of each of these pixels of the result, and the share of the second."""
     centres = np.clip((places + 0.5) * (source / result) - 0.5, 0, source - 1)
     first = centres.astype(np.int64)

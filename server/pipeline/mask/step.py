@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from server.images.read.open import Samples
+from server.images.samples import Floats
 from server.job.tiling import Size
 from server.pipeline import resize, upscale
 from server.pipeline.base import Context
-from server.pipeline.mask.shares import ALL, Shares, rows
+from server.pipeline.mask.shares import Shares, rows
 from server.pipeline.refine import step as refine
 from server.rows.colour_lock import aligned
 
@@ -55,9 +56,9 @@ def _mixed(asked: Iterator[Samples], kept: Iterator[Samples], shares: Shares, si
         del ours, theirs  # or the next ones would be in memory at the same time
 
 
-def _mix(ours: Samples, theirs: Samples, share: np.ndarray) -> Samples:
+def _mix(ours: Samples, theirs: Samples, share: Floats) -> Samples:
     """At a share of 0 or 1 exactly the one or the other: floats hold samples of 16 bits without error."""
     mixed = ours.astype(np.float32)
     mixed += share * (theirs - mixed)
-    rounded: Samples = np.rint(mixed, out=mixed).astype(ours.dtype)
+    rounded: Samples = np.rint(mixed, out=mixed).astype(ours.dtype)  # type: ignore[assignment]
     return rounded
