@@ -7,6 +7,7 @@ from typing import cast
 from server.pipeline import decode, encode, faces, plan, resize, upscale
 from server.pipeline.base import Context, Loaded, Step
 from server.pipeline.frames import frames
+from server.pipeline.grain import step as grain
 from server.pipeline.mask import plan as mask_plan
 from server.pipeline.mask import step as mask
 from server.pipeline.refine import step as refine
@@ -26,6 +27,7 @@ PICTURE_STEPS = (
     ("refine", cast(Step, refine)),
     ("resize", cast(Step, resize)),
     ("mask", cast(Step, mask)),
+    ("grain", cast(Step, grain)),
 )
 """These make the result's rows, for each frame of an animation. Then `encode` takes the rows."""
 

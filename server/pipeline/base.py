@@ -1,5 +1,6 @@
 """What the steps of the pipeline read and write."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # it loads OpenCV, which most jobs do not need
 
 _T = TypeVar("_T")
 
+_SEED_BITS = 63
 _ROUNDING = 1e-6
 """Relative rounding error of a sum of a step's parts."""
 
@@ -267,6 +269,13 @@ class Context:
             source_type=self._source_type,
             details=tuple((name, str(value)) for name, value in known if value is not None),
         )
+
+    @cached_property
+    def seed(self) -> int:
+        """The caller's, or one from the source's bytes, so that the same picture gives the same result."""
+        if self.params.seed is not None:
+            return self.params.seed
+        return int.from_bytes(hashlib.sha256(self.data).digest()[:8], "big") >> (64 - _SEED_BITS)
 
     @cached_property
     def _source_type(self) -> str | None:
