@@ -17,7 +17,7 @@ from server.images.samples import Floats, full_scale, to_floats
 
 _SIDE, _STEP = 12, 8
 """Of a block, in pixels, and from one to the next."""
-_MOST_BLOCKS = 32768
+_MOST_BLOCKS = 16384
 _TONES = 16
 _FEWEST = 6
 """Blocks of about the same brightness; of fewer nothing is known."""

@@ -23,6 +23,8 @@ Shares = NDArray[np.uint8]
 """Height × width of the source: 255 for the kept result alone, 0 for the other alone."""
 
 ALL = 255
+_BLACK, _WHITE = 8, 247
+"""What is darker or brighter in a mask's picture counts as black or white: JPEG rarely keeps these exactly."""
 _SOLID = 1
 """Source pixels next to what is kept that are kept too: so rows of the result, which are interpolated, are exact in all
 of what is kept."""
@@ -81,7 +83,8 @@ def _read(data: bytes, max_pixels: int) -> Shares:
         raise of_mask(why(error)) from error
     except UpscaleError as error:
         raise of_mask(error) from error
-    return upright(read, turned)  # type: ignore[return-value]  # 8 bits as they came
+    read = np.where(read < _BLACK, 0, np.where(read > _WHITE, ALL, read)).astype(np.uint8)
+    return upright(read, turned)
 
 
 def _stretched(mask: Shares, size: Size) -> Shares:
