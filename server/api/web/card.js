@@ -137,7 +137,7 @@ export class Card {
     this.#button("show", this.done, this.source || this.file ? "Compare" : "Show");
     this.#button("download", this.done, "Download");
     this.#button("sweep", this.ready, "Try creativities");
-    this.#button("mask", this.ready && this.frames === 1, this.mask ? "Protected parts" : "Protect parts");
+    this.#button("mask", this.ready, this.mask ? "Protected parts" : "Protect parts");
     this.#button("cancel", this.sending || (alive && !job.cancel_requested), "Cancel");
     this.#button("again", this.ended && !job?.params.sweep && Boolean(this.file || this.source), "Again");
     this.#button("remove", !this.sending && !alive, job && !this.lost ? "Delete" : "Remove");

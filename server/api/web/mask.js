@@ -93,13 +93,14 @@ export class Mask {
     return [...row.querySelectorAll("input")].map((field) => field.valueAsNumber || 0);
   }
 
-  /** The frames on the picture, as the numbers say. */
+  /** The frames on the picture, as the numbers say, and of the box that is being drawn. */
   #draw() {
     const stage = this.#part(".stage");
     for (const frame of stage.querySelectorAll(".box")) frame.remove();
     const [w, h] = this.#card.size;
-    for (const row of this.#rows) {
-      const [left, top, width, height] = this.#box(row);
+    const boxes = this.#rows.map((row) => this.#box(row));
+    if (this.#from?.box) boxes.push(this.#from.box);
+    for (const [left, top, width, height] of boxes) {
       const frame = document.createElement("div");
       frame.className = "box";
       Object.assign(frame.style, {
@@ -124,22 +125,24 @@ export class Mask {
     if (event.button !== 0) return;
     event.preventDefault();
     this.#part(".stage").setPointerCapture(event.pointerId);
-    this.#from = { at: this.#at(event), x: event.clientX, y: event.clientY, row: null };
+    this.#from = { at: this.#at(event), x: event.clientX, y: event.clientY, box: null };
   }
 
   #drag(event) {
     const { at, x, y } = this.#from;
-    if (!this.#from.row && Math.hypot(event.clientX - x, event.clientY - y) < SMALLEST_CSS) return;
+    if (!this.#from.box && Math.hypot(event.clientX - x, event.clientY - y) < SMALLEST_CSS) return;
     const to = this.#at(event);
     const corner = [0, 1].map((side) => Math.min(at[side], to[side], this.#card.size[side] - 1));
     const size = [0, 1].map((side) => Math.max(1, Math.abs(at[side] - to[side])));
-    this.#from.row ??= this.#add([...corner, ...size]);
-    this.#from.row.querySelectorAll("input").forEach((field, index) => (field.value = [...corner, ...size][index]));
+    this.#from.box = [...corner, ...size];
     this.#draw();
   }
 
+  /** NOTE: its numbers come only now: the dialog grows with them, and the picture would move below the pointer. */
   #up() {
+    const box = this.#from?.box;
     this.#from = null;
+    if (box) this.#add(box);
   }
 
   // --- the end ---
