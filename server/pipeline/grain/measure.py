@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.images.read.open import Samples
 from server.images.samples import Floats, full_scale, to_floats
@@ -70,13 +71,16 @@ def measure(samples: Samples) -> Grain | None:
         mixes.append(_root(found / _gain(blur, 1)))
     if not np.any(mixes):
         return None
-    return Grain(np.float32(tones), np.float32(mixes), blur)
+    return Grain(np.array(tones, np.float32), np.array(mixes, np.float32), blur)
 
 
 def brightness(values: Floats) -> Floats:
     """The last axis, colours, becomes one value."""
-    found: Floats = values[..., 0] if values.shape[-1] == 1 else values @ _LUMA
-    return found
+    if values.shape[-1] == 1:
+        return values[..., 0]
+    # Not a matrix product, whose rounding may depend on how many pixels there are.
+    luma: Floats = values[..., 0] * _LUMA[0] + values[..., 1] * _LUMA[1] + values[..., 2] * _LUMA[2]
+    return luma
 
 
 def _blocks(samples: Samples) -> Floats | None:
@@ -101,7 +105,8 @@ _WHITE = 36
 def _bent(blocks: Floats, distance: int) -> Floats:
     """Second differences along both sides, of pixels so far apart."""
     rows = blocks[:, : -2 * distance] - 2 * blocks[:, distance:-distance] + blocks[:, 2 * distance :]
-    return rows[:, :, : -2 * distance] - 2 * rows[:, :, distance:-distance] + rows[:, :, 2 * distance :]
+    both: Floats = rows[:, :, : -2 * distance] - 2 * rows[:, :, distance:-distance] + rows[:, :, 2 * distance :]
+    return both
 
 
 def _variances(values: Floats) -> Floats:
@@ -124,11 +129,14 @@ def _blur(near: float, far: float) -> float:
     return float(np.interp(far / near, _gain(_BLURS, 2) / _gain(_BLURS, 1), _BLURS))
 
 
-def _groups(tones: Floats) -> list[np.ndarray]:
+_Numbers = NDArray[np.int64]
+
+
+def _groups(tones: Floats) -> list[_Numbers]:
     """Numbers of the blocks of each brightness; neighbours with few are joined."""
     order = np.argsort(tones, kind="stable")
     bins = np.minimum((tones[order] * _TONES).astype(int), _TONES - 1)
-    found: list[np.ndarray] = []
+    found: list[_Numbers] = []
     waiting = order[:0]
     for number in range(_TONES):
         waiting = np.concatenate((waiting, order[bins == number]))
@@ -138,12 +146,13 @@ def _groups(tones: Floats) -> list[np.ndarray]:
     return found
 
 
-def _flattest(group: np.ndarray, variances: Floats) -> np.ndarray:
+def _flattest(group: _Numbers, variances: Floats) -> _Numbers:
     own = variances[group]
-    return group[own <= _FLAT * np.percentile(own, _DECILE)]
+    flattest: _Numbers = group[own <= _FLAT * np.percentile(own, _DECILE)]
+    return flattest
 
 
-def _root(covariance: np.ndarray) -> np.ndarray:
+def _root(covariance: Floats) -> Floats:
     """Lower triangular, times its transpose the covariance, without what is below 0."""
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0))

@@ -63,7 +63,7 @@ def grained(part: Samples, y: int, grain: Grain, key: int) -> Samples:
         added *= np.minimum(1, room[..., colour] * rooms[colour][tones])
         values[..., colour] += added
     made = from_floats(values, part.dtype)
-    joined: Samples = np.concatenate((made, part[..., colours:]), axis=2)  # type: ignore[assignment]
+    joined: Samples = np.concatenate((made, part[..., colours:]), axis=2)
     return joined
 
 
@@ -102,4 +102,5 @@ def _taps(blur: float) -> Floats:
     """A Gaussian that leaves the variance of white noise along one side as it is."""
     radius = math.ceil(3 * blur)
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(blur, 1e-6)) ** 2)
-    return (taps / np.sqrt((taps**2).sum())).astype(np.float32)
+    normed: Floats = (taps / np.sqrt((taps**2).sum())).astype(np.float32)
+    return normed

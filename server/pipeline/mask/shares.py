@@ -78,13 +78,14 @@ def _read(data: bytes, max_pixels: int) -> Shares:
         if image.hasalpha():
             image = image.flatten()  # onto black
         grey = image.colourspace("b-w")
-        read = grey.numpy().reshape(grey.height, grey.width)
+        read: Shares = np.array(grey.numpy().reshape(grey.height, grey.width))
     except pyvips.Error as error:
         raise of_mask(why(error)) from error
     except UpscaleError as error:
         raise of_mask(error) from error
-    read = np.where(read < _BLACK, 0, np.where(read > _WHITE, ALL, read)).astype(np.uint8)
-    return upright(read, turned)
+    read[read < _BLACK] = 0
+    read[read > _WHITE] = ALL
+    return np.asarray(upright(read, turned), np.uint8)
 
 
 def _stretched(mask: Shares, size: Size) -> Shares:
