@@ -27,6 +27,7 @@ export class Mask {
     dialog.addEventListener("click", ({ target }) => {
       const what = target.closest("button")?.dataset.do;
       if (what === "add") this.#add(this.#middle()).querySelector("input").focus();
+      else if (what === "picture") this.#part("[type=file]").click();
       else if (what === "remove") this.#remove(target.closest("li"));
       else if (what === "nothing") this.#use(null);
       else if (what === "use") this.#read();
