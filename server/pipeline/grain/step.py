@@ -58,9 +58,9 @@ def grained(part: Samples, y: int, grain: Grain, key: int) -> Samples:
     noise = _noise(len(part), part.shape[1], colours, y, grain.blur, key)
     room = np.minimum(values, 1 - values)
     for colour in range(colours):
-        added = sum(mixes[colour, other][tones] * noise[other] for other in range(colour + 1))
+        added = sum(mixes[colour, other].take(tones) * noise[other] for other in range(colour + 1))
         # Two standard deviations have room.
-        added *= np.minimum(1, room[..., colour] * rooms[colour][tones])
+        added *= np.minimum(1, room[..., colour] * rooms[colour].take(tones))
         values[..., colour] += added
     made = from_floats(values, part.dtype)
     joined: Samples = np.concatenate((made, part[..., colours:]), axis=2)
@@ -90,11 +90,11 @@ def _noise(rows: int, width: int, colours: int, y: int, blur: float, key: int) -
     noise: Floats = noise_at(key, (y, y + rows + more), (0, wide), wide, colours)[0].numpy()
     for axis in (1, 2):
         size = noise.shape[axis] - more
-        total: Floats = np.zeros_like(noise.take(range(size), axis))
+        shifted = [noise[:, at : at + size] if axis == 1 else noise[..., at : at + size] for at in range(more + 1)]
         # Shifted and added one by one: the same sum in the same order for every pixel, whatever the band.
-        for offset, tap in enumerate(taps):
-            total += tap * (noise[:, offset : offset + size] if axis == 1 else noise[..., offset : offset + size])
-        noise = total
+        noise = shifted[0] * taps[0]
+        for each, tap in zip(shifted[1:], taps[1:], strict=True):
+            noise += each * tap
     return noise
 
 
