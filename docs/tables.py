@@ -34,9 +34,10 @@ _BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 JOB_FIELDS = {
     "image": "The picture: a URL, a data URI or base64. A form carries a `file` instead.",
-    "scale": "Factor s; the result is round(w·s) × round(h·s). If scale, target and size are absent: 4.",
+    "scale": "Factor s; the result is round(w·s) × round(h·s). If none of the four sizes is given: 4.",
     "target": "Long edge of the result: exactly 2048, 4096 or 8192 pixels; the aspect is kept.",
     "size": "Exact width and height of the result; the aspect may change. `[w, h]` or `\"WxH\"`.",
+    "megapixels": "Area of the result in millions of pixels, but for the rounding of both sides; the aspect is kept.",
     "format": "Format of the result; [below](#formats).",
     "quality": "For jpeg, webp and avif; if absent: the format's default.",
     "lossless": "For webp and avif; png and tiff are always lossless.",

@@ -15,7 +15,7 @@ import typer
 
 from server.cli.base import fail
 from server.job.formats import FORMATS
-from server.job.job import FACE_STRENGTH, TARGET_LONG_EDGE, Faces, Params
+from server.job.job import FACE_STRENGTH, SIZES, TARGET_LONG_EDGE, Faces, Params
 
 
 def _completing(values: Iterable[str]) -> Any:
@@ -57,6 +57,9 @@ class ResultOptions:
         typer.Option(help="2k, 4k or 8k: the result's long edge.", autocompletion=_completing(TARGET_LONG_EDGE)),
     ] = None
     size: Annotated[str | None, typer.Option(help="Exact WIDTHxHEIGHT; the aspect ratio may change.")] = None
+    megapixels: Annotated[
+        float | None, typer.Option(help="The result's area in millions of pixels; the aspect ratio is kept.")
+    ] = None
     format_: Annotated[
         str | None,
         typer.Option(
@@ -120,11 +123,12 @@ class ResultOptions:
     def params(self, default_format: str = "png", *, sweep: bool = False) -> Params:
         """Raises InvalidField. Exits with code 2 for texts that can't be read, and for options that would have no
         effect."""
-        nothing_said = self.scale is None and self.target is None and self.size is None
+        nothing_said = all(getattr(self, name) is None for name in SIZES)
         params = Params(
             scale=4.0 if nothing_said else self.scale,
             target=self.target,  # type: ignore[arg-type]  # Params raises InvalidField for other values
             size=_parse_size(self.size),
+            megapixels=self.megapixels,
             format=default_format if self.format_ is None else format_name(self.format_),  # type: ignore[arg-type]  # as above
             quality=self.quality,
             lossless=self.lossless,

@@ -9,7 +9,7 @@ may run before the network that enlarges.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from server.errors import ResultImpossible, SourceTooLarge
@@ -110,8 +110,12 @@ def result_size(source: Size, params: Params) -> Size:
     if params.target is not None:
         edge = TARGET_LONG_EDGE[params.target]
         return (edge, max(1, round(h * edge / w))) if w >= h else (max(1, round(w * edge / h)), edge)
-    assert params.scale is not None  # Params makes sure of one of the three
-    return max(1, round(w * params.scale)), max(1, round(h * params.scale))
+    if params.megapixels is not None:
+        scale = math.sqrt(params.megapixels * 1e6 / (w * h))
+    else:
+        assert params.scale is not None  # Params makes sure of one of the four
+        scale = params.scale
+    return max(1, round(w * scale)), max(1, round(h * scale))
 
 
 def checked_sizes(
@@ -123,14 +127,22 @@ def checked_sizes(
     w, h = sizes.result
     check_fits(sizes.result, FORMATS[params.format], lossless=params.lossless, progressive=params.progressive)
     if w * h > max_result_pixels:
-        most = math.floor(math.sqrt(max_result_pixels / (source[0] * source[1])) * 100) / 100
         raise ResultImpossible(
             f"a result of {w}×{h} pixels is over this server's limit of {max_result_pixels} pixels; for this picture, "
-            f"use a scale of at most {most:g}, or raise UPSCALE_MAX_RESULT_PIXELS"
+            f"use {_most(source, params, max_result_pixels)}, or raise UPSCALE_MAX_RESULT_PIXELS"
         )
     if sizes.frames > 1:
         _check_animation(sizes, params, max_source_pixels, max_result_pixels)
     return sizes
+
+
+def _most(source: Size, params: Params, max_result_pixels: int) -> str:
+    """What the caller may ask for instead, in the same terms."""
+    if params.megapixels is None:
+        return f"a scale of at most {math.floor(math.sqrt(max_result_pixels / (source[0] * source[1])) * 100) / 100:g}"
+    w, h = result_size(source, replace(params, megapixels=max_result_pixels / 1e6))
+    most = math.floor((max_result_pixels - (w + h) / 2) / 1e4) / 100  # both sides may be rounded up
+    return f"at most {most:g} megapixels" if most > 0 else "fewer megapixels"
 
 
 def _check_animation(sizes: Sizes, params: Params, max_source_pixels: int, max_result_pixels: int) -> None:

@@ -37,7 +37,7 @@ def test_an_exact_size_keeps_the_shape_of_each_picture_if_one_side_is_left_empty
     live: Live, visit: Visitor, picture: Picture
 ) -> None:
     seen = visit(live)
-    seen.page.get_by_label("Pixels").check()
+    seen.page.get_by_label("Pixels", exact=True).check()
     seen.page.get_by_label("Width").fill("90")
     wide, high = seen.give("wide.png", picture(60, 20)), seen.give("high.png", picture(30, 60))
     expect(wide).to_contain_text("60 × 20 → 90 × 30")
@@ -50,6 +50,17 @@ def test_an_exact_size_keeps_the_shape_of_each_picture_if_one_side_is_left_empty
     expect(wide).to_contain_text("60 × 20 → 120 × 40")
     seen.page.get_by_label("Width").fill("50")
     expect(high).to_contain_text("30 × 60 → 50 × 40")
+
+
+def test_megapixels_are_the_area_of_each_picture_in_its_own_shape(live: Live, visit: Visitor, picture: Picture) -> None:
+    seen = visit(live)
+    seen.page.get_by_role("radio", name="Megapixels").check()
+    seen.page.get_by_role("spinbutton", name="Megapixels").fill("0.06")
+    wide, high = seen.give("wide.png", picture(60, 40)), seen.give("high.png", picture(30, 60))
+    expect(wide).to_contain_text("60 × 40 → 300 × 200")
+    expect(high).to_contain_text("30 × 60 → 173 × 346")
+    seen.send()
+    assert live.worker.finish().params.megapixels == 0.06
 
 
 def test_the_print_preset_gives_the_pixels_for_a_size_on_paper(live: Live, visit: Visitor, picture: Picture) -> None:

@@ -29,6 +29,7 @@ from server.api.openapi.base import (
 from server.job.creativity import MAX_CREATIVITY
 from server.job.formats import FORMATS
 from server.job.job import (
+    MAX_MEGAPIXELS,
     MAX_SCALE,
     MAX_SEED,
     QUALITIES,
@@ -48,6 +49,7 @@ _SIZE = array(whole(1), minItems=2, maxItems=2)
 _POINT = array(WHOLE, minItems=2, maxItems=2)
 _RANGES: dict[str, Schema] = {
     "scale": number(exclusiveMinimum=0, maximum=MAX_SCALE),
+    "megapixels": number(exclusiveMinimum=0, maximum=MAX_MEGAPIXELS),
     "quality": whole(*QUALITIES),
     "denoise": number(minimum=0, maximum=1),
     "creativity": number(minimum=-MAX_CREATIVITY, maximum=MAX_CREATIVITY),
@@ -64,6 +66,7 @@ _PARAMS = answer(
     scale=nullable(_RANGES["scale"]),
     target=nullable(choice(TARGET_LONG_EDGE)),
     size=nullable(_SIZE),
+    megapixels=nullable(_RANGES["megapixels"]),
     format=choice(FORMATS),
     quality=nullable(_RANGES["quality"]),
     lossless=FLAG,

@@ -64,6 +64,7 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "scale": None,
         "target": None,
         "size": [50, 40],
+        "megapixels": None,
         "format": "jpeg",
         "quality": 80,
         "lossless": False,
@@ -113,6 +114,13 @@ def test_without_any_size_the_scale_is_4(live: Live, picture: Picture) -> None:
     assert submit(live, picture)["params"]["scale"] == 4.0
 
 
+def test_megapixels_are_the_area_of_the_result(live: Live, picture: Picture) -> None:
+    answer = live.client.post("/jobs", files={"file": ("a.png", picture(20, 10))}, data={"megapixels": "0.0032"})
+    assert answer.status_code == 202, answer.text
+    result = live.client.get(f"/jobs/{live.worker.finish().id}").json()["result"]
+    assert (result["width"], result["height"]) == (80, 40)
+
+
 def test_a_result_of_ours_can_be_the_next_source(live: Live, picture: Picture) -> None:
     submit(live, picture, scale=1)
     url = live.client.get(f"/jobs/{live.worker.finish().id}").json()["result"]["url"]
@@ -127,6 +135,8 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"image": 5}, 400, "invalid_field", "image"),
     ({"scale": 0}, 400, "invalid_field", "scale"),
     ({"scale": 10.5}, 400, "invalid_field", "scale"),
+    ({"megapixels": 0}, 400, "invalid_field", "megapixels"),
+    ({"megapixels": 500}, 400, "result_impossible", None),
     ({"scale": "4"}, 400, "invalid_field", "scale"),
     ({"scale": True}, 400, "invalid_field", "scale"),
     ({"scale": 2, "target": "4k"}, 400, "invalid_field", "target"),
