@@ -171,7 +171,8 @@ def with_result_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def expanded(**given: Any) -> None:
-        command(**given, result=ResultOptions(**{name: given.pop(name) for name in names}))
+        result = ResultOptions(**{name: given.pop(name) for name in names})
+        command(**given, result=result)
 
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads both of these
     expanded.__annotations__ = {each.name: each.annotation for each in parameters}
