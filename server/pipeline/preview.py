@@ -77,7 +77,7 @@ def _one(ctx: Context, size: Size, creativity: float) -> Samples:
     each = copy.copy(ctx)  # clocks and `check` are shared, results are not
     each.work, each.notes = {}, []
     each.params = replace(
-        ctx.params, scale=None, target=None, megapixels=None, size=size, creativity=creativity, depth=None
+        ctx.params, scale=None, target=None, megapixels=None, size=size, wrap="none", creativity=creativity, depth=None
     )
     take(each, [("plan", cast(Step, plan))])
     expect(each)
