@@ -53,6 +53,7 @@ JOB_FIELDS = {
     "faces": "Restore faces: true, or an object; [below](#faces).",
     "seed": "Seed of what creativity adds. If absent: computed from the picture, so that results repeat.",
     "animation": "For animations: `keep` all frames, where the format can hold them, or take only the `first`.",
+    "wrap": "Along which axes the picture repeats, as seamless textures do: [below](#wrap).",
     "sweep": "The result is a sheet that shows one part of the picture at each whole creativity.",
     "sweep_at": "The middle of that part, in source pixels; if absent: where most detail is. `[x, y]` or `\"X,Y\"`.",
     "name": "The picture's file name, also with folders, for lists. If absent: that of the form's file.",
@@ -204,7 +205,7 @@ def _numbers(schema: Mapping[str, Any], word: str) -> str:
     low, above, high = schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum")
     if high is None:
         return word if low is None else f"{word} ≥ {low}"
-    most = "2⁶³ − 1" if high == 2**63 - 1 else f"{high:g}"
+    most = "2⁶³ − 1" if high == 2**63 - 1 else f"{high:,.15g}"
     start = f"{low:g}" if low is not None else f"more than {above:g}"
     return f"{word} {start} … {most}"
 

@@ -9,13 +9,13 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from server.cli.base import fail
 from server.job.formats import FORMATS
-from server.job.job import FACE_STRENGTH, SIZES, TARGET_LONG_EDGE, Faces, Params
+from server.job.job import FACE_STRENGTH, SIZES, TARGET_LONG_EDGE, Faces, Params, Wrap
 
 
 def _completing(values: Iterable[str]) -> Any:
@@ -93,6 +93,13 @@ class ResultOptions:
         str,
         typer.Option(help="For animations: keep (all frames) or first.", autocompletion=_completing(("keep", "first"))),
     ] = "keep"
+    wrap: Annotated[
+        str,
+        typer.Option(
+            help="For textures and panoramas that repeat: along x, y or xy the result's sides fit together.",
+            autocompletion=_completing(get_args(Wrap)),
+        ),
+    ] = "none"
     model: Annotated[
         str,
         typer.Option("-n", "--model", help="A model's name, a checkpoint's path, or auto.", autocompletion=_models),
@@ -138,6 +145,7 @@ class ResultOptions:
             colour=self.colour,  # type: ignore[arg-type]
             background=_parse_colour(self.background or "#ffffff"),
             animation=self.animation,  # type: ignore[arg-type]
+            wrap=self.wrap,  # type: ignore[arg-type]
             model=self.model,
             denoise=self.denoise,
             creativity=self.creativity,

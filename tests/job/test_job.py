@@ -20,6 +20,7 @@ INF, NAN = float("inf"), float("nan")
         *(("megapixels", value) for value in (0, -1, 1e300, INF, NAN)),
         *(("format", value) for value in ("jpg", "", "bmp", "PNG")),
         *(("quality", value) for value in (0, -1, 101)),
+        *(("wrap", value) for value in ("", "z", "yx")),
         *(("creativity", value) for value in (2.1, -2.0001, INF, -INF, NAN)),
         *(("seed", value) for value in (-1, 2**63)),
     ],

@@ -40,6 +40,7 @@ from server.job.job import (
     ContentWanted,
     Metadata,
     State,
+    Wrap,
 )
 
 TITLE = "upscale-server's own API"
@@ -76,6 +77,7 @@ _PARAMS = answer(
     colour=choice(get_args(Colour)),
     background=_COLOUR,
     animation=choice(get_args(Animated)),
+    wrap=choice(get_args(Wrap)),
     model=TEXT,
     denoise=nullable(_RANGES["denoise"]),
     creativity=nullable(_RANGES["creativity"]),
@@ -150,7 +152,8 @@ _EVENT = answer(
     event=choice(["progress", "done"]),
     data={"type": "string", "contentMediaType": "application/json", "contentSchema": _JOB},
 )
-_PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1))
+_BORDER = array(WHOLE, minItems=2, maxItems=2)
+_PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1), border=_BORDER)
 _ESTIMATE = answer(seconds=nullable(NUMBER), memory_bytes=WHOLE, result_bytes=WHOLE)
 _PLAN = answer(
     source=_SIZE,
@@ -160,6 +163,8 @@ _PLAN = answer(
     notes=array(TEXT),
     passes=array(_PASS),
     frames=whole(1),
+    border=_BORDER,
+    result_border=_BORDER,
     tiles=WHOLE,
     estimate=_ESTIMATE,
     preview=nullable(TEXT),

@@ -25,6 +25,7 @@ from server.job.job import (
     Params,
     State,
     Target,
+    Wrap,
 )
 from server.outbound.source import Source, parse_source
 from server.service.previews import SIDES
@@ -105,6 +106,7 @@ class JobRequest(BaseModel):
     colour: Colour = "keep"
     background: Annotated[tuple[Byte, Byte, Byte], BeforeValidator(_read_colour)] = WHITE
     animation: Animated = "keep"
+    wrap: Wrap = "none"
     model: str = "auto"
     denoise: float | None = None
     creativity: float | None = None

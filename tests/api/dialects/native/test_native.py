@@ -80,6 +80,7 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "faces": None,
         "seed": 7,
         "animation": "keep",
+        "wrap": "none",
         "sweep": False,
         "sweep_at": None,
     }
@@ -135,6 +136,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"image": 5}, 400, "invalid_field", "image"),
     ({"scale": 0}, 400, "invalid_field", "scale"),
     ({"scale": 10.5}, 400, "invalid_field", "scale"),
+    ({"wrap": "z"}, 400, "invalid_field", "wrap"),
     ({"megapixels": 0}, 400, "invalid_field", "megapixels"),
     ({"megapixels": 500}, 400, "result_impossible", None),
     ({"scale": "4"}, 400, "invalid_field", "scale"),
