@@ -302,8 +302,10 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
         "model": "realesr-animevideov3",
         "networks": ["realesr-animevideov3"],
         "notes": [],
-        "passes": [{"source": [100, 50], "result": [400, 200], "tiles": 1}],
+        "passes": [{"source": [100, 50], "result": [400, 200], "tiles": 1, "border": [0, 0]}],
         "frames": 1,
+        "border": [0, 0],
+        "result_border": [0, 0],
         "tiles": 1,
         "estimate": {"seconds": None, "memory_bytes": 495_000, "result_bytes": 136_000},
         "preview": None,
@@ -317,6 +319,16 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
     assert both.status_code == 400
     assert live.client.post("/plan", json={"width": 10**400, "height": 1}).status_code == 400
     assert live.client.get("/jobs").json() == {"jobs": [], "total": 0}
+
+
+def test_a_plan_counts_the_border_of_a_picture_that_wraps(live: Live) -> None:
+    plan = live.client.post("/plan", json={"width": 100, "height": 50, "model": "realesr-animevideov3", "wrap": "x"})
+    assert plan.json()["result"] == [400, 200]
+    (only,) = plan.json()["passes"]
+    assert (only["border"], only["source"]) == (plan.json()["border"], [100 + 2 * only["border"][0], 50])
+    assert only["border"][0] > 0 and plan.json()["result_border"] == [32, 0]
+    thin = live.client.post("/plan", json={"width": 1, "height": 90_000_000 // 100, "scale": 1.1, "wrap": "x"})
+    assert (thin.status_code, thin.json()["error"]["field"]) == (400, "wrap"), thin.text
 
 
 def test_models_that_are_here_are_listed(live: Live) -> None:
