@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ from server.job.job import Params
 from server.kernels.cpu import Kernel
 from server.kernels.cpu import load as load_kernel
 from server.models import Model
-from server.pipeline import Context, run
+from server.pipeline import PICTURE_STEPS, SOURCE_STEPS, Context, expect, run, take, unwrap
 from server.refiners.bundled.refiner import BundledRefiner, load
+from server.rows.resample import gather
 from server.weights.catalog import FOLDER
 from tests import networks
-from tests.pictures import to_vips
+from tests.pictures import streamed, to_vips
 
 Pixels = NDArray[Any]
 Process = Callable[..., Pixels]
+MakeContext = Callable[..., Context]
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +44,11 @@ def refiner() -> BundledRefiner:
 
 
 @pytest.fixture
-def process(model: Model, refiner: BundledRefiner, tmp_path: Path) -> Process:
-    def process(samples: Pixels, *, tile: int = 0, network: Model = model, **params: Any) -> Pixels:
-        ctx = Context(
+def context(model: Model, refiner: BundledRefiner, tmp_path: Path) -> MakeContext:
+    def context(data: Pixels | bytes, *, tile: int = 0, network: Model = model, **params: Any) -> Context:
+        return Context(
             params=Params(**params),
-            data=to_vips(samples).pngsave_buffer(),
+            data=data if isinstance(data, bytes) else to_vips(data).pngsave_buffer(),
             target=tmp_path / "result",
             engine=engine(),
             load=networks.loader(network),
@@ -54,6 +57,14 @@ def process(model: Model, refiner: BundledRefiner, tmp_path: Path) -> Process:
             max_result_pixels=10**8,
             tile=tile,
         )
+
+    return context
+
+
+@pytest.fixture
+def process(context: MakeContext) -> Process:
+    def process(samples: Pixels, **wanted: Any) -> Pixels:
+        ctx = context(samples, **wanted)
         run(ctx)
         return samples_of(ctx.target.read_bytes())
 
@@ -144,14 +155,36 @@ def test_a_deep_network_whose_halo_is_an_estimate_leaves_no_step(process: Proces
     assert max(across(wrapped).values()) <= 1 < max(across(plain).values())
 
 
-def test_the_pass_that_adds_detail_repeats_its_noise(process: Process) -> None:
-    """A shifted texture is the same texture. Without noise that repeats, the joint would be an average of two."""
-    samples = np.full((24, 48, 3), 128, np.uint8) + texture(15, 48, 24) // 8
-    result = process(samples, scale=4, creativity=2.0, seed=5, wrap="xy").astype(float)
-    grey = result.mean(axis=2)
-    fine = grey - (np.roll(grey, 1, 1) + np.roll(grey, -1, 1)) / 2
-    inside = [fine[:, x : x + 16].std() for x in range(16, 144, 16)]
-    assert fine[:, -32:-16].std() > 0.8 * min(inside)
+def test_the_pass_that_adds_detail_makes_the_same_in_the_border(context: MakeContext) -> None:
+    """So the joint is not the mean of two things, which would look soft."""
+    ctx = context(texture(3, 40, 32), scale=4, creativity=2.0, seed=5, wrap="x")
+    take(ctx, SOURCE_STEPS)
+    expect(ctx)
+    take(ctx, [each for each in PICTURE_STEPS if each[0] != "unwrap"])
+    assert ctx.stream is not None and ctx.stream.border == (96, 0)
+    canvas = gather(ctx.stream).astype(float) / 257
+    before, end = canvas[:, 64:96], canvas[:, 160 + 64 : 160 + 96]
+    assert np.abs(before - end).mean() < 1
+    other = canvas[:, 80:112], canvas[:, 160 + 64 : 160 + 96]  # half a joint beside it
+    assert np.abs(other[0] - other[1]).mean() > 5
+
+
+@pytest.mark.parametrize("cuts", [(), (3, 40, 41, 90)])
+def test_the_end_goes_over_into_what_precedes_the_beginning(context: MakeContext, cuts: tuple[int, ...]) -> None:
+    ctx = context(texture(3, 40, 30), scale=2, wrap="xy")
+    take(ctx, SOURCE_STEPS)
+    assert ctx.plan is not None and ctx.plan.result_border == (32, 32)
+    canvas = np.random.default_rng(3).integers(0, 65535, (60 + 64, 80 + 64, 3)).astype(np.uint16)
+    canvas = canvas // 257 * 257  # which 8 bits can hold
+    ctx.stream = replace(streamed(canvas, *cuts), border=(32, 32))
+    unwrap.run(ctx)
+    result, inside = gather(ctx.stream).astype(int), canvas[32:92, 32:112] // 257
+    assert result.shape == (60, 80, 3)
+    assert (result[:30, :48] == inside[:30, :48]).all()  # at most half of a side is blended
+    assert far(result[:30, -1], canvas[32:62, 31] // 257) <= 1
+    assert far(result[-1, :48], canvas[31, 32:80] // 257) <= 1
+    middle = (canvas[32:62, 32 + 63 : 32 + 65] * 0.5 + canvas[32:62, 15:17] * 0.5) / 257
+    assert np.abs(result[:30, 63:65] - middle).max() < 10
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 70), (90, 1), (2, 3)])
@@ -161,46 +194,29 @@ def test_every_size_is_exact(process: Process, size: tuple[int, int], scale: flo
     assert (w, h) == (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
 
 
-def test_every_frame_of_an_animation_wraps(model: Model, process: Process, tmp_path: Path) -> None:
+def test_every_frame_of_an_animation_wraps(context: MakeContext, process: Process) -> None:
     frames = [texture(number, 24, 20) for number in (2, 3)]
+    stills = [process(frame, scale=3, wrap="xy") for frame in frames]
     file = io.BytesIO()
     first, *others = (Image.fromarray(each) for each in frames)
     first.save(file, "png", save_all=True, append_images=others, duration=100)
-    params = Params(scale=3, wrap="xy", animation="keep", format="png")
-    ctx = Context(
-        params=params,
-        data=file.getvalue(),
-        target=tmp_path / "animation",
-        engine=engine(),
-        load=networks.loader(model),
-        max_source_pixels=10**8,
-        max_result_pixels=10**8,
-    )
+    ctx = context(file.getvalue(), scale=3, wrap="xy", animation="keep", format="png")
     run(ctx)
     with Image.open(ctx.target) as result:
-        for number, frame in enumerate(frames):
+        for number, still in enumerate(stills):
             result.seek(number)
-            assert far(np.asarray(result.convert("RGB")), process(frame, scale=3, wrap="xy")) == 0
+            assert far(np.asarray(result.convert("RGB")), still) == 0
 
 
-def test_progress_ends_at_one_and_counts_the_border(model: Model, refiner: BundledRefiner, tmp_path: Path) -> None:
-    ctx = Context(
-        params=Params(scale=4, wrap="xy", creativity=1.0),
-        data=to_vips(texture(0, 24, 20)).pngsave_buffer(),
-        target=tmp_path / "result",
-        engine=engine(),
-        load=networks.loader(model),
-        load_refiner=lambda: refiner,
-        max_source_pixels=10**8,
-        max_result_pixels=10**8,
-    )
+def test_progress_ends_at_one_and_counts_the_border(context: MakeContext) -> None:
+    ctx = context(texture(0, 24, 20), scale=4, wrap="xy", creativity=1.0)
     run(ctx)
     assert ctx.progress == 1.0
     assert ctx.plan is not None and ctx.network_pixels == (24 + 2 * 58) * (20 + 2 * 54)
     assert ctx.plan.result_border == (96, 80)
 
 
-def test_a_panorama_states_its_own_sizes(model: Model, tmp_path: Path) -> None:
+def test_a_panorama_states_its_own_sizes(context: MakeContext) -> None:
     sizes = 'GPano:FullPanoWidthPixels="40" GPano:FullPanoHeightPixels="20" GPano:CroppedAreaImageWidthPixels="40"'
     packet = (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -208,15 +224,7 @@ def test_a_panorama_states_its_own_sizes(model: Model, tmp_path: Path) -> None:
     )
     image = to_vips(texture(4, 40, 20)).copy()
     image.set_type(pyvips.GValue.blob_type, "xmp-data", packet.encode())
-    ctx = Context(
-        params=Params(scale=4, wrap="x", format="jpeg"),
-        data=image.jpegsave_buffer(),
-        target=tmp_path / "result",
-        engine=engine(),
-        load=networks.loader(model),
-        max_source_pixels=10**8,
-        max_result_pixels=10**8,
-    )
+    ctx = context(bytes(image.jpegsave_buffer()), scale=4, wrap="x", format="jpeg")
     run(ctx)
     written = ctx.target.read_bytes()
     for stated in (b'FullPanoWidthPixels="160"', b'FullPanoHeightPixels="80"', b'CroppedAreaImageWidthPixels="160"'):
