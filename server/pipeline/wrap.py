@@ -13,4 +13,4 @@ def run(ctx: Context) -> None:
     x, y = ctx.plan.border
     # A border that is wider than the picture repeats it.
     rows = ctx.samples.take(np.arange(-y, h + y), axis=0, mode="wrap")
-    ctx.samples = rows.take(np.arange(-x, w + x), axis=1, mode="wrap")  # type: ignore[assignment]
+    ctx.samples = rows.take(np.arange(-x, w + x), axis=1, mode="wrap")
