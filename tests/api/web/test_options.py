@@ -17,7 +17,7 @@ def test_what_was_chosen_is_what_is_asked_for(live: Live, visit: Visitor, pictur
     page.get_by_label("Format").select_option("webp")
     page.get_by_label("Quality").fill("80")
     page.get_by_label("Photo data").select_option("strip")
-    page.get_by_label("Sides that fit together").select_option("xy")
+    page.get_by_label("Seamless sides").select_option("xy")
     page.locator("#networks summary").click()
     page.get_by_role("radio", name="realesr-animevideov3").check()
     expect(page.locator("#creativity-note")).to_have_text("Strict: nothing is invented.")
