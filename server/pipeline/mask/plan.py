@@ -31,7 +31,7 @@ def run(ctx: Context) -> None:
     enlarged = ctx.loaded is not None and ctx.creativity != KEPT_CREATIVITY
     if not enlarged and ctx.params.faces is None:
         return
-    ctx.kept = Kept(strict, softened(kept))
+    ctx.kept = Kept(strict, softened(kept, ctx.params.wrap))
     if ctx.loaded is not None and strict.loaded is not None and ctx.plan is not None and strict.plan is not None:
         asked, other = ctx.loaded, strict.loaded
         name, sha256 = masked_of((asked.name, asked.sha256), (other.name, other.sha256))

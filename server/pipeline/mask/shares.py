@@ -15,6 +15,7 @@ from server.images.metadata import colour
 from server.images.metadata.metadata import read_orientation
 from server.images.read.open import open_picture, why
 from server.images.samples import Floats
+from server.job.job import Wrap
 from server.job.mask import Mask, of_mask
 from server.job.tiling import Size
 from server.pipeline.decode import upright
@@ -41,10 +42,10 @@ def shares(mask: Mask, image: bytes, size: Size, max_pixels: int) -> Shares:
     return covered if mask.keep == "inside" else ALL - covered
 
 
-def softened(kept: Shares) -> Shares:
-    """With the soft edge, which lies outside: 255 stays 255."""
-    wide = _over_both(kept, _SOLID + _RADIUS, np.maximum, np.uint8)
-    total = _over_both(wide, _RADIUS, np.add, np.uint16)
+def softened(kept: Shares, wrap: Wrap = "none") -> Shares:
+    """With the soft edge, which lies outside: 255 stays 255. `wrap`: the sides of the picture that fit together."""
+    wide = _over_both(kept, _SOLID + _RADIUS, np.maximum, np.uint8, wrap)
+    total = _over_both(wide, _RADIUS, np.add, np.uint16, wrap)
     total //= (2 * _RADIUS + 1) ** 2
     return total.astype(np.uint8)
 
@@ -106,11 +107,14 @@ def _between(places: _Places, source: int, result: int) -> tuple[_Places, _Place
     return first, np.minimum(first + 1, source - 1), (centres - first).astype(np.float32)
 
 
-def _over_both(values: Shares, radius: int, join: np.ufunc, dtype: type[np.unsignedinteger[Any]]) -> NDArray[Any]:
-    """Joined with the neighbours up to `radius` along both sides; beyond the borders the last ones are repeated."""
+def _over_both(
+    values: Shares, radius: int, join: np.ufunc, dtype: type[np.unsignedinteger[Any]], wrap: Wrap
+) -> NDArray[Any]:
+    """Joined with the neighbours up to `radius` along both sides; beyond the borders the last ones are repeated, or it
+    goes on at the other side."""
     for axis in (0, 1):
         pad = [(radius, radius) if each == axis else (0, 0) for each in (0, 1)]
-        padded = np.pad(values, pad, "edge").swapaxes(0, axis)
+        padded = np.pad(values, pad, "wrap" if "yx"[axis] in wrap else "edge").swapaxes(0, axis)
         size = values.shape[axis]
         joined = padded[:size].astype(dtype)
         for offset in range(1, 2 * radius + 1):

@@ -11,7 +11,7 @@ import numpy as np
 from server.images.read.open import Samples
 from server.images.samples import Floats
 from server.job.tiling import Size
-from server.pipeline import resize, upscale
+from server.pipeline import resize, unwrap, upscale, wrap
 from server.pipeline.base import Context
 from server.pipeline.mask.shares import Shares, rows
 from server.pipeline.refine import step as refine
@@ -36,7 +36,7 @@ def run(ctx: Context) -> None:
     if ctx.kept is None:
         return
     strict = ctx.kept.run
-    for each in (upscale, refine, resize):
+    for each in (wrap, upscale, refine, resize, unwrap):
         each.run(strict)
     assert ctx.stream is not None and strict.stream is not None
     assert ctx.stream.dtype is strict.stream.dtype

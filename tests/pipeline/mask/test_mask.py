@@ -62,6 +62,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"creativity": 1.0, "scale": 2.0, "seed": 3}, {}),
     ({"model": "fidelity-x4"}, {}),
     ({"grain": 1.0}, {}),
+    ({"wrap": "xy"}, {}),
     ({}, {"dtype": np.uint16}),
     ({}, {"channels": 1}),
     ({}, {"channels": 4}),

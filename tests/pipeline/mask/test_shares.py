@@ -104,6 +104,13 @@ def test_what_is_kept_is_exact_and_the_edge_lies_outside(result: tuple[int, int]
         assert np.abs(np.diff(share, axis=1)).max() < 0.2 * 40 / result[0] + 0.01  # soft
 
 
+def test_the_edge_goes_on_at_the_other_side_of_a_picture_that_wraps() -> None:
+    kept = shares(Mask(boxes=((34, 10, 6, 8),)), b"", SIZE, 10**6)
+    assert not softened(kept)[:, 0].any() and not softened(kept, "y")[:, 0].any()
+    assert (softened(np.roll(kept, 7, axis=1), "x") == np.roll(softened(kept, "x"), 7, axis=1)).all()
+    assert softened(kept, "xy")[14, 0] == 255
+
+
 def test_rows_are_the_same_in_any_bands() -> None:
     soft = softened(shares(Mask(boxes=((3, 4, 10, 6), (30, 20, 4, 4))), b"", SIZE, 10**6))
     whole = rows(soft, (133, 99), 0, 99)
