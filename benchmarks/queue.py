@@ -31,7 +31,8 @@ from sqlalchemy import func, insert, select, text
 
 from server.db import database
 from server.db.database import migrate, open_database, reading
-from server.db.jobs import HeartbeatResult, Jobs, _to_row
+from server.db.jobs import HeartbeatResult, Jobs
+from server.db.rows import to_row
 from server.db.notify import POLL_S, Listener, Topic
 from server.job.job import Job, Params, Result, State
 from tests.conftest import draw
@@ -69,7 +70,7 @@ def fill(url: str, waiting: int, owners: int, ended: int) -> None:
 
     def rows(number: int, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for place in range(number):
-            yield _to_row(job_of(f"o{place % owners}")) | {"created_at": now - number + place} | values
+            yield to_row(job_of(f"o{place % owners}")) | {"created_at": now - number + place} | values
 
     with engine.begin() as db:
         for table in database.metadata.sorted_tables:
