@@ -22,6 +22,7 @@ from server.cli import (
     serve,
     service,
     upscale,
+    verify,
     watch,
     weights,
 )
@@ -65,6 +66,7 @@ app.add_typer(database.app, name="database")
 app.add_typer(service.app, name="service")
 app.command()(backup.backup)
 app.command()(provenance.inspect)
+app.command()(verify.verify)
 app.command("signing-chain")(provenance.signing_chain)
 app.command()(doctor.doctor)
 

@@ -441,7 +441,8 @@ class Jobs:
 
     def keys(self) -> set[str]:
         """The keys of all jobs' blobs."""
-        query = select(jobs.c.source_key, jobs.c.result["key"].as_string())
+        heat_map = jobs.c.result[("certificate", "heat_map")].as_string()
+        query = select(jobs.c.source_key, jobs.c.result["key"].as_string(), heat_map)
         with reading(self._engine) as db:
             return {key for row in db.execute(query) for key in row if key is not None}
 

@@ -211,6 +211,11 @@ class Result:
     cost: float = 0.0
     """The price, by the settings at that time; see price.py."""
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of all its blobs."""
+        return (self.key,) if self.certificate is None else (self.key, self.certificate["heat_map"])
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -5,7 +5,6 @@ encoder changes. Of animations it covers the first frame. docs/certificate.md sa
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ import pyvips
 from server.errors import InvalidRequest
 from server.images.metadata import colour, metadata
 from server.images.read.open import Samples, open_picture, why
+from server.images.samples import Depth
 from server.images.write.save import flattened
 from server.job.job import WHITE
 from server.pipeline.base import Context, has_alpha, has_real_alpha
@@ -35,9 +35,6 @@ class Certificate:
     """As JSON has it."""
     heat_map: bytes = field(repr=False)
     """A PNG, grey, 8 bits."""
-
-    def text(self) -> str:
-        return json.dumps(self.facts, indent=1) + "\n"
 
 
 def run(ctx: Context) -> None:
@@ -77,8 +74,7 @@ def certify(
         if has_alpha(samples) and not has_real_alpha(samples):
             samples = samples[..., :-1]
         if samples.shape[2] < 3 <= theirs.bands:
-            colours = np.broadcast_to(samples[..., :1], (*samples.shape[:2], 3))
-            samples = colours if samples.shape[2] == 1 else np.concatenate((colours, samples[..., 1:]), axis=2)
+            samples = samples[..., [0, 0, 0, *range(1, samples.shape[2])]]
         stream = _streamed(theirs, result_turned)
         figures, heat = measure(samples, stream, known, check)
     except pyvips.Error as error:
@@ -89,7 +85,7 @@ def certify(
         "source": {"sha256": hashlib.sha256(source).hexdigest(), "width": w, "height": h},
         "result": {"width": stream.width, "height": stream.height},
         "colours": "converted to sRGB" if converted else "as stored",
-        "background": list(background),
+        "background": "#{:02x}{:02x}{:02x}".format(*background),
         "tiles": {"columns": list(known.columns), "rows": list(known.rows)},
         **figures,
     }
@@ -97,20 +93,20 @@ def certify(
 
 
 def known_of(facts: Any) -> tuple[Known, tuple[int, int, int]]:
-    """What a certificate says that the two files do not: tiles, faces and the background. Raises InvalidRequest if it is
-    none of this version."""
+    """What a certificate says that the two files do not: tiles, faces and the background. Raises InvalidRequest if it
+    is none of this version."""
     try:
         if facts["version"] != VERSION:
             raise InvalidRequest(f"the certificate is of version {facts['version']}; this program knows {VERSION}")
-        red, green, blue = (int(each) for each in facts["background"])
+        red, green, blue = bytes.fromhex(facts["background"].removeprefix("#"))
         columns, rows = (tuple(int(each) for each in facts["tiles"][name]) for name in ("columns", "rows"))
         faces: list[Box] = []
         for each in facts["faces"]:
             left, top, right, bottom = (float(side) for side in each["box"])
             faces.append((left, top, right, bottom))
-        if not (np.isfinite(faces).all() and all(0 <= each <= 255 for each in (red, green, blue))):
+        if not np.isfinite(faces).all():
             raise ValueError
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest("this is no certificate of a result") from error
     return Known(columns, rows, tuple(faces)), (red, green, blue)
 
@@ -145,13 +141,13 @@ def _streamed(image: pyvips.Image, turned: int) -> Stream:
     """Upright. Only a picture that is stored upright, as results are, is read in bands."""
     if turned != 1:
         return Stream.of(upright(image.numpy().reshape(image.height, image.width, image.bands), turned))
-    depth = np.uint16 if image.format == "ushort" else np.uint8
+    depth: Depth = np.uint16 if image.format == "ushort" else np.uint8
 
     def bands() -> Iterator[Samples]:
         region = pyvips.Region.new(image)
         for top in range(0, image.height, _BAND_ROWS):
             rows = min(_BAND_ROWS, image.height - top)
-            yield np.frombuffer(region.fetch(0, top, image.width, rows), depth).reshape(rows, image.width, image.bands)
+            fetched: Any = np.frombuffer(region.fetch(0, top, image.width, rows), depth)
+            yield fetched.reshape(rows, image.width, image.bands)
 
     return Stream(image.width, image.height, image.bands, depth, bands())
-

@@ -19,6 +19,7 @@ from server.rows.resample import gather, resized
 from server.rows.stream import Stream
 from server.weights.choice import FIDELITY
 
+
 def expect(ctx: Context) -> None:
     """Announce the work of all passes, planes and networks."""
     work = 0.0

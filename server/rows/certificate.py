@@ -158,7 +158,8 @@ class _Measuring:
     def heat(self) -> NDArray[np.uint8]:
         colours = self._channels
         means = self._heat.means()[1][..., 0] / colours
-        return np.minimum(np.rint(HEAT_GAIN * np.sqrt(np.maximum(means, 0))), 255).astype(np.uint8)
+        shown: NDArray[Any] = np.minimum(np.rint(HEAT_GAIN * np.sqrt(np.maximum(means, 0))), 255)
+        return shown.astype(np.uint8)
 
 
 def levels(samples: Samples, channels: int) -> Floats:
@@ -310,7 +311,7 @@ class _Face:
         count, a, b, aa, bb, ab, distance = self._sums / max(self._sums[0], 1)
         spread = (aa - a * a) * (bb - b * b)
         return {
-            "box": [round(each, 1) for each in self._box],
+            "box": [round(float(each), 1) for each in self._box],
             "correlation": round(float((ab - a * b) / math.sqrt(spread)), 4) if spread > 1e-6 else None,
             "difference": round(float(distance), 3),
         }

@@ -388,5 +388,4 @@ def _drop(task: "asyncio.Future[Any]") -> None:
 
 def pictures_of(job: Job) -> list[str]:
     """The keys of the job's blobs."""
-    keys = (job.source_key, job.result.key if job.result else None)
-    return [key for key in keys if key is not None]
+    return [*([job.source_key] if job.source_key else ()), *(job.result.keys if job.result else ())]
