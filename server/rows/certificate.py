@@ -156,8 +156,7 @@ class _Measuring:
         }
 
     def heat(self) -> NDArray[np.uint8]:
-        colours = self._channels
-        means = self._heat.means()[1][..., 0] / colours
+        means = self._heat.means()[1][..., 0] / self._channels
         shown: NDArray[Any] = np.minimum(np.rint(HEAT_GAIN * np.sqrt(np.maximum(means, 0))), 255)
         return shown.astype(np.uint8)
 

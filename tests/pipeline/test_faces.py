@@ -25,6 +25,7 @@ from server.weights.faces import FaceWeights
 from server.worker.upscaler import Upscaler
 from tests import networks as upscalers
 from tests.faces import networks
+from tests.pipeline.recomputed import recomputed
 
 TINT = (0.06, -0.04, 0.02)
 """What the network adds to a face, so that it shows."""
@@ -194,3 +195,13 @@ def test_without_weights_it_is_an_error_that_says_what_installs_them(tmp_path: P
     ctx = upscaler.prepare(Params(scale=1, faces=Faces()), encoded(Image.new("L", (8, 8))), tmp_path / "result")
     with pytest.raises(ModelNotFound, match="weights pull gfpgan"):
         upscaler.run(ctx)
+
+
+def test_a_certificate_compares_the_faces_that_were_restored(process: Process, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(encoded(portrait()))
+    ctx = process((tmp_path / "source").read_bytes(), certificate=True)
+    assert ctx.certificate is not None
+    (face,) = ctx.certificate.facts["faces"]
+    assert 0.8 < face["correlation"] < 1 and face["difference"] > 2, "the network tints faces"
+    again = recomputed(tmp_path / "source", ctx.target, ctx.certificate.facts)[0]["faces"][0]
+    assert again == {name: pytest.approx(face[name], abs=0.005) for name in ("correlation", "difference")}
