@@ -25,7 +25,7 @@ HEAT_GAIN = 4
 """Levels of the heat map for one level of difference: 64 levels are white."""
 _STEPS = 32
 """The percentile is a multiple of 1/32 level."""
-_BAND_SAMPLES = 1 << 22
+_BAND_SAMPLES = 1 << 19
 _LEAST_STEP = 0.02
 """Levels. Smaller steps beside the joints count as this, so that flat pictures have no large scores."""
 _LEAST_VARIANCE = 0.01
@@ -92,9 +92,8 @@ class _Measuring:
         values = levels(samples, self._channels) - self._offset
         rows = range(self._top, self._top + len(values))
         detail = values - self._enlarged(rows)
-        squares = np.square(detail).sum(axis=2, keepdims=True)
-        self._squares += float(np.square(values).sum(dtype=np.float64))
-        self._sums += values.sum(axis=(0, 1), dtype=np.float64)
+        squares = np.einsum("yxc,yxc->yx", detail, detail)[..., None]
+        self._squares += float(np.vdot(values, values))
         for row, cells in self._cells.take(rows, (values, detail, squares)):
             self._compare(row, cells)
         self._across.add(np.arange(self._size[0]), detail.swapaxes(0, 1))
@@ -116,6 +115,7 @@ class _Measuring:
         """Finished rows of the grid. `cells`: the means of the result, of the detail and of its squares."""
         c = self._channels
         ours = cells[..., :c] + self._offset
+        self._sums += cells[..., :c].sum(axis=(0, 1), dtype=np.float64)
         theirs = self._reference(first, first + len(cells))
         difference = ours - theirs
         distance = np.abs(difference)
@@ -135,7 +135,7 @@ class _Measuring:
         (w, h), c = self._grid, self._channels
         colours = c - (c in (2, 4))
         pixels, cells = self._size[0] * self._size[1], w * h
-        variance = self._squares / pixels - float(np.square(self._sums / pixels).sum())
+        variance = self._squares / pixels - float(np.square(self._sums / cells).sum())
         whole, blocks = self._difference.means()
         at = [sum(values) for values in zip(self._across.at, self._down.at, strict=True)]
         elsewhere = [sum(values) for values in zip(self._across.elsewhere, self._down.elsewhere, strict=True)]
