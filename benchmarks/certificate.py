@@ -1,6 +1,6 @@
 """What a certificate costs beside the job that it belongs to: CPU seconds, and memory above the job's.
 
-    python -m benchmarks.certificate [PICTURE] [--scale 4] [--format png] [--model RealESRGAN_x4plus]
+python -m benchmarks.certificate [PICTURE] [--scale 4] [--format png] [--model RealESRGAN_x4plus]
 """
 
 import argparse
