@@ -114,9 +114,9 @@ def certificate_of(data: bytes, mime: str) -> tuple[dict[str, Any], str] | None:
         return None
     store, state = found
     assertions = store["manifests"][store["active_manifest"]].get("assertions", ())
-    data = next((each["data"] for each in assertions if each["label"] == CERTIFICATE), None)
+    assertion = next((each["data"] for each in assertions if each["label"] == CERTIFICATE), None)
     try:
-        return None if data is None else (json.loads(data["json"]), state)
+        return None if assertion is None else (json.loads(assertion["json"]), state)
     except (KeyError, TypeError, ValueError) as error:
         raise Unavailable("the certificate in the manifest can't be read") from error
 
