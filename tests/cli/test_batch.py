@@ -150,6 +150,17 @@ def test_workers_do_a_queued_batch(run: Run, folder: Path, server: Config, tmp_p
     assert {line["model"] for line in told} == {"stand-in"} and not any("key" in line for line in told)
 
 
+def test_a_queued_batch_brings_the_certificates_too(run: Run, folder: Path, server: Config, tmp_path: Path) -> None:
+    stand_in = StandIn(server)
+    stand_in.beat()
+    with stand_in.working():
+        outcome = run(*queue(server, "--certificate"))
+    assert outcome.exit_code == 0, outcome.output
+    assert json.loads((tmp_path / "out/a.certificate.json").read_text()) == {"version": 1}
+    assert (tmp_path / "out/a.certificate.png").read_bytes() == draw(8, 8, "L")
+    assert not any("heat_map" in line.get("certificate", ()) for line in records(tmp_path / "out")[0]), "a secret key"
+
+
 def test_a_queued_batch_goes_on_after_the_command_was_killed(
     run: Run, folder: Path, server: Config, tmp_path: Path
 ) -> None:
