@@ -38,15 +38,15 @@ class Certificate:
 
 
 def run(ctx: Context) -> None:
-    columns: set[int] = set()
-    rows: set[int] = set()
+    joints: list[set[int]] = [set(), set()]  # columns, rows
     assert ctx.plan is not None  # the plan step came before
     for each, (model, _) in zip(ctx.plan.passes, ctx.networks(), strict=False):
-        across, down = ctx.engine.joints(model, each.source, ctx.tile)
-        columns |= {round(place * ctx.plan.result[0] / each.source[0]) for place in across}
-        rows |= {round(place * ctx.plan.result[1] / each.source[1]) for place in down}
+        for side, places in enumerate(ctx.engine.joints(model, each.source, ctx.tile)):
+            border, whole = each.border[side], ctx.plan.result[side]
+            found = (round((place - border) * whole / (each.source[side] - 2 * border)) for place in places)
+            joints[side] |= {place for place in found if 0 < place < whole}
     faces = [face.face.box for face in ctx.faces or () if face.restored is not None]
-    known = Known(tuple(sorted(columns)), tuple(sorted(rows)), tuple(faces))
+    known = Known(tuple(sorted(joints[0])), tuple(sorted(joints[1])), tuple(faces))
     most = max(ctx.max_source_pixels, ctx.max_result_pixels)
     ctx.certificate = certify(ctx.data, ctx.target.read_bytes(), known, ctx.params.background, most, ctx.check)
 

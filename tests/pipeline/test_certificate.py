@@ -158,6 +158,10 @@ def test_the_joints_of_tiles_are_those_of_the_engine_in_pixels_of_the_result(mak
     assert len(tiles["columns"]) >= 1 and all(0 < each < 360 and each % 3 == 0 for each in tiles["columns"])
     assert len(tiles["rows"]) >= 1 and all(0 < each < 300 and each % 3 == 0 for each in tiles["rows"])
     assert certificate.facts["seams"] is not None
+    repeated, _, _ = make(data, scale=3, tile=64, wrap="xy")
+    assert repeated.facts["tiles"] != tiles, "its border is computed too"
+    assert repeated.facts["tiles"]["columns"] and all(0 < each < 360 for each in repeated.facts["tiles"]["columns"])
+    assert repeated.facts["difference"]["mean"] == pytest.approx(certificate.facts["difference"]["mean"], rel=0.3)
     whole, _, _ = make(data, scale=3)
     assert whole.facts["tiles"] == {"columns": [], "rows": []} and whole.facts["seams"] is None
 
