@@ -58,6 +58,7 @@ JOB_FIELDS = {
     "wrap": "Along which axes the picture repeats, as seamless textures do: [below](#wrap).",
     "sweep": "The result is a sheet that shows one part of the picture at each whole creativity.",
     "sweep_at": "The middle of that part, in source pixels; if absent: where most detail is. `[x, y]` or `\"X,Y\"`.",
+    "certificate": "Measure what the result shows that its source does not: [certificate.md](certificate.md).",
     "name": "The picture's file name, also with folders, for lists. If absent: that of the form's file.",
 }  # fmt: skip
 """What each field of POST /jobs means. Its types and ranges are read from the code."""

@@ -234,6 +234,10 @@ class StandIn:
         width, height = SHEET if job.params.sweep else (width, height)
         key = new_key(FORMATS[job.params.format].suffix)
         self.blobs.put(key, data)
+        certificate = None
+        if job.params.certificate:
+            certificate = {"version": 1, "heat_map": new_key(".png")}
+            self.blobs.put(str(certificate["heat_map"]), draw(8, 8, "L"))
         result = Result(
             key=key,
             width=width,
@@ -242,6 +246,7 @@ class StandIn:
             format=job.params.format,
             model="stand-in",
             model_sha256=None,
+            certificate=certificate,
             seconds={"upscale": 0.5},
         )
         assert self.jobs.finish(job, result)

@@ -53,6 +53,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     sweep: bool
     sweep_at: tuple[float, float] | None
+    certificate: bool
     name: str | None
 
 

@@ -28,6 +28,7 @@ _COMMANDS = {
     "service": "service:app",
     "backup": "backup:backup",
     "inspect": "provenance:inspect",
+    "verify": "verify:verify",
     "signing-chain": "provenance:signing_chain",
     "doctor": "doctor:doctor",
 }

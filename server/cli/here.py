@@ -1,5 +1,6 @@
 """Upscales files in this process, without a server."""
 
+import json
 import logging
 import shutil
 import sys
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from server.cli.pages import Kind, Limits, kind_of
 from server.cli.run import Show, reason_of
-from server.cli.sources import STANDARD, Task, is_there
-from server.errors import SourceTooLarge, SourceUnreadable
+from server.cli.sources import CERTIFICATE_NAME, STANDARD, Task, is_there
+from server.errors import InvalidRequest, SourceTooLarge, SourceUnreadable
 from server.files import atomic_file, scratch_file
 from server.job.formats import FORMATS, FormatName
 from server.job.job import Params
@@ -21,6 +22,7 @@ from server.job.job import Params
 if TYPE_CHECKING:
     from server.config import Config
     from server.pipeline import Context
+    from server.pipeline.certificate import Certificate
     from server.worker.upscaler import Upscaler
 
 
@@ -98,13 +100,18 @@ class Here:
     def make(self, task: Task, show: Show) -> dict[str, Any]:
         with self._where.source(task.source) as source:
             kind = pages_of(source, self._params, own_format=self._own_format)
+            if kind is not None and self._params.certificate:
+                raise InvalidRequest("certificates are for files of one picture, and this one has pages")
             # A file of a bucket gets its result's name before its pages can be counted.
             if kind is not None and task.result.suffix.lower() in kind.ENDINGS:
                 with self._where.result(task.result) as partial:
                     return self._make_pages(kind, source, partial, show)
             data = self._read(source)
         with self._where.result(task.result) as partial:
-            return upscale_picture(self._upscaler, self._params, data, partial, show, self._mask)
+            facts, certificate = upscale_picture(self._upscaler, self._params, data, partial, show, self._mask)
+            if certificate is not None:
+                write_certificate(self._where, task.result, certificate.facts, certificate.heat_map)
+            return facts
 
     def _make_pages(self, kind: Kind, source: Path, result: Path, show: Show) -> dict[str, Any]:
         facts: dict[str, Any] = {}
@@ -116,7 +123,7 @@ class Here:
             format_ = own if own is not None and self._own_format else self._params.format
             name = f"page {number} of {total}"
             try:
-                made = upscale_picture(
+                made, _ = upscale_picture(
                     self._upscaler,
                     replace(self._params, format=format_),
                     data,
@@ -158,15 +165,23 @@ def result_ending(source: Path, params: Params, *, own_format: bool) -> str:
     return FORMATS[params.format].suffix if kind is None else kind.ENDINGS[0]
 
 
+def write_certificate(where: Where, result: Path, facts: dict[str, Any], heat_map: bytes) -> None:
+    """Beside the result. Raises OSError."""
+    for ending, data in ((".json", f"{json.dumps(facts, indent=1)}\n".encode()), (".png", heat_map)):
+        with where.result(result.with_suffix(CERTIFICATE_NAME + ending)) as partial:
+            partial.write_bytes(data)
+
+
 def upscale_picture(
     upscaler: "Upscaler", params: Params, data: bytes, target: Path, show: Show, mask: bytes = b""
-) -> dict[str, Any]:
-    """Upscale one encoded picture into the file `target`. Returns what `--json` prints about the result.
+) -> tuple[dict[str, Any], "Certificate | None"]:
+    """Upscale one encoded picture into the file `target`. Returns what `--json` prints about the result, and its
+    certificate if one is wanted.
 
     Raises UpscaleError, OSError and pyvips.Error."""
     ctx = upscaler.prepare(params, data, target, mask)
     upscaler.run(ctx, lambda: show(ctx.progress, ctx.stage or ""))
-    return _facts(ctx)
+    return _facts(ctx), ctx.certificate
 
 
 def _facts(ctx: "Context") -> dict[str, Any]:
@@ -184,4 +199,6 @@ def _facts(ctx: "Context") -> dict[str, Any]:
         facts |= {"refinement": ctx.refinement.to_dict()}
     if ctx.faces is not None:
         facts |= {"faces": [face.to_dict() for face in ctx.faces]}
+    if ctx.certificate is not None:
+        facts |= {"certificate": ctx.certificate.facts}
     return facts

@@ -154,6 +154,14 @@ class ResultOptions:
         int | None, typer.Option(help="Seed of the detail that creativity adds. Default: derived from the picture.")
     ] = None
 
+    certificate: Annotated[
+        bool,
+        typer.Option(
+            "--certificate",
+            help="Measure what was invented: NAME.certificate.json and NAME.certificate.png beside each result.",
+        ),
+    ] = False
+
     def params(self, default_format: str = "png", *, sweep: bool = False) -> Params:
         """Raises InvalidField. Exits with code 2 for texts that can't be read, and for options that would have no
         effect."""
@@ -181,6 +189,7 @@ class ResultOptions:
             mask=self._mask(),
             grain=self.grain,
             seed=self.seed,
+            certificate=self.certificate,
             sweep=sweep,
         )
         self._refuse_without_effect(params)

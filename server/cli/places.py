@@ -110,7 +110,7 @@ class BucketPlace:
             path = PurePosixPath(meta["path"])
             hidden = any(part.startswith(".") for part in path.parts)
             below = avoided is not None and path.is_relative_to(avoided)
-            if path.suffix.lower() in wanted and not hidden and not below:
+            if path.suffix.lower() in wanted and sources.is_picture(path.name) and not hidden and not below:
                 source = Source(Path(path), Path(path), meta["size"], walked=True)
                 yield Picture(source, str(meta["e_tag"]), meta["last_modified"].timestamp())
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from server.cli.here import Where
+from server.cli.here import Where, write_certificate
 from server.cli.run import Show, say
 from server.cli.sources import Task
 from server.errors import BY_CODE, JobFailed, NotFound, TooManyRequests, Unavailable
@@ -115,7 +115,12 @@ class Queued:
                         file.write(reader.read(start, _PIECE))
 
             retried(copy, _PATIENCE_S)
+            figures = dict(result.certificate or {})
+            if heat_key := figures.pop("heat_map", None):
+                heat_map = retried(lambda: self._service.blobs.get(heat_key), _PATIENCE_S)
+                write_certificate(self._where, task.result, figures, heat_map)
         facts = result.to_dict() | {"steps": result.seconds, "seconds": 0.0, "job": job.id}
+        facts["certificate"] = figures or None  # without the key, which gives access to a picture
         return {name: value for name, value in facts.items() if name not in ("key", "cost") and value is not None}
 
     def _submit_next(self) -> Exception | None:

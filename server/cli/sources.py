@@ -35,6 +35,10 @@ PICTURES = frozenset(
 """File name endings, in lower case, of the pictures that are taken from a folder."""
 
 
+CERTIFICATE_NAME = ".certificate"
+"""At the end of the names of a certificate's files, before .json and .png."""
+
+
 @dataclass(frozen=True)
 class Source:
     path: Path
@@ -82,8 +86,9 @@ def find(
 
 
 def walk(folder: Path, endings: Iterable[str], *, leave_out: Path | None, failures: list[Failure]) -> Iterator[Source]:
-    """The pictures in a folder and its sub-folders, sorted by path. Names that begin with a dot are left out, and
-    links to folders are not followed. Folders that can't be read are added to `failures`."""
+    """The pictures in a folder and its sub-folders, sorted by path. Names that begin with a dot and the heat maps of
+    certificates are left out, and links to folders are not followed. Folders that can't be read are added to
+    `failures`."""
     wanted = frozenset(endings)
     avoided = None if leave_out is None else os.path.realpath(leave_out)
 
@@ -98,8 +103,13 @@ def walk(folder: Path, endings: Iterable[str], *, leave_out: Path | None, failur
         )
         for name in sorted(names):
             path = Path(where, name)
-            if path.suffix.lower() in wanted and not name.startswith(".") and path.is_file():
+            if path.suffix.lower() in wanted and is_picture(name) and path.is_file():
                 yield Source(path, path.relative_to(folder), path.stat().st_size, walked=True)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of that name is taken from a folder, if its ending is one that is."""
+    return not name.startswith(".") and not name.lower().endswith(f"{CERTIFICATE_NAME}.png")
 
 
 def place(

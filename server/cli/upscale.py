@@ -60,6 +60,8 @@ def upscale(
         named = _check_places(given, output, suffix, skip_existing, overwrite, as_json)
         params = result.params(named or "png", sweep=sweep)
         mask = result.mask_picture(config)
+        if params.certificate and (output == "-" or (output is None and STANDARD in given)):
+            fail("a certificate is written beside the result: give a file with -o", code=2)
         if named is not None and named != params.format:
             fail(f"{output} is {named} by its name, but --format is {params.format}", code=2)
         found, failures = _find(given, output, suffix)

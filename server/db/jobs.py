@@ -362,7 +362,8 @@ class Jobs:
     def keys(self) -> set[str]:
         """The keys of all jobs' blobs."""
         mask = jobs.c.params[("mask", "image")].as_string()
-        query = select(jobs.c.source_key, jobs.c.result["key"].as_string(), mask)
+        heat_map = jobs.c.result[("certificate", "heat_map")].as_string()
+        query = select(jobs.c.source_key, jobs.c.result["key"].as_string(), mask, heat_map)
         with reading(self._engine) as db:
             return {key for row in db.execute(query) for key in row if key}
 

@@ -10,6 +10,7 @@ same job gives the same bytes whatever else runs; only running out of memory cha
 """
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from server.engine.spread import Helpers, Results, spread
 from server.engine.tile import Span, cut
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
-from server.job.tiling import TILE_STEP, Geometry, Size, round_up, tile_count, tile_size
+from server.job.tiling import TILE_STEP, Geometry, Size, round_up, step_rows, tile_count, tile_size
 from server.kernels.cpu import Kernel
 from server.models import load_blend
 from server.models.base import Channels, Model
@@ -126,9 +127,7 @@ class Engine:
             bands = self._backend(model).row_pass(model, padded, np.dtype(dtype), on_tile)
             if bands is not None:
                 return bands
-        width, height = tile_size((w, h), geometry)
-        rows = cut(h, height, facts.halo, facts.blend, facts.multiple)
-        columns = cut(w, width, facts.halo, facts.blend, facts.multiple)
+        columns, rows = _spans(model, (w, h), geometry)
         result = samples.shape[0] * facts.scale, samples.shape[1] * facts.scale
         return self._bands(model, padded, rows, columns, result, np.dtype(dtype), on_tile, on_slice, helpers)
 
@@ -188,6 +187,18 @@ class Engine:
     def tiles(self, model: Model, size: Size, tile: int = 0) -> int:
         """How often `upscale` will call `on_tile` for a picture of `size` (width, height), unless memory runs out."""
         return tile_count(size, self.geometry(model, tile))
+
+    def joints(self, model: Model, size: Size, tile: int = 0) -> tuple[list[int], list[int]]:
+        """Where `upscale` joins what it computes apart, unless memory runs out: the source pixels (columns, rows) that
+        begin there. Row passes are computed in steps of rows, which should not show either."""
+        w, h = (round_up(side, model.facts.multiple) for side in size)
+        geometry = self.geometry(model, tile)
+        if w <= geometry.row_pass_width:
+            return [], list(range(step_rows((w, h)), size[1], step_rows((w, h))))
+        columns, rows = _spans(model, (w, h), geometry)
+        return [_joint(*each) for each in itertools.pairwise(columns)], [
+            _joint(*each) for each in itertools.pairwise(rows)
+        ]
 
     def tile(self, tile: Tile) -> NDArray[Any] | None:
         """The kept part of one tile's result, for another process's picture; None if it does not fit into memory."""
@@ -394,6 +405,20 @@ def _tiles(
         for column in columns:
             part = samples[row.start : row.stop, column.start : column.stop]
             yield Tile(model, part, _kept(row, model.facts.scale), _kept(column, model.facts.scale), dtype, exact)
+
+
+def _spans(model: Model, size: Size, geometry: Geometry) -> tuple[list[Span], list[Span]]:
+    """The columns and the rows of tiles, for a padded picture of this size."""
+    facts, sides = model.facts, tile_size(size, geometry)
+    columns, rows = (
+        cut(length, side, facts.halo, facts.blend, facts.multiple) for length, side in zip(size, sides, strict=True)
+    )
+    return columns, rows
+
+
+def _joint(before: Span, after: Span) -> int:
+    """In the middle of the pixels that both keep."""
+    return (before.keep_stop + after.keep_start) // 2
 
 
 def _smallest_side(model: Model) -> int:

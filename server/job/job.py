@@ -124,6 +124,8 @@ class Params:
     """The result is a sheet that shows a crop at each whole creativity; see server/pipeline/preview.py."""
     sweep_at: tuple[int, int] | None = None
     """The middle of that crop: x and y in pixels of the upright source. None: where the picture has the most detail."""
+    certificate: bool = False
+    """Measure what the result shows that its source does not; see server/pipeline/certificate.py."""
 
     def __post_init__(self) -> None:
         wanted = [name for name in SIZES if getattr(self, name) is not None]
@@ -179,6 +181,8 @@ class Params:
             raise InvalidField(f"seed must be between 0 and {MAX_SEED}", field="seed")
         if self.sweep_at is not None and not (self.sweep and len(self.sweep_at) == 2 and min(self.sweep_at) >= 0):
             raise InvalidField("sweep_at must be two whole numbers of at least 0, beside sweep", field="sweep_at")
+        if self.certificate and self.sweep:
+            raise InvalidField("a sheet has no certificate: give either sweep or certificate", field="certificate")
 
     @property
     def kept(self) -> "Params":
@@ -230,10 +234,17 @@ class Result:
     """Pixels that went through the network, in all passes; frames equal to the one before are not counted."""
     faces: tuple[dict[str, Any], ...] | None = None
     """What was done to each face, or None if faces were not requested; see server/faces."""
+    certificate: dict[str, Any] | None = None
+    """The figures of docs/certificate.md, and `heat_map`, the key of a blob; None if none was asked for."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time in seconds by pipeline step."""
     cost: float = 0.0
     """The price, by the settings at that time; see price.py."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of all its blobs."""
+        return (self.key,) if self.certificate is None else (self.key, self.certificate["heat_map"])
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

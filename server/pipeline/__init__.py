@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import cast
 
-from server.pipeline import decode, encode, faces, plan, resize, unwrap, upscale, wrap
+from server.pipeline import certificate, decode, encode, faces, plan, resize, unwrap, upscale, wrap
 from server.pipeline.base import Context, Loaded, Step
 from server.pipeline.frames import frames
 from server.pipeline.grain import step as grain
@@ -44,6 +44,8 @@ def run(ctx: Context) -> None:
         for _ in pictures:
             expect(ctx)
             take(ctx, (*PICTURE_STEPS, ("encode", cast(Step, encode))))
+    if ctx.params.certificate:
+        take(ctx, [("certificate", cast(Step, certificate))])
 
 
 def expect(ctx: Context) -> None:

@@ -1,6 +1,7 @@
 """What the steps of the pipeline read and write."""
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from server.weights.catalog import Choice, Content
 
 if TYPE_CHECKING:  # it loads OpenCV, which most jobs do not need
     from server.faces import FaceRestorer, Outcome
+if TYPE_CHECKING:
+    from server.pipeline.certificate import Certificate
 
 _T = TypeVar("_T")
 
@@ -72,6 +75,10 @@ class Loaded:
     """fidelity-x4, where its result is mixed in."""
     before: tuple[Model, ...] = ()
     """Networks of ×1 that run over the source first."""
+
+
+Networks = tuple[Model, Model | None]
+"""The one of a pass, and fidelity-x4 where its result is mixed in."""
 
 
 class Load(Protocol):
@@ -192,6 +199,8 @@ class Context:
     """Filled by refine when it has something to do."""
     whole: Size | None = None
     """Size of the whole result, where only a crop of it is made: for the preview sheet."""
+    certificate: "Certificate | None" = None
+    """Filled by certificate, where the caller asks for one."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by step, without the time of other steps that ran inside it."""
     _clocks: list[tuple[str, float]] = field(default_factory=list)
@@ -228,6 +237,12 @@ class Context:
         part = self.work[step]
         part.done, part.current = part.done + work, current
         self.check()
+
+    def networks(self) -> Iterator[Networks]:
+        """Those of each pass, and of further ones."""
+        if self.loaded is not None:
+            yield from ((model, None) for model in self.loaded.before)
+            yield from itertools.repeat((self.loaded.model, self.loaded.fidelity))
 
     @property
     def network_pixels(self) -> int:

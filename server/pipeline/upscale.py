@@ -4,7 +4,6 @@ The result gets the source's colours (server/rows/colour_lock.py), but not from 
 to change colours. Below a creativity of 0 fidelity-x4 runs beside the network, and the bands of both are mixed.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,20 +14,17 @@ from numpy.typing import NDArray
 from server.images.read.open import Samples
 from server.images.samples import Depth, full_scale
 from server.models.base import Model
-from server.pipeline.base import Context, has_alpha, has_real_alpha
+from server.pipeline.base import Context, Networks, has_alpha, has_real_alpha
 from server.rows.colour_lock import aligned, locked, mixed
 from server.rows.resample import gather, resized
 from server.rows.stream import Stream
 from server.weights.choice import FIDELITY
 
-Networks = tuple[Model, Model | None]
-"""The one of a pass, and fidelity-x4 where its result is mixed in."""
-
 
 def expect(ctx: Context) -> None:
     """Announce the work of all passes, planes and networks."""
     work = 0.0
-    for each, (model, fidelity) in zip(ctx.plan.passes if ctx.plan else (), _networks(ctx), strict=False):
+    for each, (model, fidelity) in zip(ctx.plan.passes if ctx.plan else (), ctx.networks(), strict=False):
         # Alpha goes through the first network only.
         work += each.source[0] * each.source[1] * (ctx.planes * model.work + (fidelity.work if fidelity else 0.0))
     ctx.expect("upscale", work)
@@ -40,7 +36,7 @@ def run(ctx: Context) -> None:
         ctx.stream = stream if ctx.plan is None else replace(stream, border=ctx.plan.border)
         return
     passes = ctx.plan.passes
-    for number, (each, networks) in enumerate(zip(passes, _networks(ctx), strict=False)):
+    for number, (each, networks) in enumerate(zip(passes, ctx.networks(), strict=False)):
         samples = ctx.samples  # the first pass gets the picture as it is
         if number:
             samples = gather(resized(stream, each.source, np.uint16, ctx.engine.kernel, each.border))
@@ -51,13 +47,6 @@ def run(ctx: Context) -> None:
         border = each.border[0] * scale, each.border[1] * scale
         stream = replace(_upscaled(ctx, networks, samples, np.uint16 if deep else np.uint8), border=border)
     ctx.stream = stream
-
-
-def _networks(ctx: Context) -> Iterator[Networks]:
-    """Those of each pass, and of further ones."""
-    if ctx.loaded is not None:
-        yield from ((model, None) for model in ctx.loaded.before)
-        yield from itertools.repeat((ctx.loaded.model, ctx.loaded.fidelity))
 
 
 def _upscaled(ctx: Context, networks: Networks, samples: Samples, depth: Depth) -> Stream:

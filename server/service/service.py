@@ -422,5 +422,4 @@ def _drop(task: "asyncio.Future[Any]") -> None:
 def pictures_of(job: Job) -> list[str]:
     """The keys of the job's blobs."""
     mask = job.params.mask.image if job.params.mask else None
-    keys = (job.source_key, job.result.key if job.result else None, mask)
-    return [key for key in keys if key]
+    return [key for key in (job.source_key, mask, *(job.result.keys if job.result else ())) if key]

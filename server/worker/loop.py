@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -294,13 +294,17 @@ class Worker:
         key = new_key(FORMATS[run.job.params.format].suffix)
         target = run.ctx.target
         size_bytes = target.stat().st_size
+        certificate, heat_key = run.ctx.certificate, new_key(".png")
 
         def store() -> None:
             self._check(run)
+            if certificate is not None:
+                self._blobs.put(heat_key, certificate.heat_map)
             self._blobs.adopt(key, target)
 
         retried(store, _STORE_S)
-        result = self._result(key, size_bytes, run.ctx)
+        facts = None if certificate is None else certificate.facts | {"heat_map": heat_key}
+        result = replace(self._result(key, size_bytes, run.ctx), certificate=facts)
 
         def finish() -> bool:
             # If the answer to a commit was lost, the next attempt finds the job finished by this run.
@@ -308,7 +312,7 @@ class Worker:
 
         # If it raises, the blob stays, because the row may name it.
         if not retried(finish, self._config.lease_s):
-            self._blobs.delete(key)
+            self._blobs.delete(*result.keys)
             raise JobLost
         log.info("job succeeded", seconds=run.ctx.seconds, network_pixels=run.ctx.network_pixels)
 

@@ -344,7 +344,8 @@ class Upscaler:
                 run(ctx)
             if self._signer is not None and ctx.origin is not None:
                 with ctx.clock("sign"):
-                    self._signer.sign(ctx.target, FORMATS[ctx.params.format].mime, ctx.data, ctx.origin)
+                    facts = None if ctx.certificate is None else ctx.certificate.facts
+                    self._signer.sign(ctx.target, FORMATS[ctx.params.format].mime, ctx.data, ctx.origin, facts)
         finally:
             self._running.remove(id(ctx))
         return ctx

@@ -50,8 +50,8 @@ class House:
         os.utime(self.folder / key, (time.time() - age_s,) * 2)
         return key
 
-    def job(self, size: int, ended_s_ago: float | None = None, **values: Any) -> Job:
-        """With a source and, when it has ended, a result of that size each."""
+    def job(self, size: int, ended_s_ago: float | None = None, *, certificate: bool = False, **values: Any) -> Job:
+        """With a source and, when it has ended, a result of that size each, and a heat map if it has a certificate."""
         source = self.picture(size, ended_s_ago or 0.0)
         job = Job(dialect="native", owner="local", params=Params(scale=2), source_key=source, **values)
         if ended_s_ago is not None:
@@ -63,6 +63,7 @@ class House:
                 format="png",
                 model="one",
                 model_sha256=None,
+                certificate={"heat_map": self.picture(size, ended_s_ago)} if certificate else None,
             )
             job = replace(job, state=State.SUCCEEDED, finished_at=time.time() - ended_s_ago, result=result)
         self.jobs.enqueue(job)
@@ -76,7 +77,7 @@ class House:
 
     def there(self, job: Job) -> bool:
         """Whether the job exists with all of its pictures; False: neither it nor any of them exists."""
-        keys = [key for key in (job.source_key, job.result and job.result.key) if key]
+        keys = [key for key in (job.source_key, *(job.result.keys if job.result else ())) if key]
         found = [(self.folder / key).exists() for key in keys]
         try:
             self.jobs.get(job.id)
@@ -98,10 +99,10 @@ def house(config: MakeConfig) -> Callable[..., House]:
 
 def test_what_has_expired_goes_with_its_pictures(house: Callable[..., House]) -> None:
     here = house(keep_s=100)
-    old, new, own = here.job(10, 101), here.job(10, 50), here.job(10, 50, keep_s=20.0)
+    old, new, own = here.job(10, 101, certificate=True), here.job(10, 50), here.job(10, 50, keep_s=20.0)
     assert not here.cleanup.once()
     assert (here.there(old), here.there(new), here.there(own)) == (False, True, False)
-    assert here.counted("expired") == (4, 40)
+    assert here.counted("expired") == (5, 50)
 
 
 def test_over_the_quota_the_oldest_go_first_and_no_more_than_must(house: Callable[..., House]) -> None:
@@ -146,7 +147,7 @@ def test_a_quota_far_exceeded_is_reached_in_several_turns(house: Callable[..., H
 def test_pictures_of_no_one_go_once_they_are_old(house: Callable[..., House]) -> None:
     here = house(keep_s=3 * DAY_S)
     fresh, old = here.picture(7, DAY_S), here.picture(7, 4 * DAY_S)
-    job, waiting = here.job(10, 100), here.job(10)
+    job, waiting = here.job(10, 100, certificate=True), here.job(10)
     ticket, upload = here.uploads.issue("local", "a.png", ".png"), here.upload(10, 100)
     for path in here.folder.iterdir():
         if path.is_file() and path.name != fresh:

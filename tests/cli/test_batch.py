@@ -161,6 +161,17 @@ def test_every_queued_job_has_the_mask_s_picture(run: Run, folder: Path, server:
     assert all(each and each.keep == "outside" and stand_in.blobs.get(each.image or "") == mask for each in masks)
 
 
+def test_a_queued_batch_brings_the_certificates_too(run: Run, folder: Path, server: Config, tmp_path: Path) -> None:
+    stand_in = StandIn(server)
+    stand_in.beat()
+    with stand_in.working():
+        outcome = run(*queue(server, "--certificate"))
+    assert outcome.exit_code == 0, outcome.output
+    assert json.loads((tmp_path / "out/a.certificate.json").read_text()) == {"version": 1}
+    assert (tmp_path / "out/a.certificate.png").read_bytes() == draw(8, 8, "L")
+    assert not any("heat_map" in line.get("certificate", ()) for line in records(tmp_path / "out")[0]), "a secret key"
+
+
 def test_a_queued_batch_goes_on_after_the_command_was_killed(
     run: Run, folder: Path, server: Config, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ from server.weights.faces import FaceWeights
 from server.worker.upscaler import Upscaler
 from tests import networks as upscalers
 from tests.faces import networks
+from tests.pipeline.recomputed import recomputed
 
 TINT = (0.06, -0.04, 0.02)
 """What the network adds to a face, so that it shows."""
@@ -218,3 +219,13 @@ def test_faces_in_a_kept_part_stay_as_they_were(process: Process) -> None:
     assert ctx.faces is not None and ctx.faces[0].restored is not None
     whole = process(data, mask=Mask(boxes=((0, 0, 256, 256),)))
     assert (np.asarray(Image.open(whole.target)) == plain).all() and whole.faces is None
+
+
+def test_a_certificate_compares_the_faces_that_were_restored(process: Process, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(encoded(portrait()))
+    ctx = process((tmp_path / "source").read_bytes(), certificate=True)
+    assert ctx.certificate is not None
+    (face,) = ctx.certificate.facts["faces"]
+    assert 0.8 < face["correlation"] < 1 and face["difference"] > 2, "the network tints faces"
+    again = recomputed(tmp_path / "source", ctx.target, ctx.certificate.facts)[0]["faces"][0]
+    assert again == {name: pytest.approx(face[name], abs=0.005) for name in ("correlation", "difference")}

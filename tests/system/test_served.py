@@ -22,6 +22,7 @@ from wavespeed import Client
 
 from tests.conftest import Served, draw
 from tests.paths import PHOTO
+from tests.pipeline.recomputed import recomputed
 
 UPSCALER = "wavespeed-ai/image-upscaler"
 ESRGAN = "wavespeed-ai/real-esrgan"
@@ -205,3 +206,23 @@ def test_what_the_server_keeps_is_for_its_user_alone(served: Served) -> None:
     assert any(path.parent.name == "blobs" and path.is_file() for path in kept)
     for path in kept:
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_certificate_comes_with_its_heat_map_and_goes_with_its_job(
+    served: Served, small_photo: Path, tmp_path: Path
+) -> None:
+    files = {"file": ("indri.jpg", small_photo.read_bytes())}
+    job = served.post("/jobs", files=files, data={"scale": "2", "certificate": "true"}).json()
+    served.wait_for(lambda: served.get(f"/jobs/{job['id']}").json()["state"] == "succeeded")
+    result = served.get(f"/jobs/{job['id']}").json()["result"]
+    (tmp_path / "result.png").write_bytes(httpx.get(result["url"]).content)
+    figures, map_ = recomputed(small_photo, tmp_path / "result.png", result["certificate"])
+    for name in ("mean", "p99", "max"):
+        assert abs(result["certificate"]["difference"][name] - figures["difference"][name]) < 1
+    heat_map = httpx.get(result["certificate"]["heat_map"]["url"])
+    assert heat_map.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(heat_map.content)) as image:
+        assert image.size == (240, 160) and np.abs(np.asarray(image, np.float64) - map_).max() <= 4
+    address = f"{served.url}/jobs/{job['id']}"
+    assert httpx.delete(address).status_code == 204
+    assert {httpx.get(url).status_code for url in (result["url"], result["certificate"]["heat_map"]["url"])} == {404}

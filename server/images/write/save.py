@@ -56,7 +56,7 @@ def converted(image: pyvips.Image, params: Params) -> pyvips.Image:
     if converts(params, colour.profile(image), grey=image.bands < 3):
         image = as_srgb(colour.to_srgb(image))
     if image.hasalpha() and not form.alpha:
-        image = _flattened(image, params.background)
+        image = flattened(image, params.background)
     if image.format == "ushort" and (not form.deep or params.depth == 8):
         image = _to_8_bits(image)
     if form.profile and not form.resolution:
@@ -152,7 +152,7 @@ def _name(path: Path) -> bytes:
     return os.fsencode(path)
 
 
-def _flattened(image: pyvips.Image, background: tuple[int, int, int]) -> pyvips.Image:
+def flattened(image: pyvips.Image, background: tuple[int, int, int]) -> pyvips.Image:
     """Without transparency, on `background` (8-bit sRGB). Depth stays, and grey stays grey."""
     patch = pyvips.Image.new_from_list([list(background)]).bandfold(factor=3).cast("uchar").copy(interpretation="srgb")
     return image.flatten(background=patch.colourspace(image.interpretation)(0, 0))

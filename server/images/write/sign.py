@@ -16,6 +16,8 @@ from server.files import atomic_file
 from server.images.metadata.provenance import TERMS, Origin
 from server.images.read.sniff import sniff
 
+CERTIFICATE = "upscale-server.certificate"
+"""The label of our own assertion."""
 _SETTINGS = {
     "builder": {"thumbnail": {"enabled": False}},  # of a large result it takes seconds
     "verify": {"verify_after_sign": False, "remote_manifest_fetch": False},
@@ -47,17 +49,31 @@ class Signer:
             reasons = "; ".join(each["explanation"] for each in failures)
             raise Unavailable(f"signing: {certificate} and {key} can't be used: {reasons}")
 
-    def sign(self, path: Path, mime: str, source: bytes, origin: Origin) -> None:
-        """Replace the file by a signed one. Raises Unavailable when it can't be signed; the file is then as before."""
+    def sign(
+        self, path: Path, mime: str, source: bytes, origin: Origin, certificate: dict[str, Any] | None = None
+    ) -> None:
+        """Replace the file by a signed one. `certificate`: of what was invented, for the manifest. Raises Unavailable
+        when it can't be signed; the file is then as before."""
         try:
             with path.open("rb") as result, atomic_file(path) as partial, partial.open("w+b") as signed:
-                self._sign(result, mime, source, origin, signed)
+                self._sign(result, mime, source, origin, signed, certificate)
         except self._c2pa.C2paError as error:
             raise Unavailable(f"the result could not be signed: {error}") from error
 
-    def _sign(self, result: BinaryIO, mime: str, source: bytes, origin: Origin, signed: BinaryIO) -> None:
+    def _sign(
+        self,
+        result: BinaryIO,
+        mime: str,
+        source: bytes,
+        origin: Origin,
+        signed: BinaryIO,
+        certificate: dict[str, Any] | None = None,
+    ) -> None:
         name, _, version = origin.program.partition(" ")
-        manifest = {"claim_generator_info": [{"name": name, "version": version or "0"}]}
+        manifest: dict[str, Any] = {"claim_generator_info": [{"name": name, "version": version or "0"}]}
+        if certificate is not None:
+            # NOTE: as text, because the package's reader takes arrays of small whole numbers for bytes.
+            manifest["assertions"] = [{"label": CERTIFICATE, "data": {"json": json.dumps(certificate)}}]
         builder = self._c2pa.Builder.from_json(manifest, context=self._context)
         builder.set_intent(self._c2pa.C2paBuilderIntent.EDIT)
         ingredient = {"title": "source", "relationship": "parentOf"}
@@ -88,6 +104,21 @@ def manifest_of(data: bytes, mime: str) -> tuple[dict[str, Any], str] | None:
         return json.loads(reader.json()), str(reader.get_validation_state())
     except c2pa.C2paError as error:
         raise Unavailable(f"the manifest can't be read: {error}") from error
+
+
+def certificate_of(data: bytes, mime: str) -> tuple[dict[str, Any], str] | None:
+    """The certificate in a file's manifest, and the manifest's state; None if there is none. Raises as
+    `manifest_of`."""
+    found = manifest_of(data, mime)
+    if found is None:
+        return None
+    store, state = found
+    assertions = store["manifests"][store["active_manifest"]].get("assertions", ())
+    assertion = next((each["data"] for each in assertions if each["label"] == CERTIFICATE), None)
+    try:
+        return None if assertion is None else (json.loads(assertion["json"]), state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unavailable("the certificate in the manifest can't be read") from error
 
 
 def _package() -> Any:

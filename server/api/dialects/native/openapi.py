@@ -97,6 +97,7 @@ _PARAMS = answer(
     seed=nullable(_RANGES["seed"]),
     sweep=FLAG,
     sweep_at=nullable(_POINT),
+    certificate=FLAG,
 )
 _FACE = answer(
     box=array(NUMBER, minItems=4, maxItems=4),
@@ -122,6 +123,27 @@ _REFINEMENT = answer(
     sha256=nullable(TEXT),
     seed=whole(0, MAX_SEED),
 )
+_AREA = answer(width=whole(1), height=whole(1))
+_CERTIFICATE = answer(
+    version=WHOLE,
+    source=answer(sha256=TEXT, width=whole(1), height=whole(1)),
+    result=_AREA,
+    colours=choice(["as stored", "converted to sRGB"]),
+    background={"type": "string", "pattern": "^#[0-9a-f]{6}$"},
+    tiles=answer(columns=array(WHOLE), rows=array(WHOLE)),
+    difference=answer(mean=number(minimum=0), p99=number(minimum=0), max=number(minimum=0)),
+    fine_energy=number(minimum=0),
+    drift=answer(mean=number(minimum=0), local=number(minimum=0)),
+    seams=nullable(number(minimum=0)),
+    faces=array(
+        answer(
+            box=array(NUMBER, minItems=4, maxItems=4),
+            correlation=nullable(number(minimum=-1, maximum=1)),
+            difference=number(minimum=0),
+        )
+    ),
+    heat_map=answer(url=TEXT, key=KEY),
+)
 _RESULT = answer(
     url=TEXT,
     key=KEY,
@@ -138,6 +160,7 @@ _RESULT = answer(
     network_pixels=WHOLE,
     refinement=nullable(_REFINEMENT),
     faces=nullable(array(_FACE)),
+    certificate=nullable(_CERTIFICATE),
     seconds={"type": "object", "additionalProperties": NUMBER},
     cost=number(minimum=0),
 )

@@ -140,6 +140,7 @@ class JobRequest(BaseModel):
     seed: int | None = None
     sweep: bool = False
     sweep_at: Annotated[tuple[Place, Place], BeforeValidator(_read_point)] | None = None
+    certificate: bool = False
     name: str | None = None
     """The picture's file name, also with folders; a form's file brings its own."""
 
@@ -260,6 +261,9 @@ def to_response(job: Job, base_url: str) -> dict[str, Any]:
     """A job as callers see it."""
     here = f"{base_url}/jobs/{job.id}"
     result = job.result and {"url": file_url(base_url, job.result.key), **job.result.to_dict()}
+    if result and result["certificate"]:
+        key = result["certificate"]["heat_map"]
+        result["certificate"] |= {"heat_map": {"url": file_url(base_url, key), "key": key}}
     failed = job.state is State.FAILED
     source = job.source_key and {"url": file_url(base_url, job.source_key), "key": job.source_key}
     return {

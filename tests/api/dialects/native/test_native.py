@@ -85,6 +85,7 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "wrap": "none",
         "sweep": False,
         "sweep_at": None,
+        "certificate": False,
     }
 
 
