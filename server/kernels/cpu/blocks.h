@@ -46,13 +46,22 @@ struct Layer {
   int lead = 0;                // offset of its blocks from those of the chain's last layer
 
   // The rest is filled in by Program::add.
+  size_t weights = 0;                      // of the chain's transformed weights, unless they are kept
   int size = 1;                            // of its results
   int border = 0;                          // rows and columns that are kept of each block
   size_t kept_rows = 0, kept_columns = 0;  // where
 };
 
+// Weights that a run must transform.
+struct Slice {
+  const Conv* conv;
+  int first;      // channel in
+  size_t weights;  // of the layer
+};
+
 struct Chain {
   std::vector<Layer> layers;
+  std::vector<Slice> slices;
   int H = 0, W = 0;                              // of its input
   int h = 0, w = 0;                              // of a block: multiples of TILE
   int top = 0, left = 0, bottom = 0, right = 0;  // range of the blocks
@@ -79,6 +88,7 @@ struct Program {
   std::vector<Map> maps;
   std::vector<Chain> chains;
   size_t whole = 0;                      // floats of whole maps
+  size_t weights[2] = {};                // of the weights that are transformed for a chain
   size_t rows[2] = {}, columns[2] = {};  // of what is kept; columns for each thread, because each computes one strip
   size_t pieces = 0, scratch = 0;        // of each thread
 
@@ -112,7 +122,7 @@ struct Program {
     c.h = h;
     c.w = w;
     c.side = int(chains.size()) % 2;
-    size_t kept_rows = 0, kept_columns = 0, held[4] = {};
+    size_t weights = 0, kept_rows = 0, kept_columns = 0, held[4] = {};
     std::vector<int> furthest(maps.size(), 0);
     for (const Layer& l : c.layers) c.lead = std::max(c.lead, ceil_div(l.lead, l.in < 0 ? 1 : maps[l.in].size * l.up));
     // Blocks of few columns take nearly as long as others, because they read the same weights.
@@ -124,6 +134,11 @@ struct Program {
         if (in >= 0 && !maps[in].whole) maps[in].origin = std::min(maps[in].origin, floor_div(l.lead - 1, l.up));
       if (l.out >= 0) furthest[l.out] = std::max(furthest[l.out], l.lead);
       if (l.conv) {
+        if (!l.conv->U) {
+          l.weights = weights;
+          weights += l.conv->transformed();
+          for (int slice = 0; slice < l.conv->K; slice += DEEP) c.slices.push_back({l.conv, slice, l.weights});
+        }
         const size_t tiles = l.conv->together(), NP = l.conv->NP;
         scratch = std::max(scratch, PLACES * (tiles * (DEEP + NP) + 2 * SKEW) + TILE * TILE * NP);
       }
@@ -152,12 +167,14 @@ struct Program {
     c.bottom = ceil_div(H, h);
     c.right = std::max(1, ceil_div(W - c.slack, w));
     pieces = std::max(pieces, std::accumulate(held, held + 4, size_t{0}));
+    this->weights[c.side] = std::max(this->weights[c.side], weights);
     rows[c.side] = std::max(rows[c.side], kept_rows);
     columns[c.side] = std::max(columns[c.side], kept_columns);
     chains.push_back(std::move(c));
   }
 
-  size_t of_all() const { return (whole + rows[0] + rows[1] + 15) / 16 * 16; }
+  size_t of_maps() const { return (whole + rows[0] + rows[1] + 15) / 16 * 16; }
+  size_t of_all() const { return of_maps() + weights[0] + weights[1]; }
   size_t of_thread() const { return (scratch + pieces + columns[0] + columns[1] + 1023) / 1024 * 1024; }
   size_t bytes(int threads) const { return (of_all() + of_thread() * threads) * sizeof(float); }
 
@@ -208,7 +225,8 @@ ALWAYS_INLINE void gather(Sample sample, float* V, size_t step) {
 // One layer of one block.
 struct Work {
   const Layer& layer;
-  int H, W;  // of its results' map
+  const float* U;  // transformed weights
+  int H, W;        // of its results' map
   Plane in, more, out, add[2];
 
   // The transformed samples of the tile whose results begin at (y0, x0), of channels `first` to `last`. Outside the picture
@@ -325,7 +343,7 @@ struct Work {
         const int end = std::min(conv.KP, slice + DEEP);
         for (int t = 0; t < n; t++) read(y(t), x(t), slice, end, V + t * DEEP, vstep);
         const auto multiply = slice ? multiply_slice<true> : multiply_slice<false>;
-        multiply(conv, slice, n, V, vstep, M, mstep, layer.up == 2);
+        multiply(conv, U, slice, n, V, vstep, M, mstep, layer.up == 2);
       }
       for (int t = 0; t < n; t++) write(picture, y(t), x(t), M + size_t(t) * conv.NP, mstep, tile);
     }
@@ -366,14 +384,22 @@ struct Run {
   std::vector<Strips> parts;
   std::atomic<long> next{0};
   std::unique_ptr<std::atomic<int>[]> layers;  // number of layers that are done, of each block
+  std::unique_ptr<std::atomic<int>[]> begun, transformed;  // number of slices, of each part
 
   Run(const Program& p, float* m, int t, std::vector<Strips> s)
       : program(p), memory(m), threads(t), parts(std::move(s)) {
     layers.reset(new std::atomic<int>[blocks()]);
+    begun.reset(new std::atomic<int>[parts.size()]);
+    transformed.reset(new std::atomic<int>[parts.size()]);
     for (long i = 0; i < blocks(); i++) layers[i].store(0, std::memory_order_relaxed);
+    for (size_t i = 0; i < parts.size(); i++) begun[i].store(0, std::memory_order_relaxed);
+    for (size_t i = 0; i < parts.size(); i++) transformed[i].store(0, std::memory_order_relaxed);
   }
 
   long blocks() const { return parts.back().first + parts.back().count(); }
+  float* weights(const Chain& chain) const {
+    return memory + program.of_maps() + (chain.side ? program.weights[0] : 0);
+  }
   float* own(int thread) const { return memory + program.of_all() + program.of_thread() * thread; }
 
   template <class Ready>
@@ -386,8 +412,14 @@ struct Run {
 
   // Each thread calls this.
   void work(int thread) {
-    size_t i = 0;
-    long ended = 0;  // all blocks before this one have ended
+    size_t i = 0, last = SIZE_MAX;  // `last`: part of the block before
+    long ended = 0;                 // all blocks before this one have ended
+    const auto wait_for = [&](long needed) {
+      wait([&] {
+        while (ended < needed && layers[ended].load(std::memory_order_acquire) == ENDED) ended++;
+        return ended >= needed;
+      });
+    };
     for (;;) {
       // What a block keeps overwrites that of another block, `threads` strips before. That block no longer needs it, because
       // otherwise each strip between them would have a block that is being computed. The memory order makes this visible
@@ -397,15 +429,26 @@ struct Run {
       if (i == parts.size()) return;
       const int y = parts[i].top + int((block - parts[i].first) / parts[i].across());
       const int x = parts[i].chain->left + int((block - parts[i].first) % parts[i].across());
-      if (i > 0) {
-        const long needed = before(i, y, x);
-        wait([&] {
-          while (ended < needed && layers[ended].load(std::memory_order_acquire) == ENDED) ended++;
-          return ended >= needed;
-        });
+      if (i != last) {
+        // The weights overwrite those of the chain before the previous one.
+        if (i > 0) wait_for(parts[i - 1].first);
+        transform(i);
+        last = i;
       }
+      if (i > 0) wait_for(before(i, y, x));
       through(parts[i], block, y, x, thread);
     }
+  }
+
+  // Transforms the weights of part i, together with other threads.
+  void transform(size_t i) {
+    const std::vector<Slice>& slices = parts[i].chain->slices;
+    const int all = int(slices.size());
+    for (int s; (s = begun[i].fetch_add(1, std::memory_order_relaxed)) < all;) {
+      slices[s].conv->transform(slices[s].first, weights(*parts[i].chain) + slices[s].weights);
+      transformed[i].fetch_add(1, std::memory_order_release);
+    }
+    wait([&] { return transformed[i].load(std::memory_order_acquire) == all; });
   }
 
   // What must be done before a block of part i: all blocks of the previous part that write what this block reads, or read
@@ -434,7 +477,7 @@ struct Run {
     };
     for (size_t i = 0; i < chain.layers.size(); i++) {
       const Layer& l = chain.layers[i];
-      Work work{l, chain.H * l.size, chain.W * l.size, plane(l.in), plane(l.more), plane(l.out), {}};
+      Work work{l, l.conv && l.conv->U ? l.conv->U : weights(chain) + l.weights, chain.H * l.size, chain.W * l.size, plane(l.in), plane(l.more), plane(l.out), {}};
       for (int a = 0; a < 2; a++) work.add[a] = plane(l.add[a]);
       if (work.out.base) work.out.base += l.channel;
       const int y0 = chain.joined && y == chain.top ? 0 : l.size * chain.h * y + l.lead;

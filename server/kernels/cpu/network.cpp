@@ -317,7 +317,9 @@ void* winograd_open(int kind, int channels, int opaque, int features, int growth
   std::unique_ptr<Net> net(new Net{Kind(kind), features, growth, blocks, channels, opaque, unshuffle, 1, 1, ups, {}});
   const int first = (channels + opaque) * unshuffle * unshuffle;
   const auto add = [&](int in, int out, int first, int other) {
-    net->convs.push_back(std::make_unique<Conv>(tensors[0], tensors[1], tensors[2], in, out, first, other));
+    // RRDBNet's weights, which are many, are transformed by each run, a chain's just before they are used.
+    const bool keep = kind != RRDB;
+    net->convs.push_back(std::make_unique<Conv>(tensors[0], tensors[1], tensors[2], in, out, first, other, keep));
     tensors += 3;
   };
   if (kind == CONV) {
@@ -343,7 +345,7 @@ void* winograd_open(int kind, int channels, int opaque, int features, int growth
 
 void winograd_close(void* net) { delete static_cast<Net*>(net); }
 
-// Bytes of the transformed weights.
+// Bytes of the weights that are kept, transformed or not.
 size_t winograd_weights(const void* net) {
   size_t bytes = 0;
   for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->memory.size;
