@@ -5,6 +5,7 @@
 // After Lavin and Gray, arXiv:1509.09308; the points are 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
 #pragma once
 
+#include <immintrin.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -81,16 +82,26 @@ ALWAYS_INLINE void store_floats(float* p, Doubles v) {
   *reinterpret_cast<UnalignedFloats*>(p) = __builtin_convertvector(v, Floats);
 }
 
-// Three weights to SIDE transformed numbers. In double: the sums have numbers of very different size.
+ALWAYS_INLINE Doubles fused(double a, Doubles b, Doubles c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(_mm512_set1_pd(a), b, c);
+#else
+  return _mm256_fmadd_pd(_mm256_set1_pd(a), b, c);
+#endif
+}
+
+// Three weights to SIDE transformed numbers. In double: the sums have numbers of very different size. Ninths are often
+// half-way between two floats, so the order of the operations decides bits of the result; compilers may not choose it.
 ALWAYS_INLINE void transform_weights(Doubles a, Doubles b, Doubles c, Doubles o[SIDE]) {
-  const Doubles d = -2. / 9 * a - 2. / 9 * c, e = 1. / 90 * a + 2. / 45 * c, f = 1. / 45 * a + 1. / 180 * c;
+  const auto pair = [&](double x, double y, double z, Doubles* to) {
+    const Doubles m = y * b;
+    to[0] = fused(z, c, fused(x, a, m));
+    to[1] = fused(z, c, fused(x, a, -m));
+  };
   o[0] = a;
-  o[1] = d - 2. / 9 * b;
-  o[2] = d + 2. / 9 * b;
-  o[3] = e + 1. / 45 * b;
-  o[4] = e - 1. / 45 * b;
-  o[5] = f + 1. / 90 * b;
-  o[6] = f - 1. / 90 * b;
+  pair(-2. / 9, -2. / 9, -2. / 9, o + 1);
+  pair(1. / 90, 1. / 45, 2. / 45, o + 3);
+  pair(1. / 45, 1. / 90, 1. / 180, o + 5);
   o[7] = c;
 }
 
