@@ -36,6 +36,7 @@ struct Map {
 
 struct Layer {
   const Conv* conv = nullptr;  // null: copies the source picture
+  const float* U = nullptr;    // its transformed weights; null: each run transforms them
   int in = -1, more = -1;      // maps: channels of `more` follow those of `in`
   int split = 1 << 30;         // channels in `in`
   int up = 1;                  // 2 or 3: every sample of the input is repeated as 2x2 or 3x3
@@ -46,7 +47,7 @@ struct Layer {
   int lead = 0;                // offset of its blocks from those of the chain's last layer
 
   // The rest is filled in by Program::add.
-  size_t weights = 0;                      // of the chain's transformed weights, unless they are kept
+  size_t weights = 0;                      // where the run transforms them to
   int size = 1;                            // of its results
   int border = 0;                          // rows and columns that are kept of each block
   size_t kept_rows = 0, kept_columns = 0;  // where
@@ -134,7 +135,7 @@ struct Program {
         if (in >= 0 && !maps[in].whole) maps[in].origin = std::min(maps[in].origin, floor_div(l.lead - 1, l.up));
       if (l.out >= 0) furthest[l.out] = std::max(furthest[l.out], l.lead);
       if (l.conv) {
-        if (!l.conv->U) {
+        if (!l.U) {
           l.weights = weights;
           weights += l.conv->transformed();
           for (int slice = 0; slice < l.conv->K; slice += DEEP) c.slices.push_back({l.conv, slice, l.weights});
@@ -477,7 +478,7 @@ struct Run {
     };
     for (size_t i = 0; i < chain.layers.size(); i++) {
       const Layer& l = chain.layers[i];
-      Work work{l, l.conv && l.conv->U ? l.conv->U : weights(chain) + l.weights, chain.H * l.size, chain.W * l.size, plane(l.in), plane(l.more), plane(l.out), {}};
+      Work work{l, l.U ? l.U : weights(chain) + l.weights, chain.H * l.size, chain.W * l.size, plane(l.in), plane(l.more), plane(l.out), {}};
       for (int a = 0; a < 2; a++) work.add[a] = plane(l.add[a]);
       if (work.out.base) work.out.base += l.channel;
       const int y0 = chain.joined && y == chain.top ? 0 : l.size * chain.h * y + l.lead;
