@@ -6,15 +6,15 @@
 #pragma once
 
 #include <immintrin.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <new>
 #include <utility>
 #include <vector>
+
+#include "memory.h"
 
 namespace {
 
@@ -120,24 +120,6 @@ inline size_t level2() {
   }();
   return size;
 }
-
-// Its own memory, zeros at first. Unlike that of a vector, it goes back to the system when it is freed, because it does not
-// use malloc.
-struct Pages {
-  float* data = nullptr;
-  size_t size = 0;  // bytes
-  Pages() = default;
-  Pages(const Pages&) = delete;
-  void take(size_t floats) {
-    size = (floats * sizeof(float) + 4095) / 4096 * 4096;
-    void* found = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (found == MAP_FAILED) throw std::bad_alloc();
-    data = static_cast<float*>(found);
-  }
-  ~Pages() {
-    if (data) munmap(data, size);
-  }
-};
 
 struct Conv {
   int K, KP;  // channels in: up to the last that is used, and padded

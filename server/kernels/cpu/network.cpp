@@ -2,75 +2,18 @@
 //
 //   convolution.h  the arithmetic of a tile
 //   picture.h      how samples are stored
+//   program.h      chains of layers, their blocks and memory
 //   blocks.h       the order in which blocks and layers are computed, and by which thread
+//   memory.h       large blocks of memory
 //
 // The only global state is the unused memory that is kept. No function throws.
 
-#include <sys/mman.h>
-
-#include <mutex>
-#include <new>
 #include <thread>
 
 #include "blocks.h"
+#include "memory.h"
 
 namespace {
-
-constexpr size_t PAGE = size_t{2} << 20;
-
-// ---- memory: one block for a run; small blocks are kept for the next run ----
-
-constexpr size_t KEPT = size_t{64} << 20;  // larger blocks take so long to fill that allocating again does not matter
-
-struct Block {
-  void* data = nullptr;
-  size_t size = 0;
-};
-
-std::mutex idle_lock;
-Block idle[2];
-
-Block take(size_t size) {
-  size = (size + PAGE - 1) / PAGE * PAGE;
-  {
-    const std::lock_guard<std::mutex> guard(idle_lock);
-    Block* best = nullptr;
-    for (Block& b : idle)
-      if (b.data && b.size >= size && (!best || b.size < best->size)) best = &b;
-    if (best) {
-      const Block found = *best;
-      *best = Block{};
-      return found;
-    }
-  }
-  // Large pages must begin at multiples of their size: allocate more, and free both ends.
-  void* data = mmap(nullptr, size + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return Block{};
-  char *begin = static_cast<char*>(data), *start = begin + (PAGE - reinterpret_cast<size_t>(data) % PAGE) % PAGE;
-  if (start > begin) munmap(begin, start - begin);
-  munmap(start + size, begin + PAGE - start);
-  madvise(start, size, MADV_HUGEPAGE);  // optional: small pages work too
-  return Block{start, size};
-}
-
-void give(Block block) {
-  if (block.size <= KEPT) {
-    const std::lock_guard<std::mutex> guard(idle_lock);
-    Block* smallest = &idle[0];
-    for (Block& b : idle)
-      if (b.size < smallest->size) smallest = &b;
-    if (block.size > smallest->size) std::swap(*smallest, block);
-  }
-  if (block.data) munmap(block.data, block.size);
-}
-
-struct Held : Block {
-  Held() = default;
-  Held(const Held&) = delete;
-  ~Held() {
-    if (data) give(*this);
-  }
-};
 
 // ---- networks ----
 

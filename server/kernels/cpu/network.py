@@ -98,7 +98,8 @@ class Network:
 
     @property
     def weight_bytes(self) -> int:
-        """Memory that the weights take: transformed, seven times that of a checkpoint."""
+        """Memory that the weights take: an RRDBNet's as much as its checkpoint in fp32, beside seven times as much while
+        small pictures come one after the other; others, which are kept transformed, seven times as much."""
         return int(self.kernel.library.winograd_weights(self.handle))
 
     def columns_within(self, limit: int) -> int:
