@@ -41,7 +41,7 @@ struct Block {
 std::mutex idle_lock;
 Block idle[2];
 
-Block take(size_t size) {
+inline Block take(size_t size) {
   size = (size + PAGE - 1) / PAGE * PAGE;
   {
     const std::lock_guard<std::mutex> guard(idle_lock);
@@ -64,7 +64,7 @@ Block take(size_t size) {
   return Block{start, size};
 }
 
-void give(Block block) {
+inline void give(Block block) {
   if (block.size <= KEPT) {
     const std::lock_guard<std::mutex> guard(idle_lock);
     Block* smallest = &idle[0];
