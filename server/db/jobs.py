@@ -361,9 +361,10 @@ class Jobs:
 
     def keys(self) -> set[str]:
         """The keys of all jobs' blobs."""
-        query = select(jobs.c.source_key, jobs.c.result["key"].as_string())
+        mask = jobs.c.params[("mask", "image")].as_string()
+        query = select(jobs.c.source_key, jobs.c.result["key"].as_string(), mask)
         with reading(self._engine) as db:
-            return {key for row in db.execute(query) for key in row if key is not None}
+            return {key for row in db.execute(query) for key in row if key}
 
     def delete(self, job_id: str) -> Job | None:
         """Returns the job in its last state, or None when it did not exist."""

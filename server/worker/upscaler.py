@@ -313,11 +313,13 @@ class Upscaler:
             "model_bytes": self._cache.size,
         }
 
-    def prepare(self, params: Params, data: bytes, target: Path) -> Context:
-        """A new run, whose result goes to the file `target`. Its progress can be read from another thread."""
+    def prepare(self, params: Params, data: bytes, target: Path, mask: bytes = b"") -> Context:
+        """A new run, whose result goes to the file `target`. `mask`: the file of the mask's picture, if the parameters
+        have one. Its progress can be read from another thread."""
         return Context(
             params=params,
             data=data,
+            mask=mask,
             target=target,
             engine=self._engine,
             load=self.load,
