@@ -17,161 +17,10 @@
 #include <atomic>
 #include <climits>
 #include <memory>
-#include <numeric>
 
-#include "convolution.h"
-#include "picture.h"
+#include "program.h"
 
 namespace {
-
-// Features, NHWC, channels padded with zeros to 16s. Sizes are those of the chain's input, times `size`.
-struct Map {
-  bool whole = true;  // else a piece of it for each block
-  int channels = 0, size = 1;
-  size_t row = 0;    // floats from one row to the next
-  size_t start = 0;  // in the run's memory; a piece: in the thread's
-  int place = 0;     // of a piece: two pieces with the same place share memory
-  int origin = 0;    // of a piece: offset of its first row and column from those of its block; INT_MAX: unknown
-};
-
-struct Layer {
-  const Conv* conv = nullptr;  // null: copies the source picture
-  int in = -1, more = -1;      // maps: channels of `more` follow those of `in`
-  int split = 1 << 30;         // channels in `in`
-  int up = 1;                  // 2 or 3: every sample of the input is repeated as 2x2 or 3x3
-  int out = -1;                // map; -1: the result picture
-  int channel = 0;             // of `out`, where the results go
-  int add[2] = {-1, -1};       // maps
-  float scale[2] = {1, 1};     // result = (result * scale + add), one after the other
-  int lead = 0;                // offset of its blocks from those of the chain's last layer
-
-  // The rest is filled in by Program::add.
-  int size = 1;                            // of its results
-  int border = 0;                          // rows and columns that are kept of each block
-  size_t kept_rows = 0, kept_columns = 0;  // where
-};
-
-struct Chain {
-  std::vector<Layer> layers;
-  int H = 0, W = 0;                              // of its input
-  int h = 0, w = 0;                              // of a block: multiples of TILE
-  int top = 0, left = 0, bottom = 0, right = 0;  // range of the blocks
-  int lead = 0;                                  // the largest of its layers, in rows of its input
-  bool joined = false;  // the first blocks of layers with a lead begin at the picture's border; else there are blocks before them
-  int slack = 0;        // columns that the last blocks may have beyond w
-  int side = 0;  // 0 or 1, alternating between chains: the next one begins before this one has ended
-
-  // Multiplications of a plain convolution.
-  double work() const {
-    double sum = 0;
-    for (const Layer& l : layers)
-      if (l.conv) sum += 9. * l.conv->KP * l.conv->NP * l.size * l.size * H * W;
-    return sum;
-  }
-};
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
-int floor_div(int a, int b) { return a >= 0 ? a / b : -ceil_div(-a, b); }
-int rounded_up(int a) { return ceil_div(a, TILE) * TILE; }
-
-struct Program {
-  Picture picture;
-  std::vector<Map> maps;
-  std::vector<Chain> chains;
-  size_t whole = 0;                      // floats of whole maps
-  size_t rows[2] = {}, columns[2] = {};  // of what is kept; columns for each thread, because each computes one strip
-  size_t pieces = 0, scratch = 0;        // of each thread
-
-  int map(int channels, int W, int H) {
-    Map m;
-    m.channels = channels;
-    m.row = size_t(W) * channels + 10 * SKEW;  // never a power of two, because rows would then share cache sets
-    m.start = whole;
-    whole += m.row * H + 16 * SKEW;
-    maps.push_back(m);
-    return int(maps.size()) - 1;
-  }
-
-  int piece(int channels, int place, int size = 1) {
-    Map m;
-    m.whole = false;
-    m.place = place;
-    m.origin = INT_MAX;
-    m.channels = channels;
-    m.size = size;
-    maps.push_back(m);
-    return int(maps.size()) - 1;
-  }
-
-  // Adds a chain, in blocks of h x w. The pieces that it writes belong to it alone.
-  void add(std::vector<Layer> layers, int H, int W, int h, int w) {
-    Chain c;
-    c.layers = std::move(layers);
-    c.H = H;
-    c.W = W;
-    c.h = h;
-    c.w = w;
-    c.side = int(chains.size()) % 2;
-    size_t kept_rows = 0, kept_columns = 0, held[4] = {};
-    std::vector<int> furthest(maps.size(), 0);
-    for (const Layer& l : c.layers) c.lead = std::max(c.lead, ceil_div(l.lead, l.in < 0 ? 1 : maps[l.in].size * l.up));
-    // Blocks of few columns take nearly as long as others, because they read the same weights.
-    c.joined = c.lead <= TILE;
-    c.slack = c.joined && w >= 4 * TILE ? TILE : 0;
-    for (Layer& l : c.layers) {
-      l.size = l.in < 0 ? 1 : maps[l.in].size * l.up;
-      for (int in : {l.in, l.more})
-        if (in >= 0 && !maps[in].whole) maps[in].origin = std::min(maps[in].origin, floor_div(l.lead - 1, l.up));
-      if (l.out >= 0) furthest[l.out] = std::max(furthest[l.out], l.lead);
-      if (l.conv) {
-        const size_t tiles = l.conv->together(), NP = l.conv->NP;
-        scratch = std::max(scratch, PLACES * (tiles * (DEEP + NP) + 2 * SKEW) + TILE * TILE * NP);
-      }
-    }
-    const auto written = [&](int id, auto f) {
-      if (!maps[id].whole && furthest[id]) f(maps[id], furthest[id] - (c.joined ? std::min(0, maps[id].origin) : maps[id].origin));
-    };
-    for (size_t i = 0; i < maps.size(); i++)
-      written(i, [&](Map& m, int beyond) {
-        m.row = size_t(m.size * (w + c.slack) + beyond) * m.channels + 10 * SKEW;
-        held[m.place] = std::max(held[m.place], m.row * (m.size * h + beyond) + 16 * SKEW);
-      });
-    for (size_t i = 0; i < maps.size(); i++)
-      written(i, [&](Map& m, int) { m.start = std::accumulate(held, held + m.place, size_t{0}); });
-    for (Layer& l : c.layers) {
-      if (l.out < 0 || maps[l.out].whole) continue;
-      l.border = l.lead - maps[l.out].origin;
-      if (!l.conv) continue;  // it can be read again
-      l.kept_rows = kept_rows;
-      l.kept_columns = kept_columns;
-      kept_rows += size_t(l.border) * l.size * W * l.conv->NP;
-      kept_columns += size_t(l.border) * (l.size * h + l.border + (c.joined ? l.lead : 0)) * l.conv->NP;
-    }
-    c.top = c.joined ? 0 : floor_div(-c.lead, h);
-    c.left = c.joined ? 0 : floor_div(-c.lead, w);
-    c.bottom = ceil_div(H, h);
-    c.right = std::max(1, ceil_div(W - c.slack, w));
-    pieces = std::max(pieces, std::accumulate(held, held + 4, size_t{0}));
-    rows[c.side] = std::max(rows[c.side], kept_rows);
-    columns[c.side] = std::max(columns[c.side], kept_columns);
-    chains.push_back(std::move(c));
-  }
-
-  size_t of_all() const { return (whole + rows[0] + rows[1] + 15) / 16 * 16; }
-  size_t of_thread() const { return (scratch + pieces + columns[0] + columns[1] + 1023) / 1024 * 1024; }
-  size_t bytes(int threads) const { return (of_all() + of_thread() * threads) * sizeof(float); }
-
-  // The number of threads that can have work: at most two chains run at a time.
-  int useful() const {
-    long most = 1, last = 0;
-    for (const Chain& c : chains) {
-      const long blocks = long(c.bottom - c.top) * (c.right - c.left);
-      most = std::max(most, last + blocks);
-      last = blocks;
-    }
-    return int(std::min<long>(most, INT_MAX));
-  }
-};
 
 // A map, or the piece of it that belongs to a block.
 struct Plane {
@@ -208,7 +57,8 @@ ALWAYS_INLINE void gather(Sample sample, float* V, size_t step) {
 // One layer of one block.
 struct Work {
   const Layer& layer;
-  int H, W;  // of its results' map
+  const float* U;  // transformed weights
+  int H, W;        // of its results' map
   Plane in, more, out, add[2];
 
   // The transformed samples of the tile whose results begin at (y0, x0), of channels `first` to `last`. Outside the picture
@@ -325,7 +175,7 @@ struct Work {
         const int end = std::min(conv.KP, slice + DEEP);
         for (int t = 0; t < n; t++) read(y(t), x(t), slice, end, V + t * DEEP, vstep);
         const auto multiply = slice ? multiply_slice<true> : multiply_slice<false>;
-        multiply(conv, slice, n, V, vstep, M, mstep, layer.up == 2);
+        multiply(conv, U, slice, n, V, vstep, M, mstep, layer.up == 2);
       }
       for (int t = 0; t < n; t++) write(picture, y(t), x(t), M + size_t(t) * conv.NP, mstep, tile);
     }
@@ -366,14 +216,22 @@ struct Run {
   std::vector<Strips> parts;
   std::atomic<long> next{0};
   std::unique_ptr<std::atomic<int>[]> layers;  // number of layers that are done, of each block
+  std::unique_ptr<std::atomic<int>[]> begun, transformed;  // number of slices, of each part
 
   Run(const Program& p, float* m, int t, std::vector<Strips> s)
       : program(p), memory(m), threads(t), parts(std::move(s)) {
     layers.reset(new std::atomic<int>[blocks()]);
+    begun.reset(new std::atomic<int>[parts.size()]);
+    transformed.reset(new std::atomic<int>[parts.size()]);
     for (long i = 0; i < blocks(); i++) layers[i].store(0, std::memory_order_relaxed);
+    for (size_t i = 0; i < parts.size(); i++) begun[i].store(0, std::memory_order_relaxed);
+    for (size_t i = 0; i < parts.size(); i++) transformed[i].store(0, std::memory_order_relaxed);
   }
 
   long blocks() const { return parts.back().first + parts.back().count(); }
+  float* weights(const Chain& chain) const {
+    return memory + program.of_maps() + (chain.side ? program.weights[0] : 0);
+  }
   float* own(int thread) const { return memory + program.of_all() + program.of_thread() * thread; }
 
   template <class Ready>
@@ -386,8 +244,14 @@ struct Run {
 
   // Each thread calls this.
   void work(int thread) {
-    size_t i = 0;
-    long ended = 0;  // all blocks before this one have ended
+    size_t i = 0, last = SIZE_MAX;  // `last`: part of the block before
+    long ended = 0;                 // all blocks before this one have ended
+    const auto wait_for = [&](long needed) {
+      wait([&] {
+        while (ended < needed && layers[ended].load(std::memory_order_acquire) == ENDED) ended++;
+        return ended >= needed;
+      });
+    };
     for (;;) {
       // What a block keeps overwrites that of another block, `threads` strips before. That block no longer needs it, because
       // otherwise each strip between them would have a block that is being computed. The memory order makes this visible
@@ -397,15 +261,26 @@ struct Run {
       if (i == parts.size()) return;
       const int y = parts[i].top + int((block - parts[i].first) / parts[i].across());
       const int x = parts[i].chain->left + int((block - parts[i].first) % parts[i].across());
-      if (i > 0) {
-        const long needed = before(i, y, x);
-        wait([&] {
-          while (ended < needed && layers[ended].load(std::memory_order_acquire) == ENDED) ended++;
-          return ended >= needed;
-        });
+      if (i != last) {
+        // The weights overwrite those of the chain before the previous one.
+        if (i > 0) wait_for(parts[i - 1].first);
+        transform(i);
+        last = i;
       }
+      if (i > 0) wait_for(before(i, y, x));
       through(parts[i], block, y, x, thread);
     }
+  }
+
+  // Transforms the weights of part i, together with other threads.
+  void transform(size_t i) {
+    const std::vector<Slice>& slices = parts[i].chain->slices;
+    const int all = int(slices.size());
+    for (int s; (s = begun[i].fetch_add(1, std::memory_order_relaxed)) < all;) {
+      slices[s].conv->transform(slices[s].first, weights(*parts[i].chain) + slices[s].weights);
+      transformed[i].fetch_add(1, std::memory_order_release);
+    }
+    wait([&] { return transformed[i].load(std::memory_order_acquire) == all; });
   }
 
   // What must be done before a block of part i: all blocks of the previous part that write what this block reads, or read
@@ -434,7 +309,7 @@ struct Run {
     };
     for (size_t i = 0; i < chain.layers.size(); i++) {
       const Layer& l = chain.layers[i];
-      Work work{l, chain.H * l.size, chain.W * l.size, plane(l.in), plane(l.more), plane(l.out), {}};
+      Work work{l, l.U ? l.U : weights(chain) + l.weights, chain.H * l.size, chain.W * l.size, plane(l.in), plane(l.more), plane(l.out), {}};
       for (int a = 0; a < 2; a++) work.add[a] = plane(l.add[a]);
       if (work.out.base) work.out.base += l.channel;
       const int y0 = chain.joined && y == chain.top ? 0 : l.size * chain.h * y + l.lead;

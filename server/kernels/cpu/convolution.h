@@ -5,15 +5,16 @@
 // After Lavin and Gray, arXiv:1509.09308; the points are 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
 #pragma once
 
-#include <sys/mman.h>
+#include <immintrin.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <new>
 #include <utility>
 #include <vector>
+
+#include "memory.h"
 
 namespace {
 
@@ -70,6 +71,40 @@ ALWAYS_INLINE void transform_out(const Vec m[SIDE], Vec o[TILE]) {
 
 // ---- weights ----
 
+typedef double Doubles __attribute__((vector_size(LANES * 4)));
+typedef float Floats __attribute__((vector_size(LANES * 2)));
+typedef float UnalignedFloats __attribute__((vector_size(LANES * 2), aligned(4)));
+
+ALWAYS_INLINE Doubles doubles(const float* p) {
+  return __builtin_convertvector(Floats(*reinterpret_cast<const UnalignedFloats*>(p)), Doubles);
+}
+ALWAYS_INLINE void store_floats(float* p, Doubles v) {
+  *reinterpret_cast<UnalignedFloats*>(p) = __builtin_convertvector(v, Floats);
+}
+
+ALWAYS_INLINE Doubles fused(double a, Doubles b, Doubles c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(_mm512_set1_pd(a), b, c);
+#else
+  return _mm256_fmadd_pd(_mm256_set1_pd(a), b, c);
+#endif
+}
+
+// Three weights to SIDE transformed numbers. In double: the sums have numbers of very different size. Ninths are often
+// half-way between two floats, so the order of the operations decides bits of the result; compilers may not choose it.
+ALWAYS_INLINE void transform_weights(Doubles a, Doubles b, Doubles c, Doubles o[SIDE]) {
+  const auto pair = [&](double x, double y, double z, Doubles* to) {
+    const Doubles m = y * b;
+    to[0] = fused(z, c, fused(x, a, m));
+    to[1] = fused(z, c, fused(x, a, -m));
+  };
+  o[0] = a;
+  pair(-2. / 9, -2. / 9, -2. / 9, o + 1);
+  pair(1. / 90, 1. / 45, 2. / 45, o + 3);
+  pair(1. / 45, 1. / 90, 1. / 180, o + 5);
+  o[7] = c;
+}
+
 constexpr int MOST = 48;  // tiles that are multiplied together, at most
 #if defined(__AVX512F__)
 constexpr int WIDE = 4;  // vectors of a panel of weights, at most
@@ -86,32 +121,17 @@ inline size_t level2() {
   return size;
 }
 
-// Its own memory, zeros at first. Unlike that of a vector, it goes back to the system when it is freed, because it does not
-// use malloc.
-struct Pages {
-  float* data = nullptr;
-  size_t size = 0;  // bytes
-  Pages() = default;
-  Pages(const Pages&) = delete;
-  void take(size_t floats) {
-    size = (floats * sizeof(float) + 4095) / 4096 * 4096;
-    void* found = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (found == MAP_FAILED) throw std::bad_alloc();
-    data = static_cast<float*>(found);
-  }
-  ~Pages() {
-    if (data) munmap(data, size);
-  }
-};
-
 struct Conv {
   int K, KP;  // channels in: up to the last that is used, and padded
   int N, NP;  // channels out
   bool active = false;
   Pages memory;
-  // U: slices of DEEP channels in; of these [PLACES]; of these panels of WIDE vectors of channels out: [slice][panel].
-  // This is the order in which they are used.
-  float *U, *bias, *slope;
+  // As in the checkpoint: [channel in][3 x 3][channel out]. Null if they are kept transformed.
+  float* plain = nullptr;
+  // Transformed: slices of DEEP channels in; of these [PLACES]; of these panels of WIDE vectors of channels out:
+  // [slice][panel]. This is the order in which they are used. Null if each run transforms them.
+  float* U = nullptr;
+  float *bias, *slope;
 
   // Tiles that are multiplied together: with more, weights are read less often, but the intermediate values must fit into the
   // L2 cache.
@@ -120,51 +140,80 @@ struct Conv {
     return std::clamp(int(level2() * 6 / 10 / tile) / TILE * TILE, 2 * TILE, MOST);
   }
 
-  // Index of the weights of an input channel and an output channel.
+  // Channels of the slice that begins with channel `slice`.
+  int deep(int slice) const { return std::min(DEEP, K - slice); }
+
+  // Index of the transformed weights of an input channel and an output channel.
   size_t at(int p, int k, int n) const {
-    const int slice = k / DEEP * DEEP, deep = std::min(DEEP, K - slice), panel = n / (WIDE * LANES) * WIDE * LANES;
-    return (size_t(PLACES) * slice + size_t(p) * deep) * NP + size_t(deep) * panel +
-           (k - slice) * std::min(WIDE * LANES, NP - panel) + n - panel;
+    const int slice = k / DEEP * DEEP, panel = n / (WIDE * LANES) * WIDE * LANES;
+    return PLACES * (size_t(slice) * NP + slice / DEEP * SKEW) + p * (size_t(deep(slice)) * NP + SKEW) +
+           size_t(deep(slice)) * panel + (k - slice) * std::min(WIDE * LANES, NP - panel) + n - panel;
   }
 
+  size_t transformed() const { return PLACES * (size_t(K) * NP + (K + DEEP - 1) / DEEP * SKEW); }  // floats
+
   // w: [out][in][3][3]. The input channels are in segments, each padded to a multiple of 16: the first has `first` channels,
-  // all others `other`.
-  Conv(const float* w, const float* b, const float* s, int in, int out, int first, int other)
+  // all others `other`. `keep`: they are kept transformed, which takes 7 times the memory.
+  Conv(const float* w, const float* b, const float* s, int in, int out, int first, int other, bool keep)
       : N(out), NP(padded(out)) {
-    std::vector<int> place(in);
-    for (int i = 0; i < in; i++) {
-      const int j = i < first ? 0 : 1 + (i - first) / other;
-      place[i] = i < first ? i : padded(first) + (j - 1) * padded(other) + (i - first) % other;
-    }
-    K = place[in - 1] + 1;
+    const auto place = [&](int i) {
+      return i < first ? i : padded(first) + (i - first) / other * padded(other) + (i - first) % other;
+    };
+    K = place(in - 1) + 1;
     KP = padded(K);
-    const size_t size = size_t{PLACES} * K * NP;
-    memory.take(size + 2 * NP);
-    U = memory.data;
-    bias = U + size;
+    Pages temporary;
+    Pages& weights = keep ? temporary : memory;
+    weights.take(size_t{9} * K * NP + (keep ? 0 : 2 * NP));
+    plain = weights.data;
+    for (int i = 0; i < in; i++)
+      for (int o = 0; o < out; o++)
+        for (int t = 0; t < 9; t++) plain[(size_t{9} * place(i) + t) * NP + o] = w[(size_t{1} * o * in + i) * 9 + t];
+    bias = plain + size_t{9} * K * NP;
+    if (keep) {
+      memory.take(transformed() + 2 * NP);
+      U = memory.data;
+      bias = U + transformed();
+      for (int slice = 0; slice < K; slice += DEEP) transform(slice, U);
+      plain = nullptr;
+    }
     slope = bias + NP;
     active = s != nullptr;
     std::copy(b, b + out, bias);
     if (s) std::copy(s, s + out, slope);
-    constexpr double G[SIDE][3] = {{1, 0, 0},
-                                   {-2. / 9, -2. / 9, -2. / 9},
-                                   {-2. / 9, 2. / 9, -2. / 9},
-                                   {1. / 90, 1. / 45, 2. / 45},
-                                   {1. / 90, -1. / 45, 2. / 45},
-                                   {1. / 45, 1. / 90, 1. / 180},
-                                   {1. / 45, -1. / 90, 1. / 180},
-                                   {0, 0, 1}};
-    for (int o = 0; o < out; o++)
-      for (int i = 0; i < in; i++) {
-        const float* g = w + (size_t{1} * o * in + i) * 9;
-        double half[SIDE][3];
-        for (int y = 0; y < SIDE; y++)
-          for (int x = 0; x < 3; x++) half[y][x] = G[y][0] * g[x] + G[y][1] * g[3 + x] + G[y][2] * g[6 + x];
-        for (int y = 0; y < SIDE; y++)
-          for (int x = 0; x < SIDE; x++)
-            U[at(y * SIDE + x, place[i], o)] =
-                float(half[y][0] * G[x][0] + half[y][1] * G[x][1] + half[y][2] * G[x][2]);
-      }
+  }
+
+  // Transforms a slice of at most DEEP channels in, to its place in `to`: 16 channels out, which are a cache line, at a time, in
+  // the order in which they are stored.
+  void transform(int slice, float* to) const {
+    constexpr int PARTS = 2 * 16 / LANES;
+    const size_t step = at(1, slice, 0) - at(0, slice, 0);
+    float* line = to + at(0, slice, 0);
+    for (int panel = 0; panel < NP; panel += WIDE * LANES)
+      for (int k = slice; k < slice + deep(slice); k++)
+        for (int n = panel; n < std::min(NP, panel + WIDE * LANES); n += 16, line += 16) {
+          Doubles half[PARTS][3][SIDE];
+#pragma GCC unroll 4
+          for (int part = 0; part < PARTS; part++)
+#pragma GCC unroll 3
+            for (int x = 0; x < 3; x++) {
+              const float* g = plain + (size_t{9} * k + x) * NP + n + part * LANES / 2;
+              transform_weights(doubles(g), doubles(g + 3 * NP), doubles(g + 6 * NP), half[part][x]);
+            }
+          float* place = line;
+#pragma GCC unroll 8
+          for (int y = 0; y < SIDE; y++) {
+            Doubles o[PARTS][SIDE];
+#pragma GCC unroll 4
+            for (int part = 0; part < PARTS; part++)
+              transform_weights(half[part][0][y], half[part][1][y], half[part][2][y], o[part]);
+#pragma GCC unroll 8
+            for (int x = 0; x < SIDE; x++, place += step) {
+              __builtin_prefetch(place + 16, 1);
+#pragma GCC unroll 4
+              for (int part = 0; part < PARTS; part++) store_floats(place + part * LANES / 2, o[part][x]);
+            }
+          }
+        }
   }
 };
 
@@ -219,15 +268,15 @@ ALWAYS_INLINE void multiply_rows(int rows, const float* A, const float* B, float
   }
 }
 
-// A slice of V: [PLACES][tiles][DEEP], places `vstep` apart, to M: [PLACES][tiles][NP], `mstep` apart.
+// A slice of V: [PLACES][tiles][DEEP], places `vstep` apart, by the transformed weights U, to M: [PLACES][tiles][NP], `mstep` apart.
 template <bool MORE>
-void multiply_slice(const Conv& conv, int slice, int tiles, const float* V, size_t vstep, float* M, size_t mstep,
-                    bool upsampled) {
-  const int NP = conv.NP, deep = std::min(DEEP, conv.K - slice);
+void multiply_slice(const Conv& conv, const float* U, int slice, int tiles, const float* V, size_t vstep, float* M,
+                    size_t mstep, bool upsampled) {
+  const int NP = conv.NP, deep = conv.deep(slice);
   for (int p = 0; p < PLACES; p++) {
     // With repeated samples, the third row and column of a transformed tile are exactly zero.
     if (upsampled && (p / SIDE == 2 || p % SIDE == 2)) continue;
-    const float *A = V + p * vstep, *B = conv.U + conv.at(p, slice, 0);
+    const float *A = V + p * vstep, *B = U + conv.at(p, slice, 0);
     float* C = M + p * mstep;
     for (int n = 0; n < NP; n += WIDE * LANES, B += deep * WIDE * LANES) {
       const int wide = std::min((NP - n) / LANES, WIDE);

@@ -2,69 +2,39 @@
 //
 //   convolution.h  the arithmetic of a tile
 //   picture.h      how samples are stored
+//   program.h      chains of layers, their blocks and memory
 //   blocks.h       the order in which blocks and layers are computed, and by which thread
+//   memory.h       large blocks of memory
 //
 // The only global state is the unused memory that is kept. No function throws.
 
-#include <sys/mman.h>
-
-#include <mutex>
-#include <new>
 #include <thread>
 
 #include "blocks.h"
+#include "memory.h"
 
 namespace {
 
-constexpr size_t PAGE = size_t{2} << 20;
+// ---- networks ----
 
-// ---- memory: one block for a run; small blocks are kept for the next run ----
+// The transformed weights of convolutions. Throws bad_alloc.
+struct Weights {
+  Held block;
+  std::vector<const float*> of;
 
-constexpr size_t KEPT = size_t{64} << 20;  // larger blocks take so long to fill that allocating again does not matter
-
-struct Block {
-  void* data = nullptr;
-  size_t size = 0;
-};
-
-std::mutex idle_lock;
-Block idle[2];
-
-Block take(size_t size) {
-  size = (size + PAGE - 1) / PAGE * PAGE;
-  {
-    const std::lock_guard<std::mutex> guard(idle_lock);
-    Block* best = nullptr;
-    for (Block& b : idle)
-      if (b.data && b.size >= size && (!best || b.size < best->size)) best = &b;
-    if (best) {
-      const Block found = *best;
-      *best = Block{};
-      return found;
+  explicit Weights(const std::vector<std::unique_ptr<Conv>>& convs) {
+    size_t size = 0;
+    for (const auto& conv : convs) size += conv->transformed();
+    static_cast<Block&>(block) = take(size * sizeof(float));
+    if (!block.data) throw std::bad_alloc();
+    float* U = static_cast<float*>(block.data);
+    for (const auto& conv : convs) {
+      for (int slice = 0; slice < conv->K; slice += DEEP) conv->transform(slice, U);
+      of.push_back(U);
+      U += conv->transformed();
     }
   }
-  // Large pages must begin at multiples of their size: allocate more, and free both ends.
-  void* data = mmap(nullptr, size + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return Block{};
-  char *begin = static_cast<char*>(data), *start = begin + (PAGE - reinterpret_cast<size_t>(data) % PAGE) % PAGE;
-  if (start > begin) munmap(begin, start - begin);
-  munmap(start + size, begin + PAGE - start);
-  madvise(start, size, MADV_HUGEPAGE);  // optional: small pages work too
-  return Block{start, size};
-}
-
-void give(Block block) {
-  if (block.size <= KEPT) {
-    const std::lock_guard<std::mutex> guard(idle_lock);
-    Block* smallest = &idle[0];
-    for (Block& b : idle)
-      if (b.size < smallest->size) smallest = &b;
-    if (block.size > smallest->size) std::swap(*smallest, block);
-  }
-  if (block.data) munmap(block.data, block.size);
-}
-
-// ---- networks ----
+};
 
 constexpr int AREA = 5200;   // pixels of a block of 64 features, borders included: two blocks fit into the cache
 constexpr int HIGHEST = 48;  // rows of a block
@@ -86,10 +56,38 @@ struct Net {
   Kind kind;
   int features, growth, blocks, channels, opaque, unshuffle, shuffle, up, ups;
   std::vector<std::unique_ptr<Conv>> convs;
+  mutable std::mutex lock;
+  mutable bool again = false;                        // the picture before was a small one
+  mutable std::shared_ptr<const Weights> transformed;  // of all convolutions; for small pictures
 
-  // `step`: for SRVGG, rows after multiples of which it must be able to stop; 0: none.
-  Program program(int H, int W, int step, int threads) const {
+  // An RRDBNet's picture whose whole maps fit into the cache.
+  bool small(int H, int W) const { return long(H) * W * (4 * padded(growth) + 2 * padded(features)) <= long(SMALL) * 128; }
+
+  // An RRDBNet's transformed weights for a picture, or null: its run transforms those of a chain just before it uses them.
+  // For small pictures that would take a tenth of the time, so from the second one in a row on all are kept, which takes
+  // seven times the memory of the others; until a larger picture comes, which needs memory for its maps.
+  std::shared_ptr<const Weights> weights(int H, int W) const {
+    if (kind != RRDB) return nullptr;
+    const std::lock_guard<std::mutex> guard(lock);
+    const bool keep = small(H, W) && again;
+    again = small(H, W);
+    if (!keep) transformed = nullptr;
+    else if (!transformed) try {
+        transformed = std::make_shared<const Weights>(convs);
+      } catch (...) {  // no memory
+      }
+    return transformed;
+  }
+
+  // `step`: for SRVGG, rows after multiples of which it must be able to stop; 0: none. `weights`: of `weights`.
+  Program program(int H, int W, int step, int threads, const Weights* weights = nullptr) const {
     Program p;
+    const auto of = [&](size_t i) {
+      Layer l;
+      l.conv = convs[i].get();
+      l.U = weights ? weights->of[i] : l.conv->U;
+      return l;
+    };
     p.picture.channels = channels;
     p.picture.opaque = opaque;
     p.picture.out_channels = kind == CONV ? features : channels;
@@ -107,8 +105,7 @@ struct Net {
       p.add({layer}, H, W, TILE * std::max(1, tiles / wide), TILE * wide);
     };
     if (kind == CONV) {
-      Layer conv;
-      conv.conv = convs[0].get();
+      Layer conv = of(0);
       conv.in = source.out = p.map(packed, W, H);
       conv.up = up;
       alone(source);
@@ -117,10 +114,7 @@ struct Net {
       p.picture.base = true;
       const int count = int(convs.size());
       std::vector<Layer> layers{source};
-      for (const auto& conv : convs) {
-        layers.emplace_back();
-        layers.back().conv = conv.get();
-      }
+      for (int i = 0; i < count; i++) layers.push_back(of(i));
       if (!step && long(H) * W * 2 * F <= long(SMALL) * 128) {
         const int two[2] = {p.map(F, W, H), p.map(F, W, H)};
         layers[0].out = p.map(packed, W, H);
@@ -147,8 +141,7 @@ struct Net {
       source.out = p.map(packed, W, H);
       int c = 0;
       const auto conv = [&](int in, int out) {
-        Layer l;
-        l.conv = convs[c++].get();
+        Layer l = of(c++);
         l.in = in;
         l.out = out;
         return l;
@@ -156,7 +149,7 @@ struct Net {
       alone(source);
       alone(conv(source.out, x[0]));
       const int floats = 4 * G + 2 * F, wide = columns_of(H, W, high, 5, floats, threads);
-      const bool small = long(H) * W * floats <= long(SMALL) * 128;
+      const bool small = this->small(H, W);
       const int all = small ? p.map(4 * G, W, H) : -1;
       for (int block = 0; block < blocks; block++)
         for (int j = 0; j < 3; j++) {
@@ -208,16 +201,9 @@ struct Net {
   }
 };
 
-struct Held : Block {
-  Held() = default;
-  Held(const Held&) = delete;
-  ~Held() {
-    if (data) give(*this);
-  }
-};
-
 // The run of a picture through a network: each chain from top to bottom, one chain after the other.
 struct RowPass {
+  std::shared_ptr<const Weights> weights;
   Program p;
   int threads, height, strip;  // source rows: `height` in total; it can stop after multiples of `strip`
   Held block;
@@ -226,7 +212,9 @@ struct RowPass {
   double ended = 0;    // multiplications that are done, in time slices
 
   RowPass(const Net& net, const View& source, int H, int W, int step, int most)
-      : p(net.program(H / net.unshuffle, W / net.unshuffle, step, std::max(1, most))), height(H) {
+      : weights(net.weights(H / net.unshuffle, W / net.unshuffle)),
+        p(net.program(H / net.unshuffle, W / net.unshuffle, step, std::max(1, most), weights.get())),
+        height(H) {
     threads = std::clamp(most, 1, p.useful());
     p.picture.source = source;
     strip = p.chains.size() == 1 ? p.chains[0].h : H;
@@ -314,10 +302,11 @@ extern "C" {
 // `channels`: of the result, and of the source, to which `opaque` more are added that are 1 everywhere (0 or 1: alpha).
 void* winograd_open(int kind, int channels, int opaque, int features, int growth, int blocks, int scale, int unshuffle, int ups,
                     const float* const* tensors) try {
-  std::unique_ptr<Net> net(new Net{Kind(kind), features, growth, blocks, channels, opaque, unshuffle, 1, 1, ups, {}});
+  std::unique_ptr<Net> net(new Net{Kind(kind), features, growth, blocks, channels, opaque, unshuffle, 1, 1, ups, {}, {}, false, {}});
   const int first = (channels + opaque) * unshuffle * unshuffle;
   const auto add = [&](int in, int out, int first, int other) {
-    net->convs.push_back(std::make_unique<Conv>(tensors[0], tensors[1], tensors[2], in, out, first, other));
+    const bool keep = kind != RRDB;  // RRDBNet's are too many: see Net::weights
+    net->convs.push_back(std::make_unique<Conv>(tensors[0], tensors[1], tensors[2], in, out, first, other, keep));
     tensors += 3;
   };
   if (kind == CONV) {
@@ -343,7 +332,7 @@ void* winograd_open(int kind, int channels, int opaque, int features, int growth
 
 void winograd_close(void* net) { delete static_cast<Net*>(net); }
 
-// Bytes of the transformed weights.
+// Bytes of the weights, without those that are kept for small pictures.
 size_t winograd_weights(const void* net) {
   size_t bytes = 0;
   for (const auto& conv : static_cast<const Net*>(net)->convs) bytes += conv->memory.size;

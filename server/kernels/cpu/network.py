@@ -98,7 +98,9 @@ class Network:
 
     @property
     def weight_bytes(self) -> int:
-        """Memory that the weights take: transformed, seven times that of a checkpoint."""
+        """Memory that the weights take. Those of a chain, and of one convolution, are kept transformed: seven times as
+        much as a checkpoint in fp32. An RRDBNet's take as much as it; seven times that in addition while small pictures
+        come one after the other."""
         return int(self.kernel.library.winograd_weights(self.handle))
 
     def columns_within(self, limit: int) -> int:
