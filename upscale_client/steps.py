@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
     colour: Literal["keep", "srgb"]
     background: tuple[int, int, int] | str
     animation: Literal["keep", "first"]
+    hdr: Literal["keep", "tone-map"]
     model: str
     denoise: float | None
     creativity: float | None

@@ -90,6 +90,13 @@ class ResultOptions:
         str,
         typer.Option(help="For animations: keep (all frames) or first.", autocompletion=_completing(("keep", "first"))),
     ] = "keep"
+    hdr: Annotated[
+        str,
+        typer.Option(
+            help="For HDR pictures: keep (in jpeg, avif or png), or tone-map to the standard range.",
+            autocompletion=_completing(("keep", "tone-map")),
+        ),
+    ] = "keep"
     model: Annotated[
         str,
         typer.Option("-n", "--model", help="A model's name, a checkpoint's path, or auto.", autocompletion=_models),
@@ -134,6 +141,7 @@ class ResultOptions:
             colour=self.colour,  # type: ignore[arg-type]
             background=_parse_colour(self.background or "#ffffff"),
             animation=self.animation,  # type: ignore[arg-type]
+            hdr=self.hdr,  # type: ignore[arg-type]
             model=self.model,
             denoise=self.denoise,
             creativity=self.creativity,

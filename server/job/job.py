@@ -15,6 +15,7 @@ Target = Literal["2k", "4k", "8k"]
 Metadata = Literal["keep", "copyright", "strip"]
 Colour = Literal["keep", "srgb"]
 Animated = Literal["keep", "first"]
+HdrWanted = Literal["keep", "tone-map"]
 ContentWanted = Literal["auto", "photo", "text", "drawing"]
 
 TARGET_LONG_EDGE: dict[str, int] = {"2k": 2048, "4k": 4096, "8k": 8192}
@@ -93,6 +94,9 @@ class Params:
     animation: Animated = "first"
     """For a source with several frames: keep all, in a format that can hold them, or the first. The vendors' APIs use
     the first."""
+    hdr: HdrWanted = "tone-map"
+    """For an HDR source: keep it, in a format that can hold it, or tone-map it to the standard range. The vendors' APIs
+    do the latter."""
     model: str = "auto"
     denoise: float | None = None
     """0 (keep grain) … 1 (smooth), for the model with a denoise strength; None for its default."""
@@ -143,6 +147,8 @@ class Params:
             raise InvalidField(f"colour must be one of {', '.join(get_args(Colour))}", field="colour")
         if self.animation not in get_args(Animated):
             raise InvalidField(f"animation must be one of {', '.join(get_args(Animated))}", field="animation")
+        if self.hdr not in get_args(HdrWanted):
+            raise InvalidField(f"hdr must be one of {', '.join(get_args(HdrWanted))}", field="hdr")
         if not (len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)):
             raise InvalidField("background must be three numbers between 0 and 255", field="background")
         if self.denoise is not None and not 0 <= self.denoise <= 1:

@@ -17,12 +17,13 @@ from server.errors import ModelNotFound
 from server.images.metadata.metadata import Metadata
 from server.images.metadata.provenance import Origin, source_type
 from server.images.read.animation import Animation
+from server.images.read.gain_map import GainMap
 from server.images.read.open import Samples
 from server.images.samples import full_scale
 from server.images.write.animation import AnimationEncoder
 from server.images.write.save import converts
 from server.job.creativity import recipe
-from server.job.formats import FORMATS
+from server.job.formats import FORMATS, Hdr
 from server.job.job import Params
 from server.job.plan import Plan, Sizes
 from server.job.tiling import Size
@@ -146,6 +147,12 @@ class Context:
     """The source, orientation applied, alpha last; of an animation, the current frame. Empty before decode."""
     deep: bool = False
     """The source has more than 8 bits per sample; filled by decode."""
+    hdr: Hdr | None = None
+    """How the source is HDR, None for the standard range; filled by decode."""
+    gain_map: GainMap | None = None
+    """The source's, where it is kept; filled by decode."""
+    gain: Samples | None = None
+    """Its samples, orientation applied."""
     animation: Animation | None = None
     """All frames, when they are asked for and there are several; filled by decode."""
     encoder: AnimationEncoder | None = None
@@ -221,6 +228,8 @@ class Context:
     def result_is_deep(self) -> bool:
         """The result has more than 8 bits per sample."""
         wanted = self.params.depth
+        if self.metadata.code_points is not None:
+            return True
         return FORMATS[self.params.format].deep and (self.deep if wanted is None else wanted > 8)
 
     @property

@@ -282,10 +282,16 @@ class Service:
         """What would be done. Raises ModelNotFound, ResultImpossible, InvalidField, SourceTooLarge."""
         if params.faces is not None:
             face_weights(self.catalog)
-        size, frames = (source.size, source.frames) if isinstance(source, Header) else (source, 1)
-        check_size(*size, self.config.max_source_pixels)
-        limits = self.config.max_source_pixels, self.config.max_result_pixels
-        sizes = checked_sizes(size, params, frames, max_source_pixels=limits[0], max_result_pixels=limits[1])
+        header = source if isinstance(source, Header) else Header(*source, "")
+        check_size(*header.size, self.config.max_source_pixels)
+        sizes = checked_sizes(
+            header.size,
+            params,
+            header.frames,
+            max_source_pixels=self.config.max_source_pixels,
+            max_result_pixels=self.config.max_result_pixels,
+            hdr=header.hdr,
+        )
         content: Content = "photo" if params.content == "auto" else params.content
         rates = read_rates(self.config.cache_dir)
         networks = self.catalog.choose(params, sizes, device=self._device(), content=content, rates=rates)

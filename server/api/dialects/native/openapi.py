@@ -27,7 +27,7 @@ from server.api.openapi.base import (
     whole,
 )
 from server.job.creativity import MAX_CREATIVITY
-from server.job.formats import FORMATS
+from server.job.formats import FORMATS, Hdr
 from server.job.job import (
     MAX_SCALE,
     MAX_SEED,
@@ -37,6 +37,7 @@ from server.job.job import (
     Animated,
     Colour,
     ContentWanted,
+    HdrWanted,
     Metadata,
     State,
 )
@@ -73,6 +74,7 @@ _PARAMS = answer(
     colour=choice(get_args(Colour)),
     background=_COLOUR,
     animation=choice(get_args(Animated)),
+    hdr=choice(get_args(HdrWanted)),
     model=TEXT,
     denoise=nullable(_RANGES["denoise"]),
     creativity=nullable(_RANGES["creativity"]),
@@ -160,6 +162,7 @@ _PLAN = answer(
     tiles=WHOLE,
     estimate=_ESTIMATE,
     preview=nullable(TEXT),
+    hdr=nullable(choice(get_args(Hdr))),
 )
 _MODEL = answer(
     name=TEXT,

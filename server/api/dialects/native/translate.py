@@ -19,6 +19,7 @@ from server.job.job import (
     Colour,
     ContentWanted,
     Faces,
+    HdrWanted,
     Job,
     Metadata,
     Params,
@@ -103,6 +104,7 @@ class JobRequest(BaseModel):
     colour: Colour = "keep"
     background: Annotated[tuple[Byte, Byte, Byte], BeforeValidator(_read_colour)] = WHITE
     animation: Animated = "keep"
+    hdr: HdrWanted = "keep"
     model: str = "auto"
     denoise: float | None = None
     creativity: float | None = None
