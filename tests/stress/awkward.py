@@ -63,6 +63,9 @@ class Run:
     params: Params = field(default_factory=lambda: Params(scale=1))
     samples: Samples = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
     metadata: Metadata = field(default_factory=Metadata)
+    hdr: None = None
+    gain_map: None = None
+    gain: None = None
     animation: None = None
     notes: list[str] = field(default_factory=list)
 

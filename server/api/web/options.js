@@ -20,7 +20,7 @@ const CREATIVITIES = [
 ];
 const NAMES = [
   "size", "factor", "width", "height", "print", "unit", "dpi", "automatic", "content", "creativity", "faces", "format",
-  "quality", "lossless", "metadata", "model",
+  "quality", "lossless", "metadata", "hdr", "model",
 ];
 
 /** The size of the same shape whose longer side has so many pixels. */
@@ -77,7 +77,7 @@ export class Options {
 
   /** The parameters as the API takes them, without those that have their default, for a picture of that size. */
   paramsFor(size) {
-    const { automatic, content, creativity, faces, format, quality, lossless, metadata, model } = this.#form.elements;
+    const { automatic, content, creativity, faces, format, quality, lossless, metadata, hdr, model } = this.#form.elements;
     return {
       ...this.#sizeFor(size ?? USUAL),
       ...(!automatic.checked && { creativity: creativity.valueAsNumber }),
@@ -87,6 +87,7 @@ export class Options {
       ...(!quality.disabled && quality.value && { quality: quality.valueAsNumber }),
       ...(!lossless.disabled && lossless.checked && { lossless: true }),
       ...(metadata.value !== "keep" && { metadata: metadata.value }),
+      ...(hdr.value !== "keep" && { hdr: hdr.value }),
       ...(model.value !== "auto" && { model: model.value }),
     };
   }
