@@ -145,7 +145,8 @@ def commands() -> str:
 
 
 def _commands(group: Any, before: str) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
         if hasattr(command, "commands"):
             yield from _commands(command, f"{before}{name} ")
         elif not command.hidden:

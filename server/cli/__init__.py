@@ -4,29 +4,57 @@ import atexit
 import gc
 import io
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from server import __version__
-from server.cli import (
-    backup,
-    batch,
-    blobs,
-    database,
-    doctor,
-    jobs,
-    keys,
-    mcp,
-    provenance,
-    serve,
-    service,
-    upscale,
-    watch,
-    weights,
-)
 
-app = typer.Typer(name="upscale-server", no_args_is_help=True, pretty_exceptions_enable=False)
+_COMMANDS = {
+    "upscale": "upscale:upscale",
+    "watch": "watch:watch",
+    "batch": "batch:batch",
+    "serve": "serve:serve",
+    "worker": "serve:worker",
+    "mcp": "mcp:mcp",
+    "jobs": "jobs:app",
+    "keys": "keys:app",
+    "weights": "weights:app",
+    "blobs": "blobs:app",
+    "database": "database:app",
+    "service": "service:app",
+    "backup": "backup:backup",
+    "inspect": "provenance:inspect",
+    "signing-chain": "provenance:signing_chain",
+    "doctor": "doctor:doctor",
+}
+"""The commands in the order of `--help`: a module of this folder, and the function or the group of commands in it."""
+_HIDDEN = ("worker",)
+
+
+class _Commands(TyperGroup):
+    """Only the module of the command that is called is imported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        found = getattr(import_module(f"{__name__}.{module}"), name)
+        alone = typer.Typer()
+        if isinstance(found, typer.Typer):
+            alone.add_typer(found, name=cmd_name)
+        else:
+            alone.command(cmd_name, hidden=cmd_name in _HIDDEN)(found)
+        return get_group(alone).commands[cmd_name]
+
+
+app = typer.Typer(name="upscale-server", cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -40,7 +68,7 @@ _SHORT = ("jobs", "keys", "weights")
 
 
 @app.callback(help=__doc__)
-def options(
+def general_options(
     context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -49,24 +77,6 @@ def options(
     """The options before the command's name."""
     if context.invoked_subcommand not in _SHORT:
         gc.enable()
-
-
-app.command()(upscale.upscale)
-app.command()(watch.watch)
-app.command()(batch.batch)
-app.command()(serve.serve)
-app.command(hidden=True)(serve.worker)
-app.command()(mcp.mcp)
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(keys.app, name="keys")
-app.add_typer(weights.app, name="weights")
-app.add_typer(blobs.app, name="blobs")
-app.add_typer(database.app, name="database")
-app.add_typer(service.app, name="service")
-app.command()(backup.backup)
-app.command()(provenance.inspect)
-app.command("signing-chain")(provenance.signing_chain)
-app.command()(doctor.doctor)
 
 
 def main() -> None:

@@ -22,13 +22,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-import structlog
 from sqlalchemy import Connection, Engine, event, text
 
 from server.errors.transient import RETRY_S
 from server.files import make_private_folder
-
-log = structlog.get_logger()
 
 POLL_S = 5.0
 """How often a process looks without having heard anything."""
@@ -157,7 +154,7 @@ class Listener:
                 self._leads = source.lead()
             return source
         except Exception:  # until it works, processes look every POLL_S
-            log.warning("can't listen to other processes", exc_info=True)
+            _warn("can't listen to other processes")
             return None
 
     def _run(self, source: "_Source | None") -> None:
@@ -168,7 +165,7 @@ class Listener:
                     with closing(source):
                         self._hear(source)
                 except Exception:
-                    log.warning("no longer hears other processes", exc_info=True)
+                    _warn("no longer hears other processes")
                 self._leads = False
             if self._stopping or (self._stop.wait(RETRY_S) and self._stopping):
                 return
@@ -286,3 +283,10 @@ def _write_pipes(folder: Path, topics: Collection[Topic]) -> None:
         with suppress(OSError):  # full: its process has enough to read
             os.write(fd, data)
         os.close(fd)
+
+
+def _warn(message: str) -> None:
+    """Log it, with the exception that is handled."""
+    import structlog  # its import takes a tenth of a short command, which never gets here
+
+    structlog.get_logger().warning(message, exc_info=True)

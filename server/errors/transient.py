@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import structlog
 from obstore.exceptions import GenericError, PermissionDeniedError, UnauthenticatedError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from server.errors import Unavailable
 
-log = structlog.get_logger()
 _T = TypeVar("_T")
 
 RETRY_S = 1.0
@@ -83,5 +81,8 @@ def retried(work: Callable[[], _T], timeout_s: float) -> _T:
         except (SQLAlchemyError, StoreFailure) as error:
             if time.monotonic() > deadline:
                 raise
+            import structlog  # its import takes a tenth of a short command, which never gets here
+
+            log = structlog.get_logger()
             log.warning("the database or the store of pictures failed; trying again", reason=str(error))
             time.sleep(RETRY_S)

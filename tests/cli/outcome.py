@@ -52,10 +52,11 @@ def _takes_interrupts() -> None:
 
 
 def imported(*arguments: object, folder: Path) -> set[str]:
-    """The packages that a command imports."""
+    """The modules that a command imports, and their packages."""
     code = (
-        "import sys\nfrom server.cli import main\n"
-        "try:\n    main()\nfinally:\n    print('|'.join({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+        "import sys\nfrom server.cli import main\ntry:\n    main()\nfinally:\n"
+        "    names = {part for name in sys.modules for part in (name, name.split('.')[0])}\n"
+        "    print('|'.join(names), file=sys.stderr)"
     )
     env = os.environ | MALLOC_ENV | {"UPSCALE_DATA_DIR": str(folder / "data"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, *(str(each) for each in arguments)]

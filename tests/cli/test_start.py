@@ -27,8 +27,9 @@ SLOW = {"pydantic_settings"}
         (("--version",), NETWORKS | WEB | DATABASE | {"structlog"}),
         (("upscale", "--help"), NETWORKS | WEB | DATABASE | {"structlog"}),
         (("weights", "list"), NETWORKS | WEB | DATABASE | SLOW | {"asyncio"}),
-        (("jobs", "list"), NETWORKS | WEB | SLOW),
-        (("keys", "list"), NETWORKS | WEB | SLOW),
+        (("weights", "list"), {"server.cli.upscale", "server.cli.options"}),
+        (("jobs", "list"), NETWORKS | WEB | SLOW | {"structlog", "server.cli.upscale"}),
+        (("keys", "list"), NETWORKS | WEB | SLOW | {"structlog", "server.cli.jobs"}),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
 )

@@ -181,8 +181,8 @@ def test_every_command_that_is_shown_is_taken_by_the_command_line() -> None:
     for path, words in shown:
         command: Any = typer.main.get_command(app)
         while hasattr(command, "commands") and not (words and words[0].startswith("--")):
-            assert words and words[0] in command.commands, f"{path}: {words}"
-            command = command.commands[words.pop(0)]
+            assert words and words[0] in command.list_commands(None), f"{path}: {words}"
+            command = command.get_command(None, words.pop(0))
         known = {option for each in command.params for option in each.opts} | {"--help"}
         for word in words:
             if re.match("--?[a-z]", word):
