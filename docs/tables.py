@@ -52,6 +52,7 @@ JOB_FIELDS = {
     "faces": "Restore faces: true, or an object; [below](#faces).",
     "seed": "Seed of what creativity adds. If absent: computed from the picture, so that results repeat.",
     "animation": "For animations: `keep` all frames, where the format can hold them, or take only the `first`.",
+    "hdr": "For HDR sources: `keep`, in jpeg (gain maps), avif or png (PQ, HLG), or `tone-map`: [hdr.md](hdr.md).",
     "sweep": "The result is a sheet that shows one part of the picture at each whole creativity.",
     "sweep_at": "The middle of that part, in source pixels; if absent: where most detail is. `[x, y]` or `\"X,Y\"`.",
     "name": "The picture's file name, also with folders, for lists. If absent: that of the form's file.",

@@ -26,7 +26,7 @@ def run(ctx: Context) -> None:
     try:
         image = open_picture(ctx.data, ctx.max_source_pixels)
         found = metadata.read(image, ctx.data)
-        beside = _gain_map(ctx, image.width * image.height, found.orientation, keep=keep_hdr)
+        beside = _gain_map(ctx, (image.width, image.height), found.orientation, keep=keep_hdr)
         image = colour.to_rgb(image, keep_hdr=keep_hdr)
         codes = found.code_points
         ctx.metadata = replace(found, icc=colour.profile(image), code_points=codes if keep_hdr else None)
@@ -47,11 +47,11 @@ def run(ctx: Context) -> None:
     ctx.samples = _ready(samples, found.orientation)
 
 
-def _gain_map(ctx: Context, pixels: int, orientation: int, *, keep: bool) -> GainMap | None:
+def _gain_map(ctx: Context, size: tuple[int, int], orientation: int, *, keep: bool) -> GainMap | None:
     """The source's, which is decoded if it is kept; None also if its pixels are damaged."""
     if sniff(ctx.data) != "image/jpeg":
         return None
-    beside = gain_map.find(ctx.data, jpeg.look(ctx.data), pixels)
+    beside = gain_map.find(ctx.data, jpeg.look(ctx.data), size)
     if beside is None or not keep:
         return beside
     try:

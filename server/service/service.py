@@ -35,7 +35,7 @@ from server.errors import (
 from server.images.read.open import Header, check_size, read_header
 from server.job.creativity import recipe
 from server.job.job import Job, Params, State
-from server.job.plan import Estimate, Plan, checked_sizes, estimate, make_plan
+from server.job.plan import Estimate, Plan, checked_sizes, estimate, keeps_hdr, make_plan
 from server.outbound.source import Source, download, own_file, own_job
 from server.service.previews import Previews
 from server.service.timed_cache import TimedCache
@@ -300,6 +300,9 @@ class Service:
         plan = make_plan(sizes, networks.main.geometry, beside=beside, before=before, name=networks.name)
         if plan.passes and networks.choice.note is not None:
             plan = replace(plan, notes=(networks.choice.note,))
+        if header.hdr is not None and not keeps_hdr(params):
+            note = f"the source is HDR ({header.hdr}), and the result has the standard range"
+            plan = replace(plan, notes=(*plan.notes, note))
         return plan
 
     def estimate(self, plan: Plan, params: Params) -> Estimate:

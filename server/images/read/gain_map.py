@@ -43,8 +43,9 @@ class GainMap:
         return pyvips.Image.jpegload_buffer(self.jpeg, access="sequential", fail_on="error")
 
 
-def find(data: bytes, found: jpeg.Jpeg, pixels: int) -> GainMap | None:
-    """The gain map of a JPEG file of so many pixels, whose segments are `found`; None if it has none that can be used.
+def find(data: bytes, found: jpeg.Jpeg, size: tuple[int, int]) -> GainMap | None:
+    """The gain map of a JPEG file of that width and height, as stored, whose segments are `found`; None if it has none
+    that can be used.
     Nothing is decoded, so the gain map's own pixels may still prove to be damaged."""
     place = found.end
     for _ in range(_MOST_PICTURES):
@@ -58,19 +59,19 @@ def find(data: bytes, found: jpeg.Jpeg, pixels: int) -> GainMap | None:
             metadata, in_xmp, stops = read
             announced = [jpeg.segment(_APP2, _ISO + each) for each in jpeg.application(data, found, 2, _ISO)]
             gain_map = GainMap(data[place : other.end], metadata, b"".join(announced), in_xmp, stops)
-            return gain_map if _is_usable(gain_map, other, pixels) else None
+            return gain_map if _is_usable(gain_map, other, size) else None
         place = other.end
     return None
 
 
-def _is_usable(gain_map: GainMap, found: jpeg.Jpeg, pixels: int) -> bool:
+def _is_usable(gain_map: GainMap, found: jpeg.Jpeg, size: tuple[int, int]) -> bool:
     if jpeg.unsupported(found) is not None or not found.has_all_scans:
         return False
     try:
         image = gain_map.open()
     except pyvips.Error:
         return False
-    return image.bands in (1, 3) and image.width * image.height <= pixels
+    return image.bands in (1, 3) and image.width <= size[0] and image.height <= size[1]
 
 
 def _read(data: bytes, start: int, found: jpeg.Jpeg) -> tuple[bytes, bool, float | None] | None:

@@ -153,7 +153,7 @@ def _find_jpeg(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvip
         raise SourceUnreadable(reason)
     if found.ends or not found.has_all_scans:
         image = _open(data, "image/jpeg", max_pixels)
-        beside = gain_map.find(data, found, image.width * image.height)
+        beside = gain_map.find(data, found, (image.width, image.height))
         return replace(_header(image, "image/jpeg"), hdr="gain map" if beside else None), lambda: image
     return _find_ended("image/jpeg", jpeg.completed(data), jpeg.completed(data, jpeg.FILLER), max_pixels)
 

@@ -21,7 +21,7 @@ VERSION = b"urn:iso:std:iso:ts:21496:-1\0"
 
 def found(data: bytes) -> GainMap | None:
     header = read_header(data, 10**9)
-    beside = gain_map.find(data, jpeg.look(data), header.width * header.height)
+    beside = gain_map.find(data, jpeg.look(data), header.size)
     assert (header.hdr == "gain map") == (beside is not None)
     return beside
 
@@ -70,6 +70,7 @@ UNUSABLE = {
     "a version alone": ISO[: start()] + PLAIN[:2] + jpeg.segment(0xE2, VERSION + bytes(4)) + PLAIN[2:],
     "no metadata": ISO[: start()] + PLAIN,
     "larger than the picture": ISO[: start()] + with_metadata(Image.new("L", (49, 32))),
+    "longer than the picture": ISO[: start()] + with_metadata(Image.new("L", (1, 1500))),
     "very large": ISO[: start()] + with_metadata(Image.new("L", (9000, 9000))),
     "CMYK": ISO[: start()] + with_metadata(Image.new("CMYK", (8, 8))),
     "not a number": GOOGLE.replace(b'HDRCapacityMax="', b'HDRCapacityMax="e'),
