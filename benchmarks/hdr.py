@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.ours import Ours
 from server.images.metadata.cicp import CodePoints
 from server.images.read.open import open_picture
+from server.images.tone_map import WHITE_NITS
 from server.job.job import Params
 from tests import hdr
 from tests.hdr import Light
@@ -37,7 +38,9 @@ TIMES = 4
 SEEDS = range(4)
 NETWORKS = {"fidelity-x4": -2.0, "RealESRGAN_x4plus": 0.0}
 SRGB_CURVE = 2.4
-_RANGE = 2**hdr.STOPS * hdr.WHITE_NITS
+_HLG_NITS = 900
+"""What HLG can show in any colour, about."""
+_RANGE = 2**hdr.STOPS * WHITE_NITS
 
 
 class Runs:
@@ -113,7 +116,7 @@ def signal(run: Runs) -> list[Row]:
         for name, (to, back, wide) in signals.items():
             parts = []
             for seed in SEEDS:
-                truth = hdr.light(seed, 256, 384)
+                truth = np.minimum(hdr.light(seed, 256, 384), _HLG_NITS)
                 result = back(enlarge(to(hdr.reduced(truth, TIMES))))
                 parts.append(hdr.far(result, _in_bt2020(truth) if wide else truth, wide=wide))
             rows.append(_row(f"{way}, in {name}", parts))
@@ -154,7 +157,7 @@ def gain_map(run: Runs) -> list[Row]:
 
 def _split(light: Light) -> tuple[Light, Light]:
     """The standard picture, and the gain in stops."""
-    brightest = light.max(axis=-1, keepdims=True) / hdr.WHITE_NITS
+    brightest = light.max(axis=-1, keepdims=True) / WHITE_NITS
     standard = brightest * (1 + brightest / 4**hdr.STOPS) / (1 + brightest)
     base: Light = light * standard / brightest
     return base, np.log2(brightest / standard)[..., 0]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -22,7 +22,7 @@ from server.images.read.open import Samples
 from server.images.samples import full_scale
 from server.images.write.animation import AnimationEncoder
 from server.images.write.save import converts
-from server.job.creativity import recipe
+from server.job.creativity import Recipe, recipe
 from server.job.formats import FORMATS, Hdr
 from server.job.job import Params
 from server.job.plan import Plan, Sizes
@@ -270,8 +270,16 @@ class Context:
     @property
     def more_follows(self) -> bool:
         """Later steps change the colours, so nothing may be rounded to 8 bits before them."""
-        wanted = recipe(self.creativity)
+        wanted = self.recipe
         return self.params.faces is not None or bool(wanted.diffuses or wanted.back_projection)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the creativity means for this picture. Small errors of the signal are large ones of HDR's light, so the
+        result always reduces to its source."""
+        wanted = recipe(self.creativity)
+        keeps_hdr = self.gain_map is not None or self.metadata.code_points is not None
+        return replace(wanted, back_projection=1.0) if keeps_hdr else wanted
 
     @property
     def planes(self) -> int:

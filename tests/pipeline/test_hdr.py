@@ -1,6 +1,7 @@
 """HDR goes in and comes out: none is lost, and where it can't be kept, the caller is told."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 import pyvips
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from server.cli import app
 from server.cli.provenance import signing_chain
 from server.engine.engine import Engine
 from server.errors import ResultImpossible
@@ -18,6 +21,7 @@ from server.images.metadata.cicp import CodePoints, code_points
 from server.images.metadata.provenance import Origin
 from server.images.read import gain_map, jpeg
 from server.images.read.open import open_picture, read_header
+from server.images.tone_map import WHITE_NITS
 from server.images.write.sign import Signer, manifest_of
 from server.job.job import Params
 from server.models import Model
@@ -78,7 +82,7 @@ def test_an_ultra_hdr_jpeg_stays_one_and_its_light_stays(process: Process, name:
     data = make(hdr.light(seed, *LARGER), **made)
     ctx, result = process(data, format="jpeg")
     source, light = hdr.light_of_jpeg(data), hdr.light_of_jpeg(result)
-    assert ctx.notes == [] and light.max() > 2 * hdr.WHITE_NITS
+    assert ctx.notes == [] and light.max() > 2 * WHITE_NITS
     assert hdr.far(hdr.reduced(light, 4), source).mean() < 3
 
 
@@ -102,7 +106,7 @@ def test_pq_and_hlg_keep_their_code_points_and_their_light(process: Process, nam
     assert opened.get("bits-per-sample") == (10 if form == "avif" else 16)
     light = hdr.light_of_signal(opened.numpy(), codes)
     source = hdr.light_of_signal(open_picture(data, 10**7).numpy(), codes)
-    assert light.max() > 2 * hdr.WHITE_NITS and hdr.far(hdr.reduced(light, 4), source, wide=True).mean() < 3
+    assert light.max() > 2 * WHITE_NITS and hdr.far(hdr.reduced(light, 4), source, wide=True).mean() < 3
 
 
 def test_heic_of_pq_becomes_avif_of_pq(process: Process) -> None:
@@ -265,3 +269,14 @@ def test_the_preview_of_hdr_is_in_the_standard_range() -> None:
 
     shown = pyvips.Image.new_from_buffer(small(hdr.avif(hdr.light(5, *SIZE), hdr.PQ), 64, 10**7), "")
     assert shown.format == "uchar" and shown.avg() > 60
+
+
+def test_inspect_and_dry_runs_say_it(tmp_path: Path) -> None:
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(hdr.by_libultrahdr(hdr.light(1, *SIZE)))
+    assert json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).output)["hdr"] == "gain map"
+    asked = ["upscale", str(path), "-o", str(tmp_path / "result.jpg"), "--dry-run"]
+    assert "HDR (gain map)" in CliRunner().invoke(app, asked).output
+    refused = CliRunner().invoke(app, [*asked, "--format", "png"])
+    assert refused.exit_code == 1 and "use jpeg" in refused.output
+    assert CliRunner().invoke(app, [*asked, "--format", "png", "--hdr", "tone-map"]).exit_code == 0

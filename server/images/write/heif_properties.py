@@ -60,7 +60,8 @@ def _associations(data: bytes, start: int, item: int) -> tuple[int, int]:
 
 def _move(file: bytearray, start: int, more: int) -> None:
     """The items' data lie so many bytes further behind. libheif gives each item a base offset of four bytes."""
-    version, sizes, count = file[start], file[start + 4 : start + 6], struct.unpack_from(">H", file, start + 6)[0]
+    version, sizes = file[start], file[start + 4 : start + 6]
+    (count,) = struct.unpack_from(">H", file, start + 6)
     assert version in (0, 1) and sizes[0] == 0x44 and sizes[1] >> 4 == 4
     place = start + 8
     for _ in range(count):
