@@ -16,8 +16,8 @@ def added(data: bytes, boxes: Sequence[bytes]) -> bytes:
     readers. A box `colr` takes the place of one that is there."""
     place = data.find(_COLOURS)
     if place >= 4 and boxes[0][4:12] == _COLOURS:  # of the same length
-        first, *boxes = boxes
-        data = data[: place - 4] + first + data[place - 4 + len(first) :]
+        colours, *boxes = boxes
+        data = data[: place - 4] + colours + data[place - 4 + len(colours) :]
         if not boxes:
             return data
     (meta,) = heif.find(data, b"meta")
