@@ -1,7 +1,6 @@
 """HDR goes in and comes out: none is lost, and where it can't be kept, the caller is told."""
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ import pytest
 import pyvips
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from server.cli import app
 from server.cli.provenance import signing_chain
 from server.engine.engine import Engine
 from server.errors import ResultImpossible
@@ -269,14 +266,3 @@ def test_the_preview_of_hdr_is_in_the_standard_range() -> None:
 
     shown = pyvips.Image.new_from_buffer(small(hdr.avif(hdr.light(5, *SIZE), hdr.PQ), 64, 10**7), "")
     assert shown.format == "uchar" and shown.avg() > 60
-
-
-def test_inspect_and_dry_runs_say_it(tmp_path: Path) -> None:
-    path = tmp_path / "phone.jpg"
-    path.write_bytes(hdr.by_libultrahdr(hdr.light(1, *SIZE)))
-    assert json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).output)["hdr"] == "gain map"
-    asked = ["upscale", str(path), "-o", str(tmp_path / "result.jpg"), "--dry-run"]
-    assert "HDR (gain map)" in CliRunner().invoke(app, asked).output
-    refused = CliRunner().invoke(app, [*asked, "--format", "png"])
-    assert refused.exit_code == 1 and "use jpeg" in refused.output
-    assert CliRunner().invoke(app, [*asked, "--format", "png", "--hdr", "tone-map"]).exit_code == 0
