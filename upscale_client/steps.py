@@ -32,6 +32,7 @@ class Options(TypedDict, total=False):
     scale: float | None
     target: Literal["2k", "4k", "8k"] | None
     size: tuple[int, int] | None
+    megapixels: float | None
     format: Literal["jpeg", "png", "webp", "avif", "tiff", "gif"]
     quality: int | None
     lossless: bool
@@ -42,6 +43,7 @@ class Options(TypedDict, total=False):
     background: tuple[int, int, int] | str
     animation: Literal["keep", "first"]
     hdr: Literal["keep", "tone-map"]
+    wrap: Literal["none", "x", "y", "xy"]
     model: str
     denoise: float | None
     creativity: float | None

@@ -1,5 +1,6 @@
 """Encodes the rows into a file of the requested format, while the network computes the next ones."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,9 @@ from server.images.write.save import save
 from server.pipeline.base import Context
 from server.rows.resample import resized
 from server.rows.stream import Stream, encode_stream
+
+_REACH = 4
+"""Of the filter that resamples, in pixels of the coarser picture, and one more."""
 
 
 def run(ctx: Context) -> None:
@@ -40,8 +44,14 @@ def _gain_map(ctx: Context) -> bytes | None:
     found = ctx.gain_map
     if found is None or ctx.gain is None:
         return None
-    (h, w), (height, width) = ctx.gain.shape[:2], ctx.samples.shape[:2]
-    assert ctx.stream is not None
-    size = max(1, round(w * ctx.stream.width / width)), max(1, round(h * ctx.stream.height / height))
-    stream = resized(Stream.of(ctx.gain), size, np.uint8, ctx.engine.kernel)
+    assert ctx.plan is not None
+    (h, w), (width, height), result = ctx.gain.shape[:2], ctx.plan.source, ctx.plan.result
+    size = max(1, round(w * result[0] / width)), max(1, round(h * result[1] / height))
+    # Where the picture repeats, so does its gain map.
+    x, y = (
+        math.ceil(_REACH * max(1.0, before / after)) if name in ctx.params.wrap else 0
+        for name, before, after in zip("xy", (w, h), size, strict=True)
+    )
+    stream = replace(Stream.of(np.pad(ctx.gain, ((y, y), (x, x), (0, 0)), "wrap")), border=(x, y))
+    stream = resized(stream, size, np.uint8, ctx.engine.kernel)
     return encode_stream(stream, lambda image: gain_map.encoded(image, found))
