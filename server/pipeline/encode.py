@@ -8,6 +8,7 @@ import pyvips
 
 from server.images.metadata.fields import GAIN_MAP, GAIN_MAP_ANNOUNCED, GAIN_MAP_IN_XMP, with_field
 from server.images.metadata.metadata import attach_metadata
+from server.images.read.open import Samples
 from server.images.write import gain_map
 from server.images.write.save import save
 from server.pipeline.base import Context
@@ -52,6 +53,7 @@ def _gain_map(ctx: Context) -> bytes | None:
         math.ceil(_REACH * max(1.0, before / after)) if name in ctx.params.wrap else 0
         for name, before, after in zip("xy", (w, h), size, strict=True)
     )
-    stream = replace(Stream.of(np.pad(ctx.gain, ((y, y), (x, x), (0, 0)), "wrap")), border=(x, y))
+    padded: Samples = np.pad(ctx.gain, ((y, y), (x, x), (0, 0)), "wrap")  # type: ignore[assignment]
+    stream = replace(Stream.of(padded), border=(x, y))
     stream = resized(stream, size, np.uint8, ctx.engine.kernel)
     return encode_stream(stream, lambda image: gain_map.encoded(image, found))

@@ -131,6 +131,18 @@ def test_hdr_stays_where_detail_is_added(process: Process, kind: str) -> None:
     assert difference.mean() < 6
 
 
+def test_the_gain_map_of_a_picture_that_repeats_repeats_too(process: Process) -> None:
+    """Moved around its edge, the source gives a gain map that is moved likewise."""
+    maps = []
+    for moved in (0, 24):
+        data = hdr.by_libultrahdr(np.roll(hdr.light(3, *SIZE), moved, axis=1), 1)
+        _, result = process(data, format="jpeg", scale=2, wrap="x")
+        beside = gain_map.find(result, jpeg.look(result), (1000, 1000))
+        assert beside is not None
+        maps.append(np.roll(beside.open().numpy().astype(int), -2 * moved, axis=1))
+    assert maps[0].std() > 20 and abs(maps[0] - maps[1]).mean() < 2 and abs(maps[0] - maps[1])[4:-4].max() < 30
+
+
 def test_a_turned_picture_and_its_gain_map_turn_together(process: Process) -> None:
     picture = hdr.light(3, *SIZE)
     (_, plain), (_, turned) = (
