@@ -55,6 +55,7 @@ JOB_FIELDS = {
     "grain": "Grain like the picture's own is added, which networks take away; at 1 as strong: [below](#grain).",
     "seed": "Seed of what creativity and grain add. If absent: computed from the picture, so that results repeat.",
     "animation": "For animations: `keep` all frames, where the format can hold them, or take only the `first`.",
+    "hdr": "For HDR sources: `keep`, in jpeg (gain maps), avif or png (PQ, HLG), or `tone-map`: [hdr.md](hdr.md).",
     "wrap": "Along which axes the picture repeats, as seamless textures do: [below](#wrap).",
     "sweep": "The result is a sheet that shows one part of the picture at each whole creativity.",
     "sweep_at": "The middle of that part, in source pixels; if absent: where most detail is. `[x, y]` or `\"X,Y\"`.",

@@ -42,6 +42,7 @@ class Options(TypedDict, total=False):
     colour: Literal["keep", "srgb"]
     background: tuple[int, int, int] | str
     animation: Literal["keep", "first"]
+    hdr: Literal["keep", "tone-map"]
     wrap: Literal["none", "x", "y", "xy"]
     model: str
     denoise: float | None

@@ -31,6 +31,7 @@ def explain(
                     header.frames,
                     max_source_pixels=config.max_source_pixels,
                     max_result_pixels=config.max_result_pixels,
+                    hdr=header.hdr,
                 )
             except Exception as error:  # each file that would fail is named
                 reason = reason_of(error)
@@ -38,6 +39,7 @@ def explain(
                 report_failure(task.source, reason, as_json=as_json)
                 continue
             facts |= {"source_size": list(sizes.source), "result_size": list(sizes.result)}
+            facts |= {"hdr": header.hdr} if header.hdr else {}
         tally.done += 1
         if as_json:
             print(json.dumps(facts))
@@ -45,4 +47,5 @@ def explain(
         line = f"{plain(task.source)} → {plain(task.result)}"
         if "result_size" in facts:
             line += "  {}×{} → {}×{}".format(*facts["source_size"], *facts["result_size"])
+            line += f"  HDR ({facts['hdr']})" if "hdr" in facts else ""
         stdout.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -98,6 +98,13 @@ class ResultOptions:
         str,
         typer.Option(help="For animations: keep (all frames) or first.", autocompletion=_completing(("keep", "first"))),
     ] = "keep"
+    hdr: Annotated[
+        str,
+        typer.Option(
+            help="For HDR pictures: keep (in jpeg, avif or png), or tone-map to the standard range.",
+            autocompletion=_completing(("keep", "tone-map")),
+        ),
+    ] = "keep"
     wrap: Annotated[
         str,
         typer.Option(
@@ -180,6 +187,7 @@ class ResultOptions:
             colour=self.colour,  # type: ignore[arg-type]
             background=_parse_colour(self.background or "#ffffff"),
             animation=self.animation,  # type: ignore[arg-type]
+            hdr=self.hdr,  # type: ignore[arg-type]
             wrap=self.wrap,  # type: ignore[arg-type]
             model=self.model,
             denoise=self.denoise,

@@ -1,4 +1,5 @@
-"""`inspect`: what a picture file says about its origin. `signing-chain`: certificates to try signing with."""
+"""`inspect`: what a picture file says about its origin, and whether it is HDR. `signing-chain`: certificates to try
+signing with."""
 
 import json
 from pathlib import Path
@@ -21,11 +22,12 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A picture file.")],
     as_json: AsJson = False,
 ) -> None:
-    """Print what a picture file says about how it was made: its label, and its signed manifest if it has one."""
+    """Print what a picture file says about how it was made: its label, and its signed manifest if it has one; and
+    whether it is HDR."""
     from server.errors import Unavailable
     from server.images.metadata import provenance
     from server.images.metadata.metadata import packet_of
-    from server.images.read.open import open_picture
+    from server.images.read.open import open_picture, read_header
     from server.images.read.sniff import sniff
     from server.images.write.sign import manifest_of
 
@@ -39,6 +41,7 @@ def inspect(
             fail(f"{file} is no picture that this program knows")
         packet = packet_of(open_picture(data, _MOST_PIXELS), data)
         facts: dict[str, Any] = {"label": provenance.read(packet) if packet else {}}
+        facts["hdr"] = read_header(data, _MOST_PIXELS).hdr
         try:
             manifest = manifest_of(data, mime)
         except Unavailable as error:
@@ -50,6 +53,7 @@ def inspect(
         return
     rows = [*facts["label"].items()] or [("label", "none")]
     rows += [(f"manifest: {key}", value) for key, value in (facts["manifest"] or {"state": "none"}).items()]
+    rows.append(("HDR", facts["hdr"] or "no"))
     for name, value in rows:
         stdout.print(f"{name:<24} {plain(value)}", markup=False, highlight=False, soft_wrap=True)
 

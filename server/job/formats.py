@@ -6,6 +6,9 @@ from typing import Literal
 from server.errors import ResultImpossible
 
 FormatName = Literal["jpeg", "png", "webp", "avif", "tiff", "gif"]
+Hdr = Literal["gain map", "PQ", "HLG"]
+"""How a picture states more than the standard range: a gain map beside a standard picture (ISO 21496-1, Ultra HDR), or
+one of the two curves of ITU-R BT.2100."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Format:
     """Can hold a colour profile and EXIF; if not, colours are converted to sRGB."""
     resolution: bool = True
     """Has a field of its own for the resolution; if not, EXIF holds it."""
+    hdr: tuple[Hdr, ...] = ()
+    """The kinds of HDR that it can hold here."""
     texts: Literal["keywords", "comments", "none"] = "none"
     """Holds texts with keywords (PNG), comments without keywords, or neither."""
     whole_in_memory: bool = False
@@ -51,11 +56,11 @@ class Format:
 
 _JPEG = Format(
     "jpeg", "image/jpeg", ".jpeg", max_side=65_500, grey=True, alpha=False, depth=8, lossless=False, progressive=True,
-    default_quality=95, texts="comments", max_pixels_progressive=120_000_000,
+    default_quality=95, hdr=("gain map",), texts="comments", max_pixels_progressive=120_000_000,
 )  # fmt: skip
 _PNG = Format(
     "png", "image/png", ".png", max_side=1_000_000, grey=True, alpha=True, depth=16, lossless=True, progressive=False,
-    default_quality=None, animated=True, texts="keywords",
+    default_quality=None, animated=True, hdr=("PQ", "HLG"), texts="keywords",
 )  # fmt: skip
 _WEBP = Format(
     "webp", "image/webp", ".webp", max_side=16_383, grey=False, alpha=True, depth=8, lossless=True, progressive=False,
@@ -63,7 +68,7 @@ _WEBP = Format(
 )  # fmt: skip
 _AVIF = Format(
     "avif", "image/avif", ".avif", max_side=16_384, grey=False, alpha=True, depth=10, lossless=True, progressive=False,
-    default_quality=80, resolution=False, whole_in_memory=True, max_pixels=45_000_000,
+    default_quality=80, resolution=False, hdr=("PQ", "HLG"), whole_in_memory=True, max_pixels=45_000_000,
 )  # fmt: skip
 _TIFF = Format(
     "tiff", "image/tiff", ".tiff", max_side=1_000_000, grey=True, alpha=True, depth=16, lossless=True,
@@ -126,6 +131,17 @@ def check_frames(frames: int, size: tuple[int, int], form: Format) -> None:
             f"an animation of {size[0]}×{size[1]} would take too much memory: at most {_FRAME_PIXELS} pixels a frame; "
             "or ask for the first frame alone: animation first",
             field="animation",
+        )
+
+
+def check_hdr(hdr: Hdr, form: Format) -> None:
+    """Whether the format can hold that kind of HDR. Raises ResultImpossible, with advice."""
+    if hdr not in form.hdr:
+        others = _advice([each.name for each in FORMATS.values() if hdr in each.hdr])
+        raise ResultImpossible(
+            f"the source is HDR ({hdr}), which {form.name} can't hold here{others}; or ask for the standard range: "
+            "hdr tone-map",
+            field="format",
         )
 
 

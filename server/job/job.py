@@ -16,6 +16,7 @@ Target = Literal["2k", "4k", "8k"]
 Metadata = Literal["keep", "copyright", "strip"]
 Colour = Literal["keep", "srgb"]
 Animated = Literal["keep", "first"]
+HdrWanted = Literal["keep", "tone-map"]
 Wrap = Literal["none", "x", "y", "xy"]
 ContentWanted = Literal["auto", "photo", "text", "drawing"]
 
@@ -101,6 +102,9 @@ class Params:
     animation: Animated = "first"
     """For a source with several frames: keep all, in a format that can hold them, or the first. The vendors' APIs use
     the first."""
+    hdr: HdrWanted = "tone-map"
+    """For an HDR source: keep it, in a format that can hold it, or tone-map it to the standard range. The vendors' APIs
+    do the latter."""
     wrap: Wrap = "none"
     """Along which axes the picture repeats, as textures and panoramas do: there the result's opposite sides fit
     together."""
@@ -163,6 +167,8 @@ class Params:
             raise InvalidField(f"colour must be one of {', '.join(get_args(Colour))}", field="colour")
         if self.animation not in get_args(Animated):
             raise InvalidField(f"animation must be one of {', '.join(get_args(Animated))}", field="animation")
+        if self.hdr not in get_args(HdrWanted):
+            raise InvalidField(f"hdr must be one of {', '.join(get_args(HdrWanted))}", field="hdr")
         if self.wrap not in get_args(Wrap):
             raise InvalidField(f"wrap must be one of {', '.join(get_args(Wrap))}", field="wrap")
         if not (len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)):

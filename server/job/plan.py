@@ -14,7 +14,7 @@ from typing import Any
 
 from server.errors import ResultImpossible, SourceTooLarge
 from server.job.creativity import recipe
-from server.job.formats import FORMATS, check_fits, check_frames
+from server.job.formats import FORMATS, Hdr, check_fits, check_frames, check_hdr
 from server.job.job import TARGET_LONG_EDGE, Params, Wrap
 from server.job.tiling import BAND_SAMPLES, Geometry, Size, tile_count
 from server.job.wrap import NO_BORDER, Stage, borders, grown
@@ -135,10 +135,18 @@ def result_size(source: Size, params: Params) -> Size:
 
 
 def checked_sizes(
-    source: Size, params: Params, frames: int, *, max_source_pixels: int, max_result_pixels: int
+    source: Size,
+    params: Params,
+    frames: int,
+    *,
+    max_source_pixels: int,
+    max_result_pixels: int,
+    hdr: Hdr | None = None,
 ) -> Sizes:
-    """The sizes of a job; `frames`: of the source. Raises ResultImpossible and, of animations, SourceTooLarge, in words
-    that say what would work."""
+    """The sizes of a job; `frames` and `hdr`: of the source. Raises ResultImpossible and, of animations,
+    SourceTooLarge, in words that say what would work."""
+    if hdr is not None and keeps_hdr(params):
+        _check_hdr(hdr, params)
     sizes = Sizes(source, result_size(source, params), frames if params.animation == "keep" else 1, params.wrap)
     w, h = sizes.result
     check_fits(sizes.result, FORMATS[params.format], lossless=params.lossless, progressive=params.progressive)
@@ -150,6 +158,26 @@ def checked_sizes(
     if sizes.frames > 1:
         _check_animation(sizes, params, max_source_pixels, max_result_pixels)
     return sizes
+
+
+def keeps_hdr(params: Params) -> bool:
+    """Whether the HDR of a source is kept; a sheet of previews is in the standard range."""
+    return params.hdr == "keep" and not params.sweep
+
+
+def _check_hdr(hdr: Hdr, params: Params) -> None:
+    check_hdr(hdr, FORMATS[params.format])
+    if params.colour == "srgb":
+        raise ResultImpossible(
+            f"the source is HDR ({hdr}), and sRGB has the standard range only; keep the colours, or ask for hdr "
+            "tone-map",
+            field="colour",
+        )
+    if params.depth == 8 and hdr != "gain map":
+        raise ResultImpossible(
+            f"the source is HDR ({hdr}), which would show steps in 8 bits; leave depth out, or ask for hdr tone-map",
+            field="depth",
+        )
 
 
 def _most(source: Size, params: Params, max_result_pixels: int) -> str:

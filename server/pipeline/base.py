@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -20,12 +20,13 @@ from server.errors import ModelNotFound
 from server.images.metadata.metadata import Metadata
 from server.images.metadata.provenance import Origin, source_type
 from server.images.read.animation import Animation
+from server.images.read.gain_map import GainMap
 from server.images.read.open import Samples
 from server.images.samples import full_scale
 from server.images.write.animation import AnimationEncoder
 from server.images.write.save import converts
-from server.job.creativity import recipe
-from server.job.formats import FORMATS
+from server.job.creativity import Recipe, recipe
+from server.job.formats import FORMATS, Hdr
 from server.job.job import Params
 from server.job.plan import Plan, Sizes
 from server.job.tiling import Size
@@ -168,6 +169,12 @@ class Context:
     """The source, orientation applied, alpha last; of an animation, the current frame. Empty before decode."""
     deep: bool = False
     """The source has more than 8 bits per sample; filled by decode."""
+    hdr: Hdr | None = None
+    """How the source is HDR, None for the standard range; filled by decode."""
+    gain_map: GainMap | None = None
+    """The source's, where it is kept; filled by decode."""
+    gain: Samples | None = None
+    """Its samples, orientation applied."""
     animation: Animation | None = None
     """All frames, when they are asked for and there are several; filled by decode."""
     encoder: AnimationEncoder | None = None
@@ -253,6 +260,8 @@ class Context:
     def result_is_deep(self) -> bool:
         """The result has more than 8 bits per sample."""
         wanted = self.params.depth
+        if self.metadata.code_points is not None:
+            return True
         return FORMATS[self.params.format].deep and (self.deep if wanted is None else wanted > 8)
 
     @property
@@ -300,8 +309,16 @@ class Context:
     @property
     def more_follows(self) -> bool:
         """Later steps change the colours, so nothing may be rounded to 8 bits before them."""
-        wanted = recipe(self.creativity)
+        wanted = self.recipe
         return self.params.faces is not None or bool(wanted.diffuses or wanted.back_projection)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the creativity means for this picture. Small errors of the signal are large ones of HDR's light, so the
+        result always reduces to its source."""
+        wanted = recipe(self.creativity)
+        keeps_hdr = self.gain_map is not None or self.metadata.code_points is not None
+        return replace(wanted, back_projection=1.0) if keeps_hdr else wanted
 
     @property
     def planes(self) -> int:

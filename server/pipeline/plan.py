@@ -11,7 +11,9 @@ def run(ctx: Context) -> None:
     h, w = ctx.samples.shape[:2]
     frames = ctx.animation.timing.frames if ctx.animation else 1
     limits = ctx.max_source_pixels, ctx.max_result_pixels
-    sizes = checked_sizes((w, h), ctx.params, frames, max_source_pixels=limits[0], max_result_pixels=limits[1])
+    sizes = checked_sizes(
+        (w, h), ctx.params, frames, max_source_pixels=limits[0], max_result_pixels=limits[1], hdr=ctx.hdr
+    )
     loaded = None
     if sizes.enlargement > 1 or ctx.params.model not in (AUTO, REAL_ESRGAN):
         loaded = ctx.load(ctx.params, sizes, planes=ctx.planes, content=_content(ctx))

@@ -36,7 +36,16 @@ from server.images.read.open import Header, check_size, read_header
 from server.job.creativity import recipe
 from server.job.job import Job, Params, State
 from server.job.mask import KEPT_CREATIVITY, of_mask
-from server.job.plan import Estimate, Plan, check_border, checked_sizes, estimate, make_plan, with_kept
+from server.job.plan import (
+    Estimate,
+    Plan,
+    check_border,
+    checked_sizes,
+    estimate,
+    keeps_hdr,
+    make_plan,
+    with_kept,
+)
 from server.outbound.source import Source, download, own_file, own_job
 from server.service.previews import Previews
 from server.service.timed_cache import TimedCache
@@ -299,10 +308,17 @@ class Service:
         """What would be done. Raises ModelNotFound, ResultImpossible, InvalidField, SourceTooLarge."""
         if params.faces is not None:
             face_weights(self.catalog)
-        size, frames = (source.size, source.frames) if isinstance(source, Header) else (source, 1)
-        check_size(*size, self.config.max_source_pixels)
+        header = source if isinstance(source, Header) else Header(*source, "")
+        check_size(*header.size, self.config.max_source_pixels)
         limits = self.config.max_source_pixels, self.config.max_result_pixels
-        sizes = checked_sizes(size, params, frames, max_source_pixels=limits[0], max_result_pixels=limits[1])
+        sizes = checked_sizes(
+            header.size,
+            params,
+            header.frames,
+            max_source_pixels=limits[0],
+            max_result_pixels=limits[1],
+            hdr=header.hdr,
+        )
         content: Content = "photo" if params.content == "auto" else params.content
         rates = read_rates(self.config.cache_dir)
         networks = self.catalog.choose(params, sizes, device=self._device(), content=content, rates=rates)
@@ -318,6 +334,9 @@ class Service:
         if params.mask is not None and (params.faces is not None or networks.choice.creativity != KEPT_CREATIVITY):
             kept = self.plan(params.kept, source)
             plan = with_kept(plan, kept, masked_of((plan.model, None), (kept.model, None))[0])
+        if header.hdr is not None and not keeps_hdr(params):
+            note = f"the source is HDR ({header.hdr}), and the result has the standard range"
+            plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, note))))
         return plan
 
     def estimate(self, plan: Plan, params: Params) -> Estimate:

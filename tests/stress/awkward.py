@@ -63,6 +63,9 @@ class Run:
     params: Params = field(default_factory=lambda: Params(scale=1))
     samples: Samples = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
     metadata: Metadata = field(default_factory=Metadata)
+    hdr: str | None = None
+    gain_map: None = None
+    gain: None = None
     animation: None = None
     notes: list[str] = field(default_factory=list)
 
@@ -74,6 +77,8 @@ def judge(data: bytes) -> Verdict:
         decode.run(run)  # type: ignore[arg-type]
     except UpscaleError as error:
         return Verdict("refused", error.message)
+    if run.hdr not in (None, "gain map"):
+        return Verdict("unconfirmed", "HDR, which the reference does not tone-map")
     samples = run.samples
     with TemporaryDirectory() as folder:
         target = Path(folder) / "result.png"

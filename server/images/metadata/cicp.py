@@ -1,10 +1,11 @@
-"""Colour profiles for files that state their colours as code points (CICP), chromaticities or names instead."""
+"""Colours that files state as code points (CICP), chromaticities or names: of the standard range as a colour profile,
+of HDR (ITU-R BT.2100) as the code points themselves."""
 
 import struct
+from dataclasses import dataclass
 
 import numpy as np
 
-from server.errors import SourceUnreadable
 from server.images.chunks import before_pixels
 from server.images.metadata.exif import Exif
 from server.images.metadata.icc import (
@@ -19,10 +20,12 @@ from server.images.metadata.icc import (
     grey_profile,
     rgb_profile,
 )
+from server.images.read import heif
+from server.job.formats import Hdr
 
 _CODES: dict[int, Primaries] = {9: BT2020, 12: DISPLAY_P3}
 """ITU-T H.273, table 2. All others are read as sRGB's."""
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_HDR_TRANSFERS: dict[int, Hdr] = {16: "PQ", 18: "HLG"}
 """ITU-T H.273, table 3. All others are read with sRGB's curve, as browsers do."""
 
 _BOXES = 1 << 20
@@ -37,7 +40,7 @@ _SAME_GAMMA, _SAME_CHROMATICITY = 0.02, 0.005
 def from_png(data: bytes, *, grey: bool) -> bytes | None:
     """The profile that the chunks before the pixels describe, in this order of precedence: cICP, iCCP, sRGB, gAMA with
     cHRM (PNG, third edition, section 4.3). None for sRGB, for no or invalid values, and for iCCP, which libvips reads
-    itself. Raises SourceUnreadable for HDR."""
+    itself; also None for HDR."""
     found = before_pixels(data)
     if len(coded := found.get(b"cICP", b"")) == 4:
         return _by_code(coded[0], coded[1])
@@ -58,13 +61,97 @@ def from_png(data: bytes, *, grey: bool) -> bytes | None:
 
 
 def from_heif(data: bytes) -> bytes | None:
-    """The profile that the box `colr` of type `nclx` describes (ISO/IEC 14496-12, section 12.1.5); None for sRGB, or if
-    there is no such box. Raises SourceUnreadable for HDR."""
+    """The profile that the box `colr` of type `nclx` describes (ISO/IEC 14496-12, section 12.1.5); None for sRGB, for
+    HDR, or if there is no such box."""
+    codes = _nclx(data)
+    return None if codes is None else _by_code(*codes)
+
+
+def _nclx(data: bytes) -> tuple[int, int] | None:
+    """Primaries and transfer."""
     place = data.find(b"colrnclx", 0, _BOXES)
     if place < 0 or len(data) < place + 12:
         return None
     primaries, transfer = struct.unpack_from(">HH", data, place + 8)
-    return _by_code(primaries, transfer)
+    return primaries, transfer
+
+
+@dataclass(frozen=True)
+class CodePoints:
+    """The colours of an HDR picture."""
+
+    primaries: int
+    """ITU-T H.273, table 2."""
+    transfer: int
+    """16 (PQ) or 18 (HLG)."""
+    light: tuple[int, int] = (0, 0)
+    """MaxCLL and MaxFALL in cd/m² (CTA-861.3): the brightest pixel, and the mean of all; 0: unknown."""
+    mastering: bytes = b""
+    """The display that it was made on, as the PNG chunk mDCV has it; empty: unknown."""
+
+    @property
+    def kind(self) -> Hdr:
+        return _HDR_TRANSFERS[self.transfer]
+
+    @property
+    def chromaticities(self) -> Primaries:
+        """Of red, green and blue."""
+        return _CODES.get(self.primaries, SRGB)
+
+    def pack(self) -> bytes:
+        return struct.pack(">BBHH", self.primaries, self.transfer, *self.light) + self.mastering
+
+    @classmethod
+    def unpack(cls, data: bytes | None) -> "CodePoints | None":
+        if not data:
+            return None
+        primaries, transfer, *light = struct.unpack_from(">BBHH", data)
+        return cls(primaries, transfer, (light[0], light[1]), data[6:])
+
+    def png_chunks(self) -> list[tuple[bytes, bytes]]:
+        """PNG, third edition, sections 11.3.2.6 to 11.3.2.8: names and contents. The samples are RGB, of full range."""
+        chunks = [(b"cICP", bytes([self.primaries, self.transfer, 0, 1]))]
+        chunks += [(b"mDCV", self.mastering)] if self.mastering else []
+        return chunks + (
+            [(b"cLLI", struct.pack(">II", *(each * _UNIT for each in self.light)))] if any(self.light) else []
+        )
+
+    def heif_boxes(self, matrix: int) -> list[bytes]:
+        """The properties `colr`, `mdcv` and `clli` (ISO/IEC 14496-12, sections 12.1.5 to 12.1.7). `matrix`: how the
+        encoder has made luma and chroma (ITU-T H.273, table 4); they are of full range."""
+        boxes = [(b"colr", b"nclx" + struct.pack(">HHHB", self.primaries, self.transfer, matrix, 0x80))]
+        if self.mastering:
+            boxes.append((b"mdcv", self.mastering[4:12] + self.mastering[:4] + self.mastering[12:]))
+        if any(self.light):
+            boxes.append((b"clli", struct.pack(">HH", *self.light)))
+        return [struct.pack(">I", 8 + len(content)) + name + content for name, content in boxes]
+
+
+_UNIT, _MASTERING_BYTES = 10_000, 24
+"""PNG states light in units of 0.0001 cd/m². Chromaticities and units of mDCV and `mdcv` are the same; the former has
+red first, the latter green."""
+
+
+def code_points(data: bytes, mime: str) -> CodePoints | None:
+    """Of a file that is HDR; None for the standard range."""
+    if mime == "image/png":
+        found = before_pixels(data)
+        coded = found.get(b"cICP", b"")
+        codes = (coded[0], coded[1]) if len(coded) == 4 else None
+        level, mastering = found.get(b"cLLI", b""), found.get(b"mDCV", b"")
+        light = tuple(each // _UNIT for each in struct.unpack(">II", level)) if len(level) == 8 else (0, 0)
+    elif mime in ("image/avif", "image/heic"):
+        codes = _nclx(data)
+        level = next(heif.properties(data, b"clli"), b"")
+        light = struct.unpack_from(">HH", level) if len(level) >= 4 else (0, 0)
+        mastering = next(heif.properties(data, b"mdcv"), b"")
+        mastering = mastering[8:12] + mastering[:8] + mastering[12:]
+    else:
+        return None
+    if codes is None or codes[1] not in _HDR_TRANSFERS or codes[0] > 0xFF:
+        return None
+    light = min(light[0], 0xFFFF), min(light[1], 0xFFFF)
+    return CodePoints(*codes, light, mastering if len(mastering) == _MASTERING_BYTES else b"")
 
 
 def from_exif(exif: Exif) -> bytes | None:
@@ -97,9 +184,7 @@ def _by_points(points: list[Chromaticity], gamma: float | None) -> bytes | None:
 
 
 def _by_code(primaries: int, transfer: int) -> bytes | None:
-    if transfer in _HDR_TRANSFERS:
-        raise SourceUnreadable(f"HDR pictures ({_HDR_TRANSFERS[transfer]}) are not supported; convert it to SDR first")
-    return rgb_profile(_CODES[primaries]) if primaries in _CODES else None
+    return rgb_profile(_CODES[primaries]) if primaries in _CODES and transfer not in _HDR_TRANSFERS else None
 
 
 def _points(numbers: bytes) -> list[Chromaticity]:

@@ -6,7 +6,9 @@ import functools
 import pyvips
 
 from server.errors import SourceUnreadable
-from server.images.metadata.fields import ICC, get_field, with_field
+from server.images import tone_map
+from server.images.metadata.cicp import CodePoints
+from server.images.metadata.fields import CODE_POINTS, ICC, get_field, with_field
 
 _SPACES = {(True, "uchar"): "b-w", (True, "ushort"): "grey16", (False, "uchar"): "srgb", (False, "ushort"): "rgb16"}
 """libvips' names, by (grey, number format)."""
@@ -35,9 +37,10 @@ def _is_usable(data: bytes, signature: bytes) -> bool:
     return True
 
 
-def to_rgb(image: pyvips.Image) -> pyvips.Image:
+def to_rgb(image: pyvips.Image, *, keep_hdr: bool = False) -> pyvips.Image:
     """Any picture of libvips → grey or RGB, with or without alpha, 8 or 16 bits, with libvips' matching interpretation.
 
+    HDR (PQ, HLG) is tone-mapped to sRGB in 16 bits; with `keep_hdr` its samples stay, as RGB in 16 bits.
     CMYK becomes sRGB through its profile, or without one through libvips' default profile for coated paper. Lab and XYZ
     become sRGB. Floats are clipped to 0 (black) … 1 (white); they are in the space of their profile, or without one
     proportional to light. Raises SourceUnreadable.
@@ -58,6 +61,9 @@ def to_rgb(image: pyvips.Image) -> pyvips.Image:
         image = (image * (65535 / (2**32 - 1))).rint().cast("ushort")
     if image.format not in ("uchar", "ushort"):
         raise SourceUnreadable("the picture has negative samples, which do not state black and white")
+    codes = CodePoints.unpack(get_field(image, CODE_POINTS))
+    if codes is not None:
+        return tone_map.coded(image) if keep_hdr else tone_map.tone_mapped(image, codes)
     return image.copy(interpretation=_SPACES[image.bands < 3, image.format])
 
 

@@ -5,8 +5,10 @@ import pyvips
 ICC, EXIF, XMP, IPTC = "icc-profile-data", "exif-data", "xmp-data", "iptc-data"
 
 
-RESOLUTION, TEXTS = "our-resolution", "our-texts"
-"""Fields of this server's own; resolution.py and texts.py define their content."""
+RESOLUTION, TEXTS, CODE_POINTS = "our-resolution", "our-texts", "our-code-points"
+"""Fields of this server's own; resolution.py, texts.py and cicp.py define their content."""
+GAIN_MAP, GAIN_MAP_ANNOUNCED, GAIN_MAP_IN_XMP = "our-gain-map", "our-gain-map-announced", "our-gain-map-in-xmp"
+"""For the encoder of JPEG: the gain map's file, segments that go with it, and a byte if XMP must state its place."""
 
 
 def get_field(image: pyvips.Image, name: str) -> bytes | None:

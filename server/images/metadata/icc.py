@@ -31,14 +31,20 @@ _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 def rgb_profile(primaries: Primaries, white: Chromaticity = D65, gamma: float | None = None) -> bytes:
     """`gamma`: the exponent from samples to light, or None for sRGB's curve."""
     adapted = _adaptation(_xyz(white))
-    colorants = np.array([_xyz(each) for each in primaries]).T
-    matrix = adapted @ colorants * np.linalg.solve(colorants, _xyz(white))
+    matrix = adapted @ to_xyz(primaries, white)
     curve = _curve(gamma)
     tags = {b"chad": b"sf32" + bytes(4) + _fixed(*adapted.ravel())}
     for letter, column in zip((b"r", b"g", b"b"), matrix.T, strict=True):
         tags[letter + b"XYZ"] = _point(*column)
         tags[letter + b"TRC"] = curve
     return _profile(b"RGB ", tags)
+
+
+def to_xyz(primaries: Primaries, white: Chromaticity = D65) -> NDArray[np.float64]:
+    """The matrix from RGB, proportional to light, to XYZ; white has Y = 1."""
+    colorants = np.array([_xyz(each) for each in primaries]).T
+    matrix: NDArray[np.float64] = colorants * np.linalg.solve(colorants, _xyz(white))
+    return matrix
 
 
 def grey_profile(gamma: float | None = None) -> bytes:

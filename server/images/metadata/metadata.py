@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import pyvips
 
 from server.images.metadata import colour, exif, provenance, texts, xmp
+from server.images.metadata.cicp import CodePoints
 from server.images.metadata.exif import Exif
-from server.images.metadata.fields import EXIF, ICC, IPTC, RESOLUTION, TEXTS, XMP, get_field, with_field
+from server.images.metadata.fields import CODE_POINTS, EXIF, ICC, IPTC, RESOLUTION, TEXTS, XMP, get_field, with_field
 from server.images.metadata.placement import Placement
 from server.images.metadata.provenance import Origin
 from server.images.metadata.resolution import Resolution, of_libvips, of_tags, pack, tags
@@ -26,6 +27,8 @@ UNKNOWN_PIXELS_PER_MM = 72 / 25.4
 class Metadata:
     icc: bytes | None = None
     """The profile of the samples; None for sRGB, and for grey with sRGB's curve."""
+    code_points: CodePoints | None = None
+    """Of the samples, if they are HDR; they then have no profile."""
     exif: Exif = Exif()
     xmp: bytes | None = None
     iptc: bytes | None = None
@@ -57,6 +60,7 @@ def read(image: pyvips.Image, data: bytes | None = None) -> Metadata:
     found = _tags(image)
     return Metadata(
         icc=colour.profile(image),
+        code_points=CodePoints.unpack(get_field(image, CODE_POINTS)),
         exif=found,
         xmp=packet_of(image, data),
         iptc=_iim(get_field(image, IPTC)),
@@ -99,6 +103,7 @@ def attach_metadata(
         left = replace(left, xmp=provenance.without_claims(left.xmp))
     for name, data in (
         (ICC, metadata.icc),
+        (CODE_POINTS, metadata.code_points.pack() if metadata.code_points else None),
         (EXIF, block),
         (XMP, left.xmp),
         (IPTC, left.iptc),

@@ -3,6 +3,7 @@
 from server.images.metadata import xmp
 from server.images.metadata.metadata import Metadata
 from server.images.read import gif, heif, jpeg, tiff
+from server.images.read.gain_map import GainMap
 from server.images.read.sniff import sniff
 from server.job.job import Params
 
@@ -20,11 +21,18 @@ _AUXILIARIES = (
 _MOST_KEYWORDS = 5
 
 
-def not_kept(data: bytes, metadata: Metadata, params: Params, frames: int) -> tuple[str, ...]:
-    """Short sentences without a full stop. `frames`: the number of frames in the result."""
+def not_kept(
+    data: bytes, metadata: Metadata, params: Params, frames: int, beside: GainMap | None, *, kept: bool
+) -> tuple[str, ...]:
+    """Short sentences without a full stop. `frames`: the number of frames in the result; `beside`: the source's gain
+    map, and whether it is `kept`."""
     found = [*_pages(data, frames)]
-    lost = list(dict.fromkeys([*_beside(data), *(xmp.lost(metadata.xmp) if metadata.xmp else [])]))
-    found += [f"the source's {each} is not in the result" for each in lost if each != xmp.EXTENDED]
+    lost = list(dict.fromkeys([*_beside(data, beside), *(xmp.lost(metadata.xmp) if metadata.xmp else [])]))
+    for each in lost:
+        if each == xmp.GAIN_MAP and sniff(data) == "image/jpeg" and beside is None:
+            found.append("the source's gain map (HDR) is missing or damaged: it was read as a plain JPEG")
+        elif each != xmp.EXTENDED and not (kept and each == xmp.GAIN_MAP):
+            found.append(f"the source's {each} is not in the result")
     if params.metadata == "keep" and not params.sweep:
         found += _metadata(metadata, params)
     return tuple(found)
@@ -42,12 +50,12 @@ def _pages(data: bytes, frames: int) -> list[str]:
     return []
 
 
-def _beside(data: bytes) -> list[str]:
+def _beside(data: bytes, beside: GainMap | None) -> list[str]:
     """Data beside the picture that XMP does not mention."""
     kind = sniff(data)
     if kind == "image/jpeg":
         found = jpeg.look(data)
-        return [xmp.GAIN_MAP] if jpeg.application(data, found, 2, _GAIN_MAP_SEGMENT) else []
+        return [xmp.GAIN_MAP] if beside or jpeg.application(data, found, 2, _GAIN_MAP_SEGMENT) else []
     if kind in ("image/heic", "image/avif"):
         urns = heif.auxiliaries(data)
         return [words for part, words in _AUXILIARIES if any(part in urn for urn in urns)]

@@ -7,7 +7,7 @@ Statements of the source that are no longer true are replaced: a camera's pictur
 from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr, unescape
 
-from server.images.metadata.xmp import IPTC, RDF, USUAL, XMP
+from server.images.metadata.xmp import IPTC, RDF, USUAL, XMP, with_description
 from server.images.metadata.xmp_packet import Packet, parse
 
 TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -56,14 +56,7 @@ def source_type(data: bytes, packet: bytes | None) -> str | None:
 def labelled(packet: bytes | None, origin: Origin) -> bytes:
     """The packet with the result's own statements in place of the source's. None and damaged packets give one that has
     nothing else."""
-    parsed = parse(packet, USUAL) if packet else None
-    place = None if parsed is None else _end_of_rdf(parsed)
-    added = _description(origin)
-    if parsed is None or place is None:
-        return _BEGIN + added + _END
-    _drop(parsed, own=True)
-    parsed.insert(place, added)
-    return parsed.result()
+    return with_description(packet, _description(origin), lambda parsed: _drop(parsed, own=True))
 
 
 def without_claims(packet: bytes) -> bytes:
@@ -88,13 +81,6 @@ def read(packet: bytes) -> dict[str, str]:
     return found
 
 
-_BEGIN = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-    f'<rdf:RDF xmlns:rdf="{RDF}">'
-).encode()
-_END = b'</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-
-
 def _description(origin: Origin) -> bytes:
     """One element whose prefixes are declared in it: the packet may use them for something else."""
     properties = [
@@ -111,12 +97,6 @@ def _description(origin: Origin) -> bytes:
     declared = "".join(f" xmlns:{prefix}={quoteattr(uri)}" for prefix, uri in spaces)
     stated = "".join(f" {name}={quoteattr(value)}" for name, value in properties)
     return f'<rdf:Description{declared} rdf:about=""{stated}/>'.encode()
-
-
-def _end_of_rdf(parsed: Packet) -> int | None:
-    """Where another description can be added."""
-    places = [node.end_tag for node in parsed.root.all() if node.name == (RDF, "RDF") and node.end_tag >= 0]
-    return places[0] if places else None
 
 
 def _drop(parsed: Packet, *, own: bool) -> None:

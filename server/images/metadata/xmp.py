@@ -5,7 +5,7 @@ of namespaces.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from xml.etree import ElementTree
 
 from server.images.metadata.placement import Box, Placement
@@ -140,6 +140,45 @@ def lost(packet: bytes) -> list[str]:
         if (space, local) == (_NOTE, "HasExtendedXMP"):
             found.append(EXTENDED)
     return list(dict.fromkeys(found))
+
+
+def with_description(
+    packet: bytes | None, added: bytes, change: Callable[[Packet], None] = lambda parsed: None
+) -> bytes:
+    """The packet, after `change`, with another element rdf:Description, which declares its own prefixes. None and
+    damaged packets give one that has nothing else."""
+    parsed = parse(packet, USUAL) if packet else None
+    nodes = [] if parsed is None else [each for each in parsed.root.all() if each.name == (RDF, "RDF")]
+    places = [each.end_tag for each in nodes if each.end_tag >= 0]
+    if parsed is None or not places:
+        return _BEGIN + added + _END
+    change(parsed)
+    parsed.insert(places[0], added)
+    return parsed.result()
+
+
+_BEGIN = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    f'<rdf:RDF xmlns:rdf="{RDF}">'
+).encode()
+_END = b'</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+
+
+def with_gain_map(packet: bytes | None, size_bytes: int) -> bytes:
+    """The packet of a JPEG file whose next picture is a gain map of that size (Google's "Ultra HDR image format" 1.1,
+    section "XMP attributes")."""
+    items = "".join(
+        f'<rdf:li rdf:parseType="Resource"><Container:Item Item:Semantic="{semantic}" Item:Mime="image/jpeg"{length}/>'
+        "</rdf:li>"
+        for semantic, length in (("Primary", ""), ("GainMap", f' Item:Length="{size_bytes}"'))
+    )
+    spaces = (("rdf", RDF), ("hdrgm", _GAIN_MAP), ("Container", _CONTAINER), ("Item", f"{_CONTAINER}item/"))
+    declared = "".join(f' xmlns:{prefix}="{uri}"' for prefix, uri in spaces)
+    return with_description(
+        packet,
+        f'<rdf:Description{declared} rdf:about="" hdrgm:Version="1.0"><Container:Directory><rdf:Seq>{items}</rdf:Seq>'
+        "</Container:Directory></rdf:Description>".encode(),
+    )
 
 
 def _names(parsed: Packet) -> Iterator[tuple[str, str, str]]:

@@ -64,7 +64,7 @@ def is_heif(data: bytes) -> bool:
 def codec(data: bytes) -> str | None:
     """The codec of the main picture, as four characters: of its item, or of an item that it is composed from, else of
     the first track. None if `data` do not state it."""
-    meta = next(_find(data, b"meta"), None)
+    meta = next(find(data, b"meta"), None)
     if meta is not None and (found := _codec_of_items(data, meta[0] + _FULL, meta[1])):
         return found
     return next(_codecs_of_tracks(data), None)
@@ -82,21 +82,25 @@ def sniff(data: bytes) -> str | None:
 
 def auxiliaries(data: bytes) -> list[str]:
     """The purposes of auxiliary pictures: the URNs of boxes `auxC`, and "tmap" for the item of a gain map."""
-    meta = next(_find(data, b"meta"), None)
+    meta = next(find(data, b"meta"), None)
     if meta is None:
         return []
     start, end = meta[0] + _FULL, meta[1]
     found = ["tmap"] if "tmap" in _items(data, start, end).values() else []
-    for properties in _find(data, b"iprp", start, end):
-        for container in _find(data, b"ipco", *properties):
-            for place, stop in _find(data, b"auxC", *container):
-                found.append(_text(data[place + _FULL : stop].split(b"\0")[0]))
-    return found
+    return found + [_text(each[_FULL:].split(b"\0")[0]) for each in properties(data, b"auxC")]
+
+
+def properties(data: bytes, name: bytes) -> Iterator[bytes]:
+    """The contents of the boxes of that name among the properties of items."""
+    for meta in find(data, b"meta"):
+        for place, stop in find(data, b"iprp", meta[0] + _FULL, meta[1]):
+            for container in find(data, b"ipco", place, stop):
+                yield from (data[start:end] for start, end in find(data, name, *container))
 
 
 def pictures(data: bytes) -> int:
     """The number of independent pictures: not hidden, not part of another, not auxiliary to another."""
-    meta = next(_find(data, b"meta"), None)
+    meta = next(find(data, b"meta"), None)
     if meta is None:
         return 1
     start, end = meta[0] + _FULL, meta[1]
@@ -111,9 +115,9 @@ def pictures(data: bytes) -> int:
 
 def _hidden(data: bytes, start: int, end: int) -> set[int]:
     found = set()
-    for place, stop in _find(data, b"iinf", start, end):
+    for place, stop in find(data, b"iinf", start, end):
         place += _FULL + (2 if data[place : place + 1] == b"\0" else 4)
-        for item, _ in _find(data, b"infe", place, stop):
+        for item, _ in find(data, b"infe", place, stop):
             width = 2 if data[item] == 2 else 4
             if data[item + 3] & 1:
                 found.add(int.from_bytes(data[item + _FULL : item + _FULL + width], "big"))
@@ -125,7 +129,7 @@ def _codec_of_items(data: bytes, start: int, end: int) -> str | None:
     if not items:
         return None
     known = {*CODECS, *OTHER_CODECS}
-    main = _primary(data, start, end)
+    main = primary(data, start, end)
     if (coded := items.get(main)) in known:
         return coded
     parts = _references(data, start, end, b"dimg").get(main, [])
@@ -136,9 +140,9 @@ def _codec_of_items(data: bytes, start: int, end: int) -> str | None:
 def _items(data: bytes, start: int, end: int) -> dict[int, str]:
     """Item types by item number, from the box `iinf`."""
     found: dict[int, str] = {}
-    for place, stop in _find(data, b"iinf", start, end):
+    for place, stop in find(data, b"iinf", start, end):
         place += _FULL + (2 if data[place : place + 1] == b"\0" else 4)
-        for item, item_end in _find(data, b"infe", place, stop):
+        for item, item_end in find(data, b"infe", place, stop):
             version = data[item] if item < len(data) else 0
             if version < 2 or len(found) >= _MOST_ITEMS:
                 continue
@@ -150,8 +154,9 @@ def _items(data: bytes, start: int, end: int) -> dict[int, str]:
     return found
 
 
-def _primary(data: bytes, start: int, end: int) -> int:
-    for place, _ in _find(data, b"pitm", start, end):
+def primary(data: bytes, start: int, end: int) -> int:
+    """The number of the main picture; `start` and `end`: of what is in the box `meta`."""
+    for place, _ in find(data, b"pitm", start, end):
         width = 2 if data[place : place + 1] == b"\0" else 4
         return int.from_bytes(data[place + _FULL : place + _FULL + width], "big")
     return -1
@@ -160,9 +165,9 @@ def _primary(data: bytes, start: int, end: int) -> int:
 def _references(data: bytes, start: int, end: int, kind: bytes) -> dict[int, list[int]]:
     """For each item the items that it refers to."""
     found: dict[int, list[int]] = {}
-    for place, stop in _find(data, b"iref", start, end):
+    for place, stop in find(data, b"iref", start, end):
         width = 2 if data[place : place + 1] == b"\0" else 4
-        for at, at_end in _find(data, kind, place + _FULL, stop):
+        for at, at_end in find(data, kind, place + _FULL, stop):
             owner = int.from_bytes(data[at : at + width], "big")
             first = at + width + 2
             places = range(first, min(at_end - width + 1, first + width * _MOST_ITEMS), width)
@@ -172,11 +177,11 @@ def _references(data: bytes, start: int, end: int, kind: bytes) -> dict[int, lis
 
 def _codecs_of_tracks(data: bytes) -> Iterator[str]:
     known = {*CODECS, *OTHER_CODECS}
-    for movie in _find(data, b"moov"):
-        for track in _find(data, b"trak", *movie):
+    for movie in find(data, b"moov"):
+        for track in find(data, b"trak", *movie):
             inner = [track]
             for name in (b"mdia", b"minf", b"stbl", b"stsd"):
-                inner = [found for each in inner for found in _find(data, name, *each)]
+                inner = [found for each in inner for found in find(data, name, *each)]
             for start, _ in inner:
                 kind = _text(data[start + _FULL + 4 + 4 : start + _FULL + 4 + 8])
                 if kind in known:
@@ -184,11 +189,11 @@ def _codecs_of_tracks(data: bytes) -> Iterator[str]:
 
 
 def _first(data: bytes) -> tuple[int, int]:
-    return next(_find(data, b"ftyp"), (len(data), len(data)))
+    return next(find(data, b"ftyp"), (len(data), len(data)))
 
 
-def _find(data: bytes, name: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
-    """Start and end of the contents of each box of that name, in that part of the file."""
+def find(data: bytes, name: bytes | None, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
+    """Start and end of the contents of each box of that name, or of any name, in that part of the file."""
     end = len(data) if end is None else min(end, len(data))
     for _ in range(_MOST_BOXES):
         if start + 8 > end:
@@ -199,7 +204,7 @@ def _find(data: bytes, name: bytes, start: int = 0, end: int | None = None) -> I
         stop = end if length == 0 else start + length  # 0: to the end of the file
         if stop < start + head:
             return
-        if data[start + 4 : start + 8] == name:
+        if name is None or data[start + 4 : start + 8] == name:
             yield start + head, min(stop, end)
         start = stop
 

@@ -61,9 +61,9 @@ class Jpeg:
         )
 
 
-def look(data: bytes) -> Jpeg:
-    """Read the markers up to the end of the picture."""
-    found, place = Jpeg(), 2
+def look(data: bytes, start: int = 0) -> Jpeg:
+    """Read the markers up to the end of the picture that begins at `start`."""
+    found, place = Jpeg(), start + 2
     for _ in range(_MAX_SEGMENTS):
         marker = _MARKER.search(data, place)
         if marker is None:
@@ -140,14 +140,23 @@ def application(data: bytes, found: Jpeg, number: int, name: bytes) -> list[byte
     return [part[len(name) :] for part in parts if part.startswith(name)]
 
 
-def write(save: Callable[[pyvips.TargetCustom], None], file: BinaryIO, first: bytes, added: Sequence[bytes]) -> None:
-    """Write to `file` what `save` writes, with the segment `first` before all others, and the comments `added` after
-    the application segments. Raises OSError."""
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def comment(text: bytes) -> bytes:
+    return segment(_COMMENT, text)
+
+
+def write(save: Callable[[pyvips.TargetCustom], None], file: BinaryIO, first: bytes, added: Sequence[bytes]) -> int:
+    """Write to `file` what `save` writes, with the segment `first` before all others, and the segments `added` after
+    the application segments. Returns the offset behind these. Raises OSError."""
     waiting, raised = bytearray(), []
-    head: bytes | None = b"".join(bytes([0xFF, _COMMENT]) + struct.pack(">H", len(each) + 2) + each for each in added)
+    end = 0
+    head: bytes | None = b"".join(added)
 
     def put(data: bytes) -> int:
-        nonlocal head, waiting
+        nonlocal head, waiting, end
         try:
             if head is None:
                 file.write(data)
@@ -156,6 +165,7 @@ def write(save: Callable[[pyvips.TargetCustom], None], file: BinaryIO, first: by
                 place = _behind_applications(waiting)
                 if place is not None:
                     file.write(waiting[:2] + first + waiting[2:place] + head + waiting[place:])
+                    end = len(first) + place + len(head)
                     head, waiting = None, bytearray()
         except BaseException as error:  # libvips is the caller, and would only print it
             raised.append(error)
@@ -171,6 +181,7 @@ def write(save: Callable[[pyvips.TargetCustom], None], file: BinaryIO, first: by
             raise
     if raised:
         raise raised[0]
+    return end
 
 
 def _behind_applications(data: bytearray) -> int | None:

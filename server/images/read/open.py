@@ -6,7 +6,7 @@ pages this module opens the first; animation.py reads all frames.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from server.errors import SourceTooLarge, SourceUnreadable
 from server.images.metadata import cicp, colour, exif, metadata
-from server.images.metadata.fields import EXIF, ICC, IPTC, get_field, with_field
-from server.images.read import apng, fallback, gif, jpeg, png, tiff, unsupported
+from server.images.metadata.fields import CODE_POINTS, EXIF, ICC, IPTC, get_field, with_field
+from server.images.read import apng, fallback, gain_map, gif, jpeg, png, tiff, unsupported
 from server.images.read.sniff import READABLE, sniff
+from server.job.formats import Hdr
 
 pyvips.block_untrusted_set(True)
 # Every source is different: a cache of operations would only use memory.
@@ -68,6 +69,8 @@ class Header:
     mime: str
     frames: int = 1
     """More than 1 for an animation; its frames may still prove to be damaged when they are decoded."""
+    hdr: Hdr | None = None
+    """None for the standard range. A gain map may still prove to be damaged when it is decoded."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,7 +79,9 @@ class Header:
 
 def read_header(data: bytes, max_pixels: int) -> Header:
     """Size and kind, without decoding. Raises SourceUnreadable, and SourceTooLarge above `max_pixels`."""
-    return _find(data, max_pixels)[0]
+    header = _find(data, max_pixels)[0]
+    codes = cicp.code_points(data, header.mime)
+    return header if codes is None else replace(header, hdr=codes.kind)
 
 
 def open_picture(data: bytes, max_pixels: int) -> pyvips.Image:
@@ -85,6 +90,10 @@ def open_picture(data: bytes, max_pixels: int) -> pyvips.Image:
     read."""
     image = _find(data, max_pixels)[1]()
     mime = sniff(data) or ""
+    if (codes := cicp.code_points(data, mime)) is not None:  # they count more than a profile, which can't state HDR
+        image = with_field(image, CODE_POINTS, codes.pack())
+        image.remove(ICC)
+        return image
     if image.interpretation not in _RGB or cicp.are_stated(data, mime) or colour.profile(image) is not None:
         return image
     return with_field(image, ICC, cicp.from_exif(exif.parse(get_field(image, EXIF) or b"")))
@@ -144,7 +153,8 @@ def _find_jpeg(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvip
         raise SourceUnreadable(reason)
     if found.ends or not found.has_all_scans:
         image = _open(data, "image/jpeg", max_pixels)
-        return _header(image, "image/jpeg"), lambda: image
+        beside = gain_map.find(data, found, (image.width, image.height))
+        return replace(_header(image, "image/jpeg"), hdr="gain map" if beside else None), lambda: image
     return _find_ended("image/jpeg", jpeg.completed(data), jpeg.completed(data, jpeg.FILLER), max_pixels)
 
 

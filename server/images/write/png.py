@@ -22,7 +22,8 @@ from isal import isal_zlib
 
 from server.images.chunks import PNG_SIGNATURE, png_chunk
 from server.images.metadata import resolution, texts
-from server.images.metadata.fields import EXIF, ICC, RESOLUTION, TEXTS, XMP, get_field
+from server.images.metadata.cicp import CodePoints
+from server.images.metadata.fields import CODE_POINTS, EXIF, ICC, RESOLUTION, TEXTS, XMP, get_field
 from server.images.metadata.timing import Timing
 
 _LEVEL = 1
@@ -192,6 +193,9 @@ def _write_metadata(file: BinaryIO, image: pyvips.Image) -> None:
     profile, tags, packet = (get_field(image, name) for name in (ICC, EXIF, XMP))
     if profile is not None:
         file.write(png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile)))
+    codes = CodePoints.unpack(get_field(image, CODE_POINTS))
+    for name, data in codes.png_chunks() if codes else ():
+        file.write(png_chunk(name, data))
     stated = resolution.unpack(get_field(image, RESOLUTION))
     if stated is not None and (contents := resolution.phys(stated)) is not None:
         file.write(png_chunk(b"pHYs", contents))

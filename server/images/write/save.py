@@ -8,20 +8,38 @@ and GIF hold the whole picture: server/job/formats.py limits their size. animati
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyvips
 
-from server.images.metadata import colour, exif, resolution, texts
-from server.images.metadata.fields import EXIF, IPTC, RESOLUTION, TEXTS, XMP, get_field, kept, with_field
+from server.images.metadata import colour, exif, resolution, texts, xmp
+from server.images.metadata.cicp import CodePoints
+from server.images.metadata.fields import (
+    CODE_POINTS,
+    EXIF,
+    GAIN_MAP,
+    GAIN_MAP_ANNOUNCED,
+    GAIN_MAP_IN_XMP,
+    IPTC,
+    RESOLUTION,
+    TEXTS,
+    XMP,
+    get_field,
+    kept,
+    with_field,
+)
 from server.images.metadata.metadata import as_srgb, photoshop_block
 from server.images.read import gif, jpeg
+from server.images.write import gain_map, heif_properties
 from server.images.write.png import save_png
-from server.job.formats import FORMATS, check_fits
+from server.job.formats import FORMATS, check_fits, check_hdr
 from server.job.job import Params
 
 FULL_CHROMA_FROM = 90
 """JPEG quality from which chroma is not subsampled (4:4:4). In AVIF it never is, at no cost in bytes; in lossy WebP it
 always is (RFC 6386)."""
+_RGB, _BT601 = 0, 6
+"""How libheif stores colours in lossless and in lossy AVIF (matrix coefficients of ITU-T H.273, table 4)."""
 _CLASSIC_TIFF_BYTES = 3_900_000_000
 """Size of the samples, before compression, beyond which the 32-bit offsets of classic TIFF may not be enough."""
 
@@ -33,6 +51,8 @@ def save(image: pyvips.Image, path: Path, params: Params) -> None:
     Raises ResultImpossible if the format can't hold it, pyvips.Error if it can't be computed or written, and OSError.
     """
     check_image(image, params)
+    if (codes := CodePoints.unpack(get_field(image, CODE_POINTS))) is not None:
+        check_hdr(codes.kind, FORMATS[params.format])
     _SAVERS[params.format](converted(image, params), path, params)
 
 
@@ -91,13 +111,19 @@ def _save_jpeg(image: pyvips.Image, path: Path, params: Params) -> None:
     iptc = get_field(image, IPTC)
     image = with_field(image, IPTC, iptc and photoshop_block(iptc))
     options = {"Q": quality, "subsample_mode": "off" if full_chroma else "on", "interlace": params.progressive}
-    comments = texts.unpack(get_field(image, TEXTS)).as_comments()
+    added = [jpeg.comment(each) for each in texts.unpack(get_field(image, TEXTS)).as_comments()]
     stated = resolution.jfif(resolution.unpack(get_field(image, RESOLUTION)))
-    if comments or stated:
+    if (beside := get_field(image, GAIN_MAP)) is not None:
+        added += [get_field(image, GAIN_MAP_ANNOUNCED) or b"", gain_map.TABLE]
+        if get_field(image, GAIN_MAP_IN_XMP) is not None:
+            image = with_field(image, XMP, xmp.with_gain_map(get_field(image, XMP), len(beside)))
+    if added or stated:
         with path.open("wb") as file:
-            jpeg.write(
-                lambda target: image.jpegsave_target(target, keep=kept(image), **options), file, stated or b"", comments
+            end = jpeg.write(
+                lambda target: image.jpegsave_target(target, keep=kept(image), **options), file, stated or b"", added
             )
+            if beside is not None:
+                gain_map.append(file, end, beside)
     else:
         image.jpegsave(_name(path), keep=kept(image), **options)
 
@@ -117,10 +143,13 @@ def _save_avif(image: pyvips.Image, path: Path, params: Params) -> None:
     bits = 10 if image.format == "ushort" else 8
     if bits == 10:  # libvips truncates to the high bits: they are rounded here
         image = ((image * (1023 / 65535)).rint() * 64).cast("ushort")
-    image.heifsave(
-        _name(path), compression="av1", Q=quality_of(params), lossless=params.lossless, bitdepth=bits, effort=0,
-        subsample_mode="off", keep=kept(image),
-    )  # fmt: skip
+    options: dict[str, Any] = {"Q": quality_of(params), "lossless": params.lossless, "bitdepth": bits, "effort": 0}
+    options |= {"compression": "av1", "subsample_mode": "off", "keep": kept(image)}
+    if (codes := CodePoints.unpack(get_field(image, CODE_POINTS))) is None:
+        image.heifsave(_name(path), **options)
+    else:  # libvips can't state them
+        boxes = codes.heif_boxes(_RGB if params.lossless else _BT601)
+        path.write_bytes(heif_properties.added(image.heifsave_buffer(**options), boxes))
 
 
 def _save_gif(image: pyvips.Image, path: Path, _: Params) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from server.engine.tile import Span, blend_weights, blended, cut
 from server.images.read.open import Samples
 from server.images.samples import Floats, from_floats, to_8_bits, to_floats
-from server.job.creativity import ANCHORS, Recipe, recipe
+from server.job.creativity import ANCHORS, Recipe
 from server.job.tiling import round_up, shortest_tile, tiles_along
 from server.job.wrap import NO_BORDER
 from server.pipeline.base import Context, Refinement
@@ -60,7 +60,8 @@ def run(ctx: Context) -> None:
     refiner = ctx.load_refiner() if wanted.diffuses else None
     assert ctx.stream is not None and ctx.plan is not None  # those steps came before
     name, sha256 = (refiner.name, refiner.sha256) if refiner else (None, None)
-    ctx.refinement = Refinement(whole_recipe(ctx.creativity), name, sha256, ctx.seed)
+    stated = whole_recipe(ctx.creativity) | {"back_projection": wanted.back_projection}
+    ctx.refinement = Refinement(stated, name, sha256, ctx.seed)
     size, border, stream = ctx.plan.canvas, ctx.plan.result_border, ctx.stream
     work = _Work.of(ctx, refiner, wanted, ctx.seed, stream.channels)
     spool = Spool(resized(stream, size, np.uint16, ctx.engine.kernel, border), ctx.target.parent)
@@ -72,7 +73,7 @@ def _recipe(ctx: Context) -> Recipe | None:
     """What this step has to do, or None for nothing."""
     if ctx.plan is None or not ctx.plan.passes:
         return None
-    wanted = recipe(ctx.creativity)
+    wanted = ctx.recipe
     return wanted if wanted.diffuses or wanted.back_projection else None
 
 

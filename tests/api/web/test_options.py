@@ -17,6 +17,7 @@ def test_what_was_chosen_is_what_is_asked_for(live: Live, visit: Visitor, pictur
     page.get_by_label("Format").select_option("webp")
     page.get_by_label("Quality").fill("80")
     page.get_by_label("Photo data").select_option("strip")
+    page.get_by_label("HDR pictures").select_option("tone-map")
     page.get_by_label("Seamless sides").select_option("xy")
     page.locator("#networks summary").click()
     page.get_by_role("radio", name="realesr-animevideov3").check()
@@ -26,6 +27,7 @@ def test_what_was_chosen_is_what_is_asked_for(live: Live, visit: Visitor, pictur
     params = live.worker.finish().params
     assert (params.scale, params.creativity, params.format, params.quality) == (1.5, -1.25, "webp", 80)
     assert (params.model, params.metadata, params.lossless) == ("realesr-animevideov3", "strip", False)
+    assert params.hdr == "tone-map"
     assert params.wrap == "xy"
     page.get_by_label("Lossless").check()
     expect(page.get_by_label("Quality")).to_be_hidden()

@@ -5,8 +5,7 @@ import zlib
 
 import pytest
 
-from server.errors import SourceUnreadable
-from server.images.metadata.cicp import from_heif, from_png
+from server.images.metadata.cicp import CodePoints, code_points, from_heif, from_png
 from server.images.metadata.icc import BT2020, D65, DISPLAY_P3, SRGB, grey_profile, rgb_profile
 from tests.pictures import encoded, scene
 
@@ -78,8 +77,9 @@ def test_codes_become_a_profile() -> None:
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
-def test_hdr_is_refused_by_name(transfer: int, name: str) -> None:
-    with pytest.raises(SourceUnreadable, match=name):
-        from_heif(nclx(9, transfer))
-    with pytest.raises(SourceUnreadable, match=name):
-        from_png(png(chunk(b"cICP", bytes([9, transfer, 0, 1]))), grey=False)
+def test_hdr_has_code_points_and_no_profile(transfer: int, name: str) -> None:
+    coded = png(chunk(b"cICP", bytes([9, transfer, 0, 1])))
+    assert from_heif(nclx(9, transfer)) is None and from_png(coded, grey=False) is None
+    for found in (code_points(nclx(9, transfer), "image/avif"), code_points(coded, "image/png")):
+        assert found == CodePoints(9, transfer) and found.kind == name
+    assert code_points(nclx(9, 1), "image/avif") is None and code_points(nclx(9, transfer), "image/jpeg") is None

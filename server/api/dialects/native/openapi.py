@@ -27,7 +27,7 @@ from server.api.openapi.base import (
     whole,
 )
 from server.job.creativity import MAX_CREATIVITY
-from server.job.formats import FORMATS
+from server.job.formats import FORMATS, Hdr
 from server.job.job import (
     MAX_MEGAPIXELS,
     MAX_SCALE,
@@ -38,6 +38,7 @@ from server.job.job import (
     Animated,
     Colour,
     ContentWanted,
+    HdrWanted,
     Metadata,
     State,
     Wrap,
@@ -86,6 +87,7 @@ _PARAMS = answer(
     colour=choice(get_args(Colour)),
     background=_COLOUR,
     animation=choice(get_args(Animated)),
+    hdr=choice(get_args(HdrWanted)),
     wrap=choice(get_args(Wrap)),
     model=TEXT,
     denoise=nullable(_RANGES["denoise"]),
@@ -202,6 +204,7 @@ _PLAN = answer(
     tiles=WHOLE,
     estimate=_ESTIMATE,
     preview=nullable(TEXT),
+    hdr=nullable(choice(get_args(Hdr))),
 )
 _MODEL = answer(
     name=TEXT,

@@ -245,7 +245,7 @@ async def plan(call: CallDep, payload: Payload) -> Response:
     else:
         found = Header(request.width, request.height, "", request.frames)
     planned = await run_in_threadpool(_planned, service, params, found)
-    return json_response(planned | {"preview": shown})
+    return json_response(planned | {"preview": shown, "hdr": found.hdr})
 
 
 def _planned(service: Service, params: Params, source: Header) -> dict[str, Any]:

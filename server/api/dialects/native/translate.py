@@ -20,6 +20,7 @@ from server.job.job import (
     Colour,
     ContentWanted,
     Faces,
+    HdrWanted,
     Job,
     Metadata,
     Params,
@@ -129,6 +130,7 @@ class JobRequest(BaseModel):
     colour: Colour = "keep"
     background: Annotated[tuple[Byte, Byte, Byte], BeforeValidator(_read_colour)] = WHITE
     animation: Animated = "keep"
+    hdr: HdrWanted = "keep"
     wrap: Wrap = "none"
     model: str = "auto"
     denoise: float | None = None

@@ -82,6 +82,7 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "grain": 0.0,
         "seed": 7,
         "animation": "keep",
+        "hdr": "keep",
         "wrap": "none",
         "sweep": False,
         "sweep_at": None,
@@ -312,6 +313,7 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
         "tiles": 1,
         "estimate": {"seconds": None, "memory_bytes": 495_000, "result_bytes": 136_000},
         "preview": None,
+        "hdr": None,
     }
     by_picture = live.client.post(
         "/plan", files={"file": ("a.png", picture(100, 50))}, data={"model": "realesr-animevideov3"}
