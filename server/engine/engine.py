@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from server.engine import cuda, memory
+from server.engine.apply import Apply
 from server.engine.backends import Backend, open_backends
 from server.engine.backends.base import OnSlice, OnTile, Tile
 from server.engine.device import release_memory, unless_out_of_memory
@@ -71,6 +72,7 @@ class Engine:
         self._runtime = Runtime(device)
         self._backends = open_backends(self._runtime, batch_pixels)
         self._runtime.reliefs.append(self.release)
+        self.apply = Apply(self._runtime, self._twice)
         if device.type == "cuda":
             cuda.prepare()
 

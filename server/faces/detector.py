@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from server.engine.engine import Engine
 from server.errors import ModelNotFound
 from server.faces.base import Face, colours, shrink
 from server.images.read.open import Samples
@@ -55,21 +56,22 @@ _KINDS = (
 
 
 class Detector:
-    def __init__(self, state: StateDict, name: str, device: torch.device) -> None:
-        """`name`: of the checkpoint, for errors. Raises ModelNotFound."""
+    def __init__(self, state: StateDict, name: str, engine: Engine) -> None:
+        """`name`: of the checkpoint, for errors. `engine`: runs the network. Raises ModelNotFound."""
         kind = next((kind for kind in _KINDS if kind.key in state), None)
         if kind is None:
             raise ModelNotFound(
                 f"{name} is no RetinaFace; this server knows those of facexlib (ResNet-50, MobileNet-0.25)"
             )
         self._floor = kind.floor
-        self._device = device
+        self._engine = engine
         self._net = _build(kind.name)
         try:
             self._net.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
             raise ModelNotFound(f"{name} looks like RetinaFace {kind.name} but its weights don't fit it") from error
-        self._net.eval().requires_grad_(False).to(device)
+        self._net.eval().requires_grad_(False).to(engine.device)
+        self._mean = torch.from_numpy(_MEAN).to(engine.device)
 
     def __call__(self, samples: Samples, floor: float | None = None) -> list[Face]:
         """The faces of a picture of any kind, the largest first. `floor`: least score, None for the network's own."""
@@ -85,15 +87,11 @@ class Detector:
         ]
         return sorted(_distinct(faces), key=lambda face: -face.area)
 
-    @torch.inference_mode()
     def _run(self, samples: Samples, floor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (N, 4), scores (N) and landmarks (N, 10) above the floor, in pixels, on the host."""
         h, w = samples.shape[:2]
-        pixels = colours(samples)[..., ::-1].astype(np.float32)
-        if samples.dtype == np.uint16:
-            pixels /= 257
-        image = torch.from_numpy(pixels - _MEAN).permute(2, 0, 1)[None].to(self._device)
-        offsets, confidence, points = (output[0].float().cpu() for output in self._net(image))
+        found = torch.from_numpy(self._engine.apply("the face detector", self._forward, colours(samples)[None])[0])
+        offsets, confidence, points = found[:, :4], found[:, 4:6], found[:, 6:]
         kept = confidence[:, 1] > floor
         offsets, points, anchors = offsets[kept], points[kept], _anchors(w, h)[kept]
         centres, sides = anchors[:, :2], anchors[:, 2:]
@@ -101,6 +99,14 @@ class Detector:
         half = sides * torch.exp(offsets[:, 2:] * _SIZE_VARIANCE) / 2
         landmarks = centres.repeat(1, 5) + points * _CENTRE_VARIANCE * sides.repeat(1, 5)
         return torch.cat((middle - half, middle + half), 1).double(), confidence[kept, 1], landmarks.double()
+
+    def _forward(self, samples: Tensor) -> Tensor:
+        """On the device: N × H × W × 3, uint16 as int16 → for each anchor, offsets (4), confidence (2) and points (10),
+        as the network gives them."""
+        deep = samples.dtype == torch.int16
+        levels = samples.int().bitwise_and_(65535).float().div_(257) if deep else samples.float()
+        image = (levels.flip(-1) - self._mean).permute(0, 3, 1, 2)  # blue first
+        return torch.cat([output.float() for output in self._net(image)], -1)
 
 
 def _build(kind: str) -> nn.Module:

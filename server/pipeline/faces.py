@@ -18,7 +18,7 @@ def run(ctx: Context) -> None:
     wanted = ctx.params.faces
     if wanted is None:
         return
-    ctx.faces = ctx.load_faces()(ctx.samples, wanted, ctx.check, ctx.engine.call)
+    ctx.faces = ctx.load_faces()(ctx.samples, wanted, ctx.check)
     assert ctx.stream is not None  # the upscale step came before
     ctx.stream = _pasted(ctx, ctx.stream, ctx.faces, wanted.strength)
 
