@@ -55,6 +55,10 @@ class Apply:
                 log.warning("out of memory: halving the batch", model=name, batch=size // 2)
         return done[0] if len(done) == 1 else np.concatenate(done)
 
+    def fetch(self, tensor: Tensor) -> NDArray[Any]:
+        """`Engine.to_host`."""
+        return self._transfer.down([tensor])[0].take()
+
     def _there_and_back(self, network: Callable[[Tensor], Tensor], rows: NDArray[Any]) -> NDArray[Any]:
         staged = self._transfer.stage(rows)
 

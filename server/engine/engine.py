@@ -257,6 +257,10 @@ class Engine:
         parts = zip(*(torch.split(each, math.ceil(count / 2)) for each in tensors), strict=True)
         return torch.cat([self.run(function, *part) for part in parts])
 
+    def to_host(self, tensor: Tensor) -> NDArray[Any]:
+        """A tensor of this engine's device as an array; this thread sleeps until it has been computed and copied."""
+        return self.apply.fetch(tensor)
+
     def patiently(self, function: Callable[[], _T]) -> _T:
         """The result of `function`, which uses the device's memory and runs in this thread; if memory runs out, again
         after all that is not needed was freed. Raises OutOfMemory."""
