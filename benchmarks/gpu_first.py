@@ -39,6 +39,7 @@ DEVICE = torch.device("cuda" if GPU else "cpu")
 CANDIDATES = {
     32: (
         Block(128, 32, 8, 3),
+        Block(128, 32, 8, 3, cached=False),
         Block(128, 32, 4, 3),
         Block(256, 32, 8, 3),
         Block(256, 32, 16, 3),
@@ -47,6 +48,7 @@ CANDIDATES = {
     ),
     64: (
         Block(128, 32, 8, 3),
+        Block(128, 32, 8, 3, cached=False),
         Block(128, 16, 8, 4),
         Block(64, 32, 4, 3),
         Block(64, 32, 8, 3),
@@ -290,7 +292,9 @@ def triton_layers(network: Network, size: tuple[int, int], most_s: float) -> dic
         for block in dict.fromkeys(candidates):
             if step.weights.channels % block.channels or time.monotonic() > until:
                 continue
-            label = f"{block.columns}×{block.channels}, {block.warps} warps, {block.stages} stages"
+            label = f"{block.columns}×{block.channels}, {block.warps} warps, {block.stages} stages" + (
+                ", L2 only" if not block.cached else ""
+            )
             try:
                 taken = ms(lambda step=step, block=block, kept=kept: network.launch(step, kept, 1, h, w, block))
             except Exception as error:

@@ -147,13 +147,16 @@ def moved(network: Network) -> dict[str, float]:
 
 
 def _loaded(weights: Weights) -> tuple[float, float]:
-    """For a pixel of the result, with what is loaded twice: bytes from the cache to shared memory, where each pixel is
-    loaded for three shifts and the weights for each row; bytes into shared memory and out of it, where 64 pixels share
-    what they read of the weights."""
+    """For a pixel of the result, with what is loaded twice: bytes from the L2 to the multiprocessors, where the weights
+    are loaded for each row, and each pixel once, or for each of three shifts where it does not go through the first
+    cache; bytes that pass the first cache and shared memory, which are one memory: what is loaded, into shared memory
+    and out of it, where 64 pixels share what they read of the weights."""
     block, twice = block_of(weights, _WIDE_ENOUGH, (9, 0)), (_ROWS + 2) / _ROWS
     pixels, factors = 6 * weights.channels, 18 * weights.channels * weights.width
     loaded = pixels + factors / block.columns
-    return twice * loaded, twice * (loaded + pixels + factors / 64)
+    spared = pixels - 2 * weights.channels * (block.columns + 2) / block.columns if block.cached else 0
+    hits = pixels if block.cached else 0
+    return twice * (loaded - spared), twice * (hits + loaded + pixels + factors / 64)
 
 
 class _Count(TorchDispatchMode):
