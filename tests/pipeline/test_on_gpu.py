@@ -83,4 +83,5 @@ def test_a_tile_that_overflows_in_the_refiner_is_computed_again_in_fp32(gpu: Fak
     step = half.scheduler(half.settings(1.0))[1][0]
     result = half.denoise(noisy, picture, step, half.settings(1.0))
     assert half._exact is not None, "it overflowed"
+    assert gpu.events and all(each.blocking for each in gpu.events), "known asleep"
     assert result.dtype is torch.float32 and bool(torch.isfinite(result).all())
