@@ -141,7 +141,7 @@ def gfpganer(restorer: dict[str, Any], parser: dict[str, Any], device: torch.dev
 
 def guard_figures(pictures: Path, detector: Path, device: torch.device) -> dict[str, Any]:
     find = Detector(load_state(detector), "detector", Engine(device))
-    guard = LikenessCheck(find)
+    guard = LikenessCheck(find.each)
     crops: list[tuple[Path, Samples]] = []
     for path in sorted(each for each in pictures.rglob("*") if each.suffix in (".png", ".jpg", ".avif")):
         with Image.open(path) as image:
@@ -153,9 +153,9 @@ def guard_figures(pictures: Path, detector: Path, device: torch.device) -> dict[
     figures: dict[str, Any] = {"faces": len(crops)}
     for factor in _FACTORS:
         degraded = [_degraded(crop, factor) for _, crop in crops]
-        same = [guard(bad, crop) is None for bad, (_, crop) in zip(degraded, crops, strict=True)]
+        same = [guard([bad], [crop])[0] is None for bad, (_, crop) in zip(degraded, crops, strict=True)]
         others = [
-            guard(bad, crop) is None
+            guard([bad], [crop])[0] is None
             for bad, (path, _) in zip(degraded, crops, strict=True)
             for other, crop in crops
             if other != path

@@ -48,7 +48,7 @@ class FaceRestorer:
         self._detector = detector
         self._restorer = restorer
         self._parser = parser
-        self._checks = (LikenessCheck(detector),) if checks is None else tuple(checks)
+        self._checks = (LikenessCheck(detector.each),) if checks is None else tuple(checks)
 
     def __call__(self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None) -> list[Outcome]:
         """What was done to every face of a picture of any kind, the largest first: the order in which `wanted.only`
@@ -70,10 +70,7 @@ class FaceRestorer:
     def _restore(self, samples: Samples, faces: list[Face]) -> list[Outcome]:
         aligned = [align(samples, face) for face in faces]
         images = self._restorer([crop for crop, _ in aligned])
-        reasons = [
-            self._refusal(crop, from_floats(image.copy(), np.uint8))
-            for (crop, _), image in zip(aligned, images, strict=True)
-        ]
+        reasons = self._refusals([crop for crop, _ in aligned], images)
         kept = [image for image, reason in zip(images, reasons, strict=True) if reason is None]
         masks: Iterator[Floats | None] = iter(self._parser(kept) if self._parser else [None] * len(kept))
         return [
@@ -81,9 +78,16 @@ class FaceRestorer:
             for face, (_, matrix), image, reason in zip(faces, aligned, images, reasons, strict=True)
         ]
 
-    def _refusal(self, crop: Samples, restored: Samples) -> str | None:
-        before = crop if crop.dtype == "uint8" else (crop >> 8).astype("uint8")
-        return next((reason for check in self._checks if (reason := check(before, restored))), None)
+    def _refusals(self, crops: list[Samples], restored: list[Floats]) -> list[str | None]:
+        before = [crop if crop.dtype == np.uint8 else (crop >> 8).astype(np.uint8) for crop in crops]
+        after = [from_floats(image.copy(), np.uint8) for image in restored]
+        reasons: list[str | None] = [None] * len(crops)
+        for check in self._checks:
+            alike = [index for index, reason in enumerate(reasons) if reason is None]
+            found = check([before[index] for index in alike], [after[index] for index in alike]) if alike else []
+            for index, reason in zip(alike, found, strict=True):
+                reasons[index] = reason
+        return reasons
 
 
 def load(weights: FaceWeights, engine: Engine, dtype: torch.dtype) -> FaceRestorer:

@@ -51,7 +51,7 @@ def test_only_networks_take_the_device_s_turn_and_the_faces_of_a_picture_share_a
         again = restore(samples, Faces())
     assert sizes == [2, 2]
     assert threads == {threading.current_thread().name}
-    assert gpu.copies == 2 * 4, "the detector's, the restorer's, and the detector's again for each face"
+    assert gpu.copies == 2 * 3, "the detector's, the restorer's, and the detector's again for all faces"
     assert all(each.blocking for each in gpu.events), "who waits for them would keep a core busy"
     assert [each.to_dict() for each in found] == [each.to_dict() for each in alone]
     for one, other, same in zip(found, alone, again, strict=True):
