@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode
 
-from server.api.dialects.runware.sessions import ALLOW_LARGE
+from server.api.dialects.base import ALLOW_LARGE
 from server.api.errors import error_response
 from server.config import MIB
 from server.errors import HeadTooLarge, InvalidRequest, UpscaleError

@@ -76,3 +76,15 @@ def test_only_the_last_may_enlarge(upscaler: Upscaler, tmp_path: Path) -> None:
         made(upscaler, tmp_path, scale=4.0, model="4x-plain, 1x-darker")
     with pytest.raises(ModelNotFound, match="there is no model 'other'"):
         made(upscaler, tmp_path, scale=1.0, model="other, 1x-darker")
+
+
+@pytest.mark.parametrize(("creativity", "level"), [(0.0, 125.5), (-1.0, 112.75), (-2.0, 100)])
+def test_below_a_creativity_of_0_less_is_enhanced(
+    upscaler: Upscaler, tmp_path: Path, creativity: float, level: float
+) -> None:
+    """At -1 half of it, at -2 nothing: fidelity-x4's result is mixed in at the source's size."""
+    faithful = networks.nearest(4)
+    save(faithful, tmp_path / "weights" / "fidelity-x4.pth")
+    index(tmp_path / "weights")
+    _, result = made(upscaler, tmp_path, scale=1.0, model="1x-brighter", creativity=creativity)
+    assert result.shape == (30, 40, 3) and abs(float(result.mean()) - level) <= 1

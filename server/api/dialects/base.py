@@ -20,6 +20,10 @@ from server.job.job import Job
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
+ALLOW_LARGE = "upscale.allow_large_messages"
+"""Name of the extension in a WebSocket's scope that allows large messages, once the caller is known; see
+server/api/protocol.py."""
+
 
 class Dialect(Protocol):
     NAME: str

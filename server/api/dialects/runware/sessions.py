@@ -13,14 +13,12 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import WebSocket, WebSocketDisconnect
 
 from server.api.bodies import text_of
+from server.api.dialects.base import ALLOW_LARGE
 
 Frame = Callable[[], AbstractAsyncContextManager[str]]
 """A frame to send. Its text is made when it is sent and dropped afterwards: it may contain a picture."""
 STORE_S = 120.0
 """How long a session without a socket, and frames that could not be sent, are stored."""
-
-ALLOW_LARGE = "upscale.allow_large_messages"
-"""Name of the extension in a socket's scope that allows large messages; see protocol.py."""
 
 
 def allow_large_messages(socket: WebSocket) -> None:
