@@ -114,6 +114,13 @@ def mix_of(parts: Sequence[tuple[str, str | None, float]]) -> tuple[str, str]:
     return name, hashlib.sha256(recipe.encode()).hexdigest()
 
 
+def masked_of(asked: tuple[str, str | None], kept: tuple[str, str | None]) -> tuple[str, str]:
+    """Name and SHA-256 of a result that is `kept`'s where a mask says so, and else `asked`'s: the SHA-256 of a line of
+    hash and name for each."""
+    rows = "".join(f"{digest}  {name}\n" for name, digest in (asked, kept))
+    return f"{asked[0]}, masked {kept[0]}", hashlib.sha256(rows.encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Networks:
     """The networks of a job: the main one and, if results are mixed, fidelity-x4 too."""
@@ -246,12 +253,13 @@ class Catalog:
     def _seconds(self, wanted: Choice, sizes: Sizes, planes: int, rates: Mapping[str, float]) -> float | None:
         """The estimated time of all frames, or None where a network's rate is unknown."""
         names = [name for name, _ in wanted.weights] + ([] if wanted.alone else [choice.FIDELITY])
-        total = 0.0
+        total, (w, h) = 0.0, sizes.result
         for name in names:
             if name not in rates:
                 return None
-            total += make_plan(sizes, self.get(name).geometry).network_pixels / rates[name]
-        w, h = sizes.result
+            plan = make_plan(sizes, self.get(name).geometry, creativity=wanted.creativity)
+            total += plan.network_pixels / rates[name]
+            w, h = plan.canvas
         refining = w * h * recipe(wanted.creativity).steps / rates[REFINER] if REFINER in rates else 0.0
         return planes * total + sizes.frames * refining
 

@@ -29,6 +29,7 @@ from server.api.openapi.base import (
 from server.job.creativity import MAX_CREATIVITY
 from server.job.formats import FORMATS
 from server.job.job import (
+    MAX_MEGAPIXELS,
     MAX_SCALE,
     MAX_SEED,
     QUALITIES,
@@ -39,7 +40,9 @@ from server.job.job import (
     ContentWanted,
     Metadata,
     State,
+    Wrap,
 )
+from server.job.mask import MOST_BOXES, Keep
 
 TITLE = "upscale-server's own API"
 ERROR = answer(error=answer(code=TEXT, message=TEXT, field=nullable(TEXT)))
@@ -48,9 +51,11 @@ _SIZE = array(whole(1), minItems=2, maxItems=2)
 _POINT = array(WHOLE, minItems=2, maxItems=2)
 _RANGES: dict[str, Schema] = {
     "scale": number(exclusiveMinimum=0, maximum=MAX_SCALE),
+    "megapixels": number(exclusiveMinimum=0, maximum=MAX_MEGAPIXELS),
     "quality": whole(*QUALITIES),
     "denoise": number(minimum=0, maximum=1),
     "creativity": number(minimum=-MAX_CREATIVITY, maximum=MAX_CREATIVITY),
+    "grain": number(minimum=0, maximum=1),
     "seed": whole(0, MAX_SEED),
 }
 _DEPTH: Schema = {"enum": [8, 16]}
@@ -60,10 +65,18 @@ _FACES = answer(
     only={"anyOf": [choice(["all", "largest"]), array(WHOLE)]},
 )
 _WANTED_FACES: Schema = {"type": "object", "properties": _FACES["properties"], "additionalProperties": False}
+_BOXES = array(array(WHOLE, minItems=4, maxItems=4), maxItems=MOST_BOXES)
+_MASK = answer(boxes=nullable(_BOXES), image=nullable(TEXT), keep=choice(get_args(Keep)))
+_WANTED_MASK: Schema = {
+    "type": "object",
+    "properties": {"boxes": _BOXES, "image": PICTURE, "keep": choice(get_args(Keep))},
+    "additionalProperties": False,
+}
 _PARAMS = answer(
     scale=nullable(_RANGES["scale"]),
     target=nullable(choice(TARGET_LONG_EDGE)),
     size=nullable(_SIZE),
+    megapixels=nullable(_RANGES["megapixels"]),
     format=choice(FORMATS),
     quality=nullable(_RANGES["quality"]),
     lossless=FLAG,
@@ -73,11 +86,14 @@ _PARAMS = answer(
     colour=choice(get_args(Colour)),
     background=_COLOUR,
     animation=choice(get_args(Animated)),
+    wrap=choice(get_args(Wrap)),
     model=TEXT,
     denoise=nullable(_RANGES["denoise"]),
     creativity=nullable(_RANGES["creativity"]),
     content=choice(get_args(ContentWanted)),
     faces=nullable(_FACES),
+    mask=nullable(_MASK),
+    grain=_RANGES["grain"],
     seed=nullable(_RANGES["seed"]),
     sweep=FLAG,
     sweep_at=nullable(_POINT),
@@ -147,7 +163,8 @@ _EVENT = answer(
     event=choice(["progress", "done"]),
     data={"type": "string", "contentMediaType": "application/json", "contentSchema": _JOB},
 )
-_PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1))
+_BORDER = array(WHOLE, minItems=2, maxItems=2)
+_PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1), border=_BORDER)
 _ESTIMATE = answer(seconds=nullable(NUMBER), memory_bytes=WHOLE, result_bytes=WHOLE)
 _PLAN = answer(
     source=_SIZE,
@@ -157,6 +174,8 @@ _PLAN = answer(
     notes=array(TEXT),
     passes=array(_PASS),
     frames=whole(1),
+    border=_BORDER,
+    result_border=_BORDER,
     tiles=WHOLE,
     estimate=_ESTIMATE,
     preview=nullable(TEXT),
@@ -197,8 +216,10 @@ def _bodies(kind: type[JobRequest]) -> dict[str, Schema]:
     hex_colour = {"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"}
     properties["background"] = {"anyOf": [_COLOUR, hex_colour], "default": list(WHITE)}
     properties["faces"] = {"anyOf": [{"type": "boolean"}, _WANTED_FACES], "default": False}
+    properties["mask"] = nullable(_WANTED_MASK)
     texts = {name: _not_null(each) for name, each in properties.items()}
     texts["faces"] = {"type": "boolean"}  # or the object as JSON, which forms have no type for
+    texts |= {"mask": TEXT, "mask_file": BYTES}  # the object as JSON
     texts |= {"size": text, "sweep_at": point, "background": hex_colour, "image": PICTURE, "file": BYTES}
     form = schema | {"properties": texts}
     if kind is JobRequest:
