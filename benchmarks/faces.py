@@ -29,6 +29,7 @@ import torch
 from PIL import Image, ImageOps
 
 from server.engine.device import describe, pick_device
+from server.engine.engine import Engine
 from server.faces import Detector, FaceRestorer, Parser, Paste, RestoredFace
 from server.faces.align import align, unfit
 from server.faces.base import SIDE, TEMPLATE, Face
@@ -95,10 +96,11 @@ def enhance_figures(samples: Samples, detector: Path, device: torch.device) -> d
     parser = basicsr_shim.parse_net()(in_size=SIDE, out_size=SIDE, parsing_ch=19)
     with gfpganer({"params_ema": net.state_dict()}, parser.state_dict(), device) as theirs:
         theirs.face_helper.face_det.load_state_dict(load_state(detector))
+        engine = Engine(device)
         restore = FaceRestorer(
-            Detector(load_state(detector), "detector", device),
-            load_restorer(net.state_dict(), "seeded", device, torch.float32),
-            Parser(parser.state_dict(), "seeded", device),
+            Detector(load_state(detector), "detector", engine),
+            load_restorer(net.state_dict(), "seeded", engine, torch.float32),
+            Parser(parser.state_dict(), "seeded", engine),
             checks=(),  # it would refuse all faces, and the parser would not run
         )
         height, width = samples.shape[:2]
@@ -138,8 +140,8 @@ def gfpganer(restorer: dict[str, Any], parser: dict[str, Any], device: torch.dev
 
 
 def guard_figures(pictures: Path, detector: Path, device: torch.device) -> dict[str, Any]:
-    find = Detector(load_state(detector), "detector", device)
-    guard = LikenessCheck(find)
+    find = Detector(load_state(detector), "detector", Engine(device))
+    guard = LikenessCheck(find.each)
     crops: list[tuple[Path, Samples]] = []
     for path in sorted(each for each in pictures.rglob("*") if each.suffix in (".png", ".jpg", ".avif")):
         with Image.open(path) as image:
@@ -151,9 +153,9 @@ def guard_figures(pictures: Path, detector: Path, device: torch.device) -> dict[
     figures: dict[str, Any] = {"faces": len(crops)}
     for factor in _FACTORS:
         degraded = [_degraded(crop, factor) for _, crop in crops]
-        same = [guard(bad, crop) is None for bad, (_, crop) in zip(degraded, crops, strict=True)]
+        same = [guard([bad], [crop])[0] is None for bad, (_, crop) in zip(degraded, crops, strict=True)]
         others = [
-            guard(bad, crop) is None
+            guard([bad], [crop])[0] is None
             for bad, (path, _) in zip(degraded, crops, strict=True)
             for other, crop in crops
             if other != path

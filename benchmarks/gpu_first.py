@@ -2,12 +2,14 @@
 
 It answers, in this order: does torch work here; how fast are products and copies at best; are our Triton kernels right,
 and do they give the same bytes in any batch; how fast is cuDNN layer by layer, and Triton with several divisions of the
-work; how fast are the whole networks in four ways; is a graph's result safe while it is copied; what do errors look
-like when memory runs out. At the end it says what follows for the kernels.
+work; is a graph's result safe while it is copied; how fast are the whole networks in four ways; what does the server's
+engine make of them (benchmarks/gpu_engine.py; it alone needs the server's packages, and is left out without them); what
+do errors look like when memory runs out. At the end it says what follows for the kernels.
 
 Weights are seeded: speeds are right, and errors are those of rounding. Each step is printed, and written to the file at
-once; one that fails does not stop the others. Without a GPU it runs in small in Triton's interpreter, which only shows
-that it works.
+once; one that fails does not stop the others. Each has a number of seconds, and is not started when fewer are left; all
+together they are less than nine minutes. Without a GPU it runs in small in Triton's interpreter, which only shows that
+it works.
 """
 
 import argparse
@@ -37,6 +39,7 @@ DEVICE = torch.device("cuda" if GPU else "cpu")
 CANDIDATES = {
     32: (
         Block(128, 32, 8, 3),
+        Block(128, 32, 8, 3, cached=False),
         Block(128, 32, 4, 3),
         Block(256, 32, 8, 3),
         Block(256, 32, 16, 3),
@@ -45,6 +48,7 @@ CANDIDATES = {
     ),
     64: (
         Block(128, 32, 8, 3),
+        Block(128, 32, 8, 3, cached=False),
         Block(128, 16, 8, 4),
         Block(64, 32, 4, 3),
         Block(64, 32, 8, 3),
@@ -288,7 +292,9 @@ def triton_layers(network: Network, size: tuple[int, int], most_s: float) -> dic
         for block in dict.fromkeys(candidates):
             if step.weights.channels % block.channels or time.monotonic() > until:
                 continue
-            label = f"{block.columns}×{block.channels}, {block.warps} warps, {block.stages} stages"
+            label = f"{block.columns}×{block.channels}, {block.warps} warps, {block.stages} stages" + (
+                ", L2 only" if not block.cached else ""
+            )
             try:
                 taken = ms(lambda step=step, block=block, kept=kept: network.launch(step, kept, 1, h, w, block))
             except Exception as error:
@@ -385,6 +391,14 @@ def race() -> dict[str, Any]:
     return {"wrong_of_20": wrong}
 
 
+def engine(most_s: float) -> dict[str, Any]:
+    try:
+        from benchmarks import gpu_engine
+    except ImportError as error:
+        return {"skipped": f"needs the server's packages: {error}"}
+    return gpu_engine.measure(most_s)
+
+
 def shortage() -> dict[str, Any]:
     """The errors when memory runs out: at once, in cuDNN's workspace, and while a graph is recorded."""
     if not GPU:
@@ -425,6 +439,11 @@ def verdict(facts: dict[str, Any]) -> dict[str, Any]:
     said: dict[str, Any] = {}
     wrong = [name for name in ("right, srvgg", "right, rrdbnet") if not facts[name].get("same_bytes_alone")]
     said["triton"] = f"wrong: {', '.join(wrong)}" if wrong else "right"
+    ways = {name: way["same bytes"] for name, way in facts["engine"].items() if "same bytes" in way}
+    different = [name for name, found in ways.items() if not found.get("same", True)]
+    said["engine"] = (
+        f"other bytes beside others: {', '.join(different)}" if different else "right" if ways else "not run"
+    )
     theirs, ours = facts.get("cudnn, rrdbnet", {}), facts.get("triton, rrdbnet", {})
     best = {
         name: max((way for way in tried.items() if "tflops" in way[1]), key=lambda way: way[1]["tflops"], default=None)
@@ -447,33 +466,38 @@ def verdict(facts: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--minutes", type=float, default=8.5, help="after them no further step is started")
-    args = parser.parse_args()
-    started = time.monotonic()
+def steps(facts: dict[str, Any]) -> dict[str, tuple[float, Callable[[], Any]]]:
+    """Each with the seconds that it takes at most, as estimated. `facts`: what was found so far."""
     large = rrdbnet() if GPU else rrdbnet(16, 16, 1)
     small = srvgg() if GPU else srvgg(16, 1)
     layer_size, full, compact = ((720, 1280), (720, 1280), (1080, 1920)) if GPU else ((2, 20), (2, 3), (2, 3))
-    facts: dict[str, Any] = {}
-    steps: dict[str, Callable[[], Any]] = {
-        "machine": machine,
-        "ceilings": ceilings,
-        "right, srvgg": lambda: right(small),
-        "right, rrdbnet": lambda: right(large),
-        "cudnn, rrdbnet": lambda: cudnn_layers(Network(large, torch.float16, DEVICE), layer_size),
-        "triton, rrdbnet": lambda: triton_layers(Network(large, torch.float16, DEVICE), layer_size, 130),
-        "triton, srvgg": lambda: triton_layers(Network(small, torch.float16, DEVICE), layer_size, 40),
-        "race": race,
-        "whole, rrdbnet 720p": lambda: whole(large, full, compile_it=False),
-        "whole, srvgg 1080p": lambda: whole(small, compact, compile_it=True),
-        "shortage": shortage,  # last: what it breaks may stay broken
-        "verdict": lambda: verdict(facts),
+    return {
+        "machine": (5, machine),
+        "ceilings": (20, ceilings),
+        "right, srvgg": (25, lambda: right(small)),
+        "right, rrdbnet": (45, lambda: right(large)),
+        "cudnn, rrdbnet": (30, lambda: cudnn_layers(Network(large, torch.float16, DEVICE), layer_size)),
+        "triton, rrdbnet": (130, lambda: triton_layers(Network(large, torch.float16, DEVICE), layer_size, 115)),
+        "triton, srvgg": (45, lambda: triton_layers(Network(small, torch.float16, DEVICE), layer_size, 35)),
+        "race": (10, race),
+        "whole, rrdbnet 720p": (25, lambda: whole(large, full, compile_it=False)),
+        "engine": (75, lambda: engine(60)),
+        "whole, srvgg 1080p": (90, lambda: whole(small, compact, compile_it=True)),
+        "shortage": (15, shortage),  # last: what it breaks may stay broken
+        "verdict": (1, lambda: verdict(facts)),
     }
-    for name, step in steps.items():
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--minutes", type=float, default=9.0, help="a step that needs more than is left is not started")
+    args = parser.parse_args()
+    until = time.monotonic() + args.minutes * 60
+    facts: dict[str, Any] = {}
+    for name, (seconds, step) in steps(facts).items():
         begun = time.monotonic()
-        if begun - started > args.minutes * 60:
+        if begun + seconds > until:
             facts[name] = {"skipped": "no time left"}
         else:
             try:

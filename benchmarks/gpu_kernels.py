@@ -7,6 +7,7 @@ torch's. From bytes and operations it predicts milliseconds on an H200. **Nothin
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -29,6 +30,9 @@ from triton.compiler import ASTSource
 
 from server.engine.backends.base import Tile
 from server.engine.backends.eager import overflowed, to_image, to_samples
+from server.engine.memory import GIB, tile_bytes
+from server.engine.tile import cut
+from server.job.tiling import Geometry, tile_size
 from server.kernels.cuda import launches
 from server.kernels.cuda.network import HOPPER, Block, Network, Step, Weights, block_of, constants
 from server.models import ARCHS, ModelInfo
@@ -39,6 +43,10 @@ TARGETS = (80, 89, 90, 120)
 H200 = {"tflops": 790.0, "memory_tb_s": 4.3, "cache_tb_s": 5.5, "shared_tb_s": 29.6}
 """fp16 with fp32 sums, as measured by others with cuBLAS; memory, 90 % of 4.8; L2 to the multiprocessors, as
 measured by others on an H100; shared memory, 128 bytes a cycle of each of 132 multiprocessors at 1.75 GHz."""
+PCIE_GB_S = 25.0
+"""Of PCIe 4.0 with 16 lanes, as measured by others."""
+CROSSING = ((1920, 1080, 8192), (1920, 1080, 2048))
+"""Width and height of a source, and the long edge of its result."""
 _MATRIX = ("HGMMA", "HMMA", "LDGSTS", "LDSM")
 _SPILLS = ("LDL", "STL")
 _WIDE_ENOUGH = 1280
@@ -147,13 +155,16 @@ def moved(network: Network) -> dict[str, float]:
 
 
 def _loaded(weights: Weights) -> tuple[float, float]:
-    """For a pixel of the result, with what is loaded twice: bytes from the cache to shared memory, where each pixel is
-    loaded for three shifts and the weights for each row; bytes into shared memory and out of it, where 64 pixels share
-    what they read of the weights."""
+    """For a pixel of the result, with what is loaded twice: bytes from the L2 to the multiprocessors, where the weights
+    are loaded for each row, and each pixel once, or for each of three shifts where it does not go through the first
+    cache; bytes that pass the first cache and shared memory, which are one memory: what is loaded, into shared memory
+    and out of it, where 64 pixels share what they read of the weights."""
     block, twice = block_of(weights, _WIDE_ENOUGH, (9, 0)), (_ROWS + 2) / _ROWS
     pixels, factors = 6 * weights.channels, 18 * weights.channels * weights.width
     loaded = pixels + factors / block.columns
-    return twice * loaded, twice * (loaded + pixels + factors / 64)
+    spared = pixels - 2 * weights.channels * (block.columns + 2) / block.columns if block.cached else 0
+    hits = pixels if block.cached else 0
+    return twice * (loaded - spared), twice * (hits + loaded + pixels + factors / 64)
 
 
 class _Count(TorchDispatchMode):
@@ -239,6 +250,34 @@ def predicted(network: Network, width: int, height: int) -> dict[str, float]:
     return {"ms": round(total * 1000, 1), "floor_ms": round(floor / H200["tflops"] / 1e9, 1)}
 
 
+def crossed(info: ModelInfo, size: tuple[int, int], edge: int, network_ms: float) -> dict[str, Any]:
+    """MB from the device for a picture of `size` (width, height) whose result's long edge is `edge`, with 16 bits,
+    which the colour lock needs; and milliseconds by PCIe 4.0, beside the network's. Tiles are those of a card of 24 GB.
+    """
+    (w, h), scale = size, info.scale
+    pixels = tile_bytes(24 * GIB, 20 * GIB) * 2 // info.pixel_bytes
+    width, height = tile_size(size, Geometry("", scale, math.isqrt(pixels) // 64 * 64, info.halo, step=64))
+    rows, columns = (
+        cut(length, side, info.halo, info.blend, info.multiple) for length, side in ((h, height), (w, width))
+    )
+    kept = sum(
+        (row.keep_stop - row.keep_start) * (each.keep_stop - each.keep_start) for row in rows for each in columns
+    )
+    samples = {
+        "floats of each tile": (kept * scale**2, 4),
+        "integers of each tile, as it is": (kept * scale**2, 2),
+        "integers, blended on the device": (w * h * scale**2, 2),
+        "integers, blended and resized there": (edge * round(edge * h / w), 2),
+    }
+    megabytes = {name: round(count * 3 * itemsize / 1e6, 1) for name, (count, itemsize) in samples.items()}
+    return {
+        "tiles": [len(columns), len(rows)],
+        "megabytes": megabytes,
+        "ms": {name: round(each / PCIE_GB_S, 1) for name, each in megabytes.items()},
+        "network_ms": network_ms,
+    }
+
+
 def networks() -> dict[str, tuple[Any, ModelInfo, StateDict, Network, tuple[int, int]]]:
     """Each with the size of the picture that is predicted. Random weights: only shapes matter."""
     made = {}
@@ -265,6 +304,10 @@ def report(targets: tuple[int, ...], only: str = "") -> dict[str, Any]:
         facts[name] = {
             "bytes_and_launches_per_source_pixel": {"ours": ours, "torch": theirs},
             f"predicted_{size[0]}x{size[1]}": predicted(network, *size),
+            "from_the_device": {
+                f"{w}x{h} to {edge}": crossed(info, (w, h), edge, predicted(network, w, h)["ms"])
+                for w, h, edge in CROSSING
+            },
             "kernels": {},
         }
         kernels: dict[str, Any] = {

@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 
 from server.config import load_config
 from server.engine.device import pick_device
+from server.engine.engine import Engine
 from server.errors import UpscaleError
 from server.faces import FaceRestorer, Outcome, Paste, RestoredFace, load
 from server.faces.align import align
@@ -128,7 +129,7 @@ def main() -> None:
     device = pick_device(args.device)
     try:
         weights = face_weights(Catalog.of(load_config()))
-        restore = load(weights, device, torch.float32)  # verifies the files
+        restore = load(weights, Engine(device), torch.float32)  # verifies the files
     except UpscaleError as error:
         sys.exit(f"error: {error.message}")
     if weights.parser is None or weights.detector.name != "retinaface-resnet50":

@@ -40,6 +40,17 @@ def tf32() -> Iterator[None]:
         _set_tf32(False)
 
 
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is infinite or NaN. On a GPU this thread sleeps until it is known; reading it at once would
+    keep a core busy meanwhile."""
+    finite = torch.isfinite(tensor).all()
+    if tensor.is_cuda:
+        known = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        known.record()
+        known.synchronize()
+    return bool(finite)
+
+
 def _set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 

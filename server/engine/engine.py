@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from server.engine import cuda, memory
+from server.engine.apply import Apply
 from server.engine.backends import Backend, open_backends
 from server.engine.backends.base import OnSlice, OnTile, Tile
 from server.engine.device import release_memory, unless_out_of_memory
@@ -72,6 +73,7 @@ class Engine:
         self._runtime = Runtime(device)
         self._backends = open_backends(self._runtime, batch_pixels)
         self._runtime.reliefs.append(self.release)
+        self.apply = Apply(self._runtime, self._twice)
         if device.type == "cuda":
             cuda.prepare()
 
@@ -265,6 +267,10 @@ class Engine:
         self._runtime.count("batch_retries")
         parts = zip(*(torch.split(each, math.ceil(count / 2)) for each in tensors), strict=True)
         return torch.cat([self.run(function, *part) for part in parts])
+
+    def to_host(self, tensor: Tensor) -> NDArray[Any]:
+        """A tensor of this engine's device as an array; this thread sleeps until it has been computed and copied."""
+        return self.apply.fetch(tensor)
 
     def patiently(self, function: Callable[[], _T]) -> _T:
         """The result of `function`, which uses the device's memory and runs in this thread; if memory runs out, again

@@ -1,15 +1,14 @@
 """Faces are found in the source, restored by a network, and pasted into the finished rows of the result."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
+from server.engine.engine import Engine
 from server.errors import InvalidField
 from server.faces.align import align, unfit
-from server.faces.base import Check, Face, Matrix, Outcome, RestoredFace
+from server.faces.base import Check, Face, Outcome, RestoredFace
 from server.faces.detector import Detector
 from server.faces.likeness import LikenessCheck
 from server.faces.parser import Parser
@@ -17,7 +16,7 @@ from server.faces.paste import Paste
 from server.faces.restorers import Restorer
 from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
-from server.images.samples import from_floats
+from server.images.samples import Floats, from_floats
 from server.job.job import Faces
 from server.models import load_state
 from server.weights.catalog import verify
@@ -40,19 +39,6 @@ MOST = 64
 """Most faces that are restored in one picture: the largest ones. On a CPU each takes seconds."""
 
 
-_T = TypeVar("_T")
-
-
-class Call(Protocol):
-    """Runs a function in the device's thread: `Engine.call`."""
-
-    def __call__(self, function: Callable[[], _T], /) -> _T: ...
-
-
-def _here(function: Callable[[], _T]) -> _T:
-    return function()
-
-
 class FaceRestorer:
     def __init__(
         self, detector: Detector, restorer: Restorer, parser: Parser | None, checks: Sequence[Check] | None = None
@@ -62,60 +48,65 @@ class FaceRestorer:
         self._detector = detector
         self._restorer = restorer
         self._parser = parser
-        self._checks = (LikenessCheck(detector),) if checks is None else tuple(checks)
+        self._checks = (LikenessCheck(detector.each),) if checks is None else tuple(checks)
 
-    def __call__(
-        self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None, call: Call = _here
-    ) -> list[Outcome]:
+    def __call__(self, samples: Samples, wanted: Faces, check: Callable[[], None] = lambda: None) -> list[Outcome]:
         """What was done to every face of a picture of any kind, the largest first: the order in which `wanted.only`
-        counts. `check` is called before each run of the network, and may raise to stop. `call` runs the networks.
-        Raises InvalidField for the number of a face that does not exist, and OutOfMemory.
+        counts. `check` is called before each run of the network, and may raise to stop. Only the networks run in the
+        device's thread, where other jobs wait. Raises InvalidField for the number of a face that does not exist, and
+        OutOfMemory.
         """
-        faces = call(lambda: self._detector(samples))
+        faces = self._detector(samples)
         _check_numbers(wanted, len(faces))
         outcomes = [Outcome(face, None, _left_out(number, face, wanted)) for number, face in enumerate(faces)]
         waiting = [number for number, outcome in enumerate(outcomes) if outcome.reason is None]
         while waiting:
             check()
             batch, waiting = waiting[: self._restorer.batch], waiting[self._restorer.batch :]
-            chosen = [faces[number] for number in batch]
-            aligned = [align(samples, face) for face in chosen]  # not in the device's thread, where others would wait
-            for number, outcome in zip(batch, call(partial(self._restore, chosen, aligned)), strict=True):
+            for number, outcome in zip(batch, self._restore(samples, [faces[each] for each in batch]), strict=True):
                 outcomes[number] = outcome
         return outcomes
 
-    def _restore(self, faces: list[Face], aligned: list[tuple[Samples, Matrix]]) -> list[Outcome]:
-        outcomes = []
-        for face, (crop, matrix), image in zip(
-            faces, aligned, self._restorer([crop for crop, _ in aligned]), strict=True
-        ):
-            reason = self._refusal(crop, from_floats(image.copy(), np.uint8))
-            mask = self._parser(image) if self._parser and not reason else None
-            outcomes.append(Outcome(face, None if reason else RestoredFace(matrix, image, mask), reason))
-        return outcomes
+    def _restore(self, samples: Samples, faces: list[Face]) -> list[Outcome]:
+        aligned = [align(samples, face) for face in faces]
+        images = self._restorer([crop for crop, _ in aligned])
+        reasons = self._refusals([crop for crop, _ in aligned], images)
+        kept = [image for image, reason in zip(images, reasons, strict=True) if reason is None]
+        masks: Iterator[Floats | None] = iter(self._parser(kept) if self._parser else [None] * len(kept))
+        return [
+            Outcome(face, RestoredFace(matrix, image, next(masks)) if reason is None else None, reason)
+            for face, (_, matrix), image, reason in zip(faces, aligned, images, reasons, strict=True)
+        ]
 
-    def _refusal(self, crop: Samples, restored: Samples) -> str | None:
-        before = crop if crop.dtype == "uint8" else (crop >> 8).astype("uint8")
-        return next((reason for check in self._checks if (reason := check(before, restored))), None)
+    def _refusals(self, crops: list[Samples], restored: list[Floats]) -> list[str | None]:
+        before = [crop if crop.dtype == np.uint8 else (crop >> 8).astype(np.uint8) for crop in crops]
+        after = [from_floats(image.copy(), np.uint8) for image in restored]
+        reasons: list[str | None] = [None] * len(crops)
+        for check in self._checks:
+            alike = [index for index, reason in enumerate(reasons) if reason is None]
+            found = check([before[index] for index in alike], [after[index] for index in alike]) if alike else []
+            for index, reason in zip(alike, found, strict=True):
+                reasons[index] = reason
+        return reasons
 
 
-def load(weights: FaceWeights, device: torch.device, dtype: torch.dtype) -> FaceRestorer:
-    """The networks for faces on a device. `dtype`: the precision in which the restorer multiplies on CUDA. On the CPU
-    it is as fast in fp32, and the other networks are small. Raises ModelNotFound when a file is damaged or of another
-    kind."""
+def load(weights: FaceWeights, engine: Engine, dtype: torch.dtype) -> FaceRestorer:
+    """The networks for faces, on the engine's device. `dtype`: the precision in which the restorer multiplies on CUDA;
+    on the CPU it is as fast in fp32, and the other networks are small. Raises ModelNotFound when a file is damaged or
+    of another kind."""
     for each in (weights.restorer, weights.detector, weights.parser):
         if each is not None:
             verify(each)
     parser = weights.parser
     return FaceRestorer(
-        Detector(load_state(weights.detector.path), weights.detector.name, device),
+        Detector(load_state(weights.detector.path), weights.detector.name, engine),
         load_restorer(
             load_state(weights.restorer.path),
             weights.restorer.name,
-            device,
-            dtype if device.type == "cuda" else torch.float32,
+            engine,
+            dtype if engine.device.type == "cuda" else torch.float32,
         ),
-        Parser(load_state(parser.path), parser.name, device) if parser else None,
+        Parser(load_state(parser.path), parser.name, engine) if parser else None,
     )
 
 

@@ -88,9 +88,9 @@ class Outcome:
         }
 
 
-Check = Callable[[Samples, Samples], str | None]
-"""`check(before, after)`: two aligned faces, SIDE × SIDE × 3, 8 bits. Why the second must not replace the first, in
-words for the caller, or None if it may."""
+Check = Callable[[list[Samples], list[Samples]], list[str | None]]
+"""`check(before, after)`: aligned faces, SIDE × SIDE × 3, 8 bits, in pairs. Why the second of each pair must not
+replace the first, in words for the caller, or None if it may."""
 
 
 def colours(samples: Samples) -> Samples:

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from server.engine.engine import Engine
 from server.errors import ModelNotFound
 from server.faces.base import Face, colours, shrink
 from server.images.read.open import Samples
+from server.job.tiling import Size
 from server.models import basicsr_shim
 from server.models.base import StateDict, shapes_only
 
@@ -55,52 +57,66 @@ _KINDS = (
 
 
 class Detector:
-    def __init__(self, state: StateDict, name: str, device: torch.device) -> None:
-        """`name`: of the checkpoint, for errors. Raises ModelNotFound."""
+    def __init__(self, state: StateDict, name: str, engine: Engine) -> None:
+        """`name`: of the checkpoint, for errors. `engine`: runs the network. Raises ModelNotFound."""
         kind = next((kind for kind in _KINDS if kind.key in state), None)
         if kind is None:
             raise ModelNotFound(
                 f"{name} is no RetinaFace; this server knows those of facexlib (ResNet-50, MobileNet-0.25)"
             )
         self._floor = kind.floor
-        self._device = device
+        self._engine = engine
         self._net = _build(kind.name)
         try:
             self._net.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
             raise ModelNotFound(f"{name} looks like RetinaFace {kind.name} but its weights don't fit it") from error
-        self._net.eval().requires_grad_(False).to(device)
+        self._net.eval().requires_grad_(False).to(engine.device)
+        self._mean = torch.from_numpy(_MEAN).to(engine.device)
 
     def __call__(self, samples: Samples, floor: float | None = None) -> list[Face]:
         """The faces of a picture of any kind, the largest first. `floor`: least score, None for the network's own."""
-        h, w = samples.shape[:2]
+        return self.each([samples], floor)[0]
+
+    def each(self, pictures: list[Samples], floor: float | None = None) -> list[list[Face]]:
+        """The same for pictures of one size and kind, which go through the network together."""
+        h, w = pictures[0].shape[:2]
         scale = min(1.0, LONG_EDGE / max(h, w))
         size = max(1, round(w * scale)), max(1, round(h * scale))
-        small = samples if scale == 1 else shrink(samples, *size)
-        boxes, scores, landmarks = self._run(small, self._floor if floor is None else floor)
-        factor = np.array([w / size[0], h / size[1]])
-        faces = [
-            Face(tuple((box.reshape(2, 2) * factor).ravel().tolist()), score, points.reshape(5, 2) * factor)
-            for box, score, points in zip(boxes.numpy(), scores.tolist(), landmarks.numpy(), strict=True)
+        small = [colours(each if scale == 1 else shrink(each, *size)) for each in pictures]
+        outputs = self._engine.apply("the face detector", self._forward, np.stack(small))
+        return [
+            _faces(torch.from_numpy(output), size, (w, h), self._floor if floor is None else floor)
+            for output in outputs
         ]
-        return sorted(_distinct(faces), key=lambda face: -face.area)
 
-    @torch.inference_mode()
-    def _run(self, samples: Samples, floor: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (N, 4), scores (N) and landmarks (N, 10) above the floor, in pixels, on the host."""
-        h, w = samples.shape[:2]
-        pixels = colours(samples)[..., ::-1].astype(np.float32)
-        if samples.dtype == np.uint16:
-            pixels /= 257
-        image = torch.from_numpy(pixels - _MEAN).permute(2, 0, 1)[None].to(self._device)
-        offsets, confidence, points = (output[0].float().cpu() for output in self._net(image))
-        kept = confidence[:, 1] > floor
-        offsets, points, anchors = offsets[kept], points[kept], _anchors(w, h)[kept]
-        centres, sides = anchors[:, :2], anchors[:, 2:]
-        middle = centres + offsets[:, :2] * _CENTRE_VARIANCE * sides
-        half = sides * torch.exp(offsets[:, 2:] * _SIZE_VARIANCE) / 2
-        landmarks = centres.repeat(1, 5) + points * _CENTRE_VARIANCE * sides.repeat(1, 5)
-        return torch.cat((middle - half, middle + half), 1).double(), confidence[kept, 1], landmarks.double()
+    def _forward(self, samples: Tensor) -> Tensor:
+        """On the device: N × H × W × 3, uint16 as int16 → for each anchor, offsets (4), confidence (2) and points (10),
+        as the network gives them."""
+        deep = samples.dtype == torch.int16
+        levels = samples.int().bitwise_and_(65535).float().div_(257) if deep else samples.float()
+        image = (levels.flip(-1) - self._mean).permute(0, 3, 1, 2)  # blue first
+        return torch.cat([output.float() for output in self._net(image)], -1)
+
+
+def _faces(output: Tensor, size: Size, original: Size, floor: float) -> list[Face]:
+    """`output`: of the network for a picture of `size` (width, height), which shows one of size `original`."""
+    offsets, confidence, points = output[:, :4], output[:, 4:6], output[:, 6:]
+    kept = confidence[:, 1] > floor
+    offsets, points, anchors = offsets[kept], points[kept], _anchors(*size)[kept]
+    centres, sides = anchors[:, :2], anchors[:, 2:]
+    middle = centres + offsets[:, :2] * _CENTRE_VARIANCE * sides
+    half = sides * torch.exp(offsets[:, 2:] * _SIZE_VARIANCE) / 2
+    landmarks = centres.repeat(1, 5) + points * _CENTRE_VARIANCE * sides.repeat(1, 5)
+    boxes = torch.cat((middle - half, middle + half), 1)
+    factor = np.array(original) / np.array(size)
+    faces = [
+        Face(tuple((box.reshape(2, 2) * factor).ravel().tolist()), score, each.reshape(5, 2) * factor)
+        for box, score, each in zip(
+            boxes.double().numpy(), confidence[kept, 1].tolist(), landmarks.double().numpy(), strict=True
+        )
+    ]
+    return sorted(_distinct(faces), key=lambda face: -face.area)
 
 
 def _build(kind: str) -> nn.Module:

@@ -36,24 +36,38 @@ than 0.21."""
 
 
 class LikenessCheck:
-    def __init__(self, find: Callable[[Samples, float], list[Face]]) -> None:
-        """`find(picture, floor)`: the faces in a picture."""
+    def __init__(self, find: Callable[[list[Samples], float], list[list[Face]]]) -> None:
+        """`find(pictures, floor)`: the faces in each of some pictures of one size."""
         self._find = find
 
-    def __call__(self, before: Samples, after: Samples) -> str | None:
-        one, other = _from_afar(before), _from_afar(after)
-        tone = float(np.abs(one - other).mean())
-        if tone > _MOST_TONE:
-            return f"the restored face has other colours (difference {tone:.2f}, at most {_MOST_TONE:g})"
-        likeness = _correlation(one.mean(1), other.mean(1))
-        if likeness < _LEAST_LIKENESS:
-            return f"the restored face looks different (likeness {likeness:.2f}, at least {_LEAST_LIKENESS:g})"
-        moved = min((_moved(face) for face in self._find(after, _FLOOR)), default=None)
-        if moved is None:
-            return "the face detector finds no face in the restored one"
-        if moved > _MOST_MOVED:
-            return f"eyes, nose or mouth have moved (by {moved:.2f} of the eyes' distance, at most {_MOST_MOVED:g})"
-        return None
+    def __call__(self, before: list[Samples], after: list[Samples]) -> list[str | None]:
+        reasons = [_from_afar_another(one, other) for one, other in zip(before, after, strict=True)]
+        alike = [index for index, reason in enumerate(reasons) if reason is None]
+        if alike:
+            for index, faces in zip(alike, self._find([after[index] for index in alike], _FLOOR), strict=True):
+                reasons[index] = _moved_away(faces)
+        return reasons
+
+
+def _from_afar_another(before: Samples, after: Samples) -> str | None:
+    one, other = _from_afar(before), _from_afar(after)
+    tone = float(np.abs(one - other).mean())
+    if tone > _MOST_TONE:
+        return f"the restored face has other colours (difference {tone:.2f}, at most {_MOST_TONE:g})"
+    likeness = _correlation(one.mean(1), other.mean(1))
+    if likeness < _LEAST_LIKENESS:
+        return f"the restored face looks different (likeness {likeness:.2f}, at least {_LEAST_LIKENESS:g})"
+    return None
+
+
+def _moved_away(faces: list[Face]) -> str | None:
+    """`faces`: those that were found in the restored one."""
+    moved = min((_moved(face) for face in faces), default=None)
+    if moved is None:
+        return "the face detector finds no face in the restored one"
+    if moved > _MOST_MOVED:
+        return f"eyes, nose or mouth have moved (by {moved:.2f} of the eyes' distance, at most {_MOST_MOVED:g})"
+    return None
 
 
 def _from_afar(face: Samples) -> Floats:

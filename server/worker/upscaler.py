@@ -246,7 +246,7 @@ class Upscaler:
                     "pip install --force-reinstall --no-deps opencv-python-headless"
                 ) from error
             log.info("face models loaded", restorer=weights.restorer.name, detector=weights.detector.name)
-            return load_faces(weights, self.device, self.dtype)
+            return load_faces(weights, self._engine, self.dtype)
 
         return self._cache.get(
             ("faces", *(each.path for each in parts)), load, lambda _: _size([each.path for each in parts])

@@ -1,7 +1,9 @@
 """Why a GPU can't be used, in words, and which errors mean that it is broken. On a device that stands in for a GPU."""
 
 import pytest
+import structlog
 import torch
+from structlog.testing import capture_logs
 
 from server.engine import cuda
 from server.engine import device as devices
@@ -14,15 +16,16 @@ TOO_OLD = RuntimeError(
 
 
 def test_gpus_that_only_nvml_sees_are_refused_in_words_and_auto_says_why_it_takes_the_cpu(
-    gpu: FakeDevice, capsys: pytest.CaptureFixture[str]
+    gpu: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(devices, "log", structlog.get_logger())  # others may have bound it to their own output
     gpu.seen_by_nvml, gpu.seen_by_cuda = 2, 0
     for wanted in ("cuda", "cuda:1"):
         with pytest.raises(Unavailable, match=r"NVML sees 2 GPUs, but CUDA sees none.*R580"):
             devices.pick_device(wanted)
-    assert devices.pick_device("auto").type == "cpu"
-    said = capsys.readouterr()
-    assert "a GPU is here, but torch can't use it: NVML sees 2 GPUs" in said.out + said.err
+    with capture_logs() as logs:
+        assert devices.pick_device("auto").type == "cpu"
+    assert "a GPU is here, but torch can't use it: NVML sees 2 GPUs" in logs[0]["reason"]
     assert cuda.usable() == []
 
 

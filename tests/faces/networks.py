@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
+from server.engine.engine import Engine
 from server.faces import Detector, Restorer
 from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
@@ -17,6 +18,7 @@ from server.models import basicsr_shim, load_state
 from tests.paths import SHARED
 
 CPU = torch.device("cpu")
+ENGINE = Engine(CPU)
 DETECTOR = SHARED / "weights" / "faces" / "retinaface_mobilenet0.25.pth"
 PORTRAITS = SHARED / "images" / "faces"
 
@@ -50,7 +52,7 @@ def detector_path() -> Path:
 
 
 def detector() -> Detector:
-    return Detector(load_state(detector_path()), "retinaface", CPU)
+    return Detector(load_state(detector_path()), "retinaface", ENGINE)
 
 
 def gfpgan(seed: int = 0, **arguments: Any) -> nn.Module:
@@ -102,4 +104,4 @@ def parser() -> nn.Module:
 
 
 def restorer(net: nn.Module) -> Restorer:
-    return load_restorer(net.state_dict(), "seeded", CPU, torch.float32)
+    return load_restorer(net.state_dict(), "seeded", ENGINE, torch.float32)

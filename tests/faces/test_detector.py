@@ -13,7 +13,7 @@ from server.faces import Detector
 from server.faces.detector import LONG_EDGE
 from server.models import basicsr_shim, load_state
 from tests.faces import networks
-from tests.faces.networks import CPU
+from tests.faces.networks import CPU, ENGINE
 
 FACES = {
     "astronaut_collins.png": 1,
@@ -103,14 +103,14 @@ def test_a_face_within_a_face_is_dropped(detector: Detector) -> None:
 
 def test_what_is_no_retinaface_is_refused() -> None:
     with pytest.raises(ModelNotFound, match="no RetinaFace"):
-        Detector({"body.0.weight": torch.zeros(1)}, "upscaler.pth", CPU)
+        Detector({"body.0.weight": torch.zeros(1)}, "upscaler.pth", ENGINE)
 
 
 def test_a_damaged_one_is_refused() -> None:
     state = load_state(networks.detector_path())
     state["ClassHead.0.conv1x1.weight"] = torch.zeros(4, 4, 1, 1)
     with pytest.raises(ModelNotFound, match="don't fit"):
-        Detector(state, "retinaface.pth", CPU)
+        Detector(state, "retinaface.pth", ENGINE)
 
 
 def test_the_large_one_is_recognised_and_runs() -> None:
@@ -118,6 +118,6 @@ def test_the_large_one_is_recognised_and_runs() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         net = basicsr_shim.retina_face()("resnet50", device=CPU)
-    detector = Detector(net.state_dict(), "detection_Resnet50_Final.pth", CPU)
+    detector = Detector(net.state_dict(), "detection_Resnet50_Final.pth", ENGINE)
     assert len(detector(np.zeros((64, 64, 3), np.uint8), 0.0)) > 0
     assert detector(np.zeros((64, 64, 3), np.uint8), 1.0) == []

@@ -70,9 +70,10 @@ def test_a_restoration_that_is_not_the_face_is_refused(two_people: Samples) -> N
 def test_guards_can_be_others(two_people: Samples) -> None:
     assert all(outcome.restored for outcome in faces_of(networks.gfpgan(), checks=())(two_people, Faces()))
 
-    def never(before: Samples, after: Samples) -> str:
-        assert before.shape == after.shape == (512, 512, 3) and before.dtype == after.dtype == np.uint8
-        return "never"
+    def never(before: list[Samples], after: list[Samples]) -> list[str | None]:
+        for each in (*before, *after):
+            assert each.shape == (512, 512, 3) and each.dtype == np.uint8
+        return ["never"] * len(before)
 
     deep = two_people.astype(np.uint16) * 257
     assert [each.reason for each in faces_of(networks.gfpgan(), checks=(never,))(deep, Faces())] == ["never"] * 2

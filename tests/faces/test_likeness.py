@@ -17,7 +17,7 @@ NAMES = ("astronaut_collins.png", "biden_portrait.jpg", "hopper_128.png", "parti
 
 @pytest.fixture(scope="module")
 def check() -> LikenessCheck:
-    return LikenessCheck(networks.detector())
+    return LikenessCheck(networks.detector().each)
 
 
 @pytest.fixture(scope="module")
@@ -39,43 +39,52 @@ def worse(crop: Samples, factor: int) -> Samples:
 def test_a_face_given_back_unharmed_passes(check: LikenessCheck, crops: dict[str, Samples], factor: int) -> None:
     """What a perfect restoration of the harmed one is."""
     for name, crop in crops.items():
-        assert check(worse(crop, factor), crop) is None, name
+        assert check([worse(crop, factor)], [crop])[0] is None, name
 
 
 def test_somebody_else_is_refused(check: LikenessCheck, crops: dict[str, Samples]) -> None:
     for name, crop in crops.items():
         for other in crops:
             if other != name:
-                assert check(crop, crops[other]) is not None, (name, other)
+                assert check([crop], [crops[other]])[0] is not None, (name, other)
+
+
+def test_several_faces_at_once_are_checked_each_by_itself(check: LikenessCheck, crops: dict[str, Samples]) -> None:
+    one, other = (crops[name] for name in NAMES[:2])
+    blurred = cv2.GaussianBlur(one, (0, 0), 20)
+    reasons = check([one, one, one, other], [one, other, blurred, other])  # type: ignore[list-item]
+    assert [reason is None for reason in reasons] == [True, False, False, True]
+    assert "finds no face" in (reasons[2] or "")
 
 
 def test_other_light_is_refused(check: LikenessCheck, crops: dict[str, Samples]) -> None:
     crop = crops["astronaut_collins.png"]
-    assert "other colours" in (check(crop, crop // 2) or "")
+    assert "other colours" in (check([crop], [crop // 2])[0] or "")
 
 
 def test_a_face_that_has_grown_is_refused(check: LikenessCheck, crops: dict[str, Samples]) -> None:
     crop = crops["astronaut_collins.png"]
     grown = cv2.resize(crop, None, fx=1.1, fy=1.1)[25 : 25 + SIDE, 25 : 25 + SIDE]
-    assert "looks different" in (check(crop, grown) or "")  # type: ignore[arg-type]
+    assert "looks different" in (check([crop], [grown])[0] or "")  # type: ignore[arg-type]
 
 
 def test_what_the_detector_takes_for_no_face_is_refused(check: LikenessCheck, crops: dict[str, Samples]) -> None:
     crop = crops["astronaut_collins.png"]
     blurred = cv2.GaussianBlur(crop, (0, 0), 20)
-    assert "finds no face in the restored one" in (check(crop, blurred) or "")  # type: ignore[arg-type]
+    assert "finds no face in the restored one" in (check([crop], [blurred])[0] or "")  # type: ignore[arg-type]
 
 
 def test_landmarks_that_have_moved_are_refused(crops: dict[str, Samples]) -> None:
     """The detector is asked where they are; here it finds everything 40 pixels further down than it is."""
     detector, crop = networks.detector(), crops["astronaut_collins.png"]
 
-    def find(samples: Samples, floor: float) -> list[Face]:
-        return [replace(face, landmarks=face.landmarks + (0, 40)) for face in detector(samples, floor)]
+    def find(pictures: list[Samples], floor: float) -> list[list[Face]]:
+        (faces,) = detector.each(pictures, floor)
+        return [[replace(face, landmarks=face.landmarks + (0, 40)) for face in faces]]
 
-    assert "have moved" in (LikenessCheck(find)(crop, crop) or "")
+    assert "have moved" in (LikenessCheck(find)([crop], [crop])[0] or "")
 
 
 def test_nothing_to_see_is_refused(check: LikenessCheck) -> None:
     flat = np.full((SIDE, SIDE, 3), 100, np.uint8)
-    assert "looks different" in (check(flat, flat) or "")
+    assert "looks different" in (check([flat], [flat])[0] or "")

@@ -13,7 +13,7 @@ from server.faces.base import SIDE
 from server.faces.parser import soft_mask
 from server.images.samples import Floats
 from tests.faces import networks
-from tests.faces.networks import CPU
+from tests.faces.networks import ENGINE
 
 
 def portrait() -> Floats:
@@ -41,10 +41,10 @@ def test_the_mask_is_facexlib_s() -> None:
 @pytest.mark.slow
 def test_the_network_sees_the_face_as_it_was_trained_to() -> None:
     net = networks.parser()
-    parser = Parser(net.state_dict(), "parsenet", CPU)
+    parser = Parser(net.state_dict(), "parsenet", ENGINE)
     seen: list[Any] = []
     parser._net.register_forward_hook(lambda _, inputs, outputs: seen.extend((inputs[0], outputs[0])))
-    mask = parser(portrait())
+    (mask,) = parser([portrait()])
     image, scores = seen
     np.testing.assert_allclose(image[0].permute(1, 2, 0), portrait() * 2 - 1, atol=1e-6)
     np.testing.assert_array_equal(mask, soft_mask(scores[0].argmax(0).numpy()))
@@ -53,4 +53,4 @@ def test_the_network_sees_the_face_as_it_was_trained_to() -> None:
 
 def test_what_is_no_parsenet_is_refused() -> None:
     with pytest.raises(ModelNotFound, match="not the ParseNet"):
-        Parser({"body.0.weight": torch.zeros(1)}, "upscaler.pth", CPU)
+        Parser({"body.0.weight": torch.zeros(1)}, "upscaler.pth", ENGINE)

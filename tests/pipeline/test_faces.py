@@ -46,7 +46,7 @@ def restore(tmp_path_factory: pytest.TempPathFactory) -> FaceRestorer:
         return Weights(path.stem, path, ((path, None),), "", "")
 
     found = FaceWeights(weights(restorer), weights(networks.detector_path()), None)
-    return load_faces(found, networks.CPU, torch.float16)  # fp16 is for CUDA: here it must not be used
+    return load_faces(found, networks.ENGINE, torch.float16)  # fp16 is for CUDA: here it must not be used
 
 
 @pytest.fixture(scope="module")

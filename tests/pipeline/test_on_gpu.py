@@ -33,7 +33,8 @@ def made(device: torch.device, folder: Path) -> tuple[np.ndarray, Context]:
     found = FaceWeights(weights(restorer), weights(face_networks.detector_path()), None)
     path = networks.save(networks.nearest(), folder / "nearest.pth")
     model = load_model(path, name="nearest", sha256=None, device=device)
-    faces = load_faces(found, device, torch.float32)
+    engine = Engine(device)
+    faces = load_faces(found, engine, torch.float32)
     refiner = load_refiner(
         FOLDER / "bundled" / "refiner.safetensors", name="refiner", sha256=None, device=device, dtype=torch.float32
     )
@@ -41,7 +42,7 @@ def made(device: torch.device, folder: Path) -> tuple[np.ndarray, Context]:
         params=Params(scale=1.5, creativity=0.5, seed=1, faces=Faces(strength=1)),
         data=encoded(portrait()),
         target=folder / "result",
-        engine=Engine(device),
+        engine=engine,
         load=networks.loader(model),
         load_faces=lambda: faces,
         load_refiner=lambda: refiner,
@@ -64,6 +65,7 @@ def test_a_portrait_is_upscaled_restored_and_refined_as_on_the_cpu(tmp_path: Pat
         result, ctx = made(CUDA, tmp_path / "gpu")
     assert [face.reason for face in ctx.faces] == [face.reason for face in on_cpu.faces] == [None]
     assert ctx.refinement is not None and gpu.copies > 3, "it ran there"
+    assert all(each.blocking for each in gpu.events), "whoever waits for the GPU sleeps"
     assert np.abs(result - expected).max() <= 1
 
 
@@ -81,4 +83,5 @@ def test_a_tile_that_overflows_in_the_refiner_is_computed_again_in_fp32(gpu: Fak
     step = half.scheduler(half.settings(1.0))[1][0]
     result = half.denoise(noisy, picture, step, half.settings(1.0))
     assert half._exact is not None, "it overflowed"
+    assert gpu.events and all(each.blocking for each in gpu.events), "known asleep"
     assert result.dtype is torch.float32 and bool(torch.isfinite(result).all())

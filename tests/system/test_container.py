@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from server.config import PREFIX, Config
+from server.engine import cuda
 from server.kernels.cpu import build
 from tests.conftest import LiveServer
 from tests.paths import ROOT
@@ -94,6 +95,14 @@ def test_the_kernels_come_compiled_for_every_processor_and_are_where_the_server_
     shutil.rmtree(tmp_path / "server" / "kernels" / "built", ignore_errors=True)
     run = [sys.executable, "-m", "server.kernels", "--help"]
     assert subprocess.run(run, cwd=tmp_path, capture_output=True, timeout=120, check=False).returncode == 0
+    # A context that its group can write to, as a checkout of many users is.
+    (tmp_path / "server" / "kernels").chmod(0o775)
+    with pytest.raises(build.Unusable, match="others can write"):
+        build.refuse_if_others_can_write(tmp_path / "server" / "kernels" / "cpu")
+    command = re.search(r"^RUN (chmod .*) && .*server\.kernels --all$", stage, re.MULTILINE)
+    assert command is not None
+    subprocess.run(command[1], cwd=tmp_path, shell=True, check=True)
+    build.refuse_if_others_can_write(tmp_path / "server" / "kernels" / "cpu")
     built = build.BUILT.relative_to(ROOT)
     assert f"COPY --from=kernels /opt/upscale-server/{built} {built}" in DOCKERFILE
 
@@ -101,6 +110,13 @@ def test_the_kernels_come_compiled_for_every_processor_and_are_where_the_server_
 def test_triton_finds_a_compiler_and_a_place_that_it_may_write_to() -> None:
     assert re.search(r"install .* gcc libc6-dev libpython3-dev", LAST_STAGE)
     assert "TRITON_CACHE_DIR=/data/" in LAST_STAGE and 'VOLUME ["/data"]' in LAST_STAGE
+
+
+def test_it_takes_every_driver_that_the_documents_name() -> None:
+    """R580 is the first branch of CUDA 13. The base image alone would refuse all before that of its own version."""
+    assert re.search(r"^FROM nvidia/cuda:13\.", DOCKERFILE, re.MULTILINE)
+    assert 'NVIDIA_REQUIRE_CUDA="cuda>=13.0"' in LAST_STAGE
+    assert "R580 or newer" in DOCKERFILE and "R580" in cuda.DRIVER
 
 
 def test_its_settings_are_settings() -> None:

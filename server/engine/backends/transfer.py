@@ -46,9 +46,9 @@ class Transfer:
     # --- for jobs, in their own threads -----------------------------------------------------------------------------
 
     def stage(self, samples: NDArray[Any]) -> Tensor:
-        """A copy of uint8 or uint16 samples in memory that the device can read; uint16 as int16 of the same bits,
-        because torch has no arithmetic on uint16."""
-        bits = samples if samples.dtype == np.uint8 else samples.view(np.int16)
+        """A copy in memory that the device can read; uint16 as int16 of the same bits, because torch has no arithmetic
+        on uint16."""
+        bits = samples.view(np.int16) if samples.dtype == np.uint16 else samples
         tensor = torch.from_numpy(np.array(bits, order="C"))
         return tensor.pin_memory() if self._cuda else tensor
 

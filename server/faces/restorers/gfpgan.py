@@ -7,15 +7,21 @@ Half precision uses autocast. Plain `.half()` squares modulated weights in fp16;
 makes them zero, and the face is wrong although all its values are finite.
 """
 
+from functools import partial
+from typing import Any
+
+import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from server.engine.device import Halving
+from server.engine.backends.eager import to_image
+from server.engine.engine import Engine
 from server.errors import ModelNotFound
 from server.faces.base import SIDE
 from server.images.read.open import Samples
-from server.images.samples import Floats, to_floats
+from server.images.samples import Floats
 from server.models import basicsr_shim
 from server.models.base import StateDict, shapes_only
 
@@ -36,54 +42,46 @@ def detect(state: StateDict) -> bool:
     return _FIRST_LAYOUT in state or all(key in state for key in _NEEDED)
 
 
-def load(state: StateDict, name: str, device: torch.device, dtype: torch.dtype) -> "Gfpgan":
-    return Gfpgan(state, name, device, dtype)
+def load(state: StateDict, name: str, engine: Engine, dtype: torch.dtype) -> "Gfpgan":
+    return Gfpgan(state, name, engine, dtype)
 
 
 class Gfpgan:
-    def __init__(self, state: StateDict, name: str, device: torch.device, dtype: torch.dtype) -> None:
-        """`name`: of the checkpoint, for errors. `dtype`: to multiply in. Raises ModelNotFound, also for the older
-        layouts."""
+    def __init__(self, state: StateDict, name: str, engine: Engine, dtype: torch.dtype) -> None:
+        """`name`: of the checkpoint, for errors. `engine`: runs the network. `dtype`: to multiply in. Raises
+        ModelNotFound, also for the older layouts."""
         self._net = _build(_arguments(state, name))
         try:
             self._net.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
             raise ModelNotFound(f"{name} looks like GFPGAN but its weights don't fit it; {PULL}") from error
-        self._net.eval().requires_grad_(False).to(device)
-        self._device = device
+        self._net.eval().requires_grad_(False).to(engine.device)
+        self._engine = engine
         self._dtype = dtype
-        faces = _CUDA_BATCH if device.type == "cuda" else 1
-        self._batch = Halving("the batch of faces", "one face", device, faces)
+        self.batch = _CUDA_BATCH if engine.device.type == "cuda" else 1
 
-    @torch.inference_mode()
     def __call__(self, crops: list[Samples]) -> list[Floats]:
         """Aligned faces, SIDE × SIDE × 3 of 8 or 16 bits, → the same faces restored, RGB in [0, 1]. At most `batch`
         of them at once. Raises OutOfMemory."""
-        image = torch.stack([_to_tensor(crop) for crop in crops]).to(self._device)
-        result = self._batch.run(lambda size: self._in_batches(image, size), len(image)).clamp_(-1, 1).add_(1).div_(2)
-        return list(result.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        faces = self._restored(np.stack(crops), exact=self._dtype is torch.float32)
+        if overflowed := [index for index, face in enumerate(faces) if not np.isfinite(face).all()]:
+            log.warning("faces overflowed: computing them again in fp32", faces=len(overflowed), dtype=str(self._dtype))
+            again = self._restored(np.stack([crops[index] for index in overflowed]), exact=True)
+            for index, face in zip(overflowed, again, strict=True):
+                faces[index] = face
+        return faces
 
-    @property
-    def batch(self) -> int:
-        """How many faces to hand over at once: as many as have fitted so far."""
-        return self._batch.size
+    def _restored(self, crops: NDArray[Any], exact: bool) -> list[Floats]:
+        return list(self._engine.apply("GFPGAN", partial(self._forward, exact=exact), crops))
 
-    def _in_batches(self, image: Tensor, size: int) -> Tensor:
-        """(N, 3, SIDE, SIDE) in [-1, 1] → the same."""
-        return torch.cat([self._finite(batch) for batch in torch.split(image, size)])
-
-    def _finite(self, image: Tensor) -> Tensor:
-        exact = self._dtype is torch.float32
-        result = self._forward(image, exact)
-        if exact or bool(torch.isfinite(result).all()):
-            return result
-        log.warning("a face overflowed: computing it again in fp32", dtype=str(self._dtype))
-        return self._forward(image, exact=True)
-
-    def _forward(self, image: Tensor, exact: bool) -> Tensor:
-        with torch.autocast(self._device.type, dtype=self._dtype, enabled=not exact):
+    def _forward(self, samples: Tensor, exact: bool) -> Tensor:
+        """On the device: N × SIDE × SIDE × 3, uint16 as int16 → floats in [0, 1], or NaN where they overflowed."""
+        image = to_image(samples).contiguous().sub_(0.5).div_(0.5)
+        with torch.autocast(samples.device.type, dtype=self._dtype, enabled=not exact):
             result: Tensor = self._net(image, return_rgb=False, randomize_noise=False)[0]
-        return result.float()
+        result = result.float()
+        faces = torch.where(torch.isfinite(result), result.clamp(-1, 1).add_(1).div_(2), torch.nan)
+        return faces.permute(0, 2, 3, 1).contiguous()
 
 
 def _arguments(state: StateDict, name: str) -> dict[str, float]:
@@ -112,7 +110,3 @@ def _build(arguments: dict[str, float]) -> nn.Module:
             **arguments,
         )
     return net
-
-
-def _to_tensor(crop: Samples) -> Tensor:
-    return torch.from_numpy(to_floats(crop)).permute(2, 0, 1).sub_(0.5).div_(0.5)

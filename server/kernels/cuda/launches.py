@@ -69,12 +69,15 @@ def convolve(
     SHARE: tl.constexpr,
     COLUMNS: tl.constexpr,
     BK: tl.constexpr,
+    CACHE: tl.constexpr,
 ):
     """A 3×3 convolution of the first CIN channels of `x`, padded with zeros, as products of matrices: COLUMNS pixels of
     a row × BK channels times BK × N. COUT ≤ N channels of the result are kept.
 
     A program computes `rows` rows from top to bottom. Each row of `x` goes into three rows of the result, whose sums it
-    holds: so a pixel is loaded three times, not nine times, and is in registers for three products.
+    holds: so a pixel is loaded three times, not nine times, and is in registers for three products. CACHE: ".ca" for
+    loads of pixels that go through the multiprocessor's own cache. The three loads of a pixel follow each other, so it
+    has the pixel for two of them; by default they all come from the L2.
 
     `weight`: 9 × CIN × N. `slope`: of each channel, for negative results, where ACTIVE. RESIDUALS: 1 for
     `near + SHARE · result`, 2 for `far + SHARE · (near + SHARE · result)`; each has COUT channels at the start of its
@@ -97,7 +100,7 @@ def convolve(
             c = column + shift - 1
             inside = (row >= 0) & (row < height) & (c >= 0) & (c < width)
             place = tl.where(inside, line + c // ENLARGE, 0)
-            pixels = tl.load(x + (place * X_PITCH)[:, None] + (first + k)[None, :])
+            pixels = tl.load(x + (place * X_PITCH)[:, None] + (first + k)[None, :], cache_modifier=CACHE)
             # Not by a mask of the load: what is computed on stays in registers for wgmma, too.
             pixels = tl.where(inside[:, None], pixels, 0.0)
             part = weight + (shift * CIN + first + k)[:, None] * N + channel[None, :]

@@ -5,7 +5,7 @@ and compile it for several GPUs. `BLOCKS` is estimated; benchmarks/gpu_first.py 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class Block:
     warps: int
     stages: int
     """Steps whose loads are under way at a time."""
+    cached: bool = True
+    """Whether pixels go through the multiprocessor's own cache."""
 
 
 BLOCKS = {16: Block(128, 32, 8, 3), 32: Block(128, 32, 8, 3), 64: Block(128, 16, 8, 4)}
@@ -303,6 +305,7 @@ def constants(step: Step, buffers: dict[str, Buffer], block: Block) -> dict[str,
         "SHARE": step.share,
         "COLUMNS": block.columns,
         "BK": block.channels,
+        "CACHE": ".ca" if block.cached else "",
     }
 
 
@@ -313,8 +316,8 @@ def block_of(weights: Weights, width: int, capability: tuple[int, int]) -> Block
     while weights.channels % channels:
         channels //= 2
     if width <= _NARROW < block.columns:
-        return Block(_NARROW, channels, block.warps // 2, block.stages)
-    return Block(block.columns, channels, block.warps, block.stages)
+        return replace(block, columns=_NARROW, channels=channels, warps=block.warps // 2)
+    return replace(block, channels=channels)
 
 
 def _padded(channels: int) -> int:

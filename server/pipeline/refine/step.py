@@ -149,6 +149,10 @@ class _Work:
         self.ctx.check()
         return result
 
+    def refined(self, picture: Tensor, row: Span, column: Span) -> Floats:
+        """The same on the host, H × W × 3."""
+        return self.ctx.engine.to_host(self.region(picture, row, column)[0].permute(1, 2, 0))
+
     def _count(self, tiles: int) -> None:
         self.ctx.advance("refine", tiles / self.tiles * self.ctx.work["refine"].work)
 
@@ -175,9 +179,7 @@ def _row(work: _Work, source: Samples, row: Span) -> Floats:
         part = source[:, column.start : column.stop]
         picture = _to_tensor(part, work.colours).to(work.ctx.engine.device)
         picture = _padded(picture, height, column.stop - column.start)
-        refined = (
-            work.ctx.engine.patiently(partial(work.region, picture, row, column))[0].permute(1, 2, 0).cpu().numpy()
-        )
+        refined = work.ctx.engine.patiently(partial(work.refined, picture, row, column))
         kept = refined[row.keep_start - row.start :, column.keep_start - column.start :]
         kept = kept[: len(band), : min(column.keep_stop, width) - column.keep_start]
         weight = blend_weights(work.columns, index, 1, _BLEND)[: kept.shape[1], None]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from server.detailnet import RESIDUAL_SCALE, STRIDE, TRAIN_STEPS, DetailNet, signal_and_noise
+from server.engine.cuda import all_finite
 from server.errors import ModelNotFound
 from server.refiners.base import Grid
 from server.refiners.bundled.settings import Settings, settings
@@ -51,7 +52,7 @@ class BundledRefiner:
         noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
         steps = step.reshape(1).expand(len(noisy)).to(self.device)
         detail: Tensor = self._net(noisy, picture, steps)
-        if self.dtype is not torch.float16 or bool(torch.isfinite(detail).all()):
+        if self.dtype is not torch.float16 or all_finite(detail):
             return detail.float()
         log.warning("a tile of the refiner overflowed: computing it again in fp32")
         if self._exact is None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from server.engine.cuda import all_finite
 from server.engine.device import Halving
 from server.errors import ModelNotFound
 from server.models.base import shapes_only
@@ -102,7 +103,7 @@ class SdxlRefiner:
 
     def _finite(self, noisy: Tensor, picture: Tensor, texts: list[int], step: Tensor, control: float) -> Tensor:
         result = self._forward(noisy, picture, texts, step, control, self.dtype)
-        if self.dtype is not torch.float16 or bool(torch.isfinite(result).all()):
+        if self.dtype is not torch.float16 or all_finite(result):
             return result
         # bf16 has the range of fp32. This is rare, so the copy of the weights is not kept.
         wide = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from server.engine.device import Halving
+from server.engine.engine import Engine
 from server.errors import ModelNotFound, OutOfMemory
 from server.faces.restorers import load as load_restorer
 from server.images.read.open import Samples
 from server.models import basicsr_shim
 from tests.faces import networks
-from tests.faces.networks import CPU, GFPGAN
+from tests.faces.networks import CPU, ENGINE, GFPGAN
 
 
 def crop(seed: int = 0) -> Samples:
@@ -33,12 +33,12 @@ def test_the_layout_of_v1_4_is_loaded_strictly() -> None:
     state = published().state_dict()
     # The release's file has 348,632,874 bytes, its index included.
     assert sum(value.numel() for value in state.values()) * 4 == pytest.approx(348_632_874, rel=3e-4)
-    load_restorer({key: torch.zeros(value.shape) for key, value in state.items()}, "GFPGANv1.4", CPU, torch.float32)
+    load_restorer({key: torch.zeros(value.shape) for key, value in state.items()}, "GFPGANv1.4", ENGINE, torch.float32)
     for wrong in ("stylegan_decoder.to_rgbs.6.bias", "final_linear.weight", "condition_scale.0.2.weight"):
         for other in ({}, {wrong: state[wrong].flatten()}, {wrong: state[wrong], "more": state[wrong]}):
             changed = {key: value for key, value in state.items() if key != wrong} | other
             with pytest.raises(ModelNotFound, match="don't fit"):
-                load_restorer(changed, "GFPGANv1.4", CPU, torch.float32)
+                load_restorer(changed, "GFPGANv1.4", ENGINE, torch.float32)
 
 
 @pytest.mark.parametrize("name", ["GFPGANv1", "GFPGANBilinear"])
@@ -49,12 +49,12 @@ def test_the_first_layouts_are_refused_in_words(name: str) -> None:
     with torch.device("meta"):
         state = arch(**{**GFPGAN, "narrow": 1 / 16, "channel_multiplier": 1}).state_dict()
     with pytest.raises(ModelNotFound, match=r"v1\.0.*weights pull gfpgan"):
-        load_restorer(state, f"{name}.pth", CPU, torch.float32)
+        load_restorer(state, f"{name}.pth", ENGINE, torch.float32)
 
 
 def test_anything_else_is_refused_in_words() -> None:
     with pytest.raises(ModelNotFound, match=r"is no GFPGAN.*weights pull gfpgan"):
-        load_restorer({"body.0.weight": torch.zeros(1)}, "upscaler.pth", CPU, torch.float32)
+        load_restorer({"body.0.weight": torch.zeros(1)}, "upscaler.pth", ENGINE, torch.float32)
 
 
 def test_the_same_bytes_every_time_although_the_network_has_noise_in_it() -> None:
@@ -119,26 +119,28 @@ class Greedy(nn.Module):
 
 
 def test_out_of_memory_halves_the_batch_and_is_remembered() -> None:
-    restorer = networks.restorer(networks.gfpgan())
+    net, engine = networks.gfpgan(), Engine(CPU)
+    restorer = load_restorer(net.state_dict(), "seeded", engine, torch.float32)
     crops = [crop(seed) for seed in range(3)]
     wanted = [restorer([each])[0] for each in crops]
-    restorer._net, restorer._batch = Greedy(restorer._net, room=1), Halving("faces", "one face", CPU, 4)
-    for face, other in zip(restorer(crops), wanted, strict=True):
-        np.testing.assert_allclose(face, other, atol=1e-4)
-    assert restorer.batch == 1
-    restorer._net = Greedy(restorer._net, room=0)
-    with pytest.raises(OutOfMemory, match="not even one face"):
+    whole, restorer._net = restorer._net, Greedy(restorer._net, room=1)
+    for _ in range(2):
+        for face, other in zip(restorer(crops), wanted, strict=True):
+            np.testing.assert_allclose(face, other, atol=1e-4)
+        assert engine.counters()["batch_retries"] == 1
+    restorer._net = Greedy(whole, room=0)
+    with pytest.raises(OutOfMemory, match="not even one piece of GFPGAN"):
         restorer([crop()])
 
 
 def test_what_overflows_is_computed_again_in_fp32() -> None:
     net = networks.gfpgan()
     exact = networks.restorer(net)([crop()])[0]
-    half = load_restorer(copy.deepcopy(net).state_dict(), "half", CPU, torch.float16)
+    half = load_restorer(copy.deepcopy(net).state_dict(), "half", ENGINE, torch.float16)
     assert 0 < np.abs(half([crop()])[0] - exact).max() < 0.05  # it does compute in fp16
     # 100,000 is beyond fp16, and the next layer takes it back.
     net.conv_body_down[0].skip.weight.mul_(1e6)
     net.conv_body_down[1].skip.weight.div_(1e6)
     exact = networks.restorer(net)([crop()])[0]
-    half = load_restorer(net.state_dict(), "half", CPU, torch.float16)
+    half = load_restorer(net.state_dict(), "half", ENGINE, torch.float16)
     np.testing.assert_array_equal(half([crop()])[0], exact)
