@@ -45,6 +45,7 @@ from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
 from server.db import leases
+from server.db.ahead import Ahead, ahead
 from server.db.clock import NOW, TICKS
 from server.db.database import RUNNING, UNENDED, UNFETCHED, jobs, reading, unsynced, workers
 from server.db.database import deliveries as _deliveries
@@ -232,6 +233,16 @@ class Jobs:
         with reading(self._engine) as db:
             return [Ended(*row) for row in db.execute(query.order_by(jobs.c.finished_at))]
 
+    def ahead(self) -> Ahead:
+        """What is running and waiting now."""
+        return ahead(self._engine, self._lease_s)
+
+    def ended_at(self, job_ids: Collection[str]) -> dict[str, float]:
+        """When those of these jobs ended that have succeeded, by `time.time` of the database's clock."""
+        query = select(jobs.c.id, jobs.c.finished_at).where(jobs.c.id.in_(sorted(job_ids)[:_MAX_IDS]))
+        with reading(self._engine) as db:
+            return dict(db.execute(query.where(jobs.c.state == State.SUCCEEDED.value)).tuples().all())
+
     def speed(self, model: str) -> float | None:
         """Input pixels per second of this network in recent jobs, or None when it has not run."""
         query = select(jobs.c.result).where(jobs.c.state == State.SUCCEEDED.value).order_by(jobs.c.finished_at.desc())
@@ -295,10 +306,10 @@ class Jobs:
             note_turn(db, line.name, row.owner)
         return _from_row(row)
 
-    def give_source(self, job_id: str, fetcher: str, source_key: str) -> bool:
-        """The source is stored: workers may claim the job, and its attempts count from 0. False when the job is no
-        longer this fetcher's."""
-        given = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None}
+    def give_source(self, job_id: str, fetcher: str, source_key: str, left_s: float | None = None) -> bool:
+        """The source is stored: workers may claim the job, and its attempts count from 0. `left_s`: as `Job.left_s`.
+        False when the job is no longer this fetcher's."""
+        given = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None, "left_s": left_s}
         return self._write(_fetching(job_id, fetcher), Topic.WORK, **given)
 
     def hold_fetch(self, job_id: str, fetcher: str, seconds: float) -> bool:
@@ -332,15 +343,17 @@ class Jobs:
                 return _from_row(row)
         return None  # others took all that was seen
 
-    def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> HeartbeatResult:
-        """Renew the worker's lease, and report the job's progress (0 … 1) and the stage, see `Job.stage`."""
+    def heartbeat(
+        self, job: Job, progress: float, stage: str | None = None, left_s: float | None = None
+    ) -> HeartbeatResult:
+        """Renew the worker's lease, and report the job's progress (0 … 1), see `Job.stage` and `Job.left_s`."""
         assert job.worker is not None
         with self._unsynced.begin() as db:
             leases.renew(db, job.worker, self._lease_s)
             row = db.execute(
                 update(jobs)
                 .where(_owned(job))
-                .values(progress=progress, stage=stage)
+                .values(progress=progress, stage=stage, left_s=left_s, left_at=NOW)
                 .returning(jobs.c.cancel_requested)
             ).one_or_none()
         if row is None:
@@ -367,6 +380,8 @@ class Jobs:
             "worker": None,
             "progress": 0.0,
             "stage": None,
+            "left_s": job.left_s,
+            "left_at": None,
         }
         return self._write(_owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
 

@@ -18,7 +18,9 @@ def run(ctx: Context) -> None:
     wanted = ctx.params.faces
     if wanted is None:
         return
-    ctx.faces = ctx.load_faces()(ctx.samples, wanted, ctx.check, ctx.engine.call)
+    with ctx.clock("load"):
+        restore = ctx.load_faces()
+    ctx.faces = restore(ctx.samples, wanted, ctx.check, ctx.engine.call)
     assert ctx.stream is not None  # the upscale step came before
     ctx.stream = _pasted(ctx, ctx.stream, ctx.faces, wanted.strength)
 

@@ -14,7 +14,9 @@ def run(ctx: Context) -> None:
     sizes = checked_sizes((w, h), ctx.params, frames, max_source_pixels=limits[0], max_result_pixels=limits[1])
     loaded = None
     if sizes.enlargement > 1 or ctx.params.model not in (AUTO, REAL_ESRGAN):
-        loaded = ctx.load(ctx.params, sizes, planes=ctx.planes, content=_content(ctx))
+        content = _content(ctx)
+        with ctx.clock("load"):
+            loaded = ctx.load(ctx.params, sizes, planes=ctx.planes, content=content)
     if loaded is None:
         ctx.plan = resampling_only(sizes)
         return

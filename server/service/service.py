@@ -37,6 +37,7 @@ from server.job.creativity import recipe
 from server.job.job import Job, Params, State
 from server.job.plan import Estimate, Plan, checked_sizes, estimate, make_plan
 from server.outbound.source import Source, download, own_file, own_job
+from server.service.eta import Eta, Etas
 from server.service.previews import Previews
 from server.service.timed_cache import TimedCache
 from server.service.turns import Turns, shutting_down
@@ -71,6 +72,7 @@ class Service:
         """For work of endpoints on bodies and pictures: owners take turns. Polls do not use it."""
         self.previews = Previews(max(config.max_source_pixels, config.max_result_pixels))
         self._counts = TimedCache(jobs.counts)
+        self._etas = Etas(jobs, config)
         self._waiting = Waiting(jobs.ended)
         self._end = asyncio.Event()
         self._readers = ThreadPoolExecutor(_HEADER_READERS, thread_name_prefix="look")
@@ -125,7 +127,7 @@ class Service:
             source = self.resolve(source, owner)
             data = None if source.url is not None else self.read(source)
             if data is not None:
-                self.check_source(data, params)
+                job = replace(job, left_s=self.check_source(data, params))
         except (BadSource, ResultImpossible) as error:
             if strict:
                 raise
@@ -331,9 +333,14 @@ class Service:
         """Jobs by state; for large tables the numbers may be a little old."""
         return self._counts.get()
 
-    def check_source(self, data: bytes, params: Params) -> None:
-        """Raises BadSource, ResultImpossible."""
-        self.plan(params, self._header(data))
+    def check_source(self, data: bytes, params: Params) -> float | None:
+        """What the job's `left_s` is. Raises BadSource, ResultImpossible."""
+        header = self._header(data)
+        return self._etas.work_s(self.plan(params, header), params, header.mime)
+
+    def eta(self, job: Job) -> Eta | None:
+        """When it will have ended; None where that is not known, see Etas."""
+        return self._etas.of(job)
 
     def delete(self, job: Job) -> None:
         """Delete the job and its pictures, in any state: a worker that runs it learns of that at its next heartbeat."""
