@@ -113,7 +113,7 @@ class Here:
                     replace(self._params, format=format_),
                     data,
                     target,
-                    lambda share, stage: show((number - 1 + share) / total, f"{name}  {stage}"),
+                    lambda share, stage, _=None: show((number - 1 + share) / total, f"{name}  {stage}"),
                 )
             except Exception as error:
                 raise SourceUnreadable(f"{name}: {reason_of(error)}") from error
@@ -153,8 +153,15 @@ def upscale_picture(upscaler: "Upscaler", params: Params, data: bytes, target: P
     """Upscale one encoded picture into the file `target`. Returns what `--json` prints about the result.
 
     Raises UpscaleError, OSError and pyvips.Error."""
+    from server.worker.timing import SharedClock, Timing
+
     ctx = upscaler.prepare(params, data, target)
-    upscaler.run(ctx, lambda: show(ctx.progress, ctx.stage or ""))
+    timing, succeeded = Timing(SharedClock(), upscaler.durations, None, signed=upscaler.signs), False
+    try:
+        upscaler.run(ctx, lambda: show(ctx.progress, ctx.stage or "", timing.left(ctx)))
+        succeeded = True
+    finally:
+        timing.end(ctx, succeeded=succeeded)
     return _facts(ctx)
 
 

@@ -34,8 +34,10 @@ _SHORT_S = 4.0
 """Shorter estimates are wrong in another way: by what each job costs whatever its size."""
 _BASE_S = 0.5
 """Errors are relative to the estimate and this."""
-_OLD_S, _TIMES = 0.2, 25
+_OLD_S, _TIMES = 0.2, 10
 """A picture of the queue is used for so long, and for so many times the time that it took."""
+_LATE = 0.1
+"""A job that should have ended is expected to take this share of the time since then."""
 _FOLLOWED = 2000
 """Jobs whose estimates are remembered until they end."""
 _WRITE_S = 5.0
@@ -110,9 +112,7 @@ class Etas:
     def of(self, job: Job) -> Eta | None:
         """None once it has ended, and while too little is known: its picture has not been fetched, no worker lives, or
         no job has run with its network here."""
-        if job.state.final or (job.source_key is None and job.source_url is not None):
-            return None
-        if job.state is State.QUEUED and job.left_s is None:
+        if job.state.final or job.left_s is None or job.source_key is None:
             return None
         with self._lock:
             if self._seen is None or time.monotonic() >= self._good_until:
@@ -122,7 +122,8 @@ class Etas:
             end = self._ends.get(job.id)
             if end is None:
                 return None
-            seconds = max(0.0, end - (time.monotonic() - self._seen_at))
+            passed = time.monotonic() - self._seen_at
+            seconds = max(end - passed, _LATE * passed)
             kind = _kind(job.state is State.QUEUED, seconds)
             return Eta(seconds, self._errors.bound(kind, seconds))
 
@@ -172,7 +173,7 @@ class Etas:
             self._errors.write()
         for each in seen.jobs:
             waits = each.worker is None
-            if each.id in self._ends and (not waits or each.left_s is not None):
+            if each.id in self._ends and each.left_s is not None:
                 moment = "queued" if waits else f"{int(each.progress * _QUARTERS)}"
                 self._follow(each.id, moment, waits, self._ends[each.id])
         while len(self._said) > _FOLLOWED:

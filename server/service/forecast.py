@@ -13,6 +13,9 @@ from server.db.ahead import Ahead, Unended
 
 _USUAL_S = 5.0
 """Of a job of which nothing is known, where all are like that."""
+_LATE = 0.2
+"""A job that should have ended may end at any moment, but is expected to take this share of its time since its worker's
+last word."""
 
 
 @dataclass
@@ -51,8 +54,7 @@ def ends(found: Ahead, slots: Callable[[str], int]) -> dict[str, float]:
             continue
         left_s = usual_s if each.left_s is None else each.left_s
         since = 0.0 if each.left_at is None else max(0.0, found.now - each.left_at) / running[each.worker]
-        # What is late may end at any moment, but the later it is the longer it may still take.
-        workers.setdefault(each.worker, _Worker(1)).start(max(left_s - since, 0.05 * since, 0.01), each.id, each.owner)
+        workers.setdefault(each.worker, _Worker(1)).start(max(left_s - since, _LATE * since, 0.01), each.id, each.owner)
         active[each.owner] += 1
     served_at = {owner: found.served_at.get(owner, 0.0) for owner in waiting}
     ended: dict[str, float] = {}

@@ -299,9 +299,13 @@ class Service:
         return plan
 
     def estimate(self, plan: Plan, params: Params) -> Estimate:
-        """What it would take: by what jobs with those networks took here of late, else by their measured speed."""
+        """What it would take: by what the steps of jobs took on this machine; else, of the networks alone, by what jobs
+        took of late, or by their measured speed."""
+        seconds = self._etas.work_s(plan, params, "")
+        if seconds is not None:
+            return estimate(plan, params, seconds)
         rates = read_rates(self.config.cache_dir)
-        seconds: float | None = 0.0
+        seconds = 0.0
         if plan.passes:
             speed = self.speed(plan.model, plan.networks)
             seconds = plan.network_pixels / speed if speed else None

@@ -2,13 +2,15 @@
 
 The API half reads what the worker half has written. A time is that of a job that has the machine alone: while n jobs
 run, 1/n of the time is each one's. For each kind of step the last amounts and times are kept. An estimate is the
-weighted median of their times per amount: those of about the same amount weigh most, then the newest. So one bad sample
-changes nothing, and another load on the machine is followed after a few jobs.
+weighted median of their times per amount: those of about the same amount weigh most, then the newest. So one bad
+sample changes nothing. Another load on the machine slows all steps: how much longer than estimated the last jobs took,
+whatever their steps, is the pace that the next ones are expected to have.
 """
 
 import json
 import math
 import re
+import statistics
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -29,6 +31,13 @@ _NEAR = 0.4
 _AGEING = 0.93
 """By how much a sample weighs less for each newer one."""
 _WRITE_S = 2.0
+_PACE = "pace"
+"""Under this name: what jobs were expected to take at the usual pace, and what they took."""
+_OF_LATE = 5
+"""The last jobs, from which the pace is taken."""
+_LEAST_S = 0.2
+"""Shorter jobs say nothing of the pace."""
+_SLOWEST = 4.0
 _TYPICAL = {
     "decode": 0.03e-6,
     "plan": 0.03e-6,
@@ -75,6 +84,12 @@ class Durations:
         return None if None in found else math.fsum(each for each in found if each is not None)
 
     def of(self, part: Amount) -> float | None:
+        """Of one of them."""
+        seconds = self._of(part)
+        return None if seconds is None else seconds * self._pace()
+
+    def _of(self, part: Amount) -> float | None:
+        """At the usual pace."""
         self._look()
         samples = self._samples.get(part.key, [])
         if samples:
@@ -100,6 +115,10 @@ class Durations:
     def learn(self, seconds: Mapping[str, float], parts: Iterable[Amount], networks: str | None) -> None:
         """From a job that has ended: `seconds` by step. `networks`: those that ran."""
         new = [(part.key, (part.amount, seconds.get(part.step, 0.0))) for part in parts if part.amount > 0]
+        known = [(each, seconds.get(part.step, 0.0)) for part in parts if (each := self._of(part)) is not None]
+        expected, taken = (math.fsum(each) for each in zip(*known, strict=True))
+        if expected > _LEAST_S:
+            new.append((_PACE, (expected, taken)))
         if networks is not None and seconds.get("load", 0.0) > 0.05:
             new.append((f"load:{networks}", (1.0, seconds["load"])))
         self._look()
@@ -146,6 +165,13 @@ class Durations:
             return samples, {str(name): float(at) for name, at in content["used"].items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return {}, {}
+
+    def _pace(self) -> float:
+        """How much longer than usual everything takes now."""
+        samples = self._samples.get(_PACE, ())[-_OF_LATE:]
+        if len(samples) < _OF_LATE:
+            return 1.0
+        return min(_SLOWEST, max(1 / _SLOWEST, statistics.median(taken / expected for expected, taken in samples)))
 
 
 def _with(samples: Mapping[str, list[Sample]], new: Iterable[tuple[str, Sample]]) -> dict[str, list[Sample]]:

@@ -116,7 +116,6 @@ class Worker:
         self._runs: set[_Run] = set()
         self._runs_changed = threading.Condition()
         self._clock = SharedClock()
-        self._signed = config.c2pa_cert is not None
         self._jobs_done = 0
         self._spread_s = 0.0
         """When there is work, how long this worker waits at most before it claims."""
@@ -174,7 +173,7 @@ class Worker:
             if self._work_came.wait(POLL_S) and not self._stop.is_set():
                 time.sleep(random.uniform(0, self._spread_s))
             return
-        run = _Run(job, Timing(self._clock, self._upscaler.durations, job.left_s, signed=self._signed))
+        run = _Run(job, Timing(self._clock, self._upscaler.durations, job.left_s, signed=self._upscaler.signs))
         self._runs.add(run)
         self._look.set()
         alone = job.attempt > 1

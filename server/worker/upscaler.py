@@ -102,6 +102,11 @@ class Upscaler:
             self._compiler.start()
 
     @property
+    def signs(self) -> bool:
+        """Results are signed with a certificate."""
+        return self._signer is not None
+
+    @property
     def kind(self) -> DeviceKind:
         return "cuda" if self.device.type == "cuda" else "cpu"
 
