@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, func, or_, select, text
+from sqlalchemy import Engine, or_, select, text
 
 from server.db import leases
 from server.db.clock import NOW
@@ -58,13 +58,15 @@ def ahead(engine: Engine, lease_s: float) -> Ahead:
         .limit(MOST)
     )
     ready = select(workers.c.id, workers.c.kind).where(workers.c.id.in_(leases.live(lease_s)), workers.c.ready)
-    last = select(turns.c.owner, func.max(turns.c.served_at)).where(turns.c.line == LINE).group_by(turns.c.owner)
+    last = select(turns.c.owner, turns.c.served_at).where(turns.c.line == LINE)
     with reading(engine) as db:
         found = [Unended(*row) for row in db.execute(query)]
         now: float = db.execute(select(NOW)).scalar_one()
         return Ahead(
             now,
             found,
-            dict(db.execute(ready).tuples().all()),
-            dict(db.execute(last).tuples().all()) if any(each.worker is None for each in found) else {},
+            {row.id: row.kind for row in db.execute(ready)},
+            {row.owner: row.served_at for row in db.execute(last)}
+            if any(each.worker is None for each in found)
+            else {},
         )

@@ -241,7 +241,8 @@ class Jobs:
         """When those of these jobs ended that have succeeded, by `time.time` of the database's clock."""
         query = select(jobs.c.id, jobs.c.finished_at).where(jobs.c.id.in_(sorted(job_ids)[:_MAX_IDS]))
         with reading(self._engine) as db:
-            return dict(db.execute(query.where(jobs.c.state == State.SUCCEEDED.value)).tuples().all())
+            rows = db.execute(query.where(jobs.c.state == State.SUCCEEDED.value))
+            return {row.id: row.finished_at for row in rows}
 
     def speed(self, model: str) -> float | None:
         """Input pixels per second of this network in recent jobs, or None when it has not run."""

@@ -93,6 +93,8 @@ def estimate(plan: Plan, params: Params, seconds: float | None) -> Estimate:
     # Their encoders want the whole picture; of animations it is compared with the one before.
     held = 4 * w * h if FORMATS[params.format].whole_in_memory or plan.frames > 1 else 0
     memory = (sum(sources) or 3 * plan.source[0] * plan.source[1]) + bands + held
+    if seconds is None and not plan.passes:
+        seconds = 0.0
     return Estimate(
         None if seconds is None else round(seconds, 1),
         memory,

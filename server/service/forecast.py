@@ -6,7 +6,7 @@ The rule of turns is that of db/fairness.py and db/turn.py.
 import heapq
 import statistics
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from server.db.ahead import Ahead, Unended
@@ -54,19 +54,18 @@ def ends(found: Ahead, slots: Callable[[str], int]) -> dict[str, float]:
             continue
         left_s = usual_s if each.left_s is None else each.left_s
         since = 0.0 if each.left_at is None else max(0.0, found.now - each.left_at) / running[each.worker]
-        workers.setdefault(each.worker, _Worker(1)).start(max(left_s - since, _LATE * since, 0.01), each.id, each.owner)
+        workers.setdefault(each.worker, _Worker(0)).start(max(left_s - since, _LATE * since, 0.01), each.id, each.owner)
         active[each.owner] += 1
     served_at = {owner: found.served_at.get(owner, 0.0) for owner in waiting}
     ended: dict[str, float] = {}
     now = 0.0
     while True:
-        for worker in sorted(workers.values(), key=lambda one: len(one.running)):
-            while waiting and len(worker.running) < worker.slots:
-                job = _take(waiting, active, served_at)
-                worker.advance(now)
-                worker.start(usual_s if job.left_s is None else job.left_s, job.id, job.owner)
-                active[job.owner] += 1
-                served_at[job.owner] = found.now + now
+        while waiting and (worker := _idlest(workers.values())) is not None:
+            job = _take(waiting, active, served_at)
+            worker.advance(now)
+            worker.start(usual_s if job.left_s is None else job.left_s, job.id, job.owner)
+            active[job.owner] += 1
+            served_at[job.owner] = found.now + now
         soonest = min(workers.values(), key=lambda one: one.next_end, default=None)
         if soonest is None or not soonest.running:
             return ended
@@ -75,6 +74,12 @@ def ends(found: Ahead, slots: Callable[[str], int]) -> dict[str, float]:
         _, name, owner = heapq.heappop(soonest.running)
         active[owner] -= 1
         ended[name] = now
+
+
+def _idlest(workers: Iterable[_Worker]) -> _Worker | None:
+    """The one that runs the fewest jobs, if it has room for another."""
+    free = (worker for worker in workers if len(worker.running) < worker.slots)
+    return min(free, key=lambda worker: len(worker.running), default=None)
 
 
 def _take(waiting: dict[str, deque[Unended]], active: Mapping[str, int], served_at: Mapping[str, float]) -> Unended:

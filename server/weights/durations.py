@@ -10,7 +10,6 @@ whatever their steps, is the pace that the next ones are expected to have.
 import json
 import math
 import re
-import statistics
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -28,12 +27,14 @@ _KEPT = 32
 _MOST_KINDS = 300
 _NEAR = 0.4
 """An amount that is larger or smaller by a factor of e^0.4 = 1.5 weighs 0.37 times as much."""
+_AT_LEAST = 1e-12
+"""The weight of a sample of another size altogether."""
 _AGEING = 0.93
 """By how much a sample weighs less for each newer one."""
 _WRITE_S = 2.0
 _PACE = "pace"
 """Under this name: what jobs were expected to take at the usual pace, and what they took."""
-_OF_LATE = 5
+_OF_LATE = 7
 """The last jobs, from which the pace is taken."""
 _LEAST_S = 0.2
 """Shorter jobs say nothing of the pace."""
@@ -115,10 +116,10 @@ class Durations:
     def learn(self, seconds: Mapping[str, float], parts: Iterable[Amount], networks: str | None) -> None:
         """From a job that has ended: `seconds` by step. `networks`: those that ran."""
         new = [(part.key, (part.amount, seconds.get(part.step, 0.0))) for part in parts if part.amount > 0]
-        known = [(each, seconds.get(part.step, 0.0)) for part in parts if (each := self._of(part)) is not None]
-        expected, taken = (math.fsum(each) for each in zip(*known, strict=True))
+        known = {part.step: each for part in parts if (each := self._of(part)) is not None}
+        expected = math.fsum(known.values())
         if expected > _LEAST_S:
-            new.append((_PACE, (expected, taken)))
+            new.append((_PACE, (expected, math.fsum(seconds.get(step, 0.0) for step in known))))
         if networks is not None and seconds.get("load", 0.0) > 0.05:
             new.append((f"load:{networks}", (1.0, seconds["load"])))
         self._look()
@@ -171,7 +172,9 @@ class Durations:
         samples = self._samples.get(_PACE, ())[-_OF_LATE:]
         if len(samples) < _OF_LATE:
             return 1.0
-        return min(_SLOWEST, max(1 / _SLOWEST, statistics.median(taken / expected for expected, taken in samples)))
+        # Of a short job chance is a larger part.
+        pace = _weighted_median((taken / expected, expected) for expected, taken in samples)
+        return min(_SLOWEST, max(1 / _SLOWEST, pace))
 
 
 def _with(samples: Mapping[str, list[Sample]], new: Iterable[tuple[str, Sample]]) -> dict[str, list[Sample]]:
@@ -184,16 +187,26 @@ def _with(samples: Mapping[str, list[Sample]], new: Iterable[tuple[str, Sample]]
 
 def _median(samples: list[Sample], amount: float) -> float:
     """Seconds for each of the amount."""
-    weighted = sorted(
-        (seconds / size, math.exp(-abs(math.log(size / amount)) / _NEAR) * _AGEING**age + 1e-12)
+    return _weighted_median(
+        (seconds / size, math.exp(-abs(math.log(size / amount)) / _NEAR) * _AGEING**age + _AT_LEAST)
         for age, (size, seconds) in enumerate(reversed(samples))
     )
-    half = sum(weight for _, weight in weighted) / 2
-    for value, weight in weighted:
-        half -= weight
-        if half <= 0:
-            return value
-    return weighted[-1][0]
+
+
+def _weighted_median(found: Iterable[tuple[float, float]]) -> float:
+    """Of values and their weights: between the two values in the middle, so that it changes little by little."""
+    values = sorted(found)
+    half = sum(weight for _, weight in values) / 2
+    below, before = values[0][0], 0.0
+    passed = 0.0
+    for value, weight in values:
+        middle = passed + weight / 2
+        if middle >= half:
+            share = (half - before) / (middle - before) if middle > before else 1.0
+            return below + (value - below) * share
+        below, before = value, middle
+        passed += weight
+    return values[-1][0]
 
 
 def _version(path: Path) -> tuple[int, int] | None:
