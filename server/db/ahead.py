@@ -61,12 +61,11 @@ def ahead(engine: Engine, lease_s: float) -> Ahead:
     last = select(turns.c.owner, turns.c.served_at).where(turns.c.line == LINE)
     with reading(engine) as db:
         found = [Unended(*row) for row in db.execute(query)]
+        waits = any(each.worker is None for each in found)
         now: float = db.execute(select(NOW)).scalar_one()
         return Ahead(
             now,
             found,
             {row.id: row.kind for row in db.execute(ready)},
-            {row.owner: row.served_at for row in db.execute(last)}
-            if any(each.worker is None for each in found)
-            else {},
+            {row.owner: row.served_at for row in db.execute(last)} if waits else {},
         )

@@ -59,6 +59,7 @@ from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
 from server.job.job import Job, Params, Result, State
 from server.weights.choice import DeviceKind
 
+QUEUE_FULL = "the queue is full; try again later"
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes of its worker, then fails: a picture that crashes workers must not do so for
 ever."""
@@ -139,7 +140,7 @@ class Jobs:
             if job.external_id is not None and db.execute(_TAKEN, taken).first():
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already")
             if job.state is State.QUEUED and not self._has_room(db):
-                raise TooManyRequests("the queue is full; try again later")
+                raise TooManyRequests(QUEUE_FULL)
             priority = job.priority + admit(db, job.owner, waits=not job.state.final)
             try:
                 computed: dict[str, Any] = {"priority": priority, "source_host": host_of(job.source_url or "")}

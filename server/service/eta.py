@@ -38,6 +38,8 @@ _OLD_S, _TIMES = 0.2, 10
 """A picture of the queue is used for so long, and for so many times the time that it took."""
 _LATE = 0.1
 """A job that should have ended is expected to take this share of the time since then."""
+_RETRY_S = 5.0
+"""After which a full queue may have room, where nothing is known."""
 _FOLLOWED = 2000
 """Jobs whose estimates are remembered until they end."""
 _WRITE_S = 5.0
@@ -139,7 +141,7 @@ class Etas:
         with self._lock:
             if self._seen is None or time.monotonic() >= self._good_until:
                 self._look()
-            return min(self._ends.values(), default=5.0)
+            return min(self._ends.values(), default=_RETRY_S)
 
     def _look(self) -> None:
         started = time.monotonic()

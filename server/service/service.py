@@ -18,7 +18,7 @@ from anyio import CapacityLimiter, to_thread
 from server.blobs.base import Blob, Blobs, new_key, not_found
 from server.config import Config
 from server.db.deliveries import Delivery
-from server.db.jobs import Jobs, WorkerInfo
+from server.db.jobs import QUEUE_FULL, Jobs, WorkerInfo
 from server.db.uploads import Uploads
 from server.errors import (
     BadSource,
@@ -29,6 +29,7 @@ from server.errors import (
     SourceUnreachable,
     SourceUnreadable,
     TooLarge,
+    TooManyRequests,
     Unavailable,
     UpscaleError,
 )
@@ -156,8 +157,10 @@ class Service:
         ]
         try:
             self._jobs.enqueue(job, pending)
-        except UpscaleError:  # refused; a database that failed may have stored it all the same
+        except UpscaleError as error:  # refused; a database that failed may have stored it all the same
             self._delete_pictures(job)
+            if error.message == QUEUE_FULL:
+                raise TooManyRequests(QUEUE_FULL, retry_after_s=self._etas.retry_after_s()) from error
             raise
         log.info("job accepted", job=job.id, dialect=job.dialect, state=job.state.value)
 
