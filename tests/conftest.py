@@ -190,10 +190,14 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 @pytest.fixture
 def config(tmp_path: Path, empty_database: Path) -> MakeConfig:
     """`config(**settings)`: each its own data folder, with an empty job table and a file where weights would lie."""
+    return _configs(tmp_path, empty_database)
+
+
+def _configs(folder: Path, empty_database: Path) -> MakeConfig:
     numbers = count()
 
     def make(**settings: Any) -> Config:
-        made = Config(data_dir=tmp_path / f"data-{next(numbers)}", **settings)
+        made = Config(data_dir=folder / f"data-{next(numbers)}", **settings)
         made.weights_path.mkdir(parents=True)
         shutil.copy(empty_database, made.data_dir / "jobs.sqlite3")
         (made.weights_path / "realesr-animevideov3.pth").write_bytes(b"the API half only looks whether it is there")
@@ -328,6 +332,12 @@ def _all_stopped() -> Iterator[None]:
 @pytest.fixture
 def live_server(config: MakeConfig, _all_stopped: None) -> Iterator[LiveServer]:
     """`live_server(**settings)`: one that runs until the test ends."""
+    with _live_servers(config) as start:
+        yield start
+
+
+@contextmanager
+def _live_servers(config: MakeConfig) -> Iterator[LiveServer]:
     earlier = _stopping[:]
     with ExitStack() as stack:
 
@@ -346,6 +356,13 @@ def live_server(config: MakeConfig, _all_stopped: None) -> Iterator[LiveServer]:
 def live(live_server: LiveServer) -> Live:
     """A server with no settings of its own."""
     return live_server()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, _all_stopped: None) -> Iterator[Live]:
+    """As `live`, for tests of a module that do not depend on what is there. A server takes long to start."""
+    with _live_servers(_configs(tmp_path_factory.mktemp("shared"), empty_database)) as start:
+        yield start()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 from PIL import Image
-from skimage.color import deltaE_ciede2000, rgb2lab
 
 from server.images.read.open import Samples
 from server.rows.stream import Stream
@@ -58,6 +57,8 @@ def encoded(samples: NDArray[Any], kind: str, **options: Any) -> bytes:
 
 def lab(samples: NDArray[Any]) -> Floats:
     """sRGB or grey samples, without alpha → CIELAB."""
+    from skimage.color import rgb2lab  # here, because it imports scipy, and all processes import this module
+
     rgb = samples.astype(np.float64) / np.iinfo(samples.dtype).max
     result: Floats = rgb2lab(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))
     return result
@@ -65,6 +66,8 @@ def lab(samples: NDArray[Any]) -> Floats:
 
 def far(ours: NDArray[Any], theirs: NDArray[Any]) -> Floats:
     """ΔE (CIEDE2000) pixel by pixel."""
+    from skimage.color import deltaE_ciede2000
+
     result: Floats = deltaE_ciede2000(lab(ours), lab(theirs))
     return result
 

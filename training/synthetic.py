@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import overload
 
 import cv2
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -257,6 +256,8 @@ def _font(rng: np.random.Generator, size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def fonts() -> list[str]:
+    import matplotlib  # here, because it takes long, and few need fonts
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return sorted(str(path) for pattern in _FACES for path in folder.glob(pattern) if "Display" not in path.name)
 

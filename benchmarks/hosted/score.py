@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import piq  # type: ignore[import-untyped]
 from PIL import Image
 
 import server.models.basicsr_shim  # noqa: F401 - before basicsr
@@ -47,6 +46,8 @@ def score(result: Image.Image, size: tuple[int, int], reference: Image.Image | N
         figures["psnr"] = float(min(calculate_psnr(pixels, truth, BORDER), 100.0))  # equal pictures: not infinity
         left, right = (to_tensor(_middle(each, HAARPSI_SIDE)[None]) for each in (pixels, truth))
         if min(left.shape[2:]) >= 16:
+            import piq  # type: ignore[import-untyped]  # takes seconds: it imports all of torchvision
+
             figures["haarpsi"] = float(piq.haarpsi(left, right).item())
     if min(size) >= NIQE_LEAST:
         figures["niqe"] = _niqe(_middle(pixels, NIQE_SIDE))

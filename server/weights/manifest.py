@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -115,7 +116,12 @@ class Manifest:
 
 def read_manifest(folder: Path = FOLDER) -> Manifest:
     """The manifest in `folder`, by default the server's own."""
-    content = tomllib.loads((folder / "manifest.toml").read_text("utf-8"))
+    return _parsed(folder, (folder / "manifest.toml").read_text("utf-8"))
+
+
+@lru_cache(4)
+def _parsed(folder: Path, text: str) -> Manifest:
+    content = tomllib.loads(text)
     entries = {name: _entry(name, values) for name, values in content["models"].items()}
     groups = {name: tuple(members) for name, members in content.get("groups", {}).items()}
     groups[ALL] = tuple(name for name, entry in entries.items() if not entry.bundled)

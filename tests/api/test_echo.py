@@ -15,6 +15,11 @@ WAVESPEED, LEGACY = "/api/v3/wavespeed-ai/real-esrgan", "/v3/async/upscale"
 TASK = "a0a0a0a0-b1b1-4c2c-8d3d-e4e4e4e4e4e4"
 
 
+@pytest.fixture(scope="module")
+def live(shared: Live) -> Live:
+    return shared
+
+
 def test_a_name_is_cut_and_a_short_one_is_not() -> None:
     assert cut("short") == "short"
     assert len(cut(LONG)) <= 101 and cut(LONG).endswith("…")

@@ -20,6 +20,11 @@ from server.errors import NotFound
 from tests.conftest import Live, Picture, serve
 
 
+@pytest.fixture(scope="module")
+def live(shared: Live) -> Live:
+    return shared
+
+
 @pytest.fixture
 def file(live: Live, picture: Picture) -> tuple[str, bytes]:
     key, data = new_key(".png"), picture()

@@ -10,7 +10,6 @@ import pytest
 import pyvips
 import torch
 from PIL import Image
-from skimage.color import deltaE_ciede2000, rgb2lab
 
 from server.config import Config
 from server.engine.engine import Engine
@@ -102,6 +101,8 @@ def face_colour(ctx: Context, scale: float = 2) -> Any:
 
 def difference(one: Any, other: Any) -> float:
     """ΔE of CIEDE2000."""
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
     return float(deltaE_ciede2000(rgb2lab(one[None, None]), rgb2lab(other[None, None]))[0, 0])
 
 

@@ -1,13 +1,18 @@
-"""A Stable Diffusion XL for tests: built like the real one, as narrow as its classes allow, with seeded weights."""
+"""A Stable Diffusion XL for tests: built like the real one, as narrow as its classes allow, with seeded weights.
+
+diffusers and transformers are imported where they are used, because each process of the suite imports all test modules.
+"""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
 CPU = torch.device("cpu")
 _WORDS, _WIDTH = 520, 32
@@ -22,6 +27,9 @@ class Sdxl:
 
 def sdxl(folder: Path) -> Sdxl:
     """Saved in half precision below `folder`, under the names that the manifest has."""
+    from diffusers import EulerDiscreteScheduler
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
     torch.manual_seed(0)
     base, control = folder / "sdxl-base", folder / "sdxl-controlnet-tile"
     net = unet()
@@ -53,8 +61,10 @@ def sdxl(folder: Path) -> Sdxl:
     return Sdxl(base, control)
 
 
-def unet() -> UNet2DConditionModel:
+def unet() -> "UNet2DConditionModel":
     """Three levels, the outermost without attention; two text widths side by side; sizes and summary added to time."""
+    from diffusers import UNet2DConditionModel
+
     return UNet2DConditionModel(
         block_out_channels=(32, 32, 64),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -70,17 +80,21 @@ def unet() -> UNet2DConditionModel:
     )
 
 
-def controlnet(net: UNet2DConditionModel) -> ControlNetModel:
+def controlnet(net: "UNet2DConditionModel") -> "ControlNetModel":
     """Its last layers start at zero, so that an untrained one does nothing: they are given noise."""
+    from diffusers import ControlNetModel
+
     made: ControlNetModel = ControlNetModel.from_unet(net, conditioning_channels=3)
     for layer in [made.controlnet_cond_embedding.conv_out, *made.controlnet_down_blocks, made.controlnet_mid_block]:
         nn.init.normal_(layer.weight, std=0.05)
     return made
 
 
-def vae(seed: int = 0) -> AutoencoderKL:
+def vae(seed: int = 0) -> "AutoencoderKL":
     """Four levels, attention in the middle. He's noise in every layer keeps the signal's size; what comes out of
     pictures is about as wide as they are."""
+    from diffusers import AutoencoderKL
+
     torch.manual_seed(seed)
     net = AutoencoderKL(
         block_out_channels=(8, 8, 16, 16),

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from sqlalchemy import text
@@ -99,6 +98,8 @@ def test_helm_finds_nothing_wrong(helm: dict[str, Any]) -> None:
 @pytest.mark.parametrize("version", ["1.27.0", "1.37.0"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_rendered_is_valid(helm: dict[str, Any], variant: str, version: str) -> None:
+    import kubernetes_validate  # here, because its formats take a second, and all processes import this module
+
     found = manifests(helm, variant)
     for (kind, _), manifest in found.items():
         if not manifest["apiVersion"].startswith("keda.sh/"):
@@ -107,6 +108,8 @@ def test_what_is_rendered_is_valid(helm: dict[str, Any], variant: str, version: 
 
 
 def test_the_schemas_would_notice_a_wrong_field(helm: dict[str, Any]) -> None:
+    import kubernetes_validate
+
     manifest = manifests(helm, "as documented")["Deployment", "worker"]
     manifest["spec"]["template"]["spec"]["containers"][0]["resource"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="resource"):

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from server import __version__
 from server.weights.manifest import read_manifest
@@ -17,6 +15,10 @@ from tests.paths import ROOT
 
 @pytest.mark.slow
 def test_it_lists_what_is_installed_and_the_networks_and_nothing_of_the_tests(tmp_path: Path) -> None:
+    # Here, because its formats take a second, and all processes of the suite import this module.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     path = tmp_path / "sbom.json"
     subprocess.run([sys.executable, "-m", "deploy.sbom", str(path)], cwd=ROOT, check=True, timeout=240)
     text = path.read_text("utf-8")

@@ -59,11 +59,11 @@ def test_a_full_queue_is_said_in_the_dialects_words(live_server: LiveServer, dia
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999/", "http://xn--/a.png"])
 @pytest.mark.parametrize("dialect", SUBMITS)
-def test_a_picture_at_something_that_is_no_address_is_refused_at_once(live: Live, dialect: str, url: str) -> None:
-    refused = live.client.post(SUBMITS[dialect].path, json=SUBMITS[dialect].body(url))
+def test_a_picture_at_something_that_is_no_address_is_refused_at_once(shared: Live, dialect: str, url: str) -> None:
+    refused = shared.client.post(SUBMITS[dialect].path, json=SUBMITS[dialect].body(url))
     status = 422 if dialect == "replicate" else 400
     assert (refused.status_code, "an http" in refused.text.lower()) == (status, True), refused.text
-    assert live.worker.jobs.counts() == {}
+    assert shared.worker.jobs.counts() == {}
 
 
 @pytest.mark.parametrize(("kind", "parameter"), [("imageUpload", "image"), ("mediaStorage", "media")])
@@ -141,9 +141,9 @@ HOOKS: dict[str, Callable[[Any, str], Any]] = {
     ],
 )
 def test_a_webhook_to_where_this_server_never_calls_is_refused_at_once(
-    live: Live, hook: str, url: str, reason: str
+    shared: Live, hook: str, url: str, reason: str
 ) -> None:
     submit = SUBMITS[hook.split()[0]]
-    answer = live.client.post(submit.path, json=HOOKS[hook](submit.body(PICTURE), url))
+    answer = shared.client.post(submit.path, json=HOOKS[hook](submit.body(PICTURE), url))
     assert answer.status_code == (422 if hook == "replicate" else 400) and reason in answer.text
-    assert live.worker.jobs.counts() == {}
+    assert shared.worker.jobs.counts() == {}

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from server.detailnet import RESIDUAL_SCALE, TRAIN_STEPS, DetailNet, signal_and_noise
@@ -32,6 +31,7 @@ def small() -> DetailNet:
 
 
 def test_the_schedule_is_the_one_of_diffusers() -> None:
+    from diffusers import DDIMScheduler
 
     theirs = DDIMScheduler(num_train_timesteps=TRAIN_STEPS, beta_schedule="squaredcos_cap_v2").alphas_cumprod
     signal, noise = signal_and_noise(torch.arange(TRAIN_STEPS))
@@ -111,6 +111,8 @@ def test_the_bundled_file_is_small_and_says_what_it_is() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 7, 9, 14, 154, 1000])
 def test_its_steps_are_those_of_diffusers(count: int) -> None:
+    from diffusers import DDIMScheduler
+
     theirs: Any = DDIMScheduler(
         num_train_timesteps=TRAIN_STEPS,
         beta_schedule="squaredcos_cap_v2",

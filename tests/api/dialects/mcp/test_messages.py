@@ -46,6 +46,11 @@ def opened(live: Live, **headers: str) -> str:
     return answer.headers["mcp-session-id"]
 
 
+@pytest.fixture(scope="module")
+def live(shared: Live) -> Live:
+    return shared
+
+
 def test_a_session_is_opened_used_and_ended(live: Live) -> None:
     session = {"Mcp-Session-Id": opened(live)}
     answer = post(live, PING, **session)
@@ -139,8 +144,8 @@ def test_a_page_of_a_listed_origin_can_read_the_sessions_id(live_server: LiveSer
     assert "Mcp-Session-Id" in answer.headers["access-control-expose-headers"]
 
 
-def test_without_the_package_the_address_says_so(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_address_says_so(live_server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mcp", None)  # what Python itself does with a package that can't be imported
     monkeypatch.delitem(sys.modules, "server.api.dialects.mcp.tools", raising=False)
-    answer = post(live, PING)
+    answer = post(live_server(), PING)
     assert answer.status_code == 404 and "MCP is not installed on this server" in answer.json()["error"]["message"]

@@ -29,6 +29,11 @@ def opened(text: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
 
 
+@pytest.fixture(scope="module")
+def live(shared: Live) -> Live:
+    return shared
+
+
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
