@@ -95,6 +95,8 @@ class Part:
     done: float = 0.0
     current: float = 0.0
     """The part of the current tile that is done, where that is known."""
+    taken: float = 0.0
+    """Seconds of the step in `shared_seconds` when these were last written."""
 
 
 @dataclass(frozen=True)
@@ -224,12 +226,12 @@ class Context:
 
     def expect(self, step: str, work: float) -> None:
         """Announce a step's work on the current picture; 0 for none."""
-        self.work[step] = Part(work)
+        self.work[step] = Part(work, taken=self.spent().get(step, 0.0))
 
     def advance(self, step: str, work: float, current: float = 0.0) -> None:
         """More of a step's work is done, and `current` of the next tile. Raises when the job must stop."""
         part = self.work[step]
-        part.done, part.current = part.done + work, current
+        part.done, part.current, part.taken = part.done + work, current, self.spent().get(step, 0.0)
         self.check()
 
     @property

@@ -76,7 +76,7 @@ class Timing:
             self._expect(ctx)
         spent = ctx.spent()
         spent["rest"] = max(0.0, taken - sum(spent.values()))
-        return max(0.001, sum(self._step(step, each, spent, ctx.done(step)) for step, each in self._expected.items()))
+        return max(0.001, sum(self._step(ctx, step, each, spent) for step, each in self._expected.items()))
 
     def end(self, ctx: Context | None, *, succeeded: bool) -> None:
         """The job has left the machine. If it has succeeded, its times are learnt."""
@@ -103,15 +103,20 @@ class Timing:
         self._expected = {part.step: self._durations.of(part) or 0.0 for part in self._parts}
 
     @staticmethod
-    def _step(step: str, expected: float, spent: dict[str, float], done: float | None) -> float:
-        """Seconds left of one step. `done`: the share of it that is done, 0 … 1, where that is measured."""
-        taken = spent.get(step, 0.0)
-        if done is None:
+    def _step(ctx: Context, step: str, expected: float, spent: dict[str, float]) -> float:
+        """Seconds left of one step."""
+        taken, done = spent.get(step, 0.0), ctx.done(step)
+        if done is None:  # not measured
             return max(expected - taken, _LATE * taken)
         if done >= 1:
             return 0.0
+        # What is done is known tile by tile: the time of the current one says nothing yet of the pace.
+        part = ctx.work.get(step)
+        then = part.taken if part is not None and part.work else taken
+        since = max(0.0, taken - then)
         if not expected:  # nothing is known of this network: its own pace is all there is
-            return taken / done * (1 - done) if done else 0.0
-        doubt = _DOUBT * expected
-        pace = (taken + doubt) / (expected * done + doubt)
-        return expected * (1 - done) * pace
+            left = then / done * (1 - done) if done else 0.0
+        else:
+            doubt = _DOUBT * expected
+            left = expected * (1 - done) * (then + doubt) / (expected * done + doubt)
+        return max(left - since, _LATE * since)

@@ -42,17 +42,17 @@ def seconds(found: Eta | None) -> float:
 def test_a_job_waits_for_those_before_it(table: Jobs, settings: Config) -> None:
     first, second, other = put(table, 10), put(table, 20), put(table, 5, owner="b")
     etas = Etas(table, settings)
-    assert seconds(etas.of(first)) == pytest.approx(10, abs=1)
-    assert seconds(etas.of(other)) == pytest.approx(15, abs=1), "owners take turns"
-    assert seconds(etas.of(second)) == pytest.approx(35, abs=1)
+    assert seconds(etas.of(first)) == pytest.approx(10, abs=3)
+    assert seconds(etas.of(other)) == pytest.approx(15, abs=3), "owners take turns"
+    assert seconds(etas.of(second)) == pytest.approx(35, abs=3)
 
 
 def test_one_that_came_after_the_last_look_is_added(table: Jobs, settings: Config) -> None:
     etas = Etas(table, settings)
     seconds(etas.of(put(table, 10)))
     etas._good_until = float("inf")
-    assert seconds(etas.of(put(table, 20))) == pytest.approx(30, abs=1)
-    assert seconds(etas.of(put(table, 5))) == pytest.approx(35, abs=1)
+    assert seconds(etas.of(put(table, 20))) == pytest.approx(30, abs=3)
+    assert seconds(etas.of(put(table, 5))) == pytest.approx(35, abs=3)
 
 
 def test_a_worker_knows_better(table: Jobs, settings: Config) -> None:
@@ -62,8 +62,8 @@ def test_a_worker_knows_better(table: Jobs, settings: Config) -> None:
     table.heartbeat(claimed, 0.5, "upscaling", 42.0)
     waiting = put(table, 8)
     etas = Etas(table, settings)
-    assert seconds(etas.of(table.get(claimed.id))) == pytest.approx(42, abs=1)
-    assert seconds(etas.of(waiting)) == pytest.approx(50, abs=1)
+    assert seconds(etas.of(table.get(claimed.id))) == pytest.approx(42, abs=3)
+    assert seconds(etas.of(waiting)) == pytest.approx(50, abs=3)
     table.requeue(claimed)
     assert table.get(claimed.id).left_s == 10, "all of it is to be done again"
 

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -89,3 +90,32 @@ def test_a_job_that_failed_is_not_learnt(settings: Config) -> None:
     upscaler.run(ctx)
     timing.end(ctx, succeeded=False)
     assert not upscaler.durations._new
+
+
+def test_a_job_that_is_slower_than_expected_is_expected_to_stay_so(tmp_path: Path) -> None:
+    """The time since its last tile says nothing of its pace."""
+    hands, nothing = Hands(), cast(Any, None)
+    limits = {"max_source_pixels": 1, "max_result_pixels": 1}
+    ctx = Context(params=Params(scale=4), data=b"", target=tmp_path, engine=nothing, load=nothing, **limits)
+    ctx.ticks = hands
+
+    def left() -> float:
+        return Timing._step(ctx, "upscale", 10.0, ctx.spent())
+
+    ctx.expect("upscale", 100)
+    with ctx.clock("upscale"):
+        hands.now = 3
+        assert left() == 7
+        hands.now = 4
+        ctx.advance("upscale", 25)
+        slower = left()
+        assert 7.5 < slower < 12, "a quarter took 4 of 10 s"
+        hands.now = 6
+        assert left() == pytest.approx(slower - 2)
+        hands.now = 8
+        ctx.advance("upscale", 25)
+        assert 5 < left() < 8
+        hands.now = 40
+        assert 0 < left() < 5, "late: a share of the time since"
+        ctx.advance("upscale", 50)
+        assert left() == 0
