@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.config import Config
-from server.db.ahead import Ahead, Unended
+from server.db.ahead import MOST, Ahead, Unended
 from server.db.jobs import Jobs
 from server.files import write_atomically
 from server.job.amounts import amounts
@@ -112,12 +112,14 @@ class Etas:
         """By job and moment: what was said first at that moment."""
 
     def of(self, job: Job) -> Eta | None:
-        """None once it has ended, and while too little is known: its picture has not been fetched, no worker lives, or
-        no job has run with its network here."""
+        """None once it has ended, and while too little is known: its picture has not been fetched, no worker lives, no
+        job has run with its network here, or more than MOST jobs came before it."""
         if job.state.final or job.left_s is None or job.source_key is None:
             return None
         with self._lock:
             if self._seen is None or time.monotonic() >= self._good_until:
+                self._look()
+            if job.id not in self._ends and time.monotonic() - self._seen_at > _OLD_S:
                 self._look()
             if job.id not in self._ends:
                 self._add(job)
@@ -152,8 +154,10 @@ class Etas:
         self._good_until = self._seen_at + max(_OLD_S, _TIMES * (self._seen_at - started))
 
     def _add(self, job: Job) -> None:
-        """A job that came after the last look, or that is behind more than are looked at."""
+        """A job that came after the last look."""
         assert self._seen is not None
+        if len(self._seen.jobs) >= MOST or any(each.id == job.id for each in self._seen.jobs):
+            return
         waits = job.state is State.QUEUED
         left = job.id, job.owner, job.priority, job.created_at, None if waits else job.worker, job.left_s, job.left_at
         self._forecast(replace(self._seen, jobs=[*self._seen.jobs, Unended(*left, job.progress)]))

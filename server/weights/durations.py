@@ -160,7 +160,7 @@ class Durations:
             if self._machine not in (None, content["machine"]):
                 return {}, {}
             samples = {
-                str(key): [(float(amount), float(seconds)) for amount, seconds in each]
+                str(key): [(float(amount), float(seconds)) for amount, seconds in each if amount > 0]
                 for key, each in content["samples"].items()
             }
             return samples, {str(name): float(at) for name, at in content["used"].items()}
