@@ -34,9 +34,10 @@ _BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 JOB_FIELDS = {
     "image": "The picture: a URL, a data URI or base64. A form carries a `file` instead.",
-    "scale": "Factor s; the result is round(w·s) × round(h·s). If scale, target and size are absent: 4.",
+    "scale": "Factor s; the result is round(w·s) × round(h·s). If none of the four sizes is given: 4.",
     "target": "Long edge of the result: exactly 2048, 4096 or 8192 pixels; the aspect is kept.",
     "size": "Exact width and height of the result; the aspect may change. `[w, h]` or `\"WxH\"`.",
+    "megapixels": "Area of the result in millions of pixels, but for the rounding of both sides; the aspect is kept.",
     "format": "Format of the result; [below](#formats).",
     "quality": "For jpeg, webp and avif; if absent: the format's default.",
     "lossless": "For webp and avif; png and tiff are always lossless.",
@@ -52,6 +53,7 @@ JOB_FIELDS = {
     "faces": "Restore faces: true, or an object; [below](#faces).",
     "seed": "Seed of what creativity adds. If absent: computed from the picture, so that results repeat.",
     "animation": "For animations: `keep` all frames, where the format can hold them, or take only the `first`.",
+    "wrap": "Along which axes the picture repeats, as seamless textures do: [below](#wrap).",
     "sweep": "The result is a sheet that shows one part of the picture at each whole creativity.",
     "sweep_at": "The middle of that part, in source pixels; if absent: where most detail is. `[x, y]` or `\"X,Y\"`.",
     "name": "The picture's file name, also with folders, for lists. If absent: that of the form's file.",
@@ -203,7 +205,7 @@ def _numbers(schema: Mapping[str, Any], word: str) -> str:
     low, above, high = schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum")
     if high is None:
         return word if low is None else f"{word} ≥ {low}"
-    most = "2⁶³ − 1" if high == 2**63 - 1 else f"{high:g}"
+    most = "2⁶³ − 1" if high == 2**63 - 1 else f"{high:,.15g}"
     start = f"{low:g}" if low is not None else f"more than {above:g}"
     return f"{word} {start} … {most}"
 

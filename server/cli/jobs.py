@@ -100,6 +100,8 @@ def _wanted(job: Job) -> str:
     params = job.params
     if params.size:
         return f"{params.size[0]}x{params.size[1]} {params.format}"
+    if params.megapixels:
+        return f"{params.megapixels:g} MP {params.format}"
     return f"{params.target or f'×{params.scale:g}'} {params.format}"
 
 

@@ -31,7 +31,7 @@ def amounts(
 
 
 def _amounts(plan: Plan, params: Params, mime: str, creativity: float, planes: int, signed: bool) -> Iterator[Amount]:
-    source, result = (w * h * plan.frames for w, h in (plan.source, plan.result))
+    source, result = (w * h * plan.frames for w, h in (plan.source, plan.canvas))
     yield Amount("decode", mime, source)
     yield Amount("plan", "any", source / plan.frames)
     if params.sweep:  # of a crop, whose size is always about the same
@@ -46,7 +46,7 @@ def _amounts(plan: Plan, params: Params, mime: str, creativity: float, planes: i
             yield Amount("refine", "strict", result)
     if params.faces is not None:
         yield Amount("faces", "any", source)
-    if not plan.passes or plan.passes[-1].result != plan.result:
+    if not plan.passes or plan.passes[-1].result != plan.canvas:
         yield Amount("resize", "any", max(source if not plan.passes else 0, result))
     # While a network computes the next rows, others are encoded: what is left of that is another time.
     beside = "beside a network" if plan.passes else "alone"

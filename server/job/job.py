@@ -15,12 +15,17 @@ Target = Literal["2k", "4k", "8k"]
 Metadata = Literal["keep", "copyright", "strip"]
 Colour = Literal["keep", "srgb"]
 Animated = Literal["keep", "first"]
+Wrap = Literal["none", "x", "y", "xy"]
 ContentWanted = Literal["auto", "photo", "text", "drawing"]
 
 TARGET_LONG_EDGE: dict[str, int] = {"2k": 2048, "4k": 4096, "8k": 8192}
 """Long edge of the result in pixels, exactly. No vendor defines these words; docs/api.md does."""
 
 MAX_SCALE = 10.0
+MAX_MEGAPIXELS = 1_000_000.0
+"""No format can hold more. What a server makes is less: Config.max_result_pixels."""
+SIZES = ("scale", "target", "size", "megapixels")
+"""The parameters of which one says how large the result is."""
 QUALITIES = (1, 100)
 MAX_SEED = 2**63 - 1
 FACE_STRENGTH = 0.8
@@ -65,7 +70,7 @@ class Faces:
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """The caller's parameters. Exactly one of `scale`, `target` and `size` is given.
+    """The caller's parameters. Exactly one of SIZES is given.
 
     Raises InvalidField, with the field, if a value is out of range.
     """
@@ -76,6 +81,8 @@ class Params:
     """The result's long edge, see TARGET_LONG_EDGE."""
     size: tuple[int, int] | None = None
     """The result's exact (width, height); the aspect ratio may change."""
+    megapixels: float | None = None
+    """The result's area in millions of pixels, > 0, but for the rounding of both sides; the aspect is kept."""
     format: FormatName = "png"
     quality: int | None = None
     """1 … 100, or None for the format's default."""
@@ -93,6 +100,9 @@ class Params:
     animation: Animated = "first"
     """For a source with several frames: keep all, in a format that can hold them, or the first. The vendors' APIs use
     the first."""
+    wrap: Wrap = "none"
+    """Along which axes the picture repeats, as textures and panoramas do: there the result's opposite sides fit
+    together."""
     model: str = "auto"
     denoise: float | None = None
     """0 (keep grain) … 1 (smooth), for the model with a denoise strength; None for its default."""
@@ -111,15 +121,18 @@ class Params:
     """The middle of that crop: x and y in pixels of the upright source. None: where the picture has the most detail."""
 
     def __post_init__(self) -> None:
-        wanted = [name for name in ("scale", "target", "size") if getattr(self, name) is not None]
+        wanted = [name for name in SIZES if getattr(self, name) is not None]
         if len(wanted) != 1:
-            raise InvalidField("give exactly one of scale, target and size", field=wanted[-1] if wanted else "scale")
+            said = "give exactly one of scale, target, size and megapixels"
+            raise InvalidField(said, field=wanted[-1] if wanted else "scale")
         if self.scale is not None and not (math.isfinite(self.scale) and 0 < self.scale <= MAX_SCALE):
             raise InvalidField(f"scale must be more than 0 and at most {MAX_SCALE:g}", field="scale")
         if self.target is not None and self.target not in TARGET_LONG_EDGE:
             raise InvalidField(f"target must be one of {', '.join(TARGET_LONG_EDGE)}", field="target")
         if self.size is not None and not (len(self.size) == 2 and min(self.size) >= 1):
             raise InvalidField("size must be two whole numbers of at least 1", field="size")
+        if self.megapixels is not None and not 0 < self.megapixels <= MAX_MEGAPIXELS:  # NaN is not either
+            raise InvalidField(f"megapixels must be more than 0 and at most {MAX_MEGAPIXELS:.0f}", field="megapixels")
         if self.format not in get_args(FormatName):
             raise InvalidField(f"format must be one of {', '.join(FORMATS)}", field="format")
         if self.quality is not None and not QUALITIES[0] <= self.quality <= QUALITIES[1]:
@@ -143,6 +156,8 @@ class Params:
             raise InvalidField(f"colour must be one of {', '.join(get_args(Colour))}", field="colour")
         if self.animation not in get_args(Animated):
             raise InvalidField(f"animation must be one of {', '.join(get_args(Animated))}", field="animation")
+        if self.wrap not in get_args(Wrap):
+            raise InvalidField(f"wrap must be one of {', '.join(get_args(Wrap))}", field="wrap")
         if not (len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)):
             raise InvalidField("background must be three numbers between 0 and 255", field="background")
         if self.denoise is not None and not 0 <= self.denoise <= 1:

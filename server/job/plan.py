@@ -9,13 +9,15 @@ may run before the network that enlarges.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from server.errors import ResultImpossible, SourceTooLarge
+from server.job.creativity import recipe
 from server.job.formats import FORMATS, check_fits, check_frames
-from server.job.job import TARGET_LONG_EDGE, Params
+from server.job.job import TARGET_LONG_EDGE, Params, Wrap
 from server.job.tiling import BAND_SAMPLES, Geometry, Size, tile_count
+from server.job.wrap import NO_BORDER, Stage, borders, grown
 
 ONE_PASS_STRETCH = 1.25
 _BYTES_PER_PIXEL = {"jpeg": 0.6, "png": 1.7, "webp": 0.25, "avif": 0.2, "tiff": 2.0, "gif": 0.6}
@@ -30,6 +32,7 @@ class Sizes:
     result: Size
     frames: int = 1
     """Of which each has these sizes."""
+    wrap: Wrap = "none"
 
     @property
     def enlargement(self) -> float:
@@ -40,9 +43,12 @@ class Sizes:
 @dataclass(frozen=True)
 class Pass:
     source: Size
-    """What the network is fed; the picture is resampled to it first where it differs from what came before."""
+    """What the network is fed, with its border; the picture is resampled to it first where it differs from what came
+    before."""
     result: Size
     tiles: int
+    border: Size = NO_BORDER
+    """Of `source`: pixels left and right, and above and below, that show the opposite side of a picture that wraps."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,15 @@ class Plan:
     """Names of all that run over it."""
     notes: tuple[str, ...] = ()
     """What the caller may not expect, in sentences."""
+    border: Size = NO_BORDER
+    """What is put around `source`, as in a pass."""
+    result_border: Size = NO_BORDER
+    """What is cut off around `result` at the end."""
+
+    @property
+    def canvas(self) -> Size:
+        """The result's size with its border."""
+        return grown(self.result, self.result_border)
 
     @property
     def tiles(self) -> int:
@@ -66,7 +81,7 @@ class Plan:
 
     @property
     def network_pixels(self) -> int:
-        """What the network is fed, halos not counted: the time a job takes goes by it."""
+        """What the network is fed, with borders but without halos: the time a job takes goes by it."""
         return self.frames * sum(each.source[0] * each.source[1] for each in self.passes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,11 +103,12 @@ class Estimate:
 def estimate(plan: Plan, params: Params, seconds: float | None) -> Estimate:
     """`seconds`: as `Estimate.seconds`."""
     sources = [3 * w * h * (1 if number == 0 else 2) for number, (w, h) in enumerate(p.source for p in plan.passes)]
-    w, h = plan.result
+    w, h = plan.canvas
+    whole = grown(plan.source, plan.border)
     bands = 2 * min(3 * w * h, BAND_SAMPLES)  # one being made, one being read
     # Their encoders want the whole picture; of animations it is compared with the one before.
     held = 4 * w * h if FORMATS[params.format].whole_in_memory or plan.frames > 1 else 0
-    memory = (sum(sources) or 3 * plan.source[0] * plan.source[1]) + bands + held
+    memory = (sum(sources) or 3 * whole[0] * whole[1]) + bands + held
     if seconds is None and not plan.passes:
         seconds = 0.0
     return Estimate(
@@ -110,8 +126,12 @@ def result_size(source: Size, params: Params) -> Size:
     if params.target is not None:
         edge = TARGET_LONG_EDGE[params.target]
         return (edge, max(1, round(h * edge / w))) if w >= h else (max(1, round(w * edge / h)), edge)
-    assert params.scale is not None  # Params makes sure of one of the three
-    return max(1, round(w * params.scale)), max(1, round(h * params.scale))
+    if params.megapixels is not None:
+        scale = math.sqrt(params.megapixels * 1e6 / (w * h))
+    else:
+        assert params.scale is not None  # Params makes sure of one of the four
+        scale = params.scale
+    return max(1, round(w * scale)), max(1, round(h * scale))
 
 
 def checked_sizes(
@@ -119,18 +139,26 @@ def checked_sizes(
 ) -> Sizes:
     """The sizes of a job; `frames`: of the source. Raises ResultImpossible and, of animations, SourceTooLarge, in words
     that say what would work."""
-    sizes = Sizes(source, result_size(source, params), frames if params.animation == "keep" else 1)
+    sizes = Sizes(source, result_size(source, params), frames if params.animation == "keep" else 1, params.wrap)
     w, h = sizes.result
     check_fits(sizes.result, FORMATS[params.format], lossless=params.lossless, progressive=params.progressive)
     if w * h > max_result_pixels:
-        most = math.floor(math.sqrt(max_result_pixels / (source[0] * source[1])) * 100) / 100
         raise ResultImpossible(
             f"a result of {w}×{h} pixels is over this server's limit of {max_result_pixels} pixels; for this picture, "
-            f"use a scale of at most {most:g}, or raise UPSCALE_MAX_RESULT_PIXELS"
+            f"use {_most(source, params, max_result_pixels)}, or raise UPSCALE_MAX_RESULT_PIXELS"
         )
     if sizes.frames > 1:
         _check_animation(sizes, params, max_source_pixels, max_result_pixels)
     return sizes
+
+
+def _most(source: Size, params: Params, max_result_pixels: int) -> str:
+    """What the caller may ask for instead, in the same terms."""
+    if params.megapixels is None:
+        return f"a scale of at most {math.floor(math.sqrt(max_result_pixels / (source[0] * source[1])) * 100) / 100:g}"
+    w, h = result_size(source, replace(params, megapixels=max_result_pixels / 1e6))
+    most = math.floor((max_result_pixels - (w + h) / 2) / 1e4) / 100  # both sides may be rounded up
+    return f"at most {most:g} megapixels" if most > 0 else "fewer megapixels"
 
 
 def _check_animation(sizes: Sizes, params: Params, max_source_pixels: int, max_result_pixels: int) -> None:
@@ -160,10 +188,11 @@ def make_plan(
     beside: Geometry | None = None,
     before: Sequence[Geometry] = (),
     name: str = "",
+    creativity: float = 0.0,
 ) -> Plan:
     """Decide how to get from the source's size to the result's. `beside`: a network whose result is mixed in, at each
     pass of `geometry`'s; `before`: networks of ×1 that run over the source first; `name`: of all, where it is not
-    `geometry`'s."""
+    `geometry`'s. `creativity`: what the networks were chosen for."""
     source, result = sizes.source, sizes.result
     if not needs(sizes, geometry):
         return resampling_only(sizes)
@@ -171,17 +200,52 @@ def make_plan(
     if geometry.scale > 1 and sizes.enlargement > geometry.scale * ONE_PASS_STRETCH:
         inputs.append((_between(source[0], result[0], geometry.scale), _between(source[1], result[1], geometry.scale)))
     networks = [geometry] if beside is None else [geometry, beside]
+    halo, halo_before = max(one.halo for one in networks), sum(one.halo for one in before)
+    stages = [Stage(each, geometry.scale, halo + (0 if number else halo_before)) for number, each in enumerate(inputs)]
+    diffuses = recipe(creativity).diffuses
+    first, *rest = borders(sizes.wrap, stages, result, networks=True, diffuses=diffuses)
     passes = (
-        *(Pass(source, source, tile_count(source, one)) for one in before),
-        *(Pass(each, _times(each, geometry.scale), sum(tile_count(each, one) for one in networks)) for each in inputs),
+        *(_pass(source, [one], first) for one in before),
+        *(_pass(each, networks, border) for each, border in zip(inputs, [first, *rest], strict=False)),
     )
     names = tuple(one.name for one in (*before, *networks))
-    return Plan(source, result, name or geometry.name, passes, sizes.frames, names)
+    return Plan(
+        source,
+        result,
+        name or geometry.name,
+        passes,
+        sizes.frames,
+        names,
+        border=first,
+        result_border=rest[-1],
+    )
 
 
 def resampling_only(sizes: Sizes) -> Plan:
     """No network runs."""
-    return Plan(sizes.source, sizes.result, "none", (), sizes.frames)
+    border = borders(sizes.wrap, [Stage(sizes.source)], sizes.result, networks=False, diffuses=False)[0]
+    return Plan(sizes.source, sizes.result, "none", (), sizes.frames, border=border)
+
+
+def check_border(plan: Plan, *, max_source_pixels: int, max_result_pixels: int) -> None:
+    """The limits are for a picture with its border. Raises ResultImpossible."""
+    for what, size, border, limit in (
+        ("source", plan.source, plan.border, max_source_pixels),
+        ("result", plan.result, plan.result_border, max_result_pixels),
+    ):
+        w, h = grown(size, border)
+        if border != NO_BORDER and w * h > limit:
+            raise ResultImpossible(
+                f"with wrap the {what} gets a border of {border[0]} pixels left and right and {border[1]} above and "
+                f"below; its {w}×{h} pixels are over this server's limit of {limit}; use wrap none",
+                field="wrap",
+            )
+
+
+def _pass(source: Size, networks: Sequence[Geometry], border: Size) -> Pass:
+    """The networks run over the same; the first one's result is that of the pass."""
+    fed = grown(source, border)
+    return Pass(fed, _times(fed, networks[0].scale), sum(tile_count(fed, one) for one in networks), border)
 
 
 def _between(source: int, result: int, scale: int) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import cast
 
-from server.pipeline import decode, encode, faces, plan, resize, upscale
+from server.pipeline import decode, encode, faces, plan, resize, unwrap, upscale, wrap
 from server.pipeline.base import Context, Loaded, Step
 from server.pipeline.frames import frames
 from server.pipeline.refine import step as refine
@@ -18,10 +18,12 @@ SOURCE_STEPS = (
 """These look at the source as a whole."""
 
 PICTURE_STEPS = (
+    ("wrap", cast(Step, wrap)),
     ("upscale", cast(Step, upscale)),
     ("faces", cast(Step, faces)),
     ("refine", cast(Step, refine)),
     ("resize", cast(Step, resize)),
+    ("unwrap", cast(Step, unwrap)),
 )
 """These make the result's rows, for each frame of an animation. Then `encode` takes the rows."""
 

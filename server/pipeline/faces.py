@@ -18,10 +18,12 @@ def run(ctx: Context) -> None:
     wanted = ctx.params.faces
     if wanted is None:
         return
+    assert ctx.stream is not None and ctx.plan is not None  # those steps came before
+    (x, y), (h, w) = ctx.plan.border, ctx.samples.shape[:2]
+    picture: Samples = np.ascontiguousarray(ctx.samples[y : h - y, x : w - x])  # type: ignore[assignment]
     with ctx.clock("load"):
         restore = ctx.load_faces()
-    ctx.faces = restore(ctx.samples, wanted, ctx.check, ctx.engine.call)
-    assert ctx.stream is not None  # the upscale step came before
+    ctx.faces = restore(picture, wanted, ctx.check, ctx.engine.call)
     ctx.stream = _pasted(ctx, ctx.stream, ctx.faces, wanted.strength)
 
 
@@ -31,15 +33,18 @@ def _pasted(ctx: Context, stream: Stream, faces: "Sequence[Outcome]", strength: 
         return stream
     from server.faces import Paste
 
-    h, w = ctx.samples.shape[:2]
-    paste = Paste(restored, (w, h), (stream.width, stream.height), strength)
-    return replace(stream, bands=ctx.timed("faces", _each(stream.bands, paste)))
+    assert ctx.plan is not None
+    # The border that a wrapped picture has stays as it is.
+    left, above = (int(each) for each in stream.border)
+    inside = stream.width - 2 * left, stream.height - 2 * above
+    paste = Paste(restored, ctx.plan.source, inside, strength)
+    return replace(stream, bands=ctx.timed("faces", _each(stream.bands, paste, left, above)))
 
 
-def _each(bands: Iterator[Samples], paste: "Paste") -> Iterator[Samples]:
-    y = 0
+def _each(bands: Iterator[Samples], paste: "Paste", left: int, above: int) -> Iterator[Samples]:
+    y = -above
     for band in bands:
         band = np.require(band, requirements="W")
-        paste.into(band, y)
+        paste.into(band[:, left : band.shape[1] - left], y)
         y += len(band)
         yield band

@@ -1,6 +1,6 @@
 """Sizes → what will be done, and with which networks."""
 
-from server.job.plan import checked_sizes, make_plan, resampling_only
+from server.job.plan import check_border, checked_sizes, make_plan, resampling_only
 from server.pipeline.base import Context
 from server.pipeline.content import kind
 from server.weights.catalog import AUTO, Content
@@ -19,11 +19,15 @@ def run(ctx: Context) -> None:
             loaded = ctx.load(ctx.params, sizes, planes=ctx.planes, content=content)
     if loaded is None:
         ctx.plan = resampling_only(sizes)
+        check_border(ctx.plan, max_source_pixels=limits[0], max_result_pixels=limits[1])
         return
     geometry = ctx.engine.geometry(loaded.model, ctx.tile)
     beside = None if loaded.fidelity is None else ctx.engine.geometry(loaded.fidelity, ctx.tile)
     before = [ctx.engine.geometry(each, ctx.tile) for each in loaded.before]
-    ctx.plan = make_plan(sizes, geometry, beside=beside, before=before, name=loaded.name)
+    ctx.plan = make_plan(
+        sizes, geometry, beside=beside, before=before, name=loaded.name, creativity=loaded.choice.creativity
+    )
+    check_border(ctx.plan, max_source_pixels=limits[0], max_result_pixels=limits[1])
     if not ctx.plan.passes:
         return
     ctx.loaded = loaded

@@ -76,7 +76,9 @@ def _one(ctx: Context, size: Size, creativity: float) -> Samples:
     """The crop with its margin at this creativity: size × channels, 8 bits."""
     each = copy.copy(ctx)  # clocks and `check` are shared, results are not
     each.work, each.notes = {}, []
-    each.params = replace(ctx.params, scale=None, target=None, size=size, creativity=creativity, depth=None)
+    each.params = replace(
+        ctx.params, scale=None, target=None, megapixels=None, size=size, wrap="none", creativity=creativity, depth=None
+    )
     take(each, [("plan", cast(Step, plan))])
     expect(each)
     take(each, PICTURE_STEPS)

@@ -6,6 +6,7 @@ to change colours. Below a creativity of 0 fidelity-x4 runs beside the network, 
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,19 +35,21 @@ def expect(ctx: Context) -> None:
 
 
 def run(ctx: Context) -> None:
+    stream = Stream.of(ctx.samples)
     if ctx.plan is None or not ctx.plan.passes:
-        ctx.stream = Stream.of(ctx.samples)
+        ctx.stream = stream if ctx.plan is None else replace(stream, border=ctx.plan.border)
         return
     passes = ctx.plan.passes
-    stream = Stream.of(ctx.samples)
     for number, (each, networks) in enumerate(zip(passes, _networks(ctx), strict=False)):
         samples = ctx.samples  # the first pass gets the picture as it is
         if number:
-            samples = gather(resized(stream, each.source, np.uint16, ctx.engine.kernel))
+            samples = gather(resized(stream, each.source, np.uint16, ctx.engine.kernel, each.border))
         last = number == len(passes) - 1
         # 8 bits are enough only where they are the final rounding.
         deep = ctx.rows_are_deep or not last or each.result != ctx.plan.result or ctx.more_follows
-        stream = _upscaled(ctx, networks, samples, np.uint16 if deep else np.uint8)
+        scale = networks[0].facts.scale
+        border = each.border[0] * scale, each.border[1] * scale
+        stream = replace(_upscaled(ctx, networks, samples, np.uint16 if deep else np.uint8), border=border)
     ctx.stream = stream
 
 

@@ -54,37 +54,51 @@ def gather(stream: Stream) -> Samples:
     return samples
 
 
-def resized(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None = None) -> Stream:
-    """The same picture at `size` (width, height), exactly, and in `depth`. `kernel`: who does it, instead of torch. Its
-    bands raise OutOfMemory."""
-    if (stream.width, stream.height) == size and stream.dtype is depth:
+def resized(
+    stream: Stream,
+    size: Size,
+    depth: Depth,
+    kernel: Kernel | None = None,
+    border: tuple[float, float] = (0, 0),
+) -> Stream:
+    """The same picture at `size` (width, height), exactly, and in `depth`. `kernel`: who does it, instead of torch.
+    `border`: how much of `size` is border; what lies within the borders of both is the same. Its bands raise
+    OutOfMemory."""
+    if (stream.width, stream.height) == size and stream.dtype is depth and stream.border == border:
         return stream
     if stream.height > _MOST_STRETCH * size[1]:
         # So many rows would go into one of the result that they can't be held: in steps, then, of which the last has
         # enough left to choose from.
         between = size[0], max(math.ceil(stream.height / _MOST_STRETCH), 4 * size[1])
-        return resized(resized(stream, between, np.uint16, kernel), size, depth, kernel)
-    return Stream(*size, stream.channels, depth, _bands(stream, size, depth, kernel))
+        kept = border[0], stream.border[1] * between[1] / stream.height
+        return resized(resized(stream, between, np.uint16, kernel, kept), size, depth, kernel, border)
+    return Stream(*size, stream.channels, depth, _bands(stream, size, depth, kernel, border), border)
 
 
-def taps(source: int, result: int) -> Taps:
+def taps(source: int, result: int, border: float = 0, result_border: float = 0) -> Taps:
     """Lanczos-3 from `source` samples along a side to `result`. The window is stretched where the picture shrinks; at
-    the borders it is cut off, as in Pillow."""
-    if source == result:
-        return Taps(np.arange(source, dtype=np.int32), np.ones((source, 1), np.float32))
-    stretch = max(1.0, source / result)
+    the borders it is cut off, as in Pillow. `border` samples of the source, and `result_border` of the result, are at
+    both ends beyond what is the same in both."""
+    ratio = (source - 2 * border) / (result - 2 * result_border)
+    first = border - result_border * ratio
+    if ratio == 1 and first == int(first):
+        return Taps(np.arange(first, first + result, dtype=np.int32), np.ones((result, 1), np.float32))
+    stretch = max(1.0, ratio)
     count = min(source, math.ceil(2 * _LOBES * stretch))
-    centres = (np.arange(result) + 0.5) * (source / result) - 0.5
+    centres = first + (np.arange(result) + 0.5) * ratio - 0.5
     starts = np.clip(np.floor(centres - _LOBES * stretch).astype(np.int32) + 1, 0, source - count)
     distances = (starts[:, None] + np.arange(count) - centres[:, None]) / stretch
     weights = np.where(abs(distances) < _LOBES, np.sinc(distances) * np.sinc(distances / _LOBES), 0)
     return Taps(starts, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
-def _bands(stream: Stream, size: Size, depth: Depth, kernel: Kernel | None) -> Iterator[Samples]:
-    across, down = taps(stream.width, size[0]), taps(stream.height, size[1])
+def _bands(
+    stream: Stream, size: Size, depth: Depth, kernel: Kernel | None, border: tuple[float, float]
+) -> Iterator[Samples]:
+    across = taps(stream.width, size[0], stream.border[0], border[0])
+    down = taps(stream.height, size[1], stream.border[1], border[1])
     # When only the depth changes, colours stay as they are also where they are transparent.
-    alpha = stream.channels in (2, 4) and (stream.width, stream.height) != size
+    alpha = stream.channels in (2, 4) and max(across.count, down.count) > 1
     make = _Torch(across, down, alpha, depth) if kernel is None else Filter(kernel, across, down, alpha, depth)
     result_row = size[0] * stream.channels * np.dtype(depth).itemsize
     most = min(max(_PART_BYTES // result_row, 16), _MOST_ROWS)

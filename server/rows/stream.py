@@ -38,6 +38,9 @@ class Stream:
     dtype: type[np.uint8] | type[np.uint16]
     bands: Iterator[Samples]
     """Rows × `width` × `channels` of `dtype`, from top to bottom; together `height` rows."""
+    border: tuple[float, float] = (0, 0)
+    """Pixels left and right, and above and below, that are not of the picture: they show the opposite side of one that
+    wraps."""
 
     @classmethod
     def of(cls, samples: Samples) -> "Stream":

@@ -36,7 +36,7 @@ from server.errors import (
 from server.images.read.open import Header, check_size, read_header
 from server.job.creativity import recipe
 from server.job.job import Job, Params, State
-from server.job.plan import Estimate, Plan, checked_sizes, estimate, make_plan
+from server.job.plan import Estimate, Plan, check_border, checked_sizes, estimate, make_plan
 from server.outbound.source import Source, download, own_file, own_job
 from server.service.eta import Eta, Etas
 from server.service.previews import Previews
@@ -296,7 +296,11 @@ class Service:
         networks = self.catalog.choose(params, sizes, device=self._device(), content=content, rates=rates)
         beside = None if networks.fidelity is None else networks.fidelity.geometry
         before = [each.geometry for each in networks.before]
-        plan = make_plan(sizes, networks.main.geometry, beside=beside, before=before, name=networks.name)
+        creativity = networks.choice.creativity
+        plan = make_plan(
+            sizes, networks.main.geometry, beside=beside, before=before, name=networks.name, creativity=creativity
+        )
+        check_border(plan, max_source_pixels=limits[0], max_result_pixels=limits[1])
         if plan.passes and networks.choice.note is not None:
             plan = replace(plan, notes=(networks.choice.note,))
         return plan
@@ -314,7 +318,7 @@ class Service:
             seconds = plan.network_pixels / speed if speed else None
         steps = recipe(params.creativity or 0.0).steps
         if seconds is not None and plan.passes and steps and REFINER in rates:
-            seconds += plan.frames * plan.result[0] * plan.result[1] * steps / rates[REFINER]
+            seconds += plan.frames * plan.canvas[0] * plan.canvas[1] * steps / rates[REFINER]
         return estimate(plan, params, seconds)
 
     def speed(self, model: str, networks: Sequence[str]) -> float | None:

@@ -246,12 +246,13 @@ class Catalog:
     def _seconds(self, wanted: Choice, sizes: Sizes, planes: int, rates: Mapping[str, float]) -> float | None:
         """The estimated time of all frames, or None where a network's rate is unknown."""
         names = [name for name, _ in wanted.weights] + ([] if wanted.alone else [choice.FIDELITY])
-        total = 0.0
+        total, (w, h) = 0.0, sizes.result
         for name in names:
             if name not in rates:
                 return None
-            total += make_plan(sizes, self.get(name).geometry).network_pixels / rates[name]
-        w, h = sizes.result
+            plan = make_plan(sizes, self.get(name).geometry, creativity=wanted.creativity)
+            total += plan.network_pixels / rates[name]
+            w, h = plan.canvas
         refining = w * h * recipe(wanted.creativity).steps / rates[REFINER] if REFINER in rates else 0.0
         return planes * total + sizes.frames * refining
 

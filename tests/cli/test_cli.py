@@ -45,6 +45,8 @@ def test_one_picture_is_upscaled_fourfold_unless_said_otherwise(run: Run, photo:
         (("--scale", 2.5), (40, 30)),
         (("--scale", 0.5), (8, 6)),
         (("--size", "31x17"), (31, 17)),
+        (("--megapixels", "0.0003"), (20, 15)),
+        (("--scale", 2, "--wrap", "xy"), (32, 24)),
         (("--scale", 4, "--creativity", -2, "--seed", 7, "--model", "fidelity-x4"), (64, 48)),
     ],
 )
@@ -148,7 +150,8 @@ def test_a_picture_that_fails_does_not_stop_the_others(run: Run, photo: Path, tm
         (("--format", "webp", "--depth", "16"), "webp holds at most 8 bits per sample; use png or tiff"),
         (("--metadata", "some"), "metadata must be one of keep, copyright, strip"),
         (("--colour", "cmyk"), "colour must be one of keep, srgb"),
-        (("--scale", "2", "--target", "4k"), "give exactly one of scale, target and size"),
+        (("--scale", "2", "--target", "4k"), "give exactly one of scale, target, size and megapixels"),
+        (("--wrap", "z"), "wrap must be one of none, x, y, xy"),
         (("--size", "0x5"), "size must be two whole numbers of at least 1"),
         (("--device", "tpu"), "there is no device 'tpu': use auto, cpu, cuda or cuda:N"),
     ],

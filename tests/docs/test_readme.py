@@ -92,10 +92,10 @@ def at(folder: Path, live: Served | None, *words: str) -> "subprocess.CompletedP
 @pytest.fixture
 def checkout(tmp_path: Path, picture: Picture) -> Path:
     """A folder with what the commands expect beside them, but small pictures."""
-    for name in ("demo/photo.jpg", "holiday/one.jpg", "holiday/two.jpg"):
+    for name in ("demo/photo.jpg", "holiday/one.jpg", "holiday/two.jpg", "bricks.png"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(picture(48, 32, kind="jpeg"))
+        path.write_bytes(picture(48, 32, kind="png" if path.suffix == ".png" else "jpeg"))
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     python = tmp_path / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -107,13 +107,15 @@ def checkout(tmp_path: Path, picture: Picture) -> Path:
 @pytest.mark.timeout(300)
 def test_its_commands_without_a_server_do_what_they_say(checkout: Path) -> None:
     pictures = [line for line in shell() if "server upscale " in line]
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     for line in pictures:
         run = at(checkout, None, "bash", "-euc", line)
         assert run.returncode == 0, f"{line}: {run.stderr}"
     with Image.open(checkout / "big.png") as big, Image.open(checkout / "bigger" / "two.jpeg") as bigger:
         assert big.size == (192, 128)
         assert bigger.size == (4096, 2731)
+    with Image.open(checkout / "large.png") as large:
+        assert large.size == (192, 128)
     with Image.open(checkout / "twice.png") as twice:
         assert twice.size == (96, 64)
     (doctor,) = [line for line in shell() if "server doctor" in line]

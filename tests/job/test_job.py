@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from server.errors import InvalidField
-from server.job.job import Faces, Job, Params, Result, State
+from server.job.job import SIZES, Faces, Job, Params, Result, State
 
 INF, NAN = float("inf"), float("nan")
 
@@ -17,14 +17,16 @@ INF, NAN = float("inf"), float("nan")
         *(("scale", value) for value in (0, -0.0, -1, 10.000001, 1e300, INF, -INF, NAN)),
         *(("target", value) for value in ("16k", "", "4K", "2048")),
         *(("size", value) for value in ((0, 1), (1, 0), (-5, 5), (1,), (1, 2, 3))),
+        *(("megapixels", value) for value in (0, -1, 1e300, INF, NAN)),
         *(("format", value) for value in ("jpg", "", "bmp", "PNG")),
         *(("quality", value) for value in (0, -1, 101)),
+        *(("wrap", value) for value in ("", "z", "yx")),
         *(("creativity", value) for value in (2.1, -2.0001, INF, -INF, NAN)),
         *(("seed", value) for value in (-1, 2**63)),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
-    wanted: dict[str, Any] = {} if field in ("scale", "target", "size") else {"scale": 2}
+    wanted: dict[str, Any] = {} if field in SIZES else {"scale": 2}
     with pytest.raises(InvalidField, match=f"^{field} must be ") as caught:
         Params(**wanted, **{field: value})
     assert caught.value.field == field
@@ -36,13 +38,14 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None
         *(("scale", value) for value in (1e-9, 1, 3.7, 10)),
         *(("target", value) for value in ("2k", "4k", "8k")),
         *(("size", value) for value in ((1, 1), (1_000_000, 1))),
+        *(("megapixels", value) for value in (1e-9, 24.5, 1e6)),
         *(("quality", value) for value in (1, 100, None)),
         *(("creativity", value) for value in (-2, 0, 0.5, 2)),
         *(("seed", value) for value in (0, 2**63 - 1, None)),
     ],
 )
 def test_the_ends_of_the_ranges_are_in_them(field: str, value: Any) -> None:
-    wanted: dict[str, Any] = {} if field in ("scale", "target", "size") else {"scale": 2}
+    wanted: dict[str, Any] = {} if field in SIZES else {"scale": 2}
     assert getattr(Params(**wanted, **{field: value}), field) == value
 
 
@@ -52,11 +55,12 @@ def test_the_ends_of_the_ranges_are_in_them(field: str, value: Any) -> None:
         ({}, "scale"),
         ({"scale": 2, "target": "2k"}, "target"),
         ({"scale": 2, "size": (1, 1)}, "size"),
+        ({"scale": 2, "megapixels": 1.5}, "megapixels"),
         ({"scale": 2, "target": "2k", "size": (1, 1)}, "size"),
     ],
 )
 def test_exactly_one_size_is_asked_for(wanted: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidField, match="^give exactly one of scale, target and size$") as caught:
+    with pytest.raises(InvalidField, match="^give exactly one of scale, target, size and megapixels$") as caught:
         Params(**wanted)
     assert caught.value.field == field
 

@@ -1,5 +1,6 @@
 """Sizes and passes, for every size of picture and all parameters."""
 
+import re
 from dataclasses import asdict
 
 import pytest
@@ -20,6 +21,7 @@ PARAMS = st.one_of(
     st.floats(0, 10, exclude_min=True).map(lambda scale: Params(scale=scale)),
     st.sampled_from(["2k", "4k", "8k"]).map(lambda target: Params(target=target)),  # type: ignore[arg-type]
     SIZES.map(lambda size: Params(size=size)),
+    st.floats(0.0001, 400).map(lambda area: Params(megapixels=area)),
 )
 
 
@@ -54,6 +56,24 @@ def test_a_size_is_the_size(source: Size, size: Size) -> None:
     assert result_size(source, Params(size=size)) == size
 
 
+@given(SIZES, st.floats(1e-9, 1000))
+@example((10_000, 1), 0.0001)
+def test_megapixels_are_the_area_within_one_row_or_column_and_keep_the_aspect(source: Size, area: float) -> None:
+    w, h = result_size(source, Params(megapixels=area))
+    assert abs(w * h - area * 1e6) <= max(w, h)
+    scale = (area * 1e6 / (source[0] * source[1])) ** 0.5
+    assert all(side == 1 or abs(side - scale * was) <= 0.5 + 1e-6 for side, was in zip((w, h), source, strict=True))
+
+
+@given(st.tuples(st.integers(100, 2000), st.integers(100, 2000)), st.integers(10**6, 10**9))
+def test_the_advice_for_too_many_megapixels_works(source: Size, limit: int) -> None:
+    with pytest.raises(ResultImpossible, match="limit") as refused:
+        check(source, Params(megapixels=limit / 1e6 * 2 + 1), limit)
+    found = re.search(r"at most ([\d.e+]+) megapixels", refused.value.message)
+    assert found
+    check(source, Params(megapixels=float(found[1])), limit)
+
+
 @pytest.mark.parametrize(
     ("source", "params", "result"),
     [
@@ -61,6 +81,8 @@ def test_a_size_is_the_size(source: Size, size: Size) -> None:
         ((200, 300), Params(target="2k"), (1365, 2048)),
         ((4000, 3000), Params(target="2k"), (2048, 1536)),
         ((10_000, 1), Params(target="4k"), (4096, 1)),
+        ((3000, 2000), Params(megapixels=24), (6000, 4000)),
+        ((4000, 3000), Params(megapixels=1), (1155, 866)),
         ((7, 7), Params(target="8k"), (8192, 8192)),
     ],
 )

@@ -117,6 +117,13 @@ def test_a_face_is_restored_and_the_rest_is_the_upscaler_s(process: Process) -> 
     assert list(ctx.seconds).index("faces") == list(ctx.seconds).index("upscale") + 1
 
 
+def test_where_sides_fit_together_faces_are_restored_in_the_same_place(process: Process) -> None:
+    plain, wrapped = process(encoded(portrait())), process(encoded(portrait()), wrap="xy", scale=2.5)
+    assert plain.faces is not None and wrapped.faces is not None and len(wrapped.faces) == 1
+    np.testing.assert_allclose(wrapped.faces[0].face.landmarks, plain.faces[0].face.landmarks)
+    assert difference(face_colour(wrapped, 2.5), face_colour(plain)) < 2
+
+
 def face_colour_of(samples: Any, ctx: Context) -> Any:
     assert ctx.faces is not None
     x, y = ctx.faces[0].face.landmarks.mean(0) * 2

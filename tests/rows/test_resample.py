@@ -1,5 +1,6 @@
 """Pictures are resized as Pillow does it in floats, in bands as well as whole, by our kernels as well as by torch."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,32 @@ def test_weights_add_up_and_lie_inside() -> None:
         assert np.allclose(axis.weights.sum(axis=1), 1, atol=1e-6)
         assert axis.starts.min() >= 0 and axis.starts.max() + axis.count <= source
         assert (np.diff(axis.starts) >= 0).all()
+
+
+@pytest.mark.parametrize("result", [(36, 50), (100, 67), (31, 18)])
+def test_between_borders_it_is_the_same_place(kernel: Kernel | None, result: tuple[int, int]) -> None:
+    """The middle of a picture that repeats, from one border to another, in whatever steps."""
+    samples, (w, h) = noise(25, 36, 3), result
+    around = np.pad(samples, ((60, 60), (50, 50), (0, 0)), mode="wrap")
+    stream = replace(streamed(around, 31, 90), border=(50, 60))
+    small = resized(stream, (w + 10, h + 14), np.uint8, kernel, (5, 7))
+    assert small.border == (5, 7)
+    inside = gather(small)[7 : 7 + h, 5 : 5 + w]
+    again = resized(replace(streamed(around, 145), border=(50, 60)), (w, h), np.uint8, kernel)
+    assert (gather(again) == inside).all()
+    large = resample(np.tile(samples, (5, 5, 1)), (5 * w, 5 * h), kernel)
+    assert np.abs(large[2 * h : 3 * h, 2 * w : 3 * w].astype(int) - inside).max() <= 1
+
+
+def test_a_border_is_cut_off_exactly_also_where_nothing_is_resized(kernel: Kernel | None) -> None:
+    samples = noise(40, 50, 4)
+    stream = replace(Stream.of(samples), border=(6, 4))
+    assert (gather(resized(stream, (38, 32), np.uint8, kernel)) == samples[4:36, 6:44]).all()
+
+
+def test_a_border_stays_in_place_when_a_picture_is_reduced_in_steps(kernel: Kernel | None) -> None:
+    ramp = np.repeat(np.linspace(0, 255, 3000).astype(np.uint8), 40).reshape(3000, 40, 1)
+    stream = replace(Stream.of(ramp), border=(0, 500))
+    middle = gather(resized(stream, (40, 21), np.uint16, kernel, (0, 0.5)))[:, 20, 0]
+    wanted = (500 + 2000 * (np.arange(21) / 20)) / 2999 * 65535
+    assert np.abs(middle - wanted).max() < 200

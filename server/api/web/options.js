@@ -19,8 +19,8 @@ const CREATIVITIES = [
   [2, "Reimagine: as much texture as possible, much of it invented."],
 ];
 const NAMES = [
-  "size", "factor", "width", "height", "print", "unit", "dpi", "automatic", "content", "creativity", "faces", "format",
-  "quality", "lossless", "metadata", "model",
+  "size", "factor", "width", "height", "print", "unit", "dpi", "megapixels", "automatic", "content", "creativity",
+  "faces", "format", "quality", "lossless", "metadata", "wrap", "model",
 ];
 
 /** The size of the same shape whose longer side has so many pixels. */
@@ -77,7 +77,7 @@ export class Options {
 
   /** The parameters as the API takes them, without those that have their default, for a picture of that size. */
   paramsFor(size) {
-    const { automatic, content, creativity, faces, format, quality, lossless, metadata, model } = this.#form.elements;
+    const { automatic, content, creativity, faces, format, quality, lossless, metadata, wrap, model } = this.#form.elements;
     return {
       ...this.#sizeFor(size ?? USUAL),
       ...(!automatic.checked && { creativity: creativity.valueAsNumber }),
@@ -87,6 +87,7 @@ export class Options {
       ...(!quality.disabled && quality.value && { quality: quality.valueAsNumber }),
       ...(!lossless.disabled && lossless.checked && { lossless: true }),
       ...(metadata.value !== "keep" && { metadata: metadata.value }),
+      ...(wrap.value !== "none" && { wrap: wrap.value }),
       ...(model.value !== "auto" && { model: model.value }),
     };
   }
@@ -120,8 +121,9 @@ export class Options {
   }
 
   #sizeFor([w, h]) {
-    const { size, factor, width, height } = this.#form.elements;
+    const { size, factor, width, height, megapixels } = this.#form.elements;
     if (size.value in LONG_EDGE) return { target: size.value };
+    if (size.value === "area") return { megapixels: megapixels.valueAsNumber };
     if (size.value === "factor") return { scale: factor.valueAsNumber };
     if (size.value === "print") return { size: fitted([w, h], this.#printEdge).join("x") };
     if (size.value !== "exact") return { scale: Number(size.value.slice(1)) };
@@ -145,6 +147,7 @@ export class Options {
       const edge = this.#printEdge;
       return edge ? `The longer side will have ${words.count(edge)} pixels.` : "";
     }
+    if (size.value === "area") return "Millions of pixels in all. The picture keeps its shape.";
     if (size.value !== "exact") return "Each side becomes this many times as long.";
     if (width.value && height.value) return "The picture is stretched to this size. Leave one empty to keep its shape.";
     return "The other side follows from the shape of the picture.";

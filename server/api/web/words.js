@@ -34,8 +34,9 @@ export function sentence(message) {
   return whole.charAt(0).toUpperCase() + whole.slice(1);
 }
 
-/** "4x", "4k" or "640x480": the requested size, short enough for a file name. */
-export function wanted({ scale, target, size: exact }) {
+/** "4x", "4k", "640x480" or "24mp": the requested size, short enough for a file name. */
+export function wanted({ scale, target, size: exact, megapixels }) {
+  if (megapixels) return `${number(megapixels, 2)}mp`;
   return target ?? (exact ? (Array.isArray(exact) ? exact.join("x") : exact) : `${number(scale, 2)}x`);
 }
 

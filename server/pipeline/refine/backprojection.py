@@ -20,13 +20,24 @@ class BackProjection:
     """1 × 3 × h × w in 0…1: what the result must reduce to."""
     result: Size
     """(width, height) of the whole result; neither side smaller than the source's."""
+    border: Size = (0, 0)
+    """Pixels of the source left and right, and above and below, beyond what is the same in both."""
+    result_border: Size = (0, 0)
+    """Likewise of the result, which shows no more than the source."""
 
     def __call__(self, region: Tensor, top: int, left: int, share: float) -> Tensor:
         """The rectangle of the result whose corner is (`top`, `left`), 1 × 3 × H × W, corrected. `share` is how much of
         the error is corrected, 0…1. Within two source pixels of the rectangle's inner borders it is less exact."""
         h, w = region.shape[2:]
-        rows = _Axis.of(self.source.shape[2], self.result[1], (top, top + h), region.device)
-        columns = _Axis.of(self.source.shape[3], self.result[0], (left, left + w), region.device)
+        rows, columns = (
+            _Axis.of(
+                (self.source.shape[3 - side], self.border[side]),
+                (self.result[side], self.result_border[side]),
+                part,
+                region.device,
+            )
+            for side, part in ((1, (top, top + h)), (0, (left, left + w)))
+        )
         wanted = self.source[..., rows.first : rows.last, columns.first : columns.last].to(region.device)
         for _ in range(_ROUNDS):
             error = wanted - rows.reduce @ region @ columns.reduce.T
@@ -47,11 +58,16 @@ class _Axis:
     """(result pixels) × (source pixels): bicubic enlargement."""
 
     @classmethod
-    def of(cls, source: int, result: int, part: tuple[int, int], device: torch.device) -> "_Axis":
-        scale = result / source
-        first = min(max(0, math.ceil(part[0] / scale - 0.5)), source - 1)
-        last = max(first + 1, min(source, math.floor(part[1] / scale + 0.5)))
-        small = (torch.arange(first, last, device=device) + 0.5) * scale
+    def of(
+        cls, source: tuple[int, int], result: tuple[int, int], part: tuple[int, int], device: torch.device
+    ) -> "_Axis":
+        """`source` and `result`: length and border."""
+        (length, border), (result_length, result_border) = source, result
+        scale = (result_length - 2 * result_border) / (length - 2 * border)
+        begin = result_border - border * scale  # where the source begins, in pixels of the result
+        first = min(max(0, math.ceil((part[0] - begin) / scale - 0.5)), length - 1)
+        last = max(first + 1, min(length, math.floor((part[1] - begin) / scale + 0.5)))
+        small = begin + (torch.arange(first, last, device=device) + 0.5) * scale
         large = torch.arange(part[0], part[1], device=device) + 0.5
         weights = _cubic((large - small[:, None]) / scale)
         return cls(first, last, _normalised(weights), _normalised(weights.T))

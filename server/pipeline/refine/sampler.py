@@ -131,19 +131,28 @@ def _window(span: tuple[int, int], length: int, halo: int, down: int, device: to
     return torch.from_numpy(weight).to(device)
 
 
-def noise_at(seed: int, rows: tuple[int, int], columns: tuple[int, int], width: int, channels: int) -> Tensor:
+def noise_at(
+    seed: int,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    width: int,
+    channels: int,
+    period: tuple[int | None, int | None] = (None, None),
+) -> Tensor:
     """Standard normal noise, 1 × channels × rows × columns, of a part of an endless canvas `width` samples wide. The
-    same place always has the same noise, whichever part is computed."""
-    first, last = rows[0] // _NOISE_ROWS, -(-rows[1] // _NOISE_ROWS)
+    same place always has the same noise, whichever part is computed; `period`: and so has what is so many rows or
+    columns further."""
+    down, across = (np.arange(*part) % (each or part[1]) for part, each in zip((rows, columns), period, strict=True))
     blocks = []
-    for block in range(first, last):
-        # A counter-based generator (Salmon et al. 2011) can start anywhere; the second word of its counter is a block.
-        rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, block, 0, 0]))
-        drawn = rng.standard_normal((_NOISE_ROWS, width, channels), np.float32)
-        blocks.append(drawn[:, columns[0] : columns[1]])
-    start = rows[0] - first * _NOISE_ROWS
-    drawn = np.concatenate(blocks)[start : start + rows[1] - rows[0]]
-    return torch.from_numpy(drawn).permute(2, 0, 1)[None].contiguous()
+    for run in np.split(down, np.flatnonzero(np.diff(down) != 1) + 1):  # each of rows that follow one another
+        for block in range(run[0] // _NOISE_ROWS, run[-1] // _NOISE_ROWS + 1):
+            # A counter-based generator (Salmon et al. 2011) can start anywhere; the second word of its counter is a
+            # block.
+            rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, block, 0, 0]))
+            drawn = rng.standard_normal((_NOISE_ROWS, width, channels), np.float32)
+            first = block * _NOISE_ROWS
+            blocks.append(drawn[max(0, run[0] - first) : run[-1] + 1 - first, across])
+    return torch.from_numpy(np.concatenate(blocks)).permute(2, 0, 1)[None].contiguous()
 
 
 def locked(refined: Tensor, picture: Tensor, radius: float, gain: float) -> Tensor:

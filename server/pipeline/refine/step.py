@@ -20,6 +20,7 @@ from server.images.read.open import Samples
 from server.images.samples import Floats, from_floats, to_8_bits, to_floats
 from server.job.creativity import ANCHORS, Recipe, recipe
 from server.job.tiling import round_up, shortest_tile, tiles_along
+from server.job.wrap import NO_BORDER
 from server.pipeline.base import Context, Refinement
 from server.pipeline.refine.backprojection import BackProjection
 from server.pipeline.refine.sampler import locked, noise_at, sample, tile_count, tiles
@@ -49,7 +50,7 @@ def expect(ctx: Context) -> None:
         ctx.expect("refine", 0.0)
         return
     assert ctx.plan is not None
-    w, h = ctx.plan.result
+    w, h = ctx.plan.canvas
     with ctx.clock("load"):
         refiner = ctx.load_refiner()
     ctx.expect("refine", w * h * refiner.settings(ctx.creativity).steps * refiner.work)
@@ -64,11 +65,11 @@ def run(ctx: Context) -> None:
     assert ctx.stream is not None and ctx.plan is not None  # those steps came before
     name, sha256 = (refiner.name, refiner.sha256) if refiner else (None, None)
     ctx.refinement = Refinement(whole_recipe(ctx.creativity), name, sha256, seed)
-    size, stream = ctx.plan.result, ctx.stream
+    size, border, stream = ctx.plan.canvas, ctx.plan.result_border, ctx.stream
     work = _Work.of(ctx, refiner, wanted, seed, stream.channels)
-    spool = Spool(resized(stream, size, np.uint16, ctx.engine.kernel), ctx.target.parent)
-    depth = np.uint16 if ctx.rows_are_deep else np.uint8
-    ctx.stream = Stream(*size, stream.channels, depth, ctx.timed("refine", _bands(work, spool, depth)))
+    spool = Spool(resized(stream, size, np.uint16, ctx.engine.kernel, border), ctx.target.parent)
+    depth = np.uint16 if ctx.rows_are_deep or border != NO_BORDER else np.uint8
+    ctx.stream = Stream(*size, stream.channels, depth, ctx.timed("refine", _bands(work, spool, depth)), border)
 
 
 def _recipe(ctx: Context) -> Recipe | None:
@@ -98,7 +99,9 @@ class _Work:
     rows: list[Span]
     columns: list[Span]
     size: tuple[int, int]
-    """(width, height) of the result."""
+    """(width, height) of the result, with the border of one that wraps."""
+    period: tuple[int | None, int | None]
+    """Rows and columns of the result after which it repeats; None: never."""
     lock: float
     """Pixels of the result."""
     projection: BackProjection | None
@@ -106,15 +109,17 @@ class _Work:
     @classmethod
     def of(cls, ctx: Context, refiner: Refiner | None, wanted: Recipe, seed: int, channels: int) -> "_Work":
         assert ctx.plan is not None
-        w, h = ctx.plan.result
-        rows, columns = _regions(w, h)
+        plan, colours = ctx.plan, _colours(channels)
+        rows, columns = _regions(*plan.canvas)
         projection = None
-        source_h, source_w = ctx.samples.shape[:2]
-        if wanted.back_projection and w >= source_w and h >= source_h:
-            projection = BackProjection(_to_tensor(ctx.samples, _colours(channels)), (w, h))
-        lock = wanted.lock * max(ctx.whole or (w, h)) / 1024
+        if wanted.back_projection and plan.result[0] >= plan.source[0] and plan.result[1] >= plan.source[1]:
+            source = _to_tensor(ctx.samples, colours)
+            projection = BackProjection(source, plan.canvas, plan.border, plan.result_border)
+        lock = wanted.lock * max(ctx.whole or plan.result) / 1024
+        x, y = (length if border else None for length, border in zip(plan.result, plan.result_border, strict=True))
         settings = None if refiner is None else refiner.settings(ctx.creativity)
-        return cls(ctx, refiner, wanted, settings, seed, _colours(channels), rows, columns, (w, h), lock, projection)
+        size = plan.canvas
+        return cls(ctx, refiner, wanted, settings, seed, colours, rows, columns, size, (y, x), lock, projection)
 
     @property
     def tiles(self) -> int:
@@ -130,12 +135,15 @@ class _Work:
         result = picture
         if self.refiner is not None:
             down, width = self.refiner.downscale, round_up(self.size[0], _MULTIPLE)
+            # Where the result's length is not a multiple, the noise repeats nearly as the result does.
+            period = tuple(each and max(1, round(each / down)) for each in self.period)
             noise = noise_at(
                 self.seed,
                 (row.start // down, row.stop // down),
                 (column.start // down, column.stop // down),
                 width // down,
                 self.refiner.channels,
+                (period[0], period[1]),
             ).to(picture.device)
             batch = _CUDA_BATCH if picture.is_cuda else 1  # on the CPU a single tile fills it
             run = self.ctx.engine.run

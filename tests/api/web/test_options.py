@@ -17,6 +17,7 @@ def test_what_was_chosen_is_what_is_asked_for(live: Live, visit: Visitor, pictur
     page.get_by_label("Format").select_option("webp")
     page.get_by_label("Quality").fill("80")
     page.get_by_label("Photo data").select_option("strip")
+    page.get_by_label("Seamless sides").select_option("xy")
     page.locator("#networks summary").click()
     page.get_by_role("radio", name="realesr-animevideov3").check()
     expect(page.locator("#creativity-note")).to_have_text("Strict: nothing is invented.")
@@ -25,6 +26,7 @@ def test_what_was_chosen_is_what_is_asked_for(live: Live, visit: Visitor, pictur
     params = live.worker.finish().params
     assert (params.scale, params.creativity, params.format, params.quality) == (1.5, -1.25, "webp", 80)
     assert (params.model, params.metadata, params.lossless) == ("realesr-animevideov3", "strip", False)
+    assert params.wrap == "xy"
     page.get_by_label("Lossless").check()
     expect(page.get_by_label("Quality")).to_be_hidden()
     seen.give("q.png", picture(41, 20))
@@ -37,7 +39,7 @@ def test_an_exact_size_keeps_the_shape_of_each_picture_if_one_side_is_left_empty
     live: Live, visit: Visitor, picture: Picture
 ) -> None:
     seen = visit(live)
-    seen.page.get_by_label("Pixels").check()
+    seen.page.get_by_label("Pixels", exact=True).check()
     seen.page.get_by_label("Width").fill("90")
     wide, high = seen.give("wide.png", picture(60, 20)), seen.give("high.png", picture(30, 60))
     expect(wide).to_contain_text("60 × 20 → 90 × 30")
@@ -50,6 +52,17 @@ def test_an_exact_size_keeps_the_shape_of_each_picture_if_one_side_is_left_empty
     expect(wide).to_contain_text("60 × 20 → 120 × 40")
     seen.page.get_by_label("Width").fill("50")
     expect(high).to_contain_text("30 × 60 → 50 × 40")
+
+
+def test_megapixels_are_the_area_of_each_picture_in_its_own_shape(live: Live, visit: Visitor, picture: Picture) -> None:
+    seen = visit(live)
+    seen.page.get_by_role("radio", name="Megapixels").check()
+    seen.page.get_by_role("spinbutton", name="Megapixels").fill("0.06")
+    wide, high = seen.give("wide.png", picture(60, 40)), seen.give("high.png", picture(30, 60))
+    expect(wide).to_contain_text("60 × 40 → 300 × 200")
+    expect(high).to_contain_text("30 × 60 → 173 × 346")
+    seen.send()
+    assert live.worker.finish().params.megapixels == 0.06
 
 
 def test_the_print_preset_gives_the_pixels_for_a_size_on_paper(live: Live, visit: Visitor, picture: Picture) -> None:

@@ -17,7 +17,17 @@ from playwright.sync_api import expect
 
 from server.api.page import FOLDER
 from server.job.formats import FORMATS
-from server.job.job import MAX_CREATIVITY, MAX_SCALE, QUALITIES, TARGET_LONG_EDGE, ContentWanted, Metadata, State
+from server.job.job import (
+    MAX_CREATIVITY,
+    MAX_MEGAPIXELS,
+    MAX_SCALE,
+    QUALITIES,
+    TARGET_LONG_EDGE,
+    ContentWanted,
+    Metadata,
+    State,
+    Wrap,
+)
 from server.pipeline import preview
 from tests.api.web.conftest import Visitor
 from tests.conftest import Live, LiveServer, Picture
@@ -64,6 +74,9 @@ def test_it_offers_what_the_server_has() -> None:
     assert formats and set(re.findall(r'value="(\w+)"', formats[1])) == set(FORMATS)
     assert contents and tuple(re.findall(r'value="(\w+)"', contents[1])) == get_args(ContentWanted)
     assert kept and tuple(re.findall(r'value="(\w+)"', kept[1])) == get_args(Metadata)
+    sides = re.search(r'<select id="wrap".*?>(.*?)</select>', INDEX, re.DOTALL)
+    assert sides and tuple(re.findall(r'value="(\w+)"', sides[1])) == get_args(Wrap)
+    assert f'id="megapixels" type="number" min="0.01" max="{MAX_MEGAPIXELS:.0f}"' in INDEX
     assert set(re.findall(r'name="size" value="(\dk)"', INDEX)) == set(TARGET_LONG_EDGE)
     assert json.loads(constant("LONG_EDGE", "options.js")) == TARGET_LONG_EDGE
     with_loss = {each.name for each in FORMATS.values() if each.default_quality}

@@ -67,6 +67,16 @@ def test_a_place_has_the_same_noise_however_it_is_asked_for(seed: int, y: int, h
     assert torch.equal(part, whole[..., y : y + h, x : x + w])
 
 
+@settings(max_examples=20)
+@given(st.integers(1, 70), st.integers(1, 50), st.integers(0, 90), st.integers(0, 60))
+def test_noise_may_repeat(down: int, across: int, y: int, x: int) -> None:
+    once = noise_at(3, (0, down), (0, across), 128, 3)
+    part = noise_at(3, (y, y + 40), (x, x + 30), 128, 3, (down, across))
+    assert torch.equal(part, once[..., np.arange(y, y + 40) % down, :][..., np.arange(x, x + 30) % across])
+    along = noise_at(3, (y, y + 40), (x, x + 30), 128, 3, (None, across))
+    assert torch.equal(along, noise_at(3, (y, y + 40), (0, across), 128, 3)[..., np.arange(x, x + 30) % across])
+
+
 def test_noise_is_standard_normal_and_differs_by_seed() -> None:
     one, other = (noise_at(seed, (0, 200), (0, 200), 200, 3) for seed in (1, 2))
     assert abs(one.mean()) < 0.02 and abs(one.std() - 1) < 0.02

@@ -29,6 +29,7 @@ from server.api.openapi.base import (
 from server.job.creativity import MAX_CREATIVITY
 from server.job.formats import FORMATS
 from server.job.job import (
+    MAX_MEGAPIXELS,
     MAX_SCALE,
     MAX_SEED,
     QUALITIES,
@@ -39,6 +40,7 @@ from server.job.job import (
     ContentWanted,
     Metadata,
     State,
+    Wrap,
 )
 
 TITLE = "upscale-server's own API"
@@ -48,6 +50,7 @@ _SIZE = array(whole(1), minItems=2, maxItems=2)
 _POINT = array(WHOLE, minItems=2, maxItems=2)
 _RANGES: dict[str, Schema] = {
     "scale": number(exclusiveMinimum=0, maximum=MAX_SCALE),
+    "megapixels": number(exclusiveMinimum=0, maximum=MAX_MEGAPIXELS),
     "quality": whole(*QUALITIES),
     "denoise": number(minimum=0, maximum=1),
     "creativity": number(minimum=-MAX_CREATIVITY, maximum=MAX_CREATIVITY),
@@ -64,6 +67,7 @@ _PARAMS = answer(
     scale=nullable(_RANGES["scale"]),
     target=nullable(choice(TARGET_LONG_EDGE)),
     size=nullable(_SIZE),
+    megapixels=nullable(_RANGES["megapixels"]),
     format=choice(FORMATS),
     quality=nullable(_RANGES["quality"]),
     lossless=FLAG,
@@ -73,6 +77,7 @@ _PARAMS = answer(
     colour=choice(get_args(Colour)),
     background=_COLOUR,
     animation=choice(get_args(Animated)),
+    wrap=choice(get_args(Wrap)),
     model=TEXT,
     denoise=nullable(_RANGES["denoise"]),
     creativity=nullable(_RANGES["creativity"]),
@@ -149,7 +154,8 @@ _EVENT = answer(
     event=choice(["progress", "done"]),
     data={"type": "string", "contentMediaType": "application/json", "contentSchema": _JOB},
 )
-_PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1))
+_BORDER = array(WHOLE, minItems=2, maxItems=2)
+_PASS = answer(source=_SIZE, result=_SIZE, tiles=whole(1), border=_BORDER)
 _ESTIMATE = answer(seconds=nullable(NUMBER), memory_bytes=WHOLE, result_bytes=WHOLE)
 _PLAN = answer(
     source=_SIZE,
@@ -159,6 +165,8 @@ _PLAN = answer(
     notes=array(TEXT),
     passes=array(_PASS),
     frames=whole(1),
+    border=_BORDER,
+    result_border=_BORDER,
     tiles=WHOLE,
     estimate=_ESTIMATE,
     preview=nullable(TEXT),

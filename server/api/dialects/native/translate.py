@@ -14,6 +14,7 @@ from server.errors import InvalidField, InvalidRequest, MissingField, UpscaleErr
 from server.job.formats import FormatName
 from server.job.job import (
     FACE_STRENGTH,
+    SIZES,
     WHITE,
     Animated,
     Colour,
@@ -24,6 +25,7 @@ from server.job.job import (
     Params,
     State,
     Target,
+    Wrap,
 )
 from server.outbound.source import Source, parse_source
 from server.service.eta import Eta
@@ -95,6 +97,7 @@ class JobRequest(BaseModel):
     scale: float | None = None
     target: Target | None = None
     size: Annotated[tuple[Side, Side], BeforeValidator(_read_size)] | None = None
+    megapixels: float | None = None
     format: FormatName = "png"
     quality: int | None = None
     lossless: bool = False
@@ -104,6 +107,7 @@ class JobRequest(BaseModel):
     colour: Colour = "keep"
     background: Annotated[tuple[Byte, Byte, Byte], BeforeValidator(_read_colour)] = WHITE
     animation: Animated = "keep"
+    wrap: Wrap = "none"
     model: str = "auto"
     denoise: float | None = None
     creativity: float | None = None
@@ -181,7 +185,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
 def to_params(request: JobRequest) -> Params:
     """Raises InvalidField."""
     values = request.model_dump(exclude={"image", "name", "width", "height", "frames", "preview", "faces"})
-    if request.scale is None and request.target is None and request.size is None:
+    if all(getattr(request, name) is None for name in SIZES):
         values["scale"] = DEFAULT_SCALE
     return Params(**values, faces=request.faces)
 

@@ -208,7 +208,11 @@ def test_mistakes_are_results_that_say_what_would_work(live: Live, picture: Pict
     wrong: list[tuple[str, dict[str, Any], str]] = [
         ("upscale", {}, "image is missing"),
         ("upscale", {"image": image, "scale": 11}, "scale: Input should be less than or equal to 10"),
-        ("upscale", {"image": image, "scale": 2, "target": "2k"}, "give exactly one of scale, target and size"),
+        (
+            "upscale",
+            {"image": image, "scale": 2, "target": "2k"},
+            "give exactly one of scale, target, size and mega",
+        ),
         ("upscale", {"image": image, "scale": "2"}, "scale: Input should be a valid number"),
         ("upscale", {"image": image, "zoom": 2}, "there is no field 'zoom'"),
         ("upscale", {"image": "not a picture"}, "image must be an http(s) URL"),

@@ -72,6 +72,7 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "scale": None,
         "target": None,
         "size": [50, 40],
+        "megapixels": None,
         "format": "jpeg",
         "quality": 80,
         "lossless": False,
@@ -87,6 +88,7 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "faces": None,
         "seed": 7,
         "animation": "keep",
+        "wrap": "none",
         "sweep": False,
         "sweep_at": None,
     }
@@ -121,6 +123,13 @@ def test_without_any_size_the_scale_is_4(live: Live, picture: Picture) -> None:
     assert submit(live, picture)["params"]["scale"] == 4.0
 
 
+def test_megapixels_are_the_area_of_the_result(live: Live, picture: Picture) -> None:
+    answer = live.client.post("/jobs", files={"file": ("a.png", picture(20, 10))}, data={"megapixels": "0.0032"})
+    assert answer.status_code == 202, answer.text
+    result = live.client.get(f"/jobs/{live.worker.finish().id}").json()["result"]
+    assert (result["width"], result["height"]) == (80, 40)
+
+
 def test_a_result_of_ours_can_be_the_next_source(live: Live, picture: Picture) -> None:
     submit(live, picture, scale=1)
     url = live.client.get(f"/jobs/{live.worker.finish().id}").json()["result"]["url"]
@@ -135,6 +144,9 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"image": 5}, 400, "invalid_field", "image"),
     ({"scale": 0}, 400, "invalid_field", "scale"),
     ({"scale": 10.5}, 400, "invalid_field", "scale"),
+    ({"wrap": "z"}, 400, "invalid_field", "wrap"),
+    ({"megapixels": 0}, 400, "invalid_field", "megapixels"),
+    ({"megapixels": 500}, 400, "result_impossible", None),
     ({"scale": "4"}, 400, "invalid_field", "scale"),
     ({"scale": True}, 400, "invalid_field", "scale"),
     ({"scale": 2, "target": "4k"}, 400, "invalid_field", "target"),
@@ -350,8 +362,10 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
         "model": "realesr-animevideov3",
         "networks": ["realesr-animevideov3"],
         "notes": [],
-        "passes": [{"source": [100, 50], "result": [400, 200], "tiles": 1}],
+        "passes": [{"source": [100, 50], "result": [400, 200], "tiles": 1, "border": [0, 0]}],
         "frames": 1,
+        "border": [0, 0],
+        "result_border": [0, 0],
         "tiles": 1,
         "estimate": {"seconds": None, "memory_bytes": 495_000, "result_bytes": 136_000},
         "preview": None,
@@ -365,6 +379,16 @@ def test_plan_tells_sizes_and_tiles_and_enqueues_nothing(live: Live, picture: Pi
     assert both.status_code == 400
     assert live.client.post("/plan", json={"width": 10**400, "height": 1}).status_code == 400
     assert live.client.get("/jobs").json() == {"jobs": [], "total": 0}
+
+
+def test_a_plan_counts_the_border_of_a_picture_that_wraps(live: Live) -> None:
+    plan = live.client.post("/plan", json={"width": 100, "height": 50, "model": "realesr-animevideov3", "wrap": "x"})
+    assert plan.json()["result"] == [400, 200]
+    (only,) = plan.json()["passes"]
+    assert (only["border"], only["source"]) == (plan.json()["border"], [100 + 2 * only["border"][0], 50])
+    assert only["border"][0] > 0 and plan.json()["result_border"] == [32, 0]
+    thin = live.client.post("/plan", json={"width": 60, "height": 900_000, "scale": 1.1, "wrap": "x"})
+    assert (thin.status_code, thin.json()["error"]["field"]) == (400, "wrap"), thin.text
 
 
 def test_models_that_are_here_are_listed(live: Live) -> None:
