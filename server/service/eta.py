@@ -119,7 +119,8 @@ class Etas:
         with self._lock:
             if self._seen is None or time.monotonic() >= self._good_until:
                 self._look()
-            if job.id not in self._ends and time.monotonic() - self._seen_at > _OLD_S:
+            old = time.monotonic() - self._seen_at > _OLD_S or job.state is State.RUNNING
+            if job.id not in self._ends and old:  # it has come since, or its worker has
                 self._look()
             if job.id not in self._ends:
                 self._add(job)

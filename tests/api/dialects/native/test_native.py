@@ -229,7 +229,14 @@ def test_a_job_says_when_it_will_have_ended(live: Live, picture: Picture) -> Non
     wanted = {"scale": 4, "model": "fidelity-x4"}
     assert submit(live, picture, **wanted)["eta_s"] is None, "no worker lives"
     live.worker.beat()
-    job = submit(live, picture, **wanted)
+    submitted = submit(live, picture, **wanted)
+
+    def now() -> dict[str, Any]:
+        found: dict[str, Any] = live.client.get(submitted["urls"]["self"]).json()
+        return found
+
+    wait_for(lambda: now()["eta_s"] is not None)
+    job = now()
     seconds = 2 * 32 * 24 / 100  # two of them share the worker
     assert seconds / 2 < job["eta_s"] < seconds + 2
     assert job["eta_max_s"] > 1.9 * job["eta_s"]
