@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,9 @@ from sqlalchemy import func, insert, select, text
 
 from server.db import database
 from server.db.database import migrate, open_database, reading
-from server.db.jobs import HeartbeatResult, Jobs, _to_row
+from server.db.jobs import HeartbeatResult, Jobs
 from server.db.notify import POLL_S, Listener, Topic
+from server.db.rows import to_row
 from server.job.job import Job, Params, Result, State
 from tests.conftest import draw
 from tests.postgres import running_postgres
@@ -44,6 +45,8 @@ COUNTED, WARM, ROUNDS = 400, 50, 3
 CLAIMERS = {"sqlite": (1, 2, 4, 8), "postgresql": (1, 2, 4, 8, 64, 256)}
 """SQLite has one writer at a time, and is for the few workers of one machine."""
 JOB_S, BEAT_S, JOBS_OF_EACH = 2.0, 0.5, 5
+PARTS = "claim", "no_work", "work", "late", "finish"
+"""What a claimer does with its time. `late`: its sleep, which stands for the work, ended that much too late."""
 PROCESSES = 4
 """The most; each stands for many machines."""
 MOST_TIMES, LEAST_EFFICIENCY, MOST_CONNECTIONS = 2.0, 0.95, 6
@@ -69,7 +72,7 @@ def fill(url: str, waiting: int, owners: int, ended: int) -> None:
 
     def rows(number: int, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for place in range(number):
-            yield _to_row(job_of(f"o{place % owners}")) | {"created_at": now - number + place} | values
+            yield to_row(job_of(f"o{place % owners}")) | {"created_at": now - number + place} | values
 
     with engine.begin() as db:
         for table in database.metadata.sorted_tables:
@@ -142,18 +145,26 @@ def claim_in_threads(
     """One process: claimers as threads, which work on `JOBS_OF_EACH` jobs each."""
     engine = open_database(url)
     jobs, listener = Jobs(engine, lease_s=15), Listener(engine)
-    shares: list[float] = []
+    parts: list[dict[str, float]] = []
     done: list[tuple[str, int]] = []
 
     def one(number: int) -> None:
-        name, come, worked, worked_s = f"simulated-{first + number}", listener.subscribe(Topic.WORK), 0, 0.0
+        name, come, worked = f"simulated-{first + number}", listener.subscribe(Topic.WORK), 0
+        spent = dict.fromkeys(PARTS, 0.0)
+
+        def timed(part: str, call: Callable[[], Any]) -> Any:
+            begun = time.monotonic()
+            result = call()
+            spent[part] += time.monotonic() - begun
+            return result
+
         go.wait()
         time.sleep(JOB_S * number / claimers)  # machines don't begin at the same moment
         started = time.monotonic()
         while worked < JOBS_OF_EACH:
-            job = jobs.claim(name)
+            job = timed("claim", lambda: jobs.claim(name))
             if job is None:
-                come.wait(POLL_S)
+                timed("no_work", lambda: come.wait(POLL_S))
                 continue
             begun = time.monotonic()
             until = begun + JOB_S
@@ -161,11 +172,12 @@ def claim_in_threads(
                 time.sleep(min(left, BEAT_S))
                 if time.monotonic() < until:
                     assert jobs.heartbeat(job, 1 - left / JOB_S, "upscaling") is HeartbeatResult.CONTINUE
-            worked_s += time.monotonic() - begun  # 2 s, and what a busy machine adds to a sleep
-            assert jobs.finish(job, RESULT)
+            spent["late"] += time.monotonic() - until
+            spent["work"] += JOB_S
+            assert timed("finish", lambda job=job: jobs.finish(job, RESULT))
             worked += 1
             done.append((job.id, job.attempt))
-        shares.append(worked_s / (time.monotonic() - started))
+        parts.append(spent | {"all": time.monotonic() - started})
 
     with listener.running():
         threads = [threading.Thread(target=one, args=[number]) for number in range(claimers)]
@@ -176,7 +188,7 @@ def claim_in_threads(
         before = time.process_time()
         for thread in threads:
             thread.join()
-    out.put((shares, done, time.process_time() - before))
+    out.put((parts, done, time.process_time() - before))
     engine.dispose()
 
 
@@ -212,13 +224,16 @@ def efficiency(url: str, postmaster: int | None, claimers: int) -> dict[str, Any
     took = time.monotonic() - started
     for process in running:
         process.join()
-    shares = [share for part in found for share in part[0]]
+    spent = [each for part in found for each in part[0]]
+    # A sleep that ends late, as on a busy machine, is neither work nor the queue's doing.
+    shares = [each["work"] / (each["all"] - each["late"]) for each in spent]
+    of_a_job = {f"{name}_ms": round(1e3 * sum(each[name] for each in spent) / number, 1) for name in PARTS}
     done = [job for part in found for job in part[1]]
     with reading(engine) as db:
         states = select(database.jobs.c.state, database.jobs.c.attempt, func.count())
         rows = [tuple(row) for row in db.execute(states.group_by(database.jobs.c.state, database.jobs.c.attempt))]
     engine.dispose()
-    spent = cpu_s(postmaster) - before if postmaster else None
+    database_s = cpu_s(postmaster) - before if postmaster else None
     return {
         "claimers": claimers,
         "jobs": number,
@@ -226,7 +241,8 @@ def efficiency(url: str, postmaster: int | None, claimers: int) -> dict[str, Any
         "least_of_one": round(min(shares), 3),
         "jobs_per_s": round(number / took, 1),
         "each_once": rows == [("succeeded", 1, number)] and len(set(done)) == number,
-        "database_cores": None if spent is None else round(spent / took, 2),
+        "of_a_job": of_a_job,
+        "database_cores": None if database_s is None else round(database_s / took, 2),
         "client_cores": round(sum(part[2] for part in found) / took, 2),
         "connections_of_a_process": most / processes,
     }

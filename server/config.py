@@ -64,6 +64,11 @@ class Config(BaseModel):
         "api",
         description="How callers get pictures of a bucket: through the API, or `direct`: the API redirects to it.",
     )
+    ray_address: str | None = Field(
+        None,
+        description="`host:port` of a Ray cluster, whose GPUs compute tiles of large pictures too: docs/cluster.md; "
+        "needs the extra cluster. Unset: none.",
+    )
     weights_dir: Path | None = Field(None, description="Folder of installed weights. Unset: in the data folder.")
     weights_mirror: str | None = Field(
         None, description="URL that `weights pull` downloads from, by file name. Unset: each file's own source."
@@ -152,6 +157,13 @@ class Config(BaseModel):
     def _names_a_bucket(cls, value: str | None) -> str | None:
         if value is not None and not BUCKET_URL.fullmatch(value):
             raise ValueError(BUCKET_FORM)
+        return value
+
+    @field_validator("ray_address")
+    @classmethod
+    def _names_a_host_and_a_port(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[^/@:\s]+:\d{1,5}", value):
+            raise ValueError("must look like host:6379, the address of Ray's head")
         return value
 
     @field_validator("public_base_url", "weights_mirror", "weights_proxy", "blob_endpoint")

@@ -48,6 +48,8 @@ class Options(TypedDict, total=False):
     creativity: float | None
     content: Literal["auto", "photo", "text", "drawing"]
     faces: bool | dict[str, Any]
+    mask: dict[str, Any] | None
+    grain: float
     seed: int | None
     sweep: bool
     sweep_at: tuple[float, float] | None

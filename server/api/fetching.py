@@ -40,27 +40,27 @@ class Fetcher:
 
     def claim(self) -> Job | None:
         """The next job whose source is to be fetched, for `fetch`."""
-        return self._jobs.claim_fetch(self._name, self._lease_s)
+        return self._jobs.fetches.claim(self._name, self._lease_s)
 
     def fetch(self, job: Job) -> None:
         assert job.source_url is not None
         if job.attempt > MAX_ATTEMPTS:
             reason = SourceUnreadable(f"the server's process died {MAX_ATTEMPTS} times while it read this picture")
-            self._jobs.fail_fetch(job.id, self._name, reason)
+            self._jobs.fetches.fail(job.id, self._name, reason)
             return
         with structlog.contextvars.bound_contextvars(job=job.id):
             try:
                 self._fetch(job, job.source_url)
             except UpscaleError as error:
                 log.info("source refused", code=error.code, reason=error.message)
-                self._jobs.fail_fetch(job.id, self._name, error)
+                self._jobs.fetches.fail(job.id, self._name, error)
             except Exception as error:
                 if transient_error(error) is not None:
                     log.error("fetching put off", reason=str(error))
-                    self._jobs.postpone_fetch(job.id, self._name, POSTPONE_S)
+                    self._jobs.fetches.postpone(job.id, self._name, POSTPONE_S)
                 else:
                     log.exception("fetching broke")
-                    self._jobs.fail_fetch(job.id, self._name, SourceUnreachable("the picture could not be fetched"))
+                    self._jobs.fetches.fail(job.id, self._name, SourceUnreachable("the picture could not be fetched"))
 
     def release(self) -> None:
         """This process ends: other processes may fetch its jobs at once."""
@@ -70,13 +70,13 @@ class Fetcher:
         key = new_key()
         with self._blobs.scratch() as file:
             download_to(file, url, self._config)
-            self._jobs.hold_fetch(job.id, self._name, self._lease_s)
+            self._jobs.fetches.hold(job.id, self._name, self._lease_s)
             with self._reading:
-                self._jobs.hold_fetch(job.id, self._name, self._lease_s)
+                self._jobs.fetches.hold(job.id, self._name, self._lease_s)
                 data = file.read()
                 left_s = self._service.check_source(data, job.params)
                 self._blobs.put(key, data)
-        if self._jobs.give_source(job.id, self._name, key, left_s):
+        if self._jobs.fetches.give(job.id, self._name, key, left_s):
             log.info("source fetched", bytes=len(data))
         else:
             self._blobs.delete(key)  # cancelled meanwhile

@@ -139,7 +139,9 @@ class Metrics:
         with self._counting:
             ticks = time.monotonic()
             # Seconds, not a time: clocks may have been set back since this process began.
-            found = self._jobs.ended_within(min(ticks - self._started, _LATE_S + ticks - self._counted_at), _LATE_S)
+            found = self._jobs.figures.ended_within(
+                min(ticks - self._started, _LATE_S + ticks - self._counted_at), _LATE_S
+            )
             self._counted_at = time.monotonic()
             for each in found:
                 if each.id not in self._counted:
@@ -184,7 +186,7 @@ class _Table(Collector):
     def __init__(self, jobs: Jobs, deliveries: Deliveries) -> None:
         self._jobs = jobs
         self._deliveries = deliveries
-        self._backlog = TimedCache(jobs.backlog)
+        self._backlog = TimedCache(jobs.figures.backlog)
 
     def describe(self) -> Iterator[Metric]:
         return iter(())  # otherwise the registry would read the tables to learn the names

@@ -61,6 +61,7 @@ def batch(
         _check_places(source, dest)
         options.check_suffix(suffix)
         params = result.params()
+        mask = result.mask_picture(config)
         own_format = result.format_ is None and not queue
         at = endpoint or config.blob_endpoint
         where = Between(open_place(source, at), open_place(dest, at))
@@ -91,12 +92,12 @@ def batch(
                 stack.callback(record.save)
                 if queue:
                     queued = Queued(
-                        config, params, wanted, {path: each.state for path, each in pictures.items()}, where
+                        config, params, mask, wanted, {path: each.state for path, each in pictures.items()}, where
                     )
                     stack.callback(queued.close)
                     make = queued.make
                 else:
-                    make = Here(config, params, own_format=own_format, overwrite=overwrite, where=where).make
+                    make = Here(config, params, mask, own_format=own_format, overwrite=overwrite, where=where).make
                 Run(tally, make, as_json=as_json, on_end=record.add).all(wanted)
         if not as_json:
             say(tally.lines())

@@ -85,6 +85,10 @@ def _examine(config: "Config") -> dict[str, str]:
         facts["database"] += f": {check_postgresql(config.database)}"
     if config.blob_url is not None:
         facts |= _bucket(config, config.blob_url)
+    if config.ray_address is not None:
+        from server.worker.pools.ray import ray_facts
+
+        facts["Ray"] = ray_facts(config.ray_address)
     return facts
 
 

@@ -77,13 +77,21 @@ class Here:
     """Upscales in this process. `make` is a `run.Make`."""
 
     def __init__(
-        self, config: "Config", params: Params, *, own_format: bool, overwrite: bool, where: Where | None = None
+        self,
+        config: "Config",
+        params: Params,
+        mask: bytes,
+        *,
+        own_format: bool,
+        overwrite: bool,
+        where: Where | None = None,
     ) -> None:
-        """Loads the networks. `own_format`: pages keep their format; else they get that of `params`. Raises
-        UpscaleError."""
+        """Loads the networks. `mask`: the file of the mask's picture, if `params` has one. `own_format`: pages keep
+        their format; else they get that of `params`. Raises UpscaleError."""
         self._own_format = own_format
         self._config = config
         self._params = params
+        self._mask = mask
         self._where = where or Disk(overwrite=overwrite)
         self._upscaler = load(config, params)
 
@@ -96,7 +104,7 @@ class Here:
                     return self._make_pages(kind, source, partial, show)
             data = self._read(source)
         with self._where.result(task.result) as partial:
-            return upscale_picture(self._upscaler, self._params, data, partial, show)
+            return upscale_picture(self._upscaler, self._params, data, partial, show, self._mask)
 
     def _make_pages(self, kind: Kind, source: Path, result: Path, show: Show) -> dict[str, Any]:
         facts: dict[str, Any] = {}
@@ -114,6 +122,7 @@ class Here:
                     data,
                     target,
                     lambda share, stage, _=None: show((number - 1 + share) / total, f"{name}  {stage}"),
+                    self._mask,
                 )
             except Exception as error:
                 raise SourceUnreadable(f"{name}: {reason_of(error)}") from error
@@ -149,13 +158,15 @@ def result_ending(source: Path, params: Params, *, own_format: bool) -> str:
     return FORMATS[params.format].suffix if kind is None else kind.ENDINGS[0]
 
 
-def upscale_picture(upscaler: "Upscaler", params: Params, data: bytes, target: Path, show: Show) -> dict[str, Any]:
+def upscale_picture(
+    upscaler: "Upscaler", params: Params, data: bytes, target: Path, show: Show, mask: bytes = b""
+) -> dict[str, Any]:
     """Upscale one encoded picture into the file `target`. Returns what `--json` prints about the result.
 
     Raises UpscaleError, OSError and pyvips.Error."""
     from server.worker.timing import SharedClock, Timing
 
-    ctx = upscaler.prepare(params, data, target)
+    ctx = upscaler.prepare(params, data, target, mask)
     timing, succeeded = Timing(SharedClock(), upscaler.durations, None, signed=upscaler.signs), False
     try:
         upscaler.run(ctx, lambda: show(ctx.progress, ctx.stage or "", timing.left(ctx)))

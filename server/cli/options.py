@@ -9,13 +9,18 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from server.cli.base import fail
+from server.errors import BadSource
 from server.job.formats import FORMATS
 from server.job.job import FACE_STRENGTH, SIZES, TARGET_LONG_EDGE, Faces, Params, Wrap
+from server.job.mask import Box, Mask, of_mask
+
+if TYPE_CHECKING:
+    from server.config import Config
 
 
 def _completing(values: Iterable[str]) -> Any:
@@ -123,6 +128,28 @@ class ResultOptions:
     face_only: Annotated[
         str | None, typer.Option(help="all, largest, or numbers such as 0,2, where 0 is the largest face. Default all.")
     ] = None
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="A picture that is white where the result shall be that of creativity -2, exactly.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None
+    mask_box: Annotated[
+        list[str] | None,
+        typer.Option(help="X,Y,WIDTH,HEIGHT in the source's pixels: the same, as a box. May be given several times."),
+    ] = None
+    mask_keep: Annotated[
+        str,
+        typer.Option(
+            help="What stays so: inside (of the boxes, or white) or outside.",
+            autocompletion=_completing(("inside", "outside")),
+        ),
+    ] = "inside"
+    grain: Annotated[
+        float, typer.Option(help="0…1: grain like the source's is added to the result; at 1 as strong.")
+    ] = 0.0
     seed: Annotated[
         int | None, typer.Option(help="Seed of the detail that creativity adds. Default: derived from the picture.")
     ] = None
@@ -151,11 +178,35 @@ class ResultOptions:
             creativity=self.creativity,
             content=self.content,  # type: ignore[arg-type]
             faces=_parse_faces(self.faces, self.face_strength, self.face_only),
+            mask=self._mask(),
+            grain=self.grain,
             seed=self.seed,
             sweep=sweep,
         )
         self._refuse_without_effect(params)
         return params
+
+    def _mask(self) -> Mask | None:
+        if self.mask is None and not self.mask_box:
+            if self.mask_keep != "inside":
+                fail("--mask-keep has no effect without --mask or --mask-box", code=2)
+            return None
+        boxes = tuple(_parse_box(text) for text in self.mask_box) if self.mask_box else None
+        image = None if self.mask is None else ""  # the file is read by `mask_picture`
+        return Mask(boxes=boxes, image=image, keep=self.mask_keep)  # type: ignore[arg-type]  # as above
+
+    def mask_picture(self, config: "Config") -> bytes:
+        """The file of `--mask`, which is a picture; else nothing. Raises BadSource."""
+        if self.mask is None:
+            return b""
+        from server.images.read.open import read_header
+
+        data = self.mask.read_bytes()
+        try:
+            read_header(data, config.max_source_pixels)
+        except BadSource as error:
+            raise of_mask(error) from error
+        return data
 
     def _refuse_without_effect(self, params: Params) -> None:
         form = FORMATS[params.format]
@@ -218,6 +269,14 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     if not (width.isdecimal() and height.isdecimal()):
         fail(f"--size must be WIDTHxHEIGHT, for example 1920x1080, not {text!r}", code=2)
     return int(width), int(height)
+
+
+def _parse_box(text: str) -> Box:
+    numbers = [number.strip() for number in text.split(",")]
+    if len(numbers) != 4 or not all(number.isdecimal() for number in numbers):
+        fail(f"--mask-box must be X,Y,WIDTH,HEIGHT, for example 40,20,300,200, not {text!r}", code=2)
+    left, top, width, height = (int(number) for number in numbers)
+    return left, top, width, height
 
 
 def _parse_colour(text: str) -> tuple[int, int, int]:

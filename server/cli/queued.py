@@ -51,10 +51,18 @@ class Queued:
     """`make` is a `run.Make`; it must be called for the tasks in their order."""
 
     def __init__(
-        self, config: "Config", params: Params, tasks: Sequence[Task], names: Mapping[Path, str], where: Where
+        self,
+        config: "Config",
+        params: Params,
+        mask: bytes,
+        tasks: Sequence[Task],
+        names: Mapping[Path, str],
+        where: Where,
     ) -> None:
-        """`names`: a text for each task's source that changes when its content does. Raises BadConfig."""
+        """`mask`: the file of the mask's picture, if `params` has one. `names`: a text for each task's source that
+        changes when its content does. Raises BadConfig."""
         self._params = params
+        self._mask = mask
         self._tasks = tasks
         self._names = names
         self._where = where
@@ -132,7 +140,8 @@ class Queued:
         """Returns the id of its job. Raises what `Service.submit` raises, and OSError."""
         from server.outbound.source import Source
 
-        wanted = json.dumps([str(task.source), self._names[task.source], self._params.to_dict()], sort_keys=True)
+        mask = hashlib.sha256(self._mask).hexdigest()
+        wanted = json.dumps([str(task.source), self._names[task.source], self._params.to_dict(), mask], sort_keys=True)
         name = hashlib.sha256(wanted.encode("utf-8", "surrogateescape")).hexdigest()
         try:
             found = self._service.find(OWNER, _DIALECT, name)
@@ -150,6 +159,7 @@ class Queued:
             owner=OWNER,
             params=self._params,
             source=Source(data=data),
+            mask=Source(data=self._mask) if self._mask else None,
             external_id=name,
             keep_s=_KEEP_S,
         )

@@ -59,6 +59,7 @@ def upscale(
         given = [*(files or ()), *(input_ or ())]
         named = _check_places(given, output, suffix, skip_existing, overwrite, as_json)
         params = result.params(named or "png", sweep=sweep)
+        mask = result.mask_picture(config)
         if named is not None and named != params.format:
             fail(f"{output} is {named} by its name, but --format is {params.format}", code=2)
         found, failures = _find(given, output, suffix)
@@ -79,7 +80,7 @@ def upscale(
                 _refuse_existing(there, len(tasks))
         elif tasks:
             with partial_files_removed_on_signals(tally.last_words):
-                here = Here(config, params, own_format=own_format, overwrite=overwrite)
+                here = Here(config, params, mask, own_format=own_format, overwrite=overwrite)
                 Run(tally, here.make, as_json=as_json).all(tasks)
         if not as_json:
             say(tally.lines())

@@ -51,9 +51,10 @@ def watch(
         _check_folders(folder, dest)
         options.check_suffix(suffix)
         params = result.params()
+        mask = result.mask_picture(config)
         tally = Tally(0)
         with partial_files_removed_on_signals(lambda: f"stopped: {tally.done} done, {len(tally.failed)} failed"):
-            here = Here(config, params, own_format=result.format_ is None, overwrite=overwrite)
+            here = Here(config, params, mask, own_format=result.format_ is None, overwrite=overwrite)
             run = Run(tally, here.make, as_json=as_json)
             say([plain(f"watching {folder}; results go to {dest}; Ctrl-C ends it")])
             seen = Seen(settle)

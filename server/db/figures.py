@@ -1,9 +1,13 @@
 """What the metrics ask the job table for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Engine, func, select
+
+from server.db.clock import NOW
+from server.db.database import UNENDED, jobs, reading
 from server.job.job import State
 
 
@@ -31,3 +35,25 @@ class Backlog:
     jobs: int
     oldest_at: float
     """When the oldest was submitted."""
+
+
+class Figures:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def backlog(self) -> Sequence[Backlog]:
+        """The jobs that have not ended, by dialect and state."""
+        unended = jobs.c.state.in_(UNENDED)
+        query = select(jobs.c.dialect, jobs.c.state, func.count(), func.min(jobs.c.created_at)).where(unended)
+        with reading(self._engine) as db:
+            rows = db.execute(query.group_by(jobs.c.dialect, jobs.c.state))
+            return [Backlog(dialect, State(state), number, oldest) for dialect, state, number, oldest in rows]
+
+    def ended_within(self, past_s: float, ahead_s: float) -> Sequence[Ended]:
+        """Jobs that ended within the last `past_s`, and up to `ahead_s` from now by another clock."""
+        columns = (jobs.c.id, jobs.c.dialect, jobs.c.state, jobs.c.error_code, jobs.c.attempt, jobs.c.created_at)
+        query = select(*columns, jobs.c.finished_at, jobs.c.result).where(
+            jobs.c.finished_at >= NOW - past_s, jobs.c.finished_at <= NOW + ahead_s
+        )
+        with reading(self._engine) as db:
+            return [Ended(*row) for row in db.execute(query.order_by(jobs.c.finished_at))]

@@ -15,8 +15,7 @@ whatever happens in between.
 turn.py and fairness.py have the order in which workers and fetchers get jobs: a thousand jobs of one key delay the
 first job of another key only until a running job ends, also where there is only one worker.
 
-A job that came with a URL has no source yet: `claim_fetch` gives it to a fetcher in the API half, under a lease of its
-own, and workers can claim it after `give_source`.
+A job that came with a URL has no source yet: `fetches` has how it gets one, and workers can claim it after that.
 """
 
 import enum
@@ -28,7 +27,6 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
-    CursorResult,
     Engine,
     Integer,
     and_,
@@ -41,22 +39,23 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
 from server.db import leases
 from server.db.ahead import Ahead, ahead
-from server.db.clock import NOW, TICKS
-from server.db.database import RUNNING, UNENDED, UNFETCHED, jobs, reading, unsynced, workers
+from server.db.clock import NOW
+from server.db.database import RUNNING, UNENDED, jobs, reading, unsynced, workers
 from server.db.database import deliveries as _deliveries
-from server.db.deliveries import NEWS, Delivery
-from server.db.fairness import Line, fair_order, host_of, is_expired, is_live, note_turn
-from server.db.figures import Backlog, Ended
+from server.db.deliveries import Delivery
+from server.db.fairness import host_of
+from server.db.fetches import Fetches
+from server.db.figures import Figures
 from server.db.limits import admit
 from server.db.notify import Topic, notify
+from server.db.rows import COLUMNS, changed, end_job, failure, from_row, to_row, write_job
 from server.db.turn import Turn
 from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
-from server.job.job import Job, Params, Result, State
+from server.job.job import Job, Result, State
 from server.weights.choice import DeviceKind
 
 QUEUE_FULL = "the queue is full; try again later"
@@ -76,21 +75,15 @@ _ID = re.compile("[0-9a-f]{32}")
 _LOOKS = 5
 """How often a claim looks again when other workers have taken what it saw."""
 
-MAX_FETCHES_OF_OWNER, MAX_FETCHES_FROM_HOST = 8, 3
-"""At a time."""
-
-_COLUMNS = [column for column in jobs.c if column.name not in ("lease_until", "source_host")]
 # Built once: building a statement takes twice as long as running it, and these run at each poll and submit.
-_BY_ID = select(*_COLUMNS).where(jobs.c.id == bindparam("wanted"))
+_BY_ID = select(*COLUMNS).where(jobs.c.id == bindparam("wanted"))
 _QUEUED = select(jobs.c.id).where(jobs.c.state == State.QUEUED.value).limit(bindparam("most", type_=Integer)).subquery()
 _COUNT_QUEUED = select(func.count()).select_from(_QUEUED)
-_UNFETCHED = text(f"jobs.{UNFETCHED.replace('source_key', 'jobs.source_key')}")
 _TAKEN = select(jobs.c.id).where(
     jobs.c.owner == bindparam("owner"), jobs.c.dialect == bindparam("dialect"), jobs.c.external_id == bindparam("name")
 )
 _NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
 _CLOCK = select(NOW)
-_HAS_DELIVERY = select(_deliveries.c.id).where(_deliveries.c.job_id == bindparam("job"), _deliveries.c.kind != NEWS)
 
 
 class HeartbeatResult(enum.Enum):
@@ -123,7 +116,9 @@ class Jobs:
         self._max_queue = max_queue
         self._room = 0
         self._room_until = 0.0
-        self._turn = Turn(engine, lease_s, MAX_ATTEMPTS, _COLUMNS)
+        self._turn = Turn(engine, lease_s, MAX_ATTEMPTS, COLUMNS)
+        self.fetches = Fetches(engine)
+        self.figures = Figures(engine)
         self._abandoned = leases.abandoned(lease_s)
 
     # --- for callers ------------------------------------------------------------------------------------------------
@@ -146,7 +141,7 @@ class Jobs:
                 computed: dict[str, Any] = {"priority": priority, "source_host": host_of(job.source_url or "")}
                 if job.cancel_at is not None and db.dialect.name != "sqlite":  # it was computed by this machine's clock
                     computed["cancel_at"] = job.cancel_at + db.execute(_CLOCK).scalar_one() - time.time()
-                db.execute(_NEW, _to_row(job) | computed)
+                db.execute(_NEW, to_row(job) | computed)
             except IntegrityError as error:  # on PostgreSQL, two requests at the same moment
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already") from error
             if deliveries:
@@ -173,7 +168,7 @@ class Jobs:
             row = db.execute(_BY_ID, {"wanted": job_id}).one_or_none()
         if row is None:
             raise NotFound(missing)
-        return _from_row(row)
+        return from_row(row)
 
     def ended(self, job_ids: Collection[str]) -> set[str]:
         """Those of these jobs that have ended or no longer exist."""
@@ -206,9 +201,9 @@ class Jobs:
         where += [jobs.c.dialect == dialect] if dialect is not None else []
         where += [jobs.c.state.in_([state.value for state in states])] if states else []
         where += [jobs.c.request[name].as_string() == value for name, value in (request or {}).items()]
-        page = select(*_COLUMNS).where(*where).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit).offset(offset)
+        page = select(*COLUMNS).where(*where).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit).offset(offset)
         with reading(self._engine) as db:
-            found = [_from_row(row) for row in db.execute(page)]
+            found = [from_row(row) for row in db.execute(page)]
             return found, db.execute(select(func.count()).select_from(jobs).where(*where)).scalar_one()
 
     def counts(self) -> dict[str, int]:
@@ -217,33 +212,15 @@ class Jobs:
         with reading(self._engine) as db:
             return {row.state: row.jobs for row in db.execute(query)}
 
-    def backlog(self) -> Sequence[Backlog]:
-        """The jobs that have not ended, by dialect and state."""
-        unended = jobs.c.state.in_(UNENDED)
-        query = select(jobs.c.dialect, jobs.c.state, func.count(), func.min(jobs.c.created_at)).where(unended)
-        with reading(self._engine) as db:
-            rows = db.execute(query.group_by(jobs.c.dialect, jobs.c.state))
-            return [Backlog(dialect, State(state), number, oldest) for dialect, state, number, oldest in rows]
-
-    def ended_within(self, past_s: float, ahead_s: float) -> Sequence[Ended]:
-        """Jobs that ended within the last `past_s`, and up to `ahead_s` from now by another clock."""
-        columns = (jobs.c.id, jobs.c.dialect, jobs.c.state, jobs.c.error_code, jobs.c.attempt, jobs.c.created_at)
-        query = select(*columns, jobs.c.finished_at, jobs.c.result).where(
-            jobs.c.finished_at >= NOW - past_s, jobs.c.finished_at <= NOW + ahead_s
-        )
-        with reading(self._engine) as db:
-            return [Ended(*row) for row in db.execute(query.order_by(jobs.c.finished_at))]
-
     def ahead(self) -> Ahead:
         """What is running and waiting now."""
         return ahead(self._engine, self._lease_s)
 
     def ended_at(self, job_ids: Collection[str]) -> dict[str, float]:
         """When those of these jobs ended that have succeeded, by `time.time` of the database's clock."""
-        query = select(jobs.c.id, jobs.c.finished_at).where(jobs.c.id.in_(sorted(job_ids)[:_MAX_IDS]))
+        where = jobs.c.id.in_(sorted(job_ids)[:_MAX_IDS]), jobs.c.state == State.SUCCEEDED.value
         with reading(self._engine) as db:
-            rows = db.execute(query.where(jobs.c.state == State.SUCCEEDED.value))
-            return {row.id: row.finished_at for row in rows}
+            return {row.id: row.finished_at for row in db.execute(select(jobs.c.id, jobs.c.finished_at).where(*where))}
 
     def speed(self, model: str) -> float | None:
         """Input pixels per second of this network in recent jobs, or None when it has not run."""
@@ -262,9 +239,11 @@ class Jobs:
         waits = jobs.c.state == State.QUEUED.value
         with self._engine.begin() as db:
             # The worker of an abandoned one is dead and would never read the request.
-            if _count(db.execute(update(jobs).where(jobs.c.id == job_id, or_(waits, self._abandoned)).values(**ended))):
+            if changed(
+                db.execute(update(jobs).where(jobs.c.id == job_id, or_(waits, self._abandoned)).values(**ended))
+            ):
                 notify(db, Topic.DELIVERY)
-            elif _count(
+            elif changed(
                 db.execute(
                     update(jobs)
                     .where(jobs.c.id == job_id, jobs.c.state == State.RUNNING.value)
@@ -273,61 +252,6 @@ class Jobs:
             ):
                 notify(db, Topic.STOP)
         return self.get(job_id)
-
-    # --- for fetchers -----------------------------------------------------------------------------------------------
-
-    def claim_fetch(self, fetcher: str, seconds: float) -> Job | None:
-        """Lease the next job whose source is to be fetched, for `seconds`; None: there is none. Its `attempt` counts
-        the fetches of it: more than one only if earlier ones crashed their process."""
-        free = or_(jobs.c.lease_until.is_(None), is_expired(jobs.c.lease_until, seconds))
-        waiting = and_(_UNFETCHED, free)
-        line = Line(
-            "fetch",
-            jobs,
-            active=lambda rows: and_(
-                rows.c.state == State.QUEUED.value,
-                rows.c.worker.is_not(None),
-                is_live(rows.c.lease_until, seconds),
-            ),
-            since=jobs.c.created_at,
-            priority=jobs.c.priority,
-            host="source_host",
-            max_of_owner=MAX_FETCHES_OF_OWNER,
-            max_of_host=MAX_FETCHES_FROM_HOST,
-        )
-        with reading(self._engine) as db:  # processes ask this often; a read blocks no writer
-            if not db.execute(select(jobs.c.id).where(waiting).limit(1)).first():
-                return None
-        chosen = fair_order(line, waiting).limit(1).with_for_update(skip_locked=True, of=jobs).scalar_subquery()
-        lease = {"worker": fetcher, "attempt": jobs.c.attempt + 1, "lease_until": TICKS + seconds}
-        with self._unsynced.begin() as db:
-            taken = update(jobs).where(jobs.c.id == chosen).values(**lease).returning(*_COLUMNS)
-            row = db.execute(taken).one_or_none()
-            if row is None:
-                return None
-            note_turn(db, line.name, row.owner)
-        return _from_row(row)
-
-    def give_source(self, job_id: str, fetcher: str, source_key: str, left_s: float | None = None) -> bool:
-        """The source is stored: workers may claim the job, and its attempts count from 0. `left_s`: as `Job.left_s`.
-        False when the job is no longer this fetcher's."""
-        given = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None, "left_s": left_s}
-        return self._write(_fetching(job_id, fetcher), Topic.WORK, **given)
-
-    def hold_fetch(self, job_id: str, fetcher: str, seconds: float) -> bool:
-        """Extend the fetcher's lease to `seconds` from now."""
-        with self._unsynced.begin() as db:
-            mine = update(jobs).where(_fetching(job_id, fetcher)).values(lease_until=TICKS + seconds)
-            return _count(db.execute(mine)) == 1
-
-    def postpone_fetch(self, job_id: str, fetcher: str, seconds: float) -> bool:
-        """The source can't be fetched now, for a reason of our own: no fetcher tries for so long, and this attempt does
-        not count."""
-        later = {"worker": None, "lease_until": TICKS + seconds, "attempt": jobs.c.attempt - 1}
-        return self._write(_fetching(job_id, fetcher), **later)
-
-    def fail_fetch(self, job_id: str, fetcher: str, error: UpscaleError) -> bool:
-        return self._end(job_id, _fetching(job_id, fetcher), **_failure(error))
 
     # --- for workers ------------------------------------------------------------------------------------------------
 
@@ -342,7 +266,7 @@ class Jobs:
                 continue
             row = self._turn.take(candidates, worker)
             if row is not None:
-                return _from_row(row)
+                return from_row(row)
         return None  # others took all that was seen
 
     def heartbeat(
@@ -366,26 +290,20 @@ class Jobs:
         """Publish the result. False when the job is no longer this attempt's: nothing was written; delete the blob."""
         state = State.SUCCEEDED.value
         values: dict[str, Any] = {"state": state, "result": result.to_dict(), "progress": 1.0, "finished_at": NOW}
-        return self._end(job.id, _owned(job), **values)
+        return end_job(self._engine, job.id, _owned(job), **values)
 
     def fail(self, job: Job, error: UpscaleError) -> bool:
-        return self._end(job.id, _owned(job), **_failure(error))
+        return end_job(self._engine, job.id, _owned(job), **failure(error))
 
     def cancelled(self, job: Job) -> bool:
         """The worker has stopped the job on request."""
-        return self._end(job.id, _owned(job), state=State.CANCELLED.value, finished_at=NOW)
+        return end_job(self._engine, job.id, _owned(job), state=State.CANCELLED.value, finished_at=NOW)
 
     def requeue(self, job: Job) -> bool:
         """Return the job to the queue, because this worker is shutting down; the attempt does not count."""
-        values: dict[str, Any] = {
-            "state": State.QUEUED.value,
-            "worker": None,
-            "progress": 0.0,
-            "stage": None,
-            "left_s": job.left_s,
-            "left_at": None,
-        }
-        return self._write(_owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
+        values: dict[str, Any] = {"state": State.QUEUED.value, "worker": None, "progress": 0.0, "stage": None}
+        values |= {"left_s": job.left_s, "left_at": None}
+        return write_job(self._engine, _owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
 
     def claimed_by(self, worker: str) -> set[str]:
         """The ids of the jobs that are running on this worker, as the table says."""
@@ -398,7 +316,7 @@ class Jobs:
     def abandon(self, worker: str, job_ids: Collection[str]) -> None:
         """The worker lives, but runs these jobs no more: others may claim them. The attempt counts."""
         mine = and_(text(RUNNING), jobs.c.worker == worker, jobs.c.id.in_(job_ids))
-        self._write(mine, Topic.WORK, worker=None)
+        write_job(self._engine, mine, Topic.WORK, worker=None)
 
     # --- for the launcher and cleanup -------------------------------------------------------------------------------
 
@@ -411,8 +329,8 @@ class Jobs:
         with self._engine.begin() as db:
             db.execute(delete(workers).where(workers.c.id == worker))
             leases.end(db, worker)
-            count = _count(db.execute(running))
-            count += _count(db.execute(fetches.values(lease_until=0.0, attempt=jobs.c.attempt - 1)))
+            count = changed(db.execute(running))
+            count += changed(db.execute(fetches.values(lease_until=0.0, attempt=jobs.c.attempt - 1)))
             if count:
                 notify(db, Topic.WORK, Topic.FETCH)
         return count
@@ -441,35 +359,36 @@ class Jobs:
                 )
             )
             notify(db, Topic.DELIVERY)
-            return _count(stopped) + _count(crashed)
+            return changed(stopped) + changed(crashed)
 
     def expired(self, keep_s: float, limit: int = 100) -> Sequence[Job]:
         """Jobs that ended longer ago than their own `keep_s`, or the given one if they have none."""
         over = jobs.c.finished_at + func.coalesce(jobs.c.keep_s, keep_s) < NOW
-        query = select(*_COLUMNS).where(over).order_by(jobs.c.finished_at).limit(limit)
+        query = select(*COLUMNS).where(over).order_by(jobs.c.finished_at).limit(limit)
         with reading(self._engine) as db:
-            return [_from_row(row) for row in db.execute(query)]
+            return [from_row(row) for row in db.execute(query)]
 
     def oldest_ended(self, limit: int) -> Sequence[Job]:
         """The jobs that ended first."""
-        query = select(*_COLUMNS).where(jobs.c.finished_at.is_not(None)).order_by(jobs.c.finished_at).limit(limit)
+        query = select(*COLUMNS).where(jobs.c.finished_at.is_not(None)).order_by(jobs.c.finished_at).limit(limit)
         with reading(self._engine) as db:
-            return [_from_row(row) for row in db.execute(query)]
+            return [from_row(row) for row in db.execute(query)]
 
     def keys(self) -> set[str]:
         """The keys of all jobs' blobs."""
-        query = select(jobs.c.source_key, jobs.c.result["key"].as_string())
+        mask = jobs.c.params[("mask", "image")].as_string()
+        query = select(jobs.c.source_key, jobs.c.result["key"].as_string(), mask)
         with reading(self._engine) as db:
-            return {key for row in db.execute(query) for key in row if key is not None}
+            return {key for row in db.execute(query) for key in row if key}
 
     def delete(self, job_id: str) -> Job | None:
         """Returns the job in its last state, or None when it did not exist."""
         with self._engine.begin() as db:
             db.execute(delete(_deliveries).where(_deliveries.c.job_id == job_id))
-            row = db.execute(delete(jobs).where(jobs.c.id == job_id).returning(*_COLUMNS)).one_or_none()
+            row = db.execute(delete(jobs).where(jobs.c.id == job_id).returning(*COLUMNS)).one_or_none()
             if row is not None and row.state == State.RUNNING.value:
                 notify(db, Topic.STOP)
-        return _from_row(row) if row else None
+        return from_row(row) if row else None
 
     def worker_beat(self, worker: WorkerInfo) -> None:
         """A worker process reports that it is alive, which renews its lease; `ready` once its weights are verified and
@@ -483,7 +402,7 @@ class Jobs:
         }
         with self._unsynced.begin() as db:
             leases.renew(db, worker.id, self._lease_s)
-            if not _count(db.execute(update(workers).where(workers.c.id == worker.id).values(**values))):
+            if not changed(db.execute(update(workers).where(workers.c.id == worker.id).values(**values))):
                 db.execute(insert(workers).values(id=worker.id, **values))
 
     def live_workers(self) -> Sequence[WorkerInfo]:
@@ -511,29 +430,10 @@ class Jobs:
 
     def _one(self, where: Any, missing: str) -> Job:
         with reading(self._engine) as db:
-            row = db.execute(select(*_COLUMNS).where(where).limit(1)).one_or_none()
+            row = db.execute(select(*COLUMNS).where(where).limit(1)).one_or_none()
         if row is None:
             raise NotFound(missing)
-        return _from_row(row)
-
-    def _end(self, job_id: str, where: Any, **values: Any) -> bool:
-        """Whether there was such a job; it ends now."""
-        with self._engine.begin() as db:
-            if not _count(db.execute(update(jobs).where(where).values(**values))):
-                return False
-            # NOTE: only then, because PostgreSQL lets transactions that notify commit one after the other.
-            if db.execute(_HAS_DELIVERY, {"job": job_id}).first():
-                notify(db, Topic.DELIVERY)
-            return True
-
-    def _write(self, where: Any, topic: Topic | None = None, **values: Any) -> bool:
-        """Whether there was such a job. Processes that wait for the topic look then."""
-        with self._engine.begin() as db:
-            if not _count(db.execute(update(jobs).where(where).values(**values))):
-                return False
-            if topic is not None:
-                notify(db, topic)
-            return True
+        return from_row(row)
 
 
 def _topics_of_new(job: Job, deliveries: Sequence[Delivery]) -> Iterator[Topic]:
@@ -548,33 +448,3 @@ def _topics_of_new(job: Job, deliveries: Sequence[Delivery]) -> Iterator[Topic]:
 def _owned(job: Job) -> Any:
     ours = and_(jobs.c.worker == job.worker, jobs.c.attempt == job.attempt)
     return and_(jobs.c.id == job.id, jobs.c.state == State.RUNNING.value, ours)
-
-
-def _fetching(job_id: str, fetcher: str) -> Any:
-    return and_(jobs.c.id == job_id, jobs.c.state == State.QUEUED.value, jobs.c.worker == fetcher)
-
-
-def _failure(error: UpscaleError) -> dict[str, Any]:
-    return {
-        "state": State.FAILED.value,
-        "finished_at": NOW,
-        "error_code": error.code,
-        "error_message": error.message,
-    }
-
-
-def _count(result: Any) -> int:
-    assert isinstance(result, CursorResult)
-    return result.rowcount
-
-
-def _to_row(job: Job) -> dict[str, Any]:
-    row = {column.name: getattr(job, column.name) for column in _COLUMNS}
-    row |= {"params": job.params.to_dict(), "state": job.state.value}
-    return row | {"result": job.result.to_dict() if job.result else None}
-
-
-def _from_row(row: Row[Any]) -> Job:
-    values = dict(row._mapping)
-    values |= {"params": Params.from_dict(values["params"]), "state": State(values["state"])}
-    return Job(**values | {"result": Result.from_dict(values["result"]) if values["result"] else None})

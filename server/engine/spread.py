@@ -11,21 +11,22 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from server.engine.backends.base import Tile
-from server.models.base import Model
+if TYPE_CHECKING:  # a process that only passes tiles on does not need torch
+    from server.engine.backends.base import Tile
+    from server.models.base import Model
 
 log = structlog.get_logger()
 
 _AHEAD = 4
 """How many tiles for each process may be begun or done before the next one of the result is."""
 
-Results = Generator[tuple[Tile, NDArray[Any] | None], None, None]
+Results = Generator[tuple["Tile", NDArray[Any] | None], None, None]
 
 
 class HelperLost(Exception):
@@ -35,7 +36,7 @@ class HelperLost(Exception):
 class Helper(Protocol):
     """The engine of another process. It gives the same bytes as this one, or it is none."""
 
-    def compute(self, number: int, tile: Tile) -> NDArray[Any]:
+    def compute(self, number: int, tile: "Tile") -> NDArray[Any]:
         """The kept part of the tile's result. `number`: of the tile in its picture. Raises HelperLost."""
 
     def close(self) -> None:
@@ -48,7 +49,7 @@ class Helpers(Protocol):
     folder: Path
     """For the temporary files."""
 
-    def find(self, model: Model, tiles: int) -> Sequence[Helper]:
+    def find(self, model: "Model", tiles: int) -> Sequence[Helper]:
         """Those for a picture of so many tiles; the caller closes them."""
 
 
@@ -77,7 +78,7 @@ class _Kept:
 
 
 def spread(
-    tiles: Iterator[Tile], local: Callable[[Iterator[Tile]], Results], helpers: Sequence[Helper], folder: Path
+    tiles: "Iterator[Tile]", local: "Callable[[Iterator[Tile]], Results]", helpers: Sequence[Helper], folder: Path
 ) -> Results:
     """As `Backend.results`. `local`: that of this engine's backend."""
     work = _Work(tiles, _AHEAD * (1 + len(helpers)), folder)
@@ -122,7 +123,7 @@ def _help(work: "_Work", helper: Helper) -> None:
 class _Work:
     """The tiles of one picture by their numbers. For any thread."""
 
-    def __init__(self, tiles: Iterator[Tile], window: int, folder: Path) -> None:
+    def __init__(self, tiles: "Iterator[Tile]", window: int, folder: Path) -> None:
         self._tiles = tiles
         self._window = window
         self._folder = folder
@@ -144,13 +145,13 @@ class _Work:
         with self._changed:
             return self._stopped or (self._all_begun and self._next == self.count)
 
-    def own(self) -> Iterator[Tile]:
+    def own(self) -> "Iterator[Tile]":
         """What this process computes, until it should look at what is ready."""
         while (found := self._take(own=True)) is not None:
             yield found[1]
             del found
 
-    def wait_for_one(self) -> tuple[int, Tile] | None:
+    def wait_for_one(self) -> "tuple[int, Tile] | None":
         """The next tile for a helper; None when there will be no more."""
         with self._changed:
             while not self._stopped:
@@ -161,7 +162,7 @@ class _Work:
                 self._changed.wait()
         return None
 
-    def number_of(self, tile: Tile) -> int:
+    def number_of(self, tile: "Tile") -> int:
         with self._changed:
             return next(number for number, each in self._open.items() if each is tile)
 
@@ -180,7 +181,7 @@ class _Work:
         if isinstance(kept, _Kept):
             kept.file.close()
 
-    def ready(self) -> Iterator[tuple[Tile, NDArray[Any] | None]]:
+    def ready(self) -> "Iterator[tuple[Tile, NDArray[Any] | None]]":
         """What comes next in the result, in order."""
         while True:
             with self._changed:
@@ -209,7 +210,7 @@ class _Work:
                 if isinstance(kept, _Kept):
                     kept.file.close()
 
-    def _take(self, *, own: bool = False) -> tuple[int, Tile] | None:
+    def _take(self, *, own: bool = False) -> "tuple[int, Tile] | None":
         with self._changed:
             number = None
             if self._returned:

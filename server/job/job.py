@@ -3,13 +3,14 @@
 import math
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal, get_args
 
 from server.errors import InvalidField
 from server.job.creativity import MAX_CREATIVITY
 from server.job.formats import FORMATS, FormatName
+from server.job.mask import KEPT_CREATIVITY, Mask
 
 Target = Literal["2k", "4k", "8k"]
 Metadata = Literal["keep", "copyright", "strip"]
@@ -113,6 +114,10 @@ class Params:
     """What the picture shows; auto detects clean screens and prints. Used only if the model is `auto`."""
     faces: Faces | None = None
     """How to restore faces; None: faces are not restored."""
+    mask: Mask | None = None
+    """Where the result is that of creativity −2, whatever else is wanted; see server/pipeline/mask."""
+    grain: float = 0.0
+    """0 (none) … 1 (as strong as the source's own): noise like the source's is added to the result."""
     seed: int | None = None
     """0 … 2⁶³−1, or None to derive it from the source."""
     sweep: bool = False
@@ -166,10 +171,19 @@ class Params:
             raise InvalidField("creativity must be between -2 and 2", field="creativity")
         if self.content not in get_args(ContentWanted):
             raise InvalidField(f"content must be one of {', '.join(get_args(ContentWanted))}", field="content")
+        if self.mask is not None and self.sweep:
+            raise InvalidField("a sweep shows whole results; it can't have a mask", field="mask")
+        if not 0 <= self.grain <= 1:
+            raise InvalidField("grain must be between 0 and 1", field="grain")
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise InvalidField(f"seed must be between 0 and {MAX_SEED}", field="seed")
         if self.sweep_at is not None and not (self.sweep and len(self.sweep_at) == 2 and min(self.sweep_at) >= 0):
             raise InvalidField("sweep_at must be two whole numbers of at least 0, beside sweep", field="sweep_at")
+
+    @property
+    def kept(self) -> "Params":
+        """Those of the result that the mask keeps."""
+        return replace(self, creativity=KEPT_CREATIVITY, faces=None, mask=None)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -177,11 +191,12 @@ class Params:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Params":
         """Also reads rows that an earlier version has written."""
-        size, at, faces = values.get("size"), values.get("sweep_at"), values.get("faces")
+        size, at, faces, mask = (values.get(name) for name in ("size", "sweep_at", "faces", "mask"))
         read = {
             "size": tuple(size) if size else None,
             "sweep_at": None if at is None else tuple(at),
             "background": tuple(values.get("background", WHITE)),
+            "mask": None if mask is None else Mask.from_dict(mask),
         }
         return cls(**{**values, **read, "faces": Faces.from_dict(faces) if isinstance(faces, dict) else None})
 

@@ -221,6 +221,15 @@ def make_plan(
     )
 
 
+def with_kept(plan: Plan, kept: Plan, name: str) -> Plan:
+    """The same plan, where a mask asks for a second result too, which `kept` makes. `name`: of all networks."""
+    if not plan.passes:
+        return plan
+    first, *rest = plan.passes
+    passes = (replace(first, tiles=first.tiles + sum(each.tiles for each in kept.passes)), *rest)
+    return replace(plan, passes=passes, model=name, networks=plan.networks + kept.networks)
+
+
 def resampling_only(sizes: Sizes) -> Plan:
     """No network runs."""
     border = borders(sizes.wrap, [Stage(sizes.source)], sizes.result, networks=False, diffuses=False)[0]

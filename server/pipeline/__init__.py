@@ -7,6 +7,9 @@ from typing import cast
 from server.pipeline import decode, encode, faces, plan, resize, unwrap, upscale, wrap
 from server.pipeline.base import Context, Loaded, Step
 from server.pipeline.frames import frames
+from server.pipeline.grain import step as grain
+from server.pipeline.mask import plan as mask_plan
+from server.pipeline.mask import step as mask
 from server.pipeline.refine import step as refine
 
 Steps = Iterable[tuple[str, Step]]
@@ -14,6 +17,7 @@ Steps = Iterable[tuple[str, Step]]
 SOURCE_STEPS = (
     ("decode", cast(Step, decode)),
     ("plan", cast(Step, plan)),
+    ("plan", cast(Step, mask_plan)),
 )
 """These look at the source as a whole."""
 
@@ -24,6 +28,8 @@ PICTURE_STEPS = (
     ("refine", cast(Step, refine)),
     ("resize", cast(Step, resize)),
     ("unwrap", cast(Step, unwrap)),
+    ("mask", cast(Step, mask)),
+    ("grain", cast(Step, grain)),
 )
 """These make the result's rows, for each frame of an animation. Then `encode` takes the rows."""
 
@@ -44,6 +50,7 @@ def expect(ctx: Context) -> None:
     """Load the networks of all steps and announce their work on this picture, before the first step begins."""
     upscale.expect(ctx)
     refine.expect(ctx)
+    mask.expect(ctx)
 
 
 def take(ctx: Context, steps: Steps) -> None:

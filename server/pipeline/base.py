@@ -1,5 +1,6 @@
 """What the steps of the pipeline read and write."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server import __version__
 from server.engine.engine import Engine
@@ -36,6 +38,7 @@ if TYPE_CHECKING:  # it loads OpenCV, which most jobs do not need
 
 _T = TypeVar("_T")
 
+_SEED_BITS = 63
 _UNFLUSHED = 0.98
 """An encoder has still to write its last rows when the networks have computed them."""
 _ROUNDING = 1e-6
@@ -115,6 +118,16 @@ class Refinement:
 
 
 @dataclass
+class Kept:
+    """The second result, which a mask keeps a part of."""
+
+    run: "Context"
+    """Makes it."""
+    shares: NDArray[np.uint8]
+    """How much of it goes into each pixel of the source's size; see mask/shares.py."""
+
+
+@dataclass
 class Context:
     """One run of the pipeline: the parameters, the networks, and the picture that is processed.
 
@@ -132,6 +145,8 @@ class Context:
     """Loads the networks of a job, or takes them from the process's cache."""
     max_source_pixels: int
     max_result_pixels: int
+    mask: bytes = b""
+    """The encoded picture of the mask, where the parameters have one."""
     tile: int = 0
     """Side of the tiles in source pixels; 0: the engine decides."""
     labels: bool = True
@@ -164,6 +179,8 @@ class Context:
     """Filled by plan when a network runs, else None."""
     plan: Plan | None = None
     """Filled by plan."""
+    kept: Kept | None = None
+    """Filled by mask/plan.py where two results are mixed."""
     creativity: float = 0.0
     """The caller's, or the one chosen for the picture; filled by plan."""
     notes: list[str] = field(default_factory=list)
@@ -208,7 +225,7 @@ class Context:
             return "loading"
         steps = {"upscale": "upscaling", "refine": "refining"}
         unfinished = (step for step, part in list(self.work.items()) if part.done < part.work * (1 - _ROUNDING))
-        return steps.get(next(unfinished, ""), "encoding")
+        return steps.get(next(unfinished, "").split(" ")[-1], "encoding")
 
     def done(self, step: str) -> float | None:
         """0 … 1: how much of a step is done, where that is measured. For any thread, once the work is known."""
@@ -274,6 +291,13 @@ class Context:
             source_type=self._source_type,
             details=tuple((name, str(value)) for name, value in known if value is not None),
         )
+
+    @cached_property
+    def seed(self) -> int:
+        """The caller's, or one from the source's bytes, so that the same picture gives the same result."""
+        if self.params.seed is not None:
+            return self.params.seed
+        return int.from_bytes(hashlib.sha256(self.data).digest()[:8], "big") >> (64 - _SEED_BITS)
 
     @cached_property
     def _source_type(self) -> str | None:

@@ -44,11 +44,11 @@ def _each_ready(frames: Iterator[Samples], orientation: int) -> Iterator[Samples
 
 
 def _ready(samples: Samples, orientation: int) -> Samples:
-    samples = _upright(samples, orientation)
+    samples = upright(samples, orientation)
     return bleed_alpha(samples) if samples.shape[2] in (2, 4) else samples
 
 
-def _upright(samples: Samples, orientation: int) -> Samples:
+def upright(samples: Samples, orientation: int) -> Samples:
     """Turned and mirrored by the orientation (1 … 8, EXIF 2.32, figure 6)."""
     if orientation in (2, 4, 5, 7):  # mirrored: 5 and 7 along a diagonal, which is a mirror and a quarter turn
         samples = samples[:, ::-1]

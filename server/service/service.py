@@ -36,14 +36,15 @@ from server.errors import (
 from server.images.read.open import Header, check_size, read_header
 from server.job.creativity import recipe
 from server.job.job import Job, Params, State
-from server.job.plan import Estimate, Plan, check_border, checked_sizes, estimate, make_plan
+from server.job.mask import KEPT_CREATIVITY, of_mask
+from server.job.plan import Estimate, Plan, check_border, checked_sizes, estimate, make_plan, with_kept
 from server.outbound.source import Source, download, own_file, own_job
 from server.service.eta import Eta, Etas
 from server.service.previews import Previews
 from server.service.timed_cache import TimedCache
 from server.service.turns import Turns, shutting_down
 from server.service.waiting import Waiting
-from server.weights.catalog import Catalog, Content, DeviceKind
+from server.weights.catalog import Catalog, Content, DeviceKind, masked_of
 from server.weights.faces import face_weights
 from server.weights.rates import REFINER, read_rates
 
@@ -96,6 +97,7 @@ class Service:
         owner: str,
         params: Params,
         source: Source,
+        mask: Source | None = None,
         request: dict[str, Any] | None = None,
         external_id: str | None = None,
         keep_s: float | None = None,
@@ -108,6 +110,7 @@ class Service:
 
         A source that came as bytes is checked now: if it is bad, `strict` raises (BadSource, ResultImpossible);
         otherwise the job is stored as failed with that error, as the vendors do. A URL is fetched in the background.
+        `mask`: the picture of the parameters' mask, which is checked and stored now.
         Raises ModelNotFound, TooManyRequests, and Conflict (`external_id` is taken) in either case.
 
         `deliver`: URLs by kind (deliveries.WEBHOOK, UPLOAD) to which the job's end is reported. Links in those messages
@@ -129,6 +132,7 @@ class Service:
             data = None if source.url is not None else self.read(source)
             if data is not None:
                 job = replace(job, left_s=self.check_source(data, params))
+            covered = None if mask is None else self._mask(mask)
         except (BadSource, ResultImpossible) as error:
             if strict:
                 raise
@@ -140,6 +144,10 @@ class Service:
                 job = replace(job, source_url=None, source_key=new_key())
                 assert job.source_key is not None
                 self.blobs.put(job.source_key, data)
+            if covered is not None:
+                assert params.mask is not None
+                job = replace(job, params=replace(params, mask=replace(params.mask, image=new_key())))
+                self.blobs.put(pictures_of(job)[-1], covered)
         self.store(job, deliver, base_url)
         return job
 
@@ -270,6 +278,15 @@ class Service:
         """Size and kind of a picture, downloaded now if it is a URL. Raises BadSource."""
         return self._header(self.read(source))
 
+    async def fetched_mask(self, mask: Source | None, owner: str) -> Source | None:
+        """The picture of a mask, downloaded if it is a URL. Raises BadSource, with the field `mask`."""
+        if mask is None:
+            return None
+        try:
+            return await self.fetched(await to_thread.run_sync(self.resolve, mask, owner))
+        except BadSource as error:
+            raise of_mask(error) from error
+
     async def look(self, owner: str, source: Source) -> Header:
         """The same, for endpoints. Downloads may take long: only a few run at a time, and waiting for one uses no
         thread of the endpoints. Then the picture is read when it is the owner's turn."""
@@ -303,6 +320,9 @@ class Service:
         check_border(plan, max_source_pixels=limits[0], max_result_pixels=limits[1])
         if plan.passes and networks.choice.note is not None:
             plan = replace(plan, notes=(networks.choice.note,))
+        if params.mask is not None and (params.faces is not None or networks.choice.creativity != KEPT_CREATIVITY):
+            kept = self.plan(params.kept, source)
+            plan = with_kept(plan, kept, masked_of((plan.model, None), (kept.model, None))[0])
         return plan
 
     def estimate(self, plan: Plan, params: Params) -> Estimate:
@@ -374,6 +394,15 @@ class Service:
     def _delete_pictures(self, job: Job) -> None:
         self.blobs.delete(*pictures_of(job))
 
+    def _mask(self, mask: Source) -> bytes:
+        """The file of a mask's picture, which can be read. Raises BadSource, with the field `mask`."""
+        try:
+            data = self.read(mask)
+            self._header(data)
+        except BadSource as error:
+            raise of_mask(error) from error
+        return data
+
     def _own_file(self, key: str | None) -> bytes:
         assert key is not None  # a Source has a URL, data or a key
         try:
@@ -406,5 +435,6 @@ def _drop(task: "asyncio.Future[Any]") -> None:
 
 def pictures_of(job: Job) -> list[str]:
     """The keys of the job's blobs."""
-    keys = (job.source_key, job.result.key if job.result else None)
-    return [key for key in keys if key is not None]
+    mask = job.params.mask.image if job.params.mask else None
+    keys = (job.source_key, job.result.key if job.result else None, mask)
+    return [key for key in keys if key]

@@ -114,6 +114,13 @@ def mix_of(parts: Sequence[tuple[str, str | None, float]]) -> tuple[str, str]:
     return name, hashlib.sha256(recipe.encode()).hexdigest()
 
 
+def masked_of(asked: tuple[str, str | None], kept: tuple[str, str | None]) -> tuple[str, str]:
+    """Name and SHA-256 of a result that is `kept`'s where a mask says so, and else `asked`'s: the SHA-256 of a line of
+    hash and name for each."""
+    rows = "".join(f"{digest}  {name}\n" for name, digest in (asked, kept))
+    return f"{asked[0]}, masked {kept[0]}", hashlib.sha256(rows.encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Networks:
     """The networks of a job: the main one and, if results are mixed, fidelity-x4 too."""

@@ -241,7 +241,9 @@ class Worker:
         try:
             staged = self._blobs.stage()
             assert job.source_key is not None  # only jobs with a source are leased
-            run.ctx = self._upscaler.prepare(job.params, self._blobs.get(job.source_key), staged)
+            mask = job.params.mask.image if job.params.mask is not None else None
+            read = self._blobs.get(job.source_key), staged, self._blobs.get(mask) if mask else b""
+            run.ctx = self._upscaler.prepare(job.params, *read)
             run.ctx.ticks = self._clock
             run.ctx.helpers = self._pool.helpers(job, staged.parent) if self._pool else None
             self._upscaler.run(run.ctx, lambda: self._check(run))

@@ -90,8 +90,6 @@ class Upscaler:
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
         self.durations = Durations(config.cache_dir, f"{self.describe()}, kernels {config.kernels}")
-        self._files: dict[tuple[str, str | None], Path] = {}
-        """Of the networks with one file: where each was loaded from, by name and SHA-256."""
         self._signer = Signer(config.c2pa_cert, config.c2pa_key) if config.c2pa_cert and config.c2pa_key else None
         self._running: set[int] = set()
         self._jobs_begun = 0
@@ -277,9 +275,6 @@ class Upscaler:
         return self._load([(checkpoint.path, 1.0)], checkpoint.name, verify(checkpoint), checkpoint.stated_scale)
 
     def _load(self, parts: Sequence[tuple[Path, float]], name: str, sha256: str, scale: int | None = None) -> Model:
-        if len(parts) == 1:
-            self._files[name, sha256] = parts[0][0]
-
         def load() -> Model:
             model = self._engine.load(parts, name=name, sha256=sha256, scale=scale)
             log.info("model loaded", model=name, arch=model.arch, device=str(self.device), dtype=str(self.model_dtype))
@@ -288,15 +283,13 @@ class Upscaler:
         key = name, sha256, self._engine.kernel is not None, self._engine.fused
         return self._cache.get(key, load, lambda model: model.weight_bytes)
 
-    def file_of(self, model: Model) -> Path | None:
-        """The one file of a network that was loaded here; None of a mix."""
-        return self._files.get((model.name, model.sha256))
-
-    def same_network(self, file: Path, name: str, sha256: str) -> Model:
-        """The network that another process of this machine has loaded from this file. Raises ModelNotFound."""
-        if (name, sha256) not in self._files and (not file.is_file() or sha256_of(file) != sha256):
+    def same_network(self, name: str, sha256: str | None) -> Model:
+        """The network that another process has loaded, perhaps on another machine, if this one has the same. Raises
+        ModelNotFound, also for a mix of several."""
+        checkpoint = self._catalog.get(name)
+        if verify(checkpoint) != sha256:
             raise ModelNotFound(f"{name} is another network here")
-        return self._load([(file, 1.0)], name, sha256)
+        return self._load_one(checkpoint)
 
     def tile(self, tile: Tile) -> NDArray[Any] | None:
         """As `Engine.tile`."""
@@ -327,11 +320,13 @@ class Upscaler:
             "model_bytes": self._cache.size,
         }
 
-    def prepare(self, params: Params, data: bytes, target: Path) -> Context:
-        """A new run, whose result goes to the file `target`. Its progress can be read from another thread."""
+    def prepare(self, params: Params, data: bytes, target: Path, mask: bytes = b"") -> Context:
+        """A new run, whose result goes to the file `target`. `mask`: the file of the mask's picture, if the parameters
+        have one. Its progress can be read from another thread."""
         return Context(
             params=params,
             data=data,
+            mask=mask,
             target=target,
             engine=self._engine,
             load=self.load,

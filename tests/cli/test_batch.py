@@ -150,6 +150,17 @@ def test_workers_do_a_queued_batch(run: Run, folder: Path, server: Config, tmp_p
     assert {line["model"] for line in told} == {"stand-in"} and not any("key" in line for line in told)
 
 
+def test_every_queued_job_has_the_mask_s_picture(run: Run, folder: Path, server: Config, tmp_path: Path) -> None:
+    (tmp_path / "mask.png").write_bytes(mask := draw(9, 9))
+    stand_in = StandIn(server)
+    stand_in.beat()
+    with stand_in.working():
+        assert run(*queue(server, "--mask", "mask.png", "--mask-keep", "outside")).exit_code == 0
+    masks = [job.params.mask for job in stand_in.jobs.list(owner=OWNER)[0]]
+    assert len({each.image for each in masks if each is not None}) == len(masks) == 3
+    assert all(each and each.keep == "outside" and stand_in.blobs.get(each.image or "") == mask for each in masks)
+
+
 def test_a_queued_batch_goes_on_after_the_command_was_killed(
     run: Run, folder: Path, server: Config, tmp_path: Path
 ) -> None:

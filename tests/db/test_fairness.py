@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import Engine, update
 
 from server.db import database
+from server.db import fetches as fetching
 from server.db.deliveries import MAX_OF_HOST, MAX_OF_OWNER, UPLOAD, WEBHOOK, Deliveries, Delivery
-from server.db.jobs import MAX_FETCHES_FROM_HOST, MAX_FETCHES_OF_OWNER, Jobs
+from server.db.jobs import Jobs
 from server.job.job import Job, Params, State
 from tests.conftest import Live, LiveServer, Picture, Receiver
 from tests.outbound.test_source import serving
@@ -44,7 +45,7 @@ def deliver(jobs: Jobs, owner: str, host: str, due_at: float, kind: str = WEBHOO
 
 def fetches(jobs: Jobs, deliveries: Deliveries) -> tuple[Callable[[str, str, float], Job], Callable[[], str | None]]:
     def take() -> str | None:
-        job = jobs.claim_fetch("f", 45)
+        job = jobs.fetches.claim("f", 45)
         return job.id if job else None
 
     return lambda owner, host, at: to_fetch(jobs, owner, host, at), take
@@ -60,7 +61,7 @@ def sendings(jobs: Jobs, deliveries: Deliveries) -> tuple[Callable[[str, str, fl
 
 LINES = pytest.mark.parametrize(
     ("line", "of_owner", "of_host"),
-    [(fetches, MAX_FETCHES_OF_OWNER, MAX_FETCHES_FROM_HOST), (sendings, MAX_OF_OWNER, MAX_OF_HOST)],
+    [(fetches, fetching.MAX_OF_OWNER, fetching.MAX_FROM_HOST), (sendings, MAX_OF_OWNER, MAX_OF_HOST)],
     ids=["fetches", "deliveries"],
 )
 
@@ -231,7 +232,7 @@ def test_dripping_urls_of_one_key_do_not_delay_anothers_fetch(live_server: LiveS
         for number in range(16):
             url = f"{slow}/{number}.png"
             live.worker.jobs.enqueue(Job(dialect="native", owner="one", params=Params(scale=2), source_url=url))
-        for _ in range(MAX_FETCHES_FROM_HOST):
+        for _ in range(fetching.MAX_FROM_HOST):
             assert hang.arrived.acquire(timeout=20)
         job = Job(dialect="native", owner="two", params=Params(scale=2), source_url=quick + "/a.png")
         live.worker.jobs.enqueue(job)

@@ -14,7 +14,8 @@ from server.db import database
 from server.db.database import open_database
 from server.db.deliveries import Deliveries
 from server.db.fairness import host_of
-from server.db.jobs import Jobs, _to_row
+from server.db.jobs import Jobs
+from server.db.rows import to_row
 from server.job.job import Job, Params, Result, State
 from server.service.timed_cache import TimedCache
 from tests.conftest import MakeConfig
@@ -30,7 +31,7 @@ def fill(engine: Engine, number: int, **values: Any) -> None:
         at = now - 1000 - place
         ended = {"state": State.SUCCEEDED, "created_at": at, "started_at": at, "finished_at": at, "result": RESULT}
         job = Job(dialect="native", owner="ann", params=Params(scale=2), **ended | values)  # type: ignore[arg-type]
-        rows.append(_to_row(job))
+        rows.append(to_row(job))
     with engine.begin() as db:
         db.execute(insert(database.jobs), rows)
 
@@ -73,7 +74,7 @@ def asks(engine: Engine) -> dict[str, Callable[[], object]]:
         "submit": submit,
         "metrics": metrics.text,
         "ready": lambda: (counts.get(), jobs.live_workers()),
-        "fetch": lambda: jobs.claim_fetch("f", 45),
+        "fetch": lambda: jobs.fetches.claim("f", 45),
         "send": lambda: deliveries.claim(10),
         "claim": claim,
     }

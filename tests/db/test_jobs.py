@@ -87,7 +87,7 @@ def test_a_job_that_failed_at_once_is_kept_with_its_error(table: Jobs) -> None:
     values = {"state": State.FAILED, "finished_at": 12.5, "error_code": "bad_source", "error_message": "it is broken"}
     job = add(table, source_key=None, **values)
     assert table.get(job.id) == job
-    assert table.claim("a") is None and table.claim_fetch("f", 60) is None
+    assert table.claim("a") is None and table.fetches.claim("f", 60) is None
 
 
 @pytest.mark.parametrize("job_id", ["0" * 32, "", "no such job", "ä", "nul \0", "x" * 500])
@@ -244,7 +244,7 @@ def test_sources_are_fetched_by_the_same_rule(table: Jobs) -> None:
     for place in range(3):
         add(table, owner="many", created_at=float(place), **values)
     add(table, owner="one", created_at=10.0, **values)
-    fetched = [table.claim_fetch("f", 60) for _ in range(4)]
+    fetched = [table.fetches.claim("f", 60) for _ in range(4)]
     assert [job and job.created_at for job in fetched] == [0.0, 10.0, 1.0, 2.0]
 
 
@@ -304,9 +304,9 @@ def test_four_threads_fetch_twelve_sources_each_exactly_once(table: Jobs) -> Non
 
     def drain(name: str) -> list[str]:
         drained = []
-        while (job := table.claim_fetch(name, 60)) is not None:
+        while (job := table.fetches.claim(name, 60)) is not None:
             drained.append(job.id)
-            assert table.give_source(job.id, name, "1" * 32)
+            assert table.fetches.give(job.id, name, "1" * 32)
         return drained
 
     assert Counter(in_threads(drain)) == Counter(expected)
@@ -500,8 +500,8 @@ def test_a_job_that_died_too_often_is_ended_though_its_lease_is_ahead(table: Job
 
 def test_a_fetch_leased_too_far_ahead_is_fetched_again(table: Jobs) -> None:
     job = add(table, source_key=None, source_url="https://example.com/")
-    assert table.claim_fetch("dead", 3600) is not None
-    fetched = table.claim_fetch("new", 45)
+    assert table.fetches.claim("dead", 3600) is not None
+    fetched = table.fetches.claim("new", 45)
     assert fetched is not None and fetched.id == job.id
 
 
@@ -553,28 +553,28 @@ def test_a_job_to_be_cancelled_does_not_run_again_after_a_crash(table: Jobs, lap
 def test_the_oldest_job_without_a_source_is_fetched_first(table: Jobs) -> None:
     new, old = (add(table, source_key=None, source_url="https://example.com/", created_at=at) for at in (2.0, 1.0))
     add(table, created_at=0.0)
-    assert [job and job.id for job in (table.claim_fetch("f", 60) for _ in range(3))] == [old.id, new.id, None]
+    assert [job and job.id for job in (table.fetches.claim("f", 60) for _ in range(3))] == [old.id, new.id, None]
 
 
 def test_a_fetched_source_makes_a_job_ready(table: Jobs) -> None:
     job = add(table, source_key=None, source_url="https://example.com/")
-    fetched = table.claim_fetch("f", 60)
+    fetched = table.fetches.claim("f", 60)
     assert fetched is not None
     assert (fetched.id, fetched.state, fetched.attempt) == (job.id, State.QUEUED, 1)
-    assert table.give_source(job.id, "f", "1" * 32)
+    assert table.fetches.give(job.id, "f", "1" * 32)
     taken = take(table)
     assert (taken.source_key, taken.attempt) == ("1" * 32, 1)
 
 
 def test_a_lapsed_fetch_belongs_to_the_next_fetcher(table: Jobs) -> None:
     job = add(table, source_key=None, source_url="https://example.com/")
-    assert table.claim_fetch("slow", -1) is not None
-    assert table.claim_fetch("quick", 60) is not None
+    assert table.fetches.claim("slow", -1) is not None
+    assert table.fetches.claim("quick", 60) is not None
     before = table.get(job.id)
-    assert not table.give_source(job.id, "slow", "1" * 32)
-    assert not table.fail_fetch(job.id, "slow", SourceUnreachable("too slow"))
+    assert not table.fetches.give(job.id, "slow", "1" * 32)
+    assert not table.fetches.fail(job.id, "slow", SourceUnreachable("too slow"))
     assert table.get(job.id) == before
-    assert table.give_source(job.id, "quick", "2" * 32)
+    assert table.fetches.give(job.id, "quick", "2" * 32)
     assert take(table).source_key == "2" * 32
 
 
@@ -582,31 +582,31 @@ def test_fetches_are_counted_but_for_those_given_back(table: Jobs) -> None:
     add(table, source_key=None, source_url="https://example.com/")
     counts = []
     for name in ("died", "died too", "ended"):
-        fetched = table.claim_fetch(name, -1)
+        fetched = table.fetches.claim(name, -1)
         assert fetched is not None
         counts.append(fetched.attempt)
     table.release("ended")
-    fetched = table.claim_fetch("next", 60)
+    fetched = table.fetches.claim("next", 60)
     assert fetched is not None
     assert [*counts, fetched.attempt] == [1, 2, 3, 3]
 
 
 def test_a_fetch_that_failed_fails_the_job(table: Jobs) -> None:
     job = add(table, source_key=None, source_url="https://example.com/")
-    table.claim_fetch("f", 60)
-    assert table.fail_fetch(job.id, "f", SourceUnreachable("its server answered 404"))
+    table.fetches.claim("f", 60)
+    assert table.fetches.fail(job.id, "f", SourceUnreachable("its server answered 404"))
     failed = table.get(job.id)
     assert (failed.state, failed.error_code) == (State.FAILED, "source_unreachable")
     assert failed.error_message == "its server answered 404"
-    assert table.claim_fetch("f", 60) is None
+    assert table.fetches.claim("f", 60) is None
 
 
 def test_a_job_cancelled_while_it_is_fetched_gets_no_source(table: Jobs) -> None:
     job = add(table, source_key=None, source_url="https://example.com/")
-    table.claim_fetch("f", 60)
+    table.fetches.claim("f", 60)
     assert table.cancel(job.id).state is State.CANCELLED
-    assert not table.give_source(job.id, "f", "1" * 32)
-    assert not table.fail_fetch(job.id, "f", SourceUnreachable("404"))
+    assert not table.fetches.give(job.id, "f", "1" * 32)
+    assert not table.fetches.fail(job.id, "f", SourceUnreachable("404"))
 
 
 # --- cleanup --------------------------------------------------------------------------------------------------------
@@ -629,9 +629,9 @@ def test_a_dead_workers_jobs_are_free_at_once(table: Jobs) -> None:
 
 def test_a_dead_fetchers_jobs_are_free_at_once(table: Jobs) -> None:
     job = add(table, source_key=None, source_url="https://example.com/")
-    table.claim_fetch("dead", 60)
+    table.fetches.claim("dead", 60)
     assert table.release("dead") == 1
-    fetched = table.claim_fetch("new", 60)
+    fetched = table.fetches.claim("new", 60)
     assert fetched is not None and fetched.id == job.id
 
 

@@ -65,7 +65,7 @@ def heard(engine: Engine) -> Iterator[Heard]:
 def fetch(table: Jobs) -> Job:
     new = Job(dialect="native", owner="local", params=Params(scale=2), source_url=URL)
     table.enqueue(new, [Delivery(job_id=new.id, kind=WEBHOOK, url=URL, base_url="")])
-    job = table.claim_fetch("f", 60)
+    job = table.fetches.claim("f", 60)
     assert job is not None
     return job
 
@@ -91,8 +91,12 @@ CASES: dict[str, Case] = {
     "a job with its picture": (lambda t: None, lambda t, _: add(t), Topic.WORK),
     "a job with a URL": (lambda t: None, lambda t, _: add(t, source_key=None, source_url=URL), Topic.FETCH),
     "a job with a deadline": (lambda t: None, lambda t, _: add(t, cancel_at=5e9), Topic.DEADLINE),
-    "a source": (fetch, lambda t, job: t.give_source(job.id, "f", "1" * 32), Topic.WORK),
-    "a fetch that failed": (fetch, lambda t, job: t.fail_fetch(job.id, "f", SourceUnreachable("404")), Topic.DELIVERY),
+    "a source": (fetch, lambda t, job: t.fetches.give(job.id, "f", "1" * 32), Topic.WORK),
+    "a fetch that failed": (
+        fetch,
+        lambda t, job: t.fetches.fail(job.id, "f", SourceUnreachable("404")),
+        Topic.DELIVERY,
+    ),
     "a job given back": (lambda t: (add(t), take(t))[1], lambda t, job: t.requeue(job), Topic.WORK),
     "a job given up": (lambda t: (add(t), take(t))[1], lambda t, job: t.abandon("a", [job.id]), Topic.WORK),
     "a dead worker": (lambda t: (add(t), take(t))[1], lambda t, job: t.release("a"), Topic.WORK),

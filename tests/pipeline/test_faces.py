@@ -17,8 +17,10 @@ from server.errors import InvalidField, ModelNotFound
 from server.faces import FaceRestorer
 from server.faces import load as load_faces
 from server.job.job import Faces, Params
+from server.job.mask import Mask
 from server.models import Model
 from server.pipeline import Context, run
+from server.pipeline.mask.shares import EDGE
 from server.weights.catalog import Catalog, Weights
 from server.weights.faces import FaceWeights
 from server.worker.upscaler import Upscaler
@@ -202,3 +204,17 @@ def test_without_weights_it_is_an_error_that_says_what_installs_them(tmp_path: P
     ctx = upscaler.prepare(Params(scale=1, faces=Faces()), encoded(Image.new("L", (8, 8))), tmp_path / "result")
     with pytest.raises(ModelNotFound, match="weights pull gfpgan"):
         upscaler.run(ctx)
+
+
+def test_faces_in_a_kept_part_stay_as_they_were(process: Process) -> None:
+    data = encoded(portrait())
+    plain = np.asarray(Image.open(process(data, faces=None, creativity=-2.0).target)).astype(int)
+    restored = np.asarray(Image.open(process(data).target)).astype(int)
+    ctx = process(data, mask=Mask(boxes=((0, 0, 128, 256),)))
+    result = np.asarray(Image.open(ctx.target)).astype(int)
+    left, right = slice(0, 2 * 128), slice(2 * (128 + EDGE + 1), None)
+    assert (result[:, left] == plain[:, left]).all() and (result[:, right] == restored[:, right]).all()
+    assert (restored[:, left] != plain[:, left]).any() and (restored[:, right] != plain[:, right]).any()
+    assert ctx.faces is not None and ctx.faces[0].restored is not None
+    whole = process(data, mask=Mask(boxes=((0, 0, 256, 256),)))
+    assert (np.asarray(Image.open(whole.target)) == plain).all() and whole.faces is None

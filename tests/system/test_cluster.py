@@ -5,11 +5,12 @@ A "machine" is a `serve` with a data folder of its own. They have one PostgreSQL
 
 import base64
 import json
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.conftest import Receiver, Served, draw
 from tests.outbound.test_source import say, serving
 from tests.postgres import Postgres, running_postgres
 from tests.seaweedfs import ACCESS, SeaweedFS
+from tests.wire import wire_to
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -200,6 +202,37 @@ def test_a_machine_that_dies_in_the_middle_of_a_job_costs_one_attempt_and_the_jo
     b.start()
     a.wait_for(lambda: ready_workers(a) == 2, 120)
     assert b.get(f"/jobs/{ids[-1]}/result").status_code == 200
+
+
+def test_a_machine_that_is_cut_off_but_lives_loses_its_job_which_is_done_once_elsewhere(
+    cluster: Cluster, pair: tuple[Served, Served]
+) -> None:
+    a, _ = pair
+    with tempfile.TemporaryDirectory(prefix="wire-", dir="/tmp") as folder, ExitStack() as stack:
+        wire, url = stack.enter_context(wire_to(cluster.postgres.url, Path(folder)))
+        third = cluster.machine(UPSCALE_ROLE="worker", UPSCALE_DATABASE_URL=url, UPSCALE_JOBS_PER_WORKER="1")
+        third.launch()
+        stack.callback(third.stop)
+        a.wait_for(lambda: ready_workers(a) == 3, 120)
+        before, ids = len(cluster.objects()), list[str]()
+        while not ids or worker_of(cluster, ids[-1]) not in command_lines(third):
+            ids.append(submit(a, 600, 500, 4))
+            a.wait_for(lambda: job(a, ids[-1])["progress"] > 0.02, WAIT_S)
+        wire.cut()
+        all_succeeded(a, ids)
+        assert job(a, ids[-1])["attempt"] == 2
+        result = a.get(f"/jobs/{ids[-1]}/result").content
+        # It has not noticed anything, works on, and stores its own result.
+        a.wait_for(lambda: len(cluster.objects()) - before == 2 * len(ids) + 1, WAIT_S)
+        wire.mend()
+        a.wait_for(lambda: "job lost to another worker" in third.log.read_text(), WAIT_S)
+        a.wait_for(lambda: len(cluster.objects()) - before == 2 * len(ids), WAIT_S)
+        assert job(a, ids[-1])["attempt"] == 2 and job(a, ids[-1])["state"] == "succeeded"
+        assert a.get(f"/jobs/{ids[-1]}/result").content == result
+        a.wait_for(lambda: ready_workers(a) == 3, WAIT_S)
+        more = [submit(a, 300, 200, 4) for _ in range(6)]
+        all_succeeded(a, more)
+        assert any(worker_of(cluster, each) in command_lines(third) for each in more), "it works again"
 
 
 def test_a_bucket_that_is_away_for_20_seconds_fails_no_accepted_job_and_submits_are_told_to_come_again(

@@ -1,12 +1,15 @@
 """What a worker does when the database fails under it, or news comes late. Everything but the failure is real."""
 
+import io
 import re
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from sqlalchemy.exc import OperationalError
 
 from server.blobs.base import new_key
@@ -17,6 +20,7 @@ from server.db.jobs import HeartbeatResult, Jobs
 from server.db.notify import Listener
 from server.errors import Unavailable, UpscaleError
 from server.job.job import Job, Params, Result, State
+from server.job.mask import Mask
 from server.pipeline import Context
 from server.weights.catalog import Catalog
 from server.worker.loop import Worker
@@ -24,6 +28,7 @@ from server.worker.process import run_worker
 from server.worker.upscaler import Upscaler
 from tests.conftest import MakeConfig, draw
 from tests.engine.test_cuda import BROKEN, OUT_OF_MEMORY
+from tests.pictures import encoded
 
 
 class FailingJobs(Jobs):
@@ -61,10 +66,10 @@ def made(config: MakeConfig) -> tuple[Config, FailingJobs, FolderBlobs, Worker]:
     return settings, jobs, blobs, worker
 
 
-def enqueue(jobs: Jobs, blobs: FolderBlobs, size: int = 8) -> str:
+def enqueue(jobs: Jobs, blobs: FolderBlobs, size: int = 8, params: Params | None = None) -> str:
     key = new_key()
     blobs.put(key, draw(size, size))
-    job = Job(dialect="native", owner="", params=Params(scale=2), source_key=key)
+    job = Job(dialect="native", owner="", params=params or Params(scale=2), source_key=key)
     jobs.enqueue(job)
     return job.id
 
@@ -109,6 +114,19 @@ def test_a_database_that_stays_away_too_long_costs_an_attempt_and_nothing_else(
     work_until_ended(worker, jobs, job_id)
     job = jobs.get(job_id)
     assert (job.state, job.attempt) == (State.SUCCEEDED, 2)
+
+
+def test_a_job_that_is_tried_again_still_has_its_mask(made: tuple[Config, FailingJobs, FolderBlobs, Worker]) -> None:
+    _, jobs, blobs, worker = made
+    jobs.away_for_attempts = 1
+    mask = new_key()
+    blobs.put(mask, encoded(np.full((4, 4, 1), 255, np.uint8), "png"))
+    params = Params(scale=2, model="fidelity-x4", mask=Mask(image=mask))
+    masked, strict = enqueue(jobs, blobs, params=params), enqueue(jobs, blobs, params=params.kept)
+    work_until_ended(worker, jobs, masked, strict)
+    found = [job.result for job in (jobs.get(masked), jobs.get(strict)) if job.attempt == 2]
+    one, other = (np.asarray(Image.open(io.BytesIO(blobs.get(each.key)))) for each in found if each is not None)
+    assert (one == other).all() and found[0] is not None and "the mask keeps the whole picture" in found[0].notes
 
 
 def test_a_heartbeat_that_comes_late_is_not_taken_for_the_next_job_s(

@@ -35,7 +35,7 @@ const post = (path, body, signal) =>
 /** The answer to a form with a file. `onSent(share)`: how much of it has left this browser; fetch does not say. */
 function upload(path, fields, file, { signal, onSent }) {
   const body = new FormData();
-  for (const [name, value] of Object.entries(fields)) body.append(name, value);
+  for (const [name, value] of Object.entries(fields)) body.append(name, typeof value === "object" ? JSON.stringify(value) : value);
   body.append("file", file);
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -79,6 +79,9 @@ export const submit = (params, { file, url, name }, control) =>
   url
     ? post("jobs", { ...params, image: url, name }, control.signal)
     : upload("jobs", { ...params, name }, file, control);
+
+/** The address of a file that was put onto the server, for `mask`. */
+export const put = async (file) => (await read("uploads", { method: "POST", body: file })).url;
 
 /** The job after each change, until it has ended or is deleted. (EventSource could not send the key.) */
 export async function* changes(id, signal) {

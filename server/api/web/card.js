@@ -16,6 +16,8 @@ export class Card {
   /** The small copy of the picture: an address; "" if there is none. */
   thumb = "";
   plan = null;
+  /** What of it is protected, as the API takes it, or null. */
+  mask = null;
   job;
   /** What went wrong with it, an ApiError. */
   error = null;
@@ -46,7 +48,7 @@ export class Card {
     this.#path = path || (again?.name ?? "");
     this.#again = again?.source ?? null;
     this.job = job;
-    if (again) Object.assign(this, { size: again.size, frames: again.frames, thumb: again.thumb });
+    if (again) Object.assign(this, { size: again.size, frames: again.frames, thumb: again.thumb, mask: again.mask });
     this.element = document.getElementById("card").content.firstElementChild.cloneNode(true);
     this.element.addEventListener("click", (event) => {
       const what = event.target.dataset.do;
@@ -133,6 +135,7 @@ export class Card {
     this.#button("show", this.done, this.source || this.file ? "Compare" : "Show");
     this.#button("download", this.done, "Download");
     this.#button("sweep", this.ready, "Try creativities");
+    this.#button("mask", this.ready, this.mask ? "Protected parts" : "Protect parts");
     this.#button("cancel", this.sending || (alive && !job.cancel_requested), "Cancel");
     this.#button("again", this.ended && !job?.params.sweep && Boolean(this.file || this.source), "Again");
     this.#button("remove", !this.sending && !alive, job && !this.lost ? "Delete" : "Remove");

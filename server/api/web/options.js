@@ -20,7 +20,7 @@ const CREATIVITIES = [
 ];
 const NAMES = [
   "size", "factor", "width", "height", "print", "unit", "dpi", "megapixels", "automatic", "content", "creativity",
-  "faces", "format", "quality", "lossless", "metadata", "wrap", "model",
+  "grain", "faces", "format", "quality", "lossless", "metadata", "wrap", "model",
 ];
 
 /** The size of the same shape whose longer side has so many pixels. */
@@ -77,11 +77,13 @@ export class Options {
 
   /** The parameters as the API takes them, without those that have their default, for a picture of that size. */
   paramsFor(size) {
-    const { automatic, content, creativity, faces, format, quality, lossless, metadata, wrap, model } = this.#form.elements;
+    const { automatic, content, creativity, grain, faces, format, quality, lossless, metadata } = this.#form.elements;
+    const { wrap, model } = this.#form.elements;
     return {
       ...this.#sizeFor(size ?? USUAL),
       ...(!automatic.checked && { creativity: creativity.valueAsNumber }),
       ...(!content.disabled && content.value !== "auto" && { content: content.value }),
+      ...(grain.valueAsNumber && { grain: grain.valueAsNumber }),
       ...(faces.checked && { faces: true }),
       format: format.value,
       ...(!quality.disabled && quality.value && { quality: quality.valueAsNumber }),
@@ -179,6 +181,9 @@ export class Options {
     const meaning = CREATIVITIES.findLast(([anchor]) => anchor <= level)[1];
     this.#form.querySelector("#creativity-note").textContent = meaning;
     creativity.setAttribute("aria-valuetext", `${signed}: ${meaning}`);
+    const { grain } = this.#form.elements;
+    this.#form.querySelector("#grain-value").value = words.percent(grain.valueAsNumber);
+    grain.setAttribute("aria-valuetext", words.percent(grain.valueAsNumber));
     this.#sayPreset();
   }
 

@@ -5,6 +5,7 @@ import { Compare } from "./compare.js";
 import { Earlier } from "./earlier.js";
 import { Follower } from "./follow.js";
 import * as gather from "./gather.js";
+import { Mask } from "./mask.js";
 import { Networks } from "./networks.js";
 import { Options } from "./options.js";
 import { Sides } from "./sides.js";
@@ -28,6 +29,7 @@ const earlier = new Earlier($("earlier"), act, (job) => visit.cards.find((card) 
 const all = () => [...visit.cards, ...earlier.cards];
 const sides = new Sides($("compare"), new Compare($("compare")), all);
 const sweep = new Sweep($("sweep"), (creativity) => options.create(creativity));
+const mask = new Mask($("mask"), () => visit.plan());
 const total = new Total($("total"));
 const follower = new Follower(all, changed, ended);
 let connected = false;
@@ -144,6 +146,7 @@ async function act(what, card) {
       $("compare").querySelector(".split").focus({ preventScroll: true });
     } else if (what === "download") save(card);
     else if (what === "sweep") sweep.open(card, options.paramsFor(card.size));
+    else if (what === "mask") mask.open(card);
     else if (what === "cancel") await cancel(card);
     else if (what === "again") visit.again(card).element.scrollIntoView({ block: "nearest" });
     else if (what === "remove") {

@@ -103,7 +103,7 @@ export class Visit {
       card.render();
     }
     this.#hooks.changed();
-    await Promise.all(cards.map((card) => this.#send(card, this.#options.paramsFor(card.size))));
+    await Promise.all(cards.map((card) => this.#send(card, this.#paramsFor(card))));
   }
 
   /** Take what has ended, and what can't be sent, from the list. Returns the cards that have jobs. */
@@ -209,11 +209,15 @@ export class Visit {
   async #planOne(card, signal) {
     if (!this.#options.valid) return;
     try {
-      const plan = await api.plan(this.#options.paramsFor(card.size), card.size, card.frames, signal);
+      const plan = await api.plan(this.#paramsFor(card), card.size, card.frames, signal);
       Object.assign(card, { plan, error: null });
     } catch (error) {
       this.#refuse(card, error);
     }
+  }
+
+  #paramsFor({ size, mask }) {
+    return { ...this.#options.paramsFor(size), ...(mask && { mask }) };
   }
 
   async #send(card, params) {

@@ -4,7 +4,6 @@ The enlarged picture is first written to disk. It is then refined in large regio
 of tiles, so that memory does not grow with the picture. Within a region the sampler cuts tiles.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ _SMALLEST = 512
 """Side of a region that is one of several."""
 _MULTIPLE = 64
 """Regions may have sides that are multiples of this with every refiner."""
-_SEED_BITS = 63
 
 
 def expect(ctx: Context) -> None:
@@ -61,12 +59,11 @@ def run(ctx: Context) -> None:
     if wanted is None:
         return
     refiner = ctx.load_refiner() if wanted.diffuses else None
-    seed = ctx.params.seed if ctx.params.seed is not None else _seed_of(ctx.data)
     assert ctx.stream is not None and ctx.plan is not None  # those steps came before
     name, sha256 = (refiner.name, refiner.sha256) if refiner else (None, None)
-    ctx.refinement = Refinement(whole_recipe(ctx.creativity), name, sha256, seed)
+    ctx.refinement = Refinement(whole_recipe(ctx.creativity), name, sha256, ctx.seed)
     size, border, stream = ctx.plan.canvas, ctx.plan.result_border, ctx.stream
-    work = _Work.of(ctx, refiner, wanted, seed, stream.channels)
+    work = _Work.of(ctx, refiner, wanted, ctx.seed, stream.channels)
     spool = Spool(resized(stream, size, np.uint16, ctx.engine.kernel, border), ctx.target.parent)
     depth = np.uint16 if ctx.rows_are_deep or border != NO_BORDER else np.uint8
     ctx.stream = Stream(*size, stream.channels, depth, ctx.timed("refine", _bands(work, spool, depth)), border)
@@ -78,11 +75,6 @@ def _recipe(ctx: Context) -> Recipe | None:
         return None
     wanted = recipe(ctx.creativity)
     return wanted if wanted.diffuses or wanted.back_projection else None
-
-
-def _seed_of(data: bytes) -> int:
-    """A seed from the source's bytes, so that the same picture gives the same result."""
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> (64 - _SEED_BITS)
 
 
 @dataclass(frozen=True)

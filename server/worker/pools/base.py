@@ -9,16 +9,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engine.backends.base import Tile
 from server.engine.spread import Helpers
 from server.errors import UpscaleError
 from server.job.job import Job
-from server.worker.upscaler import Upscaler
+
+if TYPE_CHECKING:  # a process that only passes tiles on does not need torch
+    from server.engine.backends.base import Tile
+    from server.worker.upscaler import Upscaler
 
 LEAST_TILES = 4
 """Of a picture with fewer, this process computes all."""
@@ -54,7 +56,6 @@ class Request:
     fence: dict[str, Any]
     network: str
     sha256: str
-    file: str
     shape: tuple[int, ...]
     samples: str
     """Their type, as numpy names it."""
@@ -67,23 +68,29 @@ class Request:
     """The network runs on our own CPU kernels, which may still be compiled in one of the processes."""
 
     @classmethod
-    def of(cls, fence: Fence, tile: Tile, file: Path) -> "Request":
+    def of(cls, fence: Fence, tile: "Tile") -> "Request":
         assert tile.model.sha256 is not None
         rows, columns = (tile.rows.start, tile.rows.stop), (tile.columns.start, tile.columns.stop)
         shape, kind = tile.samples.shape, tile.samples.dtype.str
         name, sha256 = tile.model.name, tile.model.sha256
         result, native = tile.dtype.str, tile.model.native is not None
-        return cls(asdict(fence), name, sha256, str(file), shape, kind, rows, columns, result, tile.exact, native)
+        return cls(asdict(fence), name, sha256, shape, kind, rows, columns, result, tile.exact, native)
 
     @property
     def result_shape(self) -> tuple[int, int, int]:
         return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0], self.shape[2]
 
 
-def compute(upscaler: Upscaler, request: Request, samples: bytearray) -> NDArray[Any]:
-    """In the process that helps. Raises CannotHelp."""
+Answer = tuple[dict[str, Any], NDArray[Any]]
+"""The fence of the request, and the kept part of the tile's result."""
+
+
+def compute(upscaler: "Upscaler", request: Request, samples: bytearray) -> Answer:
+    """In the process whose engine computes. Raises CannotHelp."""
+    from server.engine.backends.base import Tile
+
     try:
-        model = upscaler.same_network(Path(request.file), request.network, request.sha256)
+        model = upscaler.same_network(request.network, request.sha256)
     except UpscaleError as error:
         raise CannotHelp(error.message) from error
     if (model.native is not None) != request.native:
@@ -93,4 +100,4 @@ def compute(upscaler: Upscaler, request: Request, samples: bytearray) -> NDArray
     result = upscaler.tile(tile)
     if result is None:
         raise CannotHelp("the tile does not fit into memory")
-    return result
+    return request.fence, result

@@ -15,31 +15,36 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from server.config import Config
-from server.engine.backends.base import Tile
 from server.engine.spread import Helper, HelperLost
+from server.errors import ModelNotFound
 from server.files import make_private_folder
 from server.job.job import Job
-from server.models.base import Model
-from server.worker.pools.base import LEAST_TILES, CannotHelp, Fence, Request, compute
-from server.worker.upscaler import Upscaler
+from server.worker.pools.base import LEAST_TILES, Answer, CannotHelp, Fence, Request, compute
+
+if TYPE_CHECKING:
+    from server.engine.backends.base import Tile
+    from server.models.base import Model
+    from server.worker.upscaler import Upscaler
 
 log = structlog.get_logger()
 
 _HEAD = struct.Struct(">IQ")
 """Bytes of the JSON that follows, and of the samples after it."""
 _CONNECT_S = 2.0
-_SUFFIX = ".sock"
+SUFFIX = ".sock"
+
+Compute = Callable[[Request, bytearray], Answer]
 
 
 class LocalPool:
-    def __init__(self, config: Config, upscaler: Upscaler) -> None:
+    def __init__(self, config: Config, upscaler: "Upscaler") -> None:
         self._folder = config.data_dir / "workers"
         self._upscaler = upscaler
         self._own: Path | None = None
@@ -49,32 +54,24 @@ class LocalPool:
     def serving(self, is_idle: Callable[[], bool]) -> Iterator[None]:
         make_private_folder(self._folder)
         self._is_idle = is_idle
-        self._own = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
-        with socket.socket(socket.AF_UNIX) as listener:
-            with _short(self._own) as path:
-                listener.bind(path)
-            listener.listen()
-            threading.Thread(target=self._accept, args=[listener], name="pool", daemon=True).start()
-            try:
-                yield
-            finally:
-                self._own.unlink(missing_ok=True)
-                with suppress(OSError):
-                    listener.shutdown(socket.SHUT_RDWR)
+        self._own = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+        with listening(self._own, lambda: self._hello() | {"idle": self._is_idle()}, self._compute):
+            yield
 
     def helpers(self, job: Job, folder: Path) -> "LocalHelpers":
         return LocalHelpers(self, job, folder)
 
-    def find(self, job: Job, model: Model) -> list[Helper]:
+    def find(self, job: Job, model: "Model") -> list[Helper]:
         """All workers of this machine that are idle and compute as this one does."""
-        file = self._upscaler.file_of(model)
         found: list[Helper] = []
-        if file is None:
+        try:
+            self._upscaler.same_network(model.name, model.sha256)
+        except ModelNotFound:  # a mix of several has no name under which others have it
             return found
         fence = Fence(job.id, job.attempt, 0)
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+        for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             if path != self._own and (connection := self._connect(path)) is not None:
-                found.append(LocalHelper(connection, fence, file))
+                found.append(LocalHelper(connection, fence))
         return found
 
     def _connect(self, path: Path) -> socket.socket | None:
@@ -95,34 +92,13 @@ class LocalPool:
         return None
 
     def _hello(self) -> dict[str, Any]:
-        return {"computes": self._upscaler.identity(), "idle": True}
+        return hello_of(self._upscaler.identity())
 
-    # --- in the worker that helps -----------------------------------------------------------------------------------
-
-    def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # closed: the process ends
-            while True:
-                connection, _ = listener.accept()
-                threading.Thread(target=self._serve, args=[connection], name="helping", daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        """All tiles of one picture. The other process ends the connection when it needs no more."""
-        with connection, suppress(OSError):
-            _send(connection, self._hello() | {"idle": self._is_idle()})
-            while True:
-                head, samples = _receive(connection)
-                request = Request(**head)
-                try:
-                    if not self._is_idle():
-                        raise CannotHelp("it has a job of its own now")
-                    result = compute(self._upscaler, request, samples)
-                except CannotHelp as reason:
-                    _send(connection, {"problem": str(reason)})
-                except Exception as error:
-                    log.exception("a tile of another worker failed")
-                    _send(connection, {"problem": repr(error)})
-                else:
-                    _send(connection, {"fence": request.fence}, result)
+    def _compute(self, request: Request, samples: bytearray) -> Answer:
+        """For another worker."""
+        if not self._is_idle():
+            raise CannotHelp("it has a job of its own now")
+        return compute(self._upscaler, request, samples)
 
 
 class LocalHelpers:
@@ -133,21 +109,20 @@ class LocalHelpers:
         self._pool = pool
         self._job = job
 
-    def find(self, model: Model, tiles: int) -> Sequence[Helper]:
+    def find(self, model: "Model", tiles: int) -> Sequence[Helper]:
         return self._pool.find(self._job, model) if tiles >= LEAST_TILES else []
 
 
 class LocalHelper:
     """An `engine.spread.Helper`: another worker, at the other end of a connection."""
 
-    def __init__(self, connection: socket.socket, fence: Fence, file: Path) -> None:
+    def __init__(self, connection: socket.socket, fence: Fence) -> None:
         self._connection = connection
         self._fence = fence
-        self._file = file
 
-    def compute(self, number: int, tile: Tile) -> NDArray[Any]:
+    def compute(self, number: int, tile: "Tile") -> NDArray[Any]:
         fence = Fence(self._fence.job, self._fence.attempt, number, self._fence.picture)
-        request = Request.of(fence, tile, self._file)
+        request = Request.of(fence, tile)
         try:
             _send(self._connection, asdict(request), np.ascontiguousarray(tile.samples))
             head, data = _receive(self._connection)
@@ -163,6 +138,57 @@ class LocalHelper:
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that receives
         self._connection.close()
+
+
+# --- in the process that helps ----------------------------------------------------------------------------------------
+
+
+def hello_of(identity: str) -> dict[str, Any]:
+    """What a process says first that helps now. `identity`: of the engine that computes."""
+    return {"computes": identity, "idle": True}
+
+
+@contextmanager
+def listening(path: Path, hello: Callable[[], dict[str, Any]], answer: Compute) -> Iterator[None]:
+    """Meanwhile others find a helper at this socket, whose name ends with SUFFIX."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        with _short(path) as short:
+            listener.bind(short)
+        listener.listen()
+        threading.Thread(target=_accept, args=[listener, hello, answer], name="pool", daemon=True).start()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+
+
+def _accept(listener: socket.socket, hello: Callable[[], dict[str, Any]], answer: Compute) -> None:
+    with suppress(OSError):  # closed: the process ends
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=_serve, args=[connection, hello(), answer], name="helping", daemon=True).start()
+
+
+def _serve(connection: socket.socket, hello: dict[str, Any], answer: Compute) -> None:
+    """All tiles of one picture. The other process ends the connection when it needs no more."""
+    with connection, suppress(OSError):
+        _send(connection, hello)
+        while True:
+            head, samples = _receive(connection)
+            try:
+                fence, result = answer(Request(**head), samples)
+            except CannotHelp as reason:
+                _send(connection, {"problem": str(reason)})
+            except Exception as error:
+                log.exception("a tile of another worker failed")
+                _send(connection, {"problem": repr(error)})
+            else:
+                _send(connection, {"fence": fence}, result)
+
+
+# --- between them -----------------------------------------------------------------------------------------------------
 
 
 @contextmanager

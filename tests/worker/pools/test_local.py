@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +16,14 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from server.config import Config
 from server.db.database import jobs, open_database, reading
-from server.job.job import Job, Params
-from server.models.base import Model
 from server.weights.catalog import Catalog
 from server.weights.choice import FIDELITY
 from server.worker.pools import local
 from server.worker.pools.local import LocalPool
 from server.worker.upscaler import Upscaler
 from tests.conftest import Served, draw
-
-JOB = Job(dialect="native", owner="local", params=Params(scale=4))
-SAMPLES = np.random.default_rng(1).integers(0, 256, (230, 170, 3), np.uint8)
-TILE = 104
-"""The smallest for this network, so that there are many."""
-
-
-class Machine:
-    """One data folder, and two workers' engines and pools; in one process, but they know each other by sockets only."""
-
-    def __init__(self, folder: Path) -> None:
-        self.config = Config(data_dir=folder)
-        self.upscalers = [Upscaler(self.config, Catalog.of(self.config)) for _ in range(2)]
-        self.pools = [LocalPool(self.config, each) for each in self.upscalers]
-        self.model = self.model_of(self.upscalers[0])
-        self.spool = folder / "spool"
-        self.spool.mkdir(parents=True)
-
-    def model_of(self, upscaler: Upscaler) -> Model:
-        return upscaler.load(Params(scale=4.0, model=FIDELITY)).model
-
-    def alone(self) -> NDArray[Any]:
-        return np.concatenate(list(self.upscalers[0]._engine.upscale(self.model, SAMPLES, dtype=np.uint16, tile=TILE)))
-
-    def together(self) -> NDArray[Any]:
-        """By the first worker, and those that it finds."""
-        helpers = self.pools[0].helpers(JOB, self.spool)
-        bands = self.upscalers[0]._engine.upscale(self.model, SAMPLES, dtype=np.uint16, tile=TILE, helpers=helpers)
-        return np.concatenate(list(bands))
-
-    def found(self) -> int:
-        helpers = self.pools[0].find(JOB, self.model)
-        for each in helpers:
-            each.close()
-        return len(helpers)
+from tests.worker.pools.machine import JOB, SAMPLES, TILE, Machine
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +49,7 @@ def other(machine: Machine, behave: Callable[[socket.socket], None]) -> Iterator
             with suppress(OSError):
                 while True:
                     connection = stack.enter_context(listener.accept()[0])
-                    local._send(connection, machine.pools[1]._hello())
+                    local._send(connection, local.hello_of(machine.upscalers[0].identity()))
                     behave(connection)
 
         thread = threading.Thread(target=serve)
@@ -98,7 +60,7 @@ def other(machine: Machine, behave: Callable[[socket.socket], None]) -> Iterator
     path.unlink(missing_ok=True)
 
 
-def test_two_workers_give_the_bytes_of_one(machine: Machine, expected: NDArray[Any]) -> None:
+def test_both_workers_compute_and_leave_nothing_behind(machine: Machine, expected: NDArray[Any]) -> None:
     with machine.pools[0].serving(lambda: False), machine.pools[1].serving(lambda: True):
         before = machine.upscalers[1].counters()["tiles"]
         assert np.array_equal(machine.together(), expected)
@@ -155,17 +117,6 @@ def test_whatever_becomes_of_the_other_the_bytes_are_the_same(
 ) -> None:
     with other(machine, behave):
         assert np.array_equal(machine.together(), expected)
-
-
-def test_a_network_that_is_another_file_there_is_refused(machine: Machine, tmp_path: Path) -> None:
-    wrong = replace(machine.model, sha256="0" * 64)
-    machine.upscalers[0]._files[wrong.name, wrong.sha256] = machine.upscalers[0]._files[FIDELITY, machine.model.sha256]
-    samples, engine = SAMPLES, machine.upscalers[0]._engine
-    with machine.pools[1].serving(lambda: True):
-        before = machine.upscalers[1].counters()["tiles"]
-        helpers = machine.pools[0].helpers(JOB, machine.spool)
-        list(engine.upscale(wrong, samples, dtype=np.uint16, tile=TILE, helpers=helpers))
-        assert machine.upscalers[1].counters()["tiles"] == before
 
 
 def test_a_run_that_is_stopped_lets_the_others_go(machine: Machine) -> None:

@@ -42,6 +42,7 @@ from server.job.job import (
     State,
     Wrap,
 )
+from server.job.mask import MOST_BOXES, Keep
 
 TITLE = "upscale-server's own API"
 ERROR = answer(error=answer(code=TEXT, message=TEXT, field=nullable(TEXT)))
@@ -54,6 +55,7 @@ _RANGES: dict[str, Schema] = {
     "quality": whole(*QUALITIES),
     "denoise": number(minimum=0, maximum=1),
     "creativity": number(minimum=-MAX_CREATIVITY, maximum=MAX_CREATIVITY),
+    "grain": number(minimum=0, maximum=1),
     "seed": whole(0, MAX_SEED),
 }
 _DEPTH: Schema = {"enum": [8, 16]}
@@ -63,6 +65,13 @@ _FACES = answer(
     only={"anyOf": [choice(["all", "largest"]), array(WHOLE)]},
 )
 _WANTED_FACES: Schema = {"type": "object", "properties": _FACES["properties"], "additionalProperties": False}
+_BOXES = array(array(WHOLE, minItems=4, maxItems=4), maxItems=MOST_BOXES)
+_MASK = answer(boxes=nullable(_BOXES), image=nullable(TEXT), keep=choice(get_args(Keep)))
+_WANTED_MASK: Schema = {
+    "type": "object",
+    "properties": {"boxes": _BOXES, "image": PICTURE, "keep": choice(get_args(Keep))},
+    "additionalProperties": False,
+}
 _PARAMS = answer(
     scale=nullable(_RANGES["scale"]),
     target=nullable(choice(TARGET_LONG_EDGE)),
@@ -83,6 +92,8 @@ _PARAMS = answer(
     creativity=nullable(_RANGES["creativity"]),
     content=choice(get_args(ContentWanted)),
     faces=nullable(_FACES),
+    mask=nullable(_MASK),
+    grain=_RANGES["grain"],
     seed=nullable(_RANGES["seed"]),
     sweep=FLAG,
     sweep_at=nullable(_POINT),
@@ -207,8 +218,10 @@ def _bodies(kind: type[JobRequest]) -> dict[str, Schema]:
     hex_colour = {"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"}
     properties["background"] = {"anyOf": [_COLOUR, hex_colour], "default": list(WHITE)}
     properties["faces"] = {"anyOf": [{"type": "boolean"}, _WANTED_FACES], "default": False}
+    properties["mask"] = nullable(_WANTED_MASK)
     texts = {name: _not_null(each) for name, each in properties.items()}
     texts["faces"] = {"type": "boolean"}  # or the object as JSON, which forms have no type for
+    texts |= {"mask": TEXT, "mask_file": BYTES}  # the object as JSON
     texts |= {"size": text, "sweep_at": point, "background": hex_colour, "image": PICTURE, "file": BYTES}
     form = schema | {"properties": texts}
     if kind is JobRequest:

@@ -5,9 +5,9 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -35,6 +35,7 @@ from server.api.dialects.native.translate import (
     clean_path,
     read_form_request,
     read_json_request,
+    to_mask_source,
     to_params,
     to_response,
     to_source,
@@ -89,19 +90,28 @@ async def _payload(request: Request, service: ServiceDep) -> AsyncIterator[FormD
 Payload = Annotated[FormData | bytes, Depends(_payload)]
 
 
-def _read_request(kind: type[JobT], payload: FormData | bytes) -> tuple[JobT, bytes | None]:
-    """Fields, and the file if a form has one. Raises InvalidRequest and UnsupportedMedia."""
+@dataclass(frozen=True)
+class _Read(Generic[JobT]):
+    """A body, and the files if it is a form that has them."""
+
+    request: JobT
+    file: bytes | None = None
+    mask: bytes | None = None
+
+
+def _read_request(kind: type[JobT], payload: FormData | bytes) -> _Read[JobT]:
+    """Raises InvalidRequest and UnsupportedMedia."""
     if isinstance(payload, bytes):
-        return read_json_request(kind, payload), None
+        return _Read(read_json_request(kind, payload))
     texts = {name: value for name, value in payload.items() if isinstance(value, str)}
     files = {name: value for name, value in payload.items() if isinstance(value, UploadFile)}
-    file = files.pop("file", None) or files.pop("image", None)
+    file, mask = files.pop("file", None) or files.pop("image", None), files.pop("mask_file", None)
     for name in files:
         raise InvalidField("send the picture as `file`, once; the other fields are text", field=name)
     request = read_form_request(kind, texts)
     if file is not None and request.name is None:
         request.name = file.filename
-    return request, file.file.read() if file else None
+    return _Read(request, file.file.read() if file else None, mask.file.read() if mask else None)
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
@@ -109,19 +119,41 @@ def _read_request(kind: type[JobT], payload: FormData | bytes) -> tuple[JobT, by
 
 @router.post("/jobs")
 async def submit(call: CallDep, payload: Payload) -> Response:
-    return await call.service.reading.run(call.caller.id, _submit, call, payload)
+    service, owner = call.service, call.caller.id
+    made = await service.reading.run(owner, _submit, call, payload)
+    if isinstance(made, Response):
+        return made
+    mask = await service.fetched_mask(made.mask, owner)
+    return await service.reading.run(owner, _store, call, replace(made, mask=mask))
 
 
-def _submit(call: Call, payload: FormData | bytes) -> Response:
-    request, file = _read_request(JobRequest, payload)
-    source = to_source(request.image, file, call.own_bases)
-    name = clean_path(request.name or "")
+@dataclass(frozen=True)
+class _Asked:
+    """What a body asks for."""
+
+    params: Params
+    source: Source
+    mask: Source | None
+    name: str
+
+
+def _submit(call: Call, payload: FormData | bytes) -> Response | _Asked:
+    """The answer, or what is asked for where the mask must be downloaded first."""
+    read = _read_request(JobRequest, payload)
+    source = to_source(read.request.image, read.file, call.own_bases)
+    mask = to_mask_source(read.request, read.mask, call.own_bases)
+    asked = _Asked(to_params(read.request, read.mask), source, mask, clean_path(read.request.name or ""))
+    return asked if mask is not None and mask.url is not None else _store(call, asked)
+
+
+def _store(call: Call, asked: _Asked) -> Response:
     job = call.service.submit(
         dialect=NAME,
         owner=call.caller.id,
-        params=to_params(request),
-        source=source,
-        request={"name": name} if name else None,
+        params=asked.params,
+        source=asked.source,
+        mask=asked.mask,
+        request={"name": asked.name} if asked.name else None,
     )
     return json_response(_shown(call, job), 202, {"Location": f"{call.base_url}/jobs/{job.id}"})
 
@@ -210,8 +242,8 @@ def delete(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUr
 @router.post("/plan")
 async def plan(call: CallDep, payload: Payload) -> Response:
     service, owner = call.service, call.caller.id
-    request, file = await service.reading.run(owner, _read_request, PlanRequest, payload)
-    params = to_params(request)
+    read = await service.reading.run(owner, _read_request, PlanRequest, payload)
+    request, file, params = read.request, read.file, to_params(read.request, read.mask)
     shown = None
     if request.width is None and request.height is None:
         source = await service.reading.run(owner, to_source, request.image, file, call.own_bases)

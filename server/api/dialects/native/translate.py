@@ -27,6 +27,7 @@ from server.job.job import (
     Target,
     Wrap,
 )
+from server.job.mask import Keep, Mask, of_mask
 from server.outbound.source import Source, parse_source
 from server.service.eta import Eta
 from server.service.previews import SIDES
@@ -87,6 +88,28 @@ def _read_faces(value: Any) -> Faces | None:
     return Faces(strength=strength, only=only)
 
 
+class WantedMask(BaseModel):
+    """The field `mask`. Mask checks the ranges."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    boxes: list[Annotated[list[int], Field(min_length=4, max_length=4)]] | None = None
+    image: str | None = None
+    """URL, data URI or base64; a form may carry a `mask_file` instead."""
+    keep: Keep = "inside"
+
+
+def _read_mask(value: Any) -> WantedMask:
+    """In a form, the same as JSON text."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value)
+    try:
+        return WantedMask.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(f"must be an object with boxes or image, and keep: {first_error(error).message}") from error
+
+
 class JobRequest(BaseModel):
     """The body of POST /jobs. Params checks the ranges."""
 
@@ -113,6 +136,8 @@ class JobRequest(BaseModel):
     creativity: float | None = None
     content: ContentWanted = "auto"
     faces: Annotated[Faces | None, PlainValidator(_read_faces), WithJsonSchema({})] = None
+    mask: Annotated[WantedMask | None, PlainValidator(_read_mask), WithJsonSchema({})] = None
+    grain: float = 0.0
     seed: int | None = None
     sweep: bool = False
     sweep_at: Annotated[tuple[Place, Place], BeforeValidator(_read_point)] | None = None
@@ -182,12 +207,33 @@ def _read_object(body: bytes) -> dict[str, Any]:
     return {name: each for name, each in value.items() if each is not None}
 
 
-def to_params(request: JobRequest) -> Params:
+def to_params(request: JobRequest, mask_file: bytes | None = None) -> Params:
     """Raises InvalidField."""
-    values = request.model_dump(exclude={"image", "name", "width", "height", "frames", "preview", "faces"})
+    values = request.model_dump(exclude={"image", "name", "width", "height", "frames", "preview", "faces", "mask"})
     if all(getattr(request, name) is None for name in SIZES):
         values["scale"] = DEFAULT_SCALE
-    return Params(**values, faces=request.faces)
+    return Params(**values, faces=request.faces, mask=_to_mask(request.mask, mask_file))
+
+
+def _to_mask(wanted: WantedMask | None, file: bytes | None) -> Mask | None:
+    """Raises InvalidField."""
+    if wanted is None and file is None:
+        return None
+    wanted = wanted or WantedMask()
+    boxes = None if wanted.boxes is None else tuple((box[0], box[1], box[2], box[3]) for box in wanted.boxes)
+    # "": it gets its blob when the job is stored.
+    return Mask(boxes=boxes, image="" if wanted.image is not None or file is not None else None, keep=wanted.keep)
+
+
+def to_mask_source(request: JobRequest, file: bytes | None, own_bases: tuple[str, ...]) -> Source | None:
+    """The picture of the mask, if it has one. Raises InvalidField."""
+    image = request.mask.image if request.mask is not None else None
+    if image is None and file is None:
+        return None
+    try:
+        return to_source(image, file, own_bases)
+    except InvalidRequest as error:
+        raise of_mask(error) from error
 
 
 def clean_path(name: str) -> str:
@@ -226,7 +272,7 @@ def to_response(job: Job, base_url: str, eta: Eta | None) -> dict[str, Any]:
         "eta_s": eta and round(eta.seconds, 2),
         "eta_max_s": eta and round(eta.most, 2),
         "dialect": job.dialect,
-        "params": job.params.to_dict(),
+        "params": _params(job.params, base_url),
         "created_at": iso_time(job.created_at),
         "started_at": iso_time(job.started_at) if job.started_at is not None else None,
         "finished_at": iso_time(job.finished_at) if job.finished_at is not None else None,
@@ -237,6 +283,13 @@ def to_response(job: Job, base_url: str, eta: Eta | None) -> dict[str, Any]:
         "error": {"code": job.error_code, "message": job.error_message} if failed else None,
         "urls": {"self": here, "events": f"{here}/events", "result": f"{here}/result"},
     }
+
+
+def _params(params: Params, base_url: str) -> dict[str, Any]:
+    values = params.to_dict()
+    if values["mask"] is not None and values["mask"]["image"]:
+        values["mask"]["image"] = file_url(base_url, values["mask"]["image"])
+    return values
 
 
 def to_error(error: UpscaleError) -> tuple[dict[str, Any], int]:

@@ -86,6 +86,8 @@ def test_a_form_carries_the_file_and_says_numbers_as_text(live: Live, picture: P
         "creativity": -1.5,
         "content": "auto",
         "faces": None,
+        "mask": None,
+        "grain": 0.0,
         "seed": 7,
         "animation": "keep",
         "wrap": "none",

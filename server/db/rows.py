@@ -1,0 +1,65 @@
+"""Rows of the job table as jobs, and the writes that all who own a job share."""
+
+from typing import Any
+
+from sqlalchemy import CursorResult, Engine, bindparam, select, update
+from sqlalchemy.engine import Row
+
+from server.db.clock import NOW
+from server.db.database import deliveries, jobs
+from server.db.deliveries import NEWS
+from server.db.notify import Topic, notify
+from server.errors import UpscaleError
+from server.job.job import Job, Params, Result, State
+
+COLUMNS = [column for column in jobs.c if column.name not in ("lease_until", "source_host")]
+"""Those that are fields of a job."""
+_HAS_DELIVERY = select(deliveries.c.id).where(deliveries.c.job_id == bindparam("job"), deliveries.c.kind != NEWS)
+
+
+def to_row(job: Job) -> dict[str, Any]:
+    row = {column.name: getattr(job, column.name) for column in COLUMNS}
+    row |= {"params": job.params.to_dict(), "state": job.state.value}
+    return row | {"result": job.result.to_dict() if job.result else None}
+
+
+def from_row(row: Row[Any]) -> Job:
+    values = dict(row._mapping)
+    values |= {"params": Params.from_dict(values["params"]), "state": State(values["state"])}
+    return Job(**values | {"result": Result.from_dict(values["result"]) if values["result"] else None})
+
+
+def end_job(engine: Engine, job_id: str, where: Any, **values: Any) -> bool:
+    """Whether there was such a job; it ends now."""
+    with engine.begin() as db:
+        if not changed(db.execute(update(jobs).where(where).values(**values))):
+            return False
+        # NOTE: only then, because PostgreSQL lets transactions that notify commit one after the other.
+        if db.execute(_HAS_DELIVERY, {"job": job_id}).first():
+            notify(db, Topic.DELIVERY)
+        return True
+
+
+def write_job(engine: Engine, where: Any, topic: Topic | None = None, **values: Any) -> bool:
+    """Whether there was such a job. Processes that wait for the topic look then."""
+    with engine.begin() as db:
+        if not changed(db.execute(update(jobs).where(where).values(**values))):
+            return False
+        if topic is not None:
+            notify(db, topic)
+        return True
+
+
+def failure(error: UpscaleError) -> dict[str, Any]:
+    return {
+        "state": State.FAILED.value,
+        "finished_at": NOW,
+        "error_code": error.code,
+        "error_message": error.message,
+    }
+
+
+def changed(result: Any) -> int:
+    """How many rows a statement has changed."""
+    assert isinstance(result, CursorResult)
+    return result.rowcount
