@@ -193,6 +193,10 @@ class Config(BaseModel):
         """Files that can be deleted, and are computed again."""
         return self.data_dir / "cache"
 
+    def slots(self, device: str) -> int:
+        """How many jobs a worker with a "cpu" or on "cuda" runs at a time."""
+        return self.jobs_per_worker or (4 if device == "cuda" else 2)
+
     @property
     def weights_path(self) -> Path:
         return self.weights_dir or self.data_dir / "weights"

@@ -128,7 +128,7 @@ class Here:
                     replace(self._params, format=format_),
                     data,
                     target,
-                    lambda share, stage: show((number - 1 + share) / total, f"{name}  {stage}"),
+                    lambda share, stage, _=None: show((number - 1 + share) / total, f"{name}  {stage}"),
                     self._mask,
                 )
             except Exception as error:
@@ -179,8 +179,15 @@ def upscale_picture(
     certificate if one is wanted.
 
     Raises UpscaleError, OSError and pyvips.Error."""
+    from server.worker.timing import SharedClock, Timing
+
     ctx = upscaler.prepare(params, data, target, mask)
-    upscaler.run(ctx, lambda: show(ctx.progress, ctx.stage or ""))
+    timing, succeeded = Timing(SharedClock(), upscaler.durations, None, signed=upscaler.signs), False
+    try:
+        upscaler.run(ctx, lambda: show(ctx.progress, ctx.stage or "", timing.left(ctx)))
+        succeeded = True
+    finally:
+        timing.end(ctx, succeeded=succeeded)
     return _facts(ctx), ctx.certificate
 
 

@@ -1,5 +1,6 @@
 """The progress of many files as one line of a terminal; elsewhere each result is a plain line of its own."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,8 @@ class Display:
         self._started = time.perf_counter()
         self._number = 0
         self._name = ""
-        self._bars = _bars() if shown else None
-        self._bar = self._bars.add_task("loading", total=sum(self._sizes)) if self._bars else None
+        self._bars = _bars(alone=len(sizes) == 1) if shown else None
+        self._bar = self._bars.add_task("loading", total=sum(self._sizes), left="") if self._bars else None
 
     def __enter__(self) -> "Display":
         if self._bars:
@@ -39,11 +40,15 @@ class Display:
         self._name = name if len(self._sizes) == 1 else f"{self._number} of {len(self._sizes)}  {name}"
         self.show(0, "loading")
 
-    def show(self, share: float, stage: str) -> None:
-        """How far the file is, 0 … 1, and what is being done."""
+    def show(self, share: float, stage: str, left_s: float | None = None) -> None:
+        """How far the file is, 0 … 1, what is being done, and about how long it still takes. That is shown if it is the
+        only one; else the time of all is."""
         if self._bars and self._bar is not None:
             done = sum(self._sizes[: self._number - 1]) + share * self._sizes[self._number - 1]
             self._bars.update(self._bar, completed=done, description=f"{self._name}  {stage}")
+            if len(self._sizes) == 1:
+                left = "" if left_s is None else f"about {timedelta(seconds=math.ceil(left_s))} left"
+                self._bars.update(self._bar, left=left)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -68,8 +73,9 @@ class Display:
         return f"{counted}, about {timedelta(seconds=round(seconds))} left" if rest else counted
 
 
-def _bars() -> "Progress":
+def _bars(*, alone: bool) -> "Progress":
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    left = TextColumn("{task.fields[left]}", markup=False) if alone else TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), left
     return Progress(*columns, console=stderr, transient=True)

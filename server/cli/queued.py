@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,8 @@ class Queued:
             job = retried(lambda: self._jobs.get(job_id), _PATIENCE_S)
             if job.state.final:
                 return job
-            show(job.progress, job.stage or "queued")
+            eta = retried(partial(self._service.eta, job), _PATIENCE_S)
+            show(job.progress, job.stage or "queued", None if eta is None else eta.seconds)
             if self._next >= min(len(self._tasks), self._made + _AHEAD) or self._submit_next() is not None:
                 time.sleep(_POLL_S)
 

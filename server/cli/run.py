@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from server.cli.base import complain, plain, stderr, stdout
 from server.cli.progress import Display
 from server.cli.sources import STANDARD, Failure, Task
 from server.errors import UpscaleError
 
-Show = Callable[[float, str], None]
-"""Takes the share of the work that is done, 0 … 1, and what is being done."""
+
+class Show(Protocol):
+    """Called with how far a file is, 0 … 1, what is being done, and about how many seconds are left, if known."""
+
+    def __call__(self, share: float, stage: str, left_s: float | None = None, /) -> None: ...
 
 
 Make = Callable[[Task, Show], dict[str, Any]]

@@ -71,6 +71,8 @@ jobs = Table(
     Column("priority", Integer, nullable=False),
     Column("progress", Float, nullable=False),
     Column("stage", String(16)),
+    Column("left_s", Float),
+    Column("left_at", Float),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),

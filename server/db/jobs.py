@@ -42,6 +42,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from server.db import leases
+from server.db.ahead import Ahead, ahead
 from server.db.clock import NOW
 from server.db.database import RUNNING, UNENDED, jobs, reading, unsynced, workers
 from server.db.database import deliveries as _deliveries
@@ -57,6 +58,7 @@ from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
 from server.job.job import Job, Result, State
 from server.weights.choice import DeviceKind
 
+QUEUE_FULL = "the queue is full; try again later"
 MAX_ATTEMPTS = 3
 """A job is retried twice after crashes of its worker, then fails: a picture that crashes workers must not do so for
 ever."""
@@ -133,7 +135,7 @@ class Jobs:
             if job.external_id is not None and db.execute(_TAKEN, taken).first():
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already")
             if job.state is State.QUEUED and not self._has_room(db):
-                raise TooManyRequests("the queue is full; try again later")
+                raise TooManyRequests(QUEUE_FULL)
             priority = job.priority + admit(db, job.owner, waits=not job.state.final)
             try:
                 computed: dict[str, Any] = {"priority": priority, "source_host": host_of(job.source_url or "")}
@@ -210,6 +212,16 @@ class Jobs:
         with reading(self._engine) as db:
             return {row.state: row.jobs for row in db.execute(query)}
 
+    def ahead(self) -> Ahead:
+        """What is running and waiting now."""
+        return ahead(self._engine, self._lease_s)
+
+    def ended_at(self, job_ids: Collection[str]) -> dict[str, float]:
+        """When those of these jobs ended that have succeeded, by `time.time` of the database's clock."""
+        where = jobs.c.id.in_(sorted(job_ids)[:_MAX_IDS]), jobs.c.state == State.SUCCEEDED.value
+        with reading(self._engine) as db:
+            return {row.id: row.finished_at for row in db.execute(select(jobs.c.id, jobs.c.finished_at).where(*where))}
+
     def speed(self, model: str) -> float | None:
         """Input pixels per second of this network in recent jobs, or None when it has not run."""
         query = select(jobs.c.result).where(jobs.c.state == State.SUCCEEDED.value).order_by(jobs.c.finished_at.desc())
@@ -257,15 +269,17 @@ class Jobs:
                 return from_row(row)
         return None  # others took all that was seen
 
-    def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> HeartbeatResult:
-        """Renew the worker's lease, and report the job's progress (0 … 1) and the stage, see `Job.stage`."""
+    def heartbeat(
+        self, job: Job, progress: float, stage: str | None = None, left_s: float | None = None
+    ) -> HeartbeatResult:
+        """Renew the worker's lease, and report the job's progress (0 … 1), see `Job.stage` and `Job.left_s`."""
         assert job.worker is not None
         with self._unsynced.begin() as db:
             leases.renew(db, job.worker, self._lease_s)
             row = db.execute(
                 update(jobs)
                 .where(_owned(job))
-                .values(progress=progress, stage=stage)
+                .values(progress=progress, stage=stage, left_s=left_s, left_at=NOW)
                 .returning(jobs.c.cancel_requested)
             ).one_or_none()
         if row is None:
@@ -288,6 +302,7 @@ class Jobs:
     def requeue(self, job: Job) -> bool:
         """Return the job to the queue, because this worker is shutting down; the attempt does not count."""
         values: dict[str, Any] = {"state": State.QUEUED.value, "worker": None, "progress": 0.0, "stage": None}
+        values |= {"left_s": job.left_s, "left_at": None}
         return write_job(self._engine, _owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
 
     def claimed_by(self, worker: str) -> set[str]:

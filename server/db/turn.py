@@ -67,7 +67,8 @@ _HEAD_SQLITE = """
 
 _CLAIMED = """
 UPDATE jobs SET state = 'running', worker = :worker, attempt = attempt + 1, lease_until = NULL,
-    started_at = coalesce(started_at, {now}), progress = 0, stage = 'loading'
+    started_at = coalesce(started_at, {now}), progress = 0, stage = 'loading',
+    left_at = {now}
 WHERE id = ({which} {skip_locked}) RETURNING {columns}
 """
 _FIRST_OF_OWNER = """

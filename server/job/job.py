@@ -294,6 +294,11 @@ class Job:
     """0 … 1: the share of the networks' work that is done."""
     stage: str | None = None
     """While it runs: loading, upscaling, refining or encoding."""
+    left_s: float | None = None
+    """Seconds that it would still take if it had a machine of its own; None if nothing is known. Of a running one, as
+    its worker said last."""
+    left_at: float | None = None
+    """When its worker said so."""
     created_at: float = field(default_factory=time.time)
     """Unix seconds, as are all times here."""
     started_at: float | None = None

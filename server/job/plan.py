@@ -93,7 +93,7 @@ class Estimate:
     """What a plan will take, for a picture of three channels and 8 bits."""
 
     seconds: float | None
-    """In the networks, or None when nothing is known of their speed here."""
+    """On a machine of its own; or None when nothing is known of the networks' speed here."""
     memory_bytes: int
     """Of the host, for the picture: what comes to the process's own, to the network's tiles and to the encoder's."""
     result_bytes: int
@@ -101,7 +101,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, params: Params, seconds: float | None) -> Estimate:
-    """`seconds`: in the networks."""
+    """`seconds`: as `Estimate.seconds`."""
     sources = [3 * w * h * (1 if number == 0 else 2) for number, (w, h) in enumerate(p.source for p in plan.passes)]
     w, h = plan.canvas
     whole = grown(plan.source, plan.border)
@@ -109,7 +109,7 @@ def estimate(plan: Plan, params: Params, seconds: float | None) -> Estimate:
     # Their encoders want the whole picture; of animations it is compared with the one before.
     held = 4 * w * h if FORMATS[params.format].whole_in_memory or plan.frames > 1 else 0
     memory = (sum(sources) or 3 * whole[0] * whole[1]) + bands + held
-    if not plan.passes:
+    if seconds is None and not plan.passes:
         seconds = 0.0
     return Estimate(
         None if seconds is None else round(seconds, 1),

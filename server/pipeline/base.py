@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _SEED_BITS = 63
+_UNFLUSHED = 0.98
+"""An encoder has still to write its last rows when the networks have computed them."""
 _ROUNDING = 1e-6
 """Relative rounding error of a sum of a step's parts."""
 
@@ -104,6 +106,8 @@ class Part:
     done: float = 0.0
     current: float = 0.0
     """The part of the current tile that is done, where that is known."""
+    taken: float = 0.0
+    """Seconds of the step in `shared_seconds` when these were last written."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,11 @@ class Context:
     """Filled by certificate, where the caller asks for one."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by step, without the time of other steps that ran inside it."""
-    _clocks: list[tuple[str, float]] = field(default_factory=list)
+    ticks: Callable[[], float] = time.perf_counter
+    """The clock of `shared_seconds`."""
+    shared_seconds: dict[str, float] = field(default_factory=dict)
+    """As `seconds`, by a clock that counts only this job's share of the machine: see worker/timing.py."""
+    _clocks: list[tuple[str, float, float]] = field(default_factory=list)
     _progress: float = 0.0
 
     @property
@@ -235,14 +243,28 @@ class Context:
         unfinished = (step for step, part in list(self.work.items()) if part.done < part.work * (1 - _ROUNDING))
         return steps.get(next(unfinished, "").split(" ")[-1], "encoding")
 
+    def done(self, step: str) -> float | None:
+        """0 … 1: how much of a step is done, where that is measured. For any thread, once the work is known."""
+        part = self.work.get(step)
+        if part is not None and part.work:
+            of_frame = min(1.0, (part.done + part.current) / part.work)
+            return (self.frame + of_frame) / self.animation.timing.frames if self.animation else of_frame
+        if step in ("decode", "plan", "load"):
+            return self.progress if self.animation else 1.0
+        if step == "faces" and self.faces is not None:
+            return 1.0
+        # These take the rows while the network computes the next ones; some encoders take them all, and begin then.
+        streams = step == "resize" or (step == "encode" and not FORMATS[self.params.format].whole_in_memory)
+        return _UNFLUSHED * self.progress if streams and self.progress else None
+
     def expect(self, step: str, work: float) -> None:
         """Announce a step's work on the current picture; 0 for none."""
-        self.work[step] = Part(work)
+        self.work[step] = Part(work, taken=self.spent().get(step, 0.0))
 
     def advance(self, step: str, work: float, current: float = 0.0) -> None:
         """More of a step's work is done, and `current` of the next tile. Raises when the job must stop."""
         part = self.work[step]
-        part.done, part.current = part.done + work, current
+        part.done, part.current, part.taken = part.done + work, current, self.spent().get(step, 0.0)
         self.check()
 
     def networks(self) -> Iterator[Networks]:
@@ -328,18 +350,18 @@ class Context:
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
         """Count the time within for this step, and not for the step that runs around it."""
-        now = time.perf_counter()
+        now = time.perf_counter(), self.ticks()
         if self._clocks:
-            self._count(now)
-        self._clocks.append((name, now))
+            self._count(*now)
+        self._clocks.append((name, *now))
         try:
             yield
         finally:
-            now = time.perf_counter()
-            self._count(now)
+            now = time.perf_counter(), self.ticks()
+            self._count(*now)
             self._clocks.pop()
             if self._clocks:
-                self._clocks[-1] = (self._clocks[-1][0], now)
+                self._clocks[-1] = (self._clocks[-1][0], *now)
 
     def timed(self, name: str, items: Iterator[_T]) -> Iterator[_T]:
         """The same items; the time to make each is counted for this step."""
@@ -352,9 +374,17 @@ class Context:
             yield item
             del item  # or the next one would be in memory at the same time
 
-    def _count(self, now: float) -> None:
-        name, since = self._clocks[-1]
+    def spent(self) -> dict[str, float]:
+        """`shared_seconds`, with the time of the step that is under way. For any thread."""
+        found = dict(self.shared_seconds)
+        for name, _, since in self._clocks[-1:]:
+            found[name] = found.get(name, 0.0) + self.ticks() - since
+        return found
+
+    def _count(self, now: float, ticks: float) -> None:
+        name, since, since_ticks = self._clocks[-1]
         self.seconds[name] = round(self.seconds.get(name, 0.0) + now - since, 4)
+        self.shared_seconds[name] = self.shared_seconds.get(name, 0.0) + ticks - since_ticks
 
 
 class Step(Protocol):

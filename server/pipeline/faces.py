@@ -21,7 +21,9 @@ def run(ctx: Context) -> None:
     assert ctx.stream is not None and ctx.plan is not None  # those steps came before
     (x, y), (h, w) = ctx.plan.border, ctx.samples.shape[:2]
     picture: Samples = np.ascontiguousarray(ctx.samples[y : h - y, x : w - x])  # type: ignore[assignment]
-    ctx.faces = ctx.load_faces()(picture, wanted, ctx.check)
+    with ctx.clock("load"):
+        restore = ctx.load_faces()
+    ctx.faces = restore(picture, wanted, ctx.check)
     ctx.stream = _pasted(ctx, ctx.stream, ctx.faces, wanted.strength)
 
 

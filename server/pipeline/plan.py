@@ -16,7 +16,9 @@ def run(ctx: Context) -> None:
     )
     loaded = None
     if sizes.enlargement > 1 or ctx.params.model not in (AUTO, REAL_ESRGAN):
-        loaded = ctx.load(ctx.params, sizes, planes=ctx.planes, content=_content(ctx))
+        content = _content(ctx)
+        with ctx.clock("load"):
+            loaded = ctx.load(ctx.params, sizes, planes=ctx.planes, content=content)
     if loaded is None:
         ctx.plan = resampling_only(sizes)
         check_border(ctx.plan, max_source_pixels=limits[0], max_result_pixels=limits[1])

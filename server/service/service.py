@@ -18,7 +18,7 @@ from anyio import CapacityLimiter, to_thread
 from server.blobs.base import Blob, Blobs, new_key, not_found
 from server.config import Config
 from server.db.deliveries import Delivery
-from server.db.jobs import Jobs, WorkerInfo
+from server.db.jobs import QUEUE_FULL, Jobs, WorkerInfo
 from server.db.uploads import Uploads
 from server.errors import (
     BadSource,
@@ -29,6 +29,7 @@ from server.errors import (
     SourceUnreachable,
     SourceUnreadable,
     TooLarge,
+    TooManyRequests,
     Unavailable,
     UpscaleError,
 )
@@ -47,6 +48,7 @@ from server.job.plan import (
     with_kept,
 )
 from server.outbound.source import Source, download, own_file, own_job
+from server.service.eta import Eta, Etas
 from server.service.previews import Previews
 from server.service.timed_cache import TimedCache
 from server.service.turns import Turns, shutting_down
@@ -81,6 +83,7 @@ class Service:
         """For work of endpoints on bodies and pictures: owners take turns. Polls do not use it."""
         self.previews = Previews(max(config.max_source_pixels, config.max_result_pixels))
         self._counts = TimedCache(jobs.counts)
+        self._etas = Etas(jobs, config)
         self._waiting = Waiting(jobs.ended)
         self._end = asyncio.Event()
         self._readers = ThreadPoolExecutor(_HEADER_READERS, thread_name_prefix="look")
@@ -137,7 +140,7 @@ class Service:
             source = self.resolve(source, owner)
             data = None if source.url is not None else self.read(source)
             if data is not None:
-                self.check_source(data, params)
+                job = replace(job, left_s=self.check_source(data, params))
             covered = None if mask is None else self._mask(mask)
         except (BadSource, ResultImpossible) as error:
             if strict:
@@ -171,8 +174,10 @@ class Service:
         ]
         try:
             self._jobs.enqueue(job, pending)
-        except UpscaleError:  # refused; a database that failed may have stored it all the same
+        except UpscaleError as error:  # refused; a database that failed may have stored it all the same
             self._delete_pictures(job)
+            if error.message == QUEUE_FULL:
+                raise TooManyRequests(QUEUE_FULL, retry_after_s=self._etas.retry_after_s()) from error
             raise
         log.info("job accepted", job=job.id, dialect=job.dialect, state=job.state.value)
 
@@ -340,9 +345,13 @@ class Service:
         return plan
 
     def estimate(self, plan: Plan, params: Params) -> Estimate:
-        """What it would take: by what jobs with those networks took here of late, else by their measured speed."""
+        """What it would take: by what the steps of jobs took on this machine; else, of the networks alone, by what jobs
+        took of late, or by their measured speed."""
+        seconds = self._etas.work_s(plan, params, "")
+        if seconds is not None:
+            return estimate(plan, params, seconds)
         rates = read_rates(self.config.cache_dir)
-        seconds: float | None = 0.0
+        seconds = 0.0
         if plan.passes:
             speed = self.speed(plan.model, plan.networks)
             seconds = plan.network_pixels / speed if speed else None
@@ -374,9 +383,14 @@ class Service:
         """Jobs by state; for large tables the numbers may be a little old."""
         return self._counts.get()
 
-    def check_source(self, data: bytes, params: Params) -> None:
-        """Raises BadSource, ResultImpossible."""
-        self.plan(params, self._header(data))
+    def check_source(self, data: bytes, params: Params) -> float | None:
+        """What the job's `left_s` is. Raises BadSource, ResultImpossible."""
+        header = self._header(data)
+        return self._etas.work_s(self.plan(params, header), params, header.mime)
+
+    def eta(self, job: Job) -> Eta | None:
+        """When it will have ended; None where that is not known, see Etas."""
+        return self._etas.of(job)
 
     def delete(self, job: Job) -> None:
         """Delete the job and its pictures, in any state: a worker that runs it learns of that at its next heartbeat."""

@@ -34,6 +34,7 @@ from server.job.job import Job, Result
 from server.job.price import cost_of
 from server.pipeline import Context
 from server.worker.pools.base import Pool
+from server.worker.timing import SharedClock, Timing
 from server.worker.upscaler import Upscaler
 
 log = structlog.get_logger()
@@ -66,6 +67,7 @@ class _Run:
     """A running job. Heartbeats store their answer here, so that a late one cannot be applied to the next job."""
 
     job: Job
+    timing: Timing
     ctx: Context | None = None
     """None until its thread has begun."""
     news: HeartbeatResult = HeartbeatResult.CONTINUE
@@ -108,11 +110,12 @@ class Worker:
         self._pool = pool
         self._recycle_jobs = recycle_jobs
         self._recycle_bytes = recycle_bytes
-        self._slots = config.jobs_per_worker or (4 if upscaler.kind == "cuda" else 2)
+        self._slots = config.slots(upscaler.kind)
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._runs: set[_Run] = set()
         self._runs_changed = threading.Condition()
+        self._clock = SharedClock()
         self._jobs_done = 0
         self._spread_s = 0.0
         """When there is work, how long this worker waits at most before it claims."""
@@ -170,7 +173,7 @@ class Worker:
             if self._work_came.wait(POLL_S) and not self._stop.is_set():
                 time.sleep(random.uniform(0, self._spread_s))
             return
-        run = _Run(job)
+        run = _Run(job, Timing(self._clock, self._upscaler.durations, job.left_s, signed=self._upscaler.signs))
         self._runs.add(run)
         self._look.set()
         alone = job.attempt > 1
@@ -210,7 +213,8 @@ class Worker:
             self._jobs.requeue(run.job)  # the database refuses what its thread still writes
             log.warning("job given back in the middle of a step", job=run.job.id)
 
-    def _end(self, run: _Run) -> None:
+    def _end(self, run: _Run, *, succeeded: bool = False) -> None:
+        run.timing.end(run.ctx, succeeded=succeeded)
         with self._runs_changed:
             self._runs.remove(run)
             self._jobs_done += 1
@@ -218,17 +222,19 @@ class Worker:
 
     def _thread(self, run: _Run) -> None:
         with structlog.contextvars.bound_contextvars(job=run.job.id, attempt=run.job.attempt):
+            succeeded = False
             try:
-                self._work(run)
+                succeeded = self._work(run)
             except SQLAlchemyError:
                 log.exception("the database failed")  # as above
             except Exception as error:
                 self._failure = error
                 self._work_came.set()  # the main thread may wait for work
             finally:
-                self._end(run)
+                self._end(run, succeeded=succeeded)
 
-    def _work(self, run: _Run) -> None:
+    def _work(self, run: _Run) -> bool:
+        """Whether it has succeeded."""
         job = run.job
         log.info("job started")
         staged: Path | None = None
@@ -238,9 +244,11 @@ class Worker:
             mask = job.params.mask.image if job.params.mask is not None else None
             read = self._blobs.get(job.source_key), staged, self._blobs.get(mask) if mask else b""
             run.ctx = self._upscaler.prepare(job.params, *read)
+            run.ctx.ticks = self._clock
             run.ctx.helpers = self._pool.helpers(job, staged.parent) if self._pool else None
             self._upscaler.run(run.ctx, lambda: self._check(run))
             self._publish(run)
+            return True
         except JobLost:
             log.warning("job lost to another worker")
         except WorkerStopping:
@@ -263,19 +271,18 @@ class Worker:
             if is_out_of_memory(error):
                 log.exception("out of memory outside the networks")
                 self._jobs.fail(job, OutOfMemory("the picture does not fit into the device's memory"))
-                return
-            if cuda.breaks_device(error):
+            elif cuda.breaks_device(error):
                 self._after_device_error(run, error)
-                return
-            if transient := transient_error(error):
+            elif transient := transient_error(error):
                 log.error("the disk failed", reason=str(error))
                 self._jobs.fail(job, transient)
-                return
-            log.exception("job failed unexpectedly")
-            self._jobs.fail(job, JobFailed("the picture could not be processed; the server's log says why"))
+            else:
+                log.exception("job failed unexpectedly")
+                self._jobs.fail(job, JobFailed("the picture could not be processed; the server's log says why"))
         finally:
             if staged is not None:
                 staged.unlink(missing_ok=True)
+        return False
 
     def _after_device_error(self, run: _Run, error: Exception) -> None:
         """Raise the error if the device is broken, so that a new process runs the job. If it still computes, the job
@@ -393,7 +400,7 @@ class Worker:
         """`heard`: some job was to be stopped; it may be this one."""
         progress, now = (run.progress, run.stage), time.monotonic()
         if heard or progress != run.reported or now - run.reported_at > POLL_S:
-            run.news = self._jobs.heartbeat(run.job, *progress)
+            run.news = self._jobs.heartbeat(run.job, *progress, run.timing.left(run.ctx))
             run.reported, run.reported_at = progress, now
 
 

@@ -35,6 +35,7 @@ from server.refiners import Refiner
 from server.refiners import load as load_refiner
 from server.weights.catalog import Catalog, Checkpoint, Content, DeviceKind, mix_of, verify
 from server.weights.choice import FIDELITY, LARGE_X4, choose
+from server.weights.durations import Durations
 from server.weights.faces import face_weights
 from server.weights.manifest import Kind
 from server.weights.own import SUFFIXES, read_stated
@@ -88,6 +89,7 @@ class Upscaler:
         self._cache = ModelCache(budget_of(self.device), on_drop=self._on_drop)
         self._engine.relieve_first(self._cache.drop_all)
         self._rates: dict[str, float] | None = None
+        self.durations = Durations(config.cache_dir, f"{self.describe()}, kernels {config.kernels}")
         self._signer = Signer(config.c2pa_cert, config.c2pa_key) if config.c2pa_cert and config.c2pa_key else None
         self._running: set[int] = set()
         self._jobs_begun = 0
@@ -96,6 +98,11 @@ class Upscaler:
         if isinstance(kernel, NotCompiled):
             self._compiler = threading.Thread(target=self._compile, name="compiler", daemon=True)
             self._compiler.start()
+
+    @property
+    def signs(self) -> bool:
+        """Results are signed with a certificate."""
+        return self._signer is not None
 
     @property
     def kind(self) -> DeviceKind:

@@ -35,6 +35,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "priority": 3,
         "progress": 0.5,
         "stage": "upscaling",
+        "left_s": 12.5,
+        "left_at": 1005.5,
         "created_at": 1000.5,
         "started_at": 1001.5,
         "attempt": 1,
@@ -145,8 +147,10 @@ def test_a_version_becomes_the_newest_and_is_found_again(empty: Engine, version:
     changed = {"attempt": 2, "worker": None, "progress": 0.0, "stage": "loading", "lease_until": 0.0}
     for table, found in before.items():
         expected = found[0] | ({name: changed[name] for name in changed if name in found[0]} if table == "jobs" else {})
-        if version == newest_version() and table == "jobs":
+        if version >= "0009" and table == "jobs":
             expected["lease_until"] = None
+        if version >= "0010" and table == "jobs":
+            expected["left_at"] = taken.left_at
         assert after[table] == [expected]
 
 

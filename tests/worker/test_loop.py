@@ -49,9 +49,11 @@ class FailingJobs(Jobs):
             raise OperationalError("UPDATE jobs", {}, Exception("connection lost"))
         return super().finish(job, result)
 
-    def heartbeat(self, job: Job, progress: float, stage: str | None = None) -> HeartbeatResult:
+    def heartbeat(
+        self, job: Job, progress: float, stage: str | None = None, left_s: float | None = None
+    ) -> HeartbeatResult:
         time.sleep(self.slow_beats_s)
-        return super().heartbeat(job, progress, stage)
+        return super().heartbeat(job, progress, stage, left_s)
 
 
 @pytest.fixture

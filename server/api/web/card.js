@@ -38,7 +38,6 @@ export class Card {
   /** The address of the small picture that is shown, or will be. */
   #shown = "";
   #closed = false;
-  #pace = null;
 
   /**
    * `file` with its `path`: chosen on this page; `again`: the same picture as in another card; `job`: sent before, by
@@ -105,7 +104,6 @@ export class Card {
 
   update(job) {
     this.job = job;
-    if (job.state === "running") this.#pace ??= { at: performance.now(), progress: job.progress };
     this.render();
   }
 
@@ -193,7 +191,8 @@ export class Card {
     }
     if (this.job.cancel_requested && !this.ended) return "Cancelling …";
     const running = () => [STAGES[this.job.stage] ?? "Working", this.#done(), this.#left()].filter(Boolean).join(", ");
-    const states = { queued: () => "Waiting for its turn", running, succeeded: () => "Done", cancelled: () => "Cancelled" };
+    const queued = () => ["Waiting for its turn", this.#left()].filter(Boolean).join(", ");
+    const states = { queued, running, succeeded: () => "Done", cancelled: () => "Cancelled" };
     return states[this.job.state]?.() ?? "";
   }
 
@@ -201,13 +200,12 @@ export class Card {
     return this.job.stage === "loading" ? "" : words.percent(this.job.progress);
   }
 
-  /** Time left: from the speed since it was first seen running; before that, from the plan. */
+  /** Time left, as the server says: about, and where that is much longer, at most. */
   #left() {
-    const { progress } = this.job;
-    const made = progress - (this.#pace?.progress ?? 0);
-    const seconds = this.#pace && made > 0 ? (performance.now() - this.#pace.at) / 1000 / made : this.plan?.estimate.seconds;
-    if (progress === 1) return "saving";
-    return seconds ? `about ${words.duration(seconds * (1 - progress))} left` : "";
+    const { eta_s: about, eta_max_s: most } = this.job;
+    if (about === null) return "";
+    const bound = most > 2 * about && most >= 10 ? `, at most ${words.duration(most)}` : "";
+    return `about ${words.duration(about)} left${bound}`;
   }
 }
 

@@ -49,7 +49,8 @@ def expect(ctx: Context) -> None:
         return
     assert ctx.plan is not None
     w, h = ctx.plan.canvas
-    refiner = ctx.load_refiner()
+    with ctx.clock("load"):
+        refiner = ctx.load_refiner()
     ctx.expect("refine", w * h * refiner.settings(ctx.creativity).steps * refiner.work)
 
 

@@ -33,6 +33,7 @@ from server.api.dialects.mcp.translate import (
     image_of,
     problem,
     read_arguments,
+    said_of,
     size_of,
     to_job,
     to_model,
@@ -44,7 +45,7 @@ from server.errors import Conflict, InvalidField, NotFound, UpscaleError
 from server.errors.transient import transient_error
 from server.images.read.open import Header
 from server.job.formats import FORMATS
-from server.job.job import Job, Params, State
+from server.job.job import Job, Params
 from server.outbound.source import parse_source
 
 log = structlog.get_logger()
@@ -76,7 +77,12 @@ async def _upscale(context: Context, call: Call, wanted: Upscale) -> types.CallT
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(_stop, call, job)
         raise
-    return await to_thread.run_sync(_with_picture, call, job, to_job(job, call.base_url))
+    shown = await to_thread.run_sync(_shown, call, job)
+    return await to_thread.run_sync(_with_picture, call, job, shown)
+
+
+def _shown(call: Call, job: Job) -> dict[str, Any]:
+    return to_job(job, call.base_url, call.service.eta(job))
 
 
 def _submit(call: Call, params: Params, wanted: Upscale) -> Job:
@@ -94,9 +100,9 @@ async def _waited(context: Context, call: Call, job: Job, wait_s: float) -> Job:
     deadline = time.monotonic() + min(wait_s, call.service.config.sync_wait_s)
     reported = -1.0
     while True:
-        stage = job.stage if job.state is State.RUNNING else None
         if job.progress > reported:  # the protocol wants it to increase
-            await context.session.report_progress(job.progress, 1.0, stage or job.state.value)
+            message = said_of(job, await to_thread.run_sync(call.service.eta, job))
+            await context.session.report_progress(job.progress, 1.0, message)
             reported = job.progress
         left = deadline - time.monotonic()
         if job.state.final or left <= 0 or call.service.closing:
@@ -129,13 +135,15 @@ async def _jobs(context: Context, call: Call, asked: Asked) -> types.CallToolRes
         return await to_thread.run_sync(_listed, call, asked)
     find = service.cancel if asked.cancel else service.get
     job = await _waited(context, call, await to_thread.run_sync(find, asked.id, owner), asked.wait_s)
-    return await to_thread.run_sync(_with_picture, call, job, {"jobs": [to_job(job, call.base_url)], "total": 1})
+    return await to_thread.run_sync(
+        _with_picture, call, job, {"jobs": [to_job(job, call.base_url, call.service.eta(job))], "total": 1}
+    )
 
 
 def _listed(call: Call, asked: Asked) -> types.CallToolResult:
     states = [asked.state] if asked.state else []
     found, total = call.service.list(call.caller.id, states=states, limit=asked.limit)
-    return _answer({"jobs": [to_job(job, call.base_url) for job in found], "total": total})
+    return _answer({"jobs": [_shown(call, job) for job in found], "total": total})
 
 
 async def _models(_: Context, call: Call, __: Any) -> types.CallToolResult:

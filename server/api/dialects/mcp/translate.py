@@ -1,5 +1,6 @@
 """Arguments of tools → Params, jobs → what tools answer. Pure, and without the `mcp` package."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from server.job.creativity import MAX_CREATIVITY
 from server.job.formats import FORMATS, FormatName
 from server.job.job import MAX_SCALE, MAX_SEED, QUALITIES, ContentWanted, Faces, Job, Params, State, Target
 from server.job.plan import Estimate, Plan
+from server.service.eta import Eta
 from server.weights.catalog import Checkpoint
 
 NAME = "mcp"
@@ -154,13 +156,15 @@ def to_params(wanted: Wanted) -> Params:
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
-def to_job(job: Job, base_url: str) -> dict[str, Any]:
+def to_job(job: Job, base_url: str, eta: Eta | None) -> dict[str, Any]:
     result = job.result
     failed = job.state is State.FAILED
     return {
         "id": job.id,
         "state": job.state.value,
         "progress": round(job.progress, 4),
+        "eta_s": eta and round(eta.seconds, 2),
+        "eta_max_s": eta and round(eta.most, 2),
         "dialect": job.dialect,
         "created_at": iso_time(job.created_at),
         "result": result
@@ -175,6 +179,12 @@ def to_job(job: Job, base_url: str) -> dict[str, Any]:
         },
         "error": {"code": job.error_code, "message": job.error_message} if failed else None,
     }
+
+
+def said_of(job: Job, eta: Eta | None) -> str:
+    """What is being done, and how long that will take, for a progress message."""
+    doing = (job.stage if job.state is State.RUNNING else None) or job.state.value
+    return doing if eta is None else f"{doing}, about {math.ceil(eta.seconds)} s left"
 
 
 def to_plan(plan: Plan, estimate: Estimate) -> dict[str, Any]:
@@ -270,6 +280,8 @@ _JOB = answer(
     id=HEX32,
     state=choice(each.value for each in State),
     progress=number(minimum=0, maximum=1),
+    eta_s=nullable(number(minimum=0)),
+    eta_max_s=nullable(number(minimum=0)),
     dialect=TEXT,
     created_at=TIME,
     result=nullable(_RESULT),

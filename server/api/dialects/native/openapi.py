@@ -172,6 +172,8 @@ _JOB = answer(
     state=choice(state.value for state in State),
     progress=number(minimum=0, maximum=1),
     stage=nullable(choice(["loading", "upscaling", "refining", "encoding"])),
+    eta_s=nullable(number(minimum=0)),
+    eta_max_s=nullable(number(minimum=0)),
     dialect=TEXT,
     params=_PARAMS,
     created_at=TIME,

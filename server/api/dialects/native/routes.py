@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
@@ -46,10 +47,13 @@ from server.errors import InvalidField, NotFound, TooLarge, UnsupportedMedia
 from server.images.read.open import Header
 from server.job.job import Job, Params, State
 from server.outbound.source import Source
+from server.service.eta import Eta
 from server.service.previews import SIDES
 from server.service.service import Service
 
 _EVENT_POLL_S = 0.2
+_ETA_EVERY_S = 1.0
+"""An event is sent so often although only the time left has changed."""
 _MAX_OFFSET = 10_000_000
 _ZIP_BODY_BYTES = 1 << 20
 """Of a list of files, which is read without a key."""
@@ -151,7 +155,11 @@ def _store(call: Call, asked: _Asked) -> Response:
         mask=asked.mask,
         request={"name": asked.name} if asked.name else None,
     )
-    return json_response(to_response(job, call.base_url), 202, {"Location": f"{call.base_url}/jobs/{job.id}"})
+    return json_response(_shown(call, job), 202, {"Location": f"{call.base_url}/jobs/{job.id}"})
+
+
+def _shown(call: Call, job: Job) -> dict[str, Any]:
+    return to_response(job, call.base_url, call.service.eta(job))
 
 
 @router.get("/jobs")
@@ -164,36 +172,41 @@ def jobs(
     offset: Annotated[int, Query(ge=0, le=_MAX_OFFSET)] = 0,
 ) -> Response:
     found, total = service.list(caller.id, states=[state] if state else [], limit=limit, offset=offset)
-    return json_response({"jobs": [to_response(job, base_url) for job in found], "total": total})
+    return json_response({"jobs": [to_response(job, base_url, service.eta(job)) for job in found], "total": total})
 
 
 @router.get("/jobs/{job_id}")
 @direct
 def job(call: Call, job_id: str) -> Response:
-    return json_response(to_response(call.service.get(job_id, call.caller.id), call.base_url))
+    return json_response(_shown(call, call.service.get(job_id, call.caller.id)))
 
 
 @router.get("/jobs/{job_id}/events")
 async def events(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUrl) -> Response:
-    first = await run_in_threadpool(service.get, job_id, caller.id)
+    def look() -> tuple[Job, Eta | None]:
+        job = service.get(job_id, caller.id)
+        return job, service.eta(job)
 
-    async def changes(job: Job) -> AsyncIterator[ServerSentEvent]:
-        last = None
+    first = await run_in_threadpool(look)
+
+    async def changes(job: Job, eta: Eta | None) -> AsyncIterator[ServerSentEvent]:
+        last, said_at = None, 0.0
         while not service.closing:
-            data = json.dumps(to_response(job, base_url))
+            data = json.dumps(to_response(job, base_url, eta))
             if job.state.final:
                 yield ServerSentEvent(data, event="done")
                 return
-            if data != last:
+            shown = job.state, job.progress, job.stage, job.source_key, job.cancel_requested, job.attempt
+            if shown != last or time.monotonic() - said_at > _ETA_EVERY_S:
                 yield ServerSentEvent(data, event="progress")
-                last = data
+                last, said_at = shown, time.monotonic()
             await asyncio.sleep(_EVENT_POLL_S)
             try:
-                job = await run_in_threadpool(service.get, job_id, caller.id)
+                job, eta = await run_in_threadpool(look)
             except NotFound:
                 return  # deleted meanwhile
 
-    return EventSourceResponse(changes(first))
+    return EventSourceResponse(changes(*first))
 
 
 @router.get("/jobs/{job_id}/result")
@@ -211,14 +224,14 @@ def source(job_id: str, caller: CallerDep, service: ServiceDep, request: Request
 
 @router.post("/jobs/{job_id}/cancel")
 def cancel(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUrl) -> Response:
-    return json_response(to_response(service.cancel(job_id, caller.id), base_url))
+    return json_response(to_response(service.cancel(job_id, caller.id), base_url, None))
 
 
 @router.delete("/jobs/{job_id}")
 def delete(job_id: str, caller: CallerDep, service: ServiceDep, base_url: BaseUrl) -> Response:
     job = service.get(job_id, caller.id)
     if not job.state.final:
-        return json_response(to_response(service.cancel(job_id, caller.id), base_url), 202)
+        return json_response(to_response(service.cancel(job_id, caller.id), base_url, None), 202)
     service.delete(job)
     return Response(status_code=204)
 

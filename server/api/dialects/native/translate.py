@@ -30,6 +30,7 @@ from server.job.job import (
 )
 from server.job.mask import Keep, Mask, of_mask
 from server.outbound.source import Source, parse_source
+from server.service.eta import Eta
 from server.service.previews import SIDES
 
 NAME = "native"
@@ -259,7 +260,7 @@ def to_source(image: str | None, file: bytes | None, own_bases: tuple[str, ...])
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
-def to_response(job: Job, base_url: str) -> dict[str, Any]:
+def to_response(job: Job, base_url: str, eta: Eta | None) -> dict[str, Any]:
     """A job as callers see it."""
     here = f"{base_url}/jobs/{job.id}"
     result = job.result and {"url": file_url(base_url, job.result.key), **job.result.to_dict()}
@@ -274,6 +275,8 @@ def to_response(job: Job, base_url: str) -> dict[str, Any]:
         "state": job.state.value,
         "progress": round(job.progress, 4),
         "stage": job.stage if job.state is State.RUNNING else None,
+        "eta_s": eta and round(eta.seconds, 2),
+        "eta_max_s": eta and round(eta.most, 2),
         "dialect": job.dialect,
         "params": _params(job.params, base_url),
         "created_at": iso_time(job.created_at),

@@ -119,4 +119,5 @@ def result(call: Call) -> Response:
         job = call.service.get(undashed(task_id), call.caller.id, NAME)
     except NotFound as error:
         raise TaskNotFound("task not found") from error
-    return json_response(to_response(job, call.base_url))
+    eta = call.service.eta(job)
+    return json_response(to_response(job, call.base_url, eta.seconds if eta else 0.0))

@@ -136,8 +136,8 @@ def read_object_field(body: Mapping[str, Any], name: str) -> dict[str, Any]:
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
-def to_response(job: Job, base_url: str) -> dict[str, Any]:
-    """The body of task-result."""
+def to_response(job: Job, base_url: str, eta_s: float = 0.0) -> dict[str, Any]:
+    """The body of task-result. `eta_s`: until its end; 0: it has ended, or that is not known."""
     percent, reason = 0, ""
     extra: dict[str, Any] = {"seed": str(job.params.seed or 0), "enable_nsfw_detection": False}
     images = []
@@ -156,7 +156,7 @@ def to_response(job: Job, base_url: str) -> dict[str, Any]:
         "status": STATUS[job.state],
         "reason": reason,
         "task_type": job.request["task_type"],
-        "eta": 0,
+        "eta": math.ceil(eta_s),
         "progress_percent": percent,
     }
     return {"extra": extra, "task": task, "images": images, "videos": [], "audios": []}

@@ -180,7 +180,9 @@ def _stop(call: Call, batch: str | None = None) -> None:
 def progress(call: CallDep, skip_current_image: bool = False) -> Response:
     running = _unended(call, State.RUNNING) or _unended(call, State.QUEUED)
     filters = {"request": {"batch": running[0].request["batch"]}} if running else {}
-    return json_response(to_progress(_unended(call, **filters) if running else []))
+    jobs = _unended(call, **filters) if running else []
+    etas = [eta.seconds for job in jobs if (eta := call.service.eta(job)) is not None]
+    return json_response(to_progress(jobs, max(etas, default=None)))
 
 
 @router.post("/interrupt")

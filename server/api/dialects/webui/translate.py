@@ -201,8 +201,8 @@ def to_upscaler(name: str, network: str | None, scale: int) -> dict[str, Any]:
     return {"name": name, "model_name": network, "model_path": None, "model_url": None, "scale": scale}
 
 
-def to_progress(jobs: Sequence[Job]) -> dict[str, Any]:
-    """`jobs`: of the running request; none: nothing runs."""
+def to_progress(jobs: Sequence[Job], left_s: float | None = None) -> dict[str, Any]:
+    """`jobs`: of the running request; none: nothing runs. `left_s`: until the last of them ends, if known."""
     done = sum(each.state.final for each in jobs)
     progress = sum(1.0 if each.state.final else each.progress for each in jobs) / max(1, len(jobs))
     began = [each.started_at for each in jobs if each.started_at is not None]
@@ -216,7 +216,8 @@ def to_progress(jobs: Sequence[Job]) -> dict[str, Any]:
         "sampling_step": int(progress * 100),
         "sampling_steps": 100 if jobs else 0,
     }
-    left_s = elapsed_s / progress * (1 - progress) if progress > 0 else 0.0
+    if left_s is None:
+        left_s = elapsed_s / progress * (1 - progress) if progress > 0 else 0.0
     return {
         "progress": round(progress, 4),
         "eta_relative": round(left_s, 3),

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -134,6 +135,18 @@ def test_progress_is_reported_and_only_rises(live: Live, picture: Picture, era: 
     assert reports[-1] == (1.0, 1.0, "succeeded")
     assert (0.25, 1.0, "upscaling") in reports and (0.75, 1.0, "upscaling") in reports
     assert [done for done, _, _ in reports] == sorted({done for done, _, _ in reports})
+
+
+def test_progress_says_how_long_it_will_take(live: Live, picture: Picture) -> None:
+    reports: list[Report] = []
+    with connected(live.url, "auto") as mcp:
+        going = mcp.start("upscale", reports, image=inline(picture()))
+        job = live.worker.claim()
+        live.worker.jobs.heartbeat(job, 0.5, "upscaling", 300.0)
+        wait_for(lambda: any(re.fullmatch("upscaling, about [0-9]+ s left", said or "") for _, _, said in reports))
+        live.worker.finish(job)
+        found = going.result(30).structured_content
+    assert (found["eta_s"], found["eta_max_s"]) == (None, None), "it has ended"
 
 
 @each_era

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -29,6 +30,13 @@ def submit(live: Live, picture: Picture, **fields: Any) -> dict[str, Any]:
     assert answer.status_code == 202, answer.text
     job: dict[str, Any] = answer.json()
     return job
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
@@ -218,6 +226,65 @@ def test_events_tell_progress_and_end_with_the_job(live: Live, picture: Picture)
     assert told[0][1]["state"] == "queued"
     assert 0.5 in [data["progress"] for _, data in told]
     assert told[-1][1]["state"] == "succeeded"
+
+
+def test_a_job_says_when_it_will_have_ended(live: Live, picture: Picture) -> None:
+    write_rates(live.config.cache_dir, "this machine", {"fidelity-x4": 100})
+    wanted = {"scale": 4, "model": "fidelity-x4"}
+    assert submit(live, picture, **wanted)["eta_s"] is None, "no worker lives"
+    live.worker.beat()
+    submitted = submit(live, picture, **wanted)
+
+    def now() -> dict[str, Any]:
+        found: dict[str, Any] = live.client.get(submitted["urls"]["self"]).json()
+        return found
+
+    wait_for(lambda: now()["eta_s"] is not None)
+    job = now()
+    seconds = 2 * 32 * 24 / 100  # two of them share the worker
+    assert seconds / 2 < job["eta_s"] < seconds + 2
+    assert job["eta_max_s"] > 1.9 * job["eta_s"]
+    planned = live.client.post("/plan", json={"width": 32, "height": 24, **wanted}).json()
+    assert planned["estimate"]["seconds"] == pytest.approx(seconds / 2, abs=1)
+
+    claimed = live.worker.claim()
+    live.worker.jobs.heartbeat(claimed, 0.5, "upscaling", 500.0)
+
+    def said() -> list[float | None]:
+        return [each["eta_s"] for each in live.client.get("/jobs").json()["jobs"]]
+
+    wait_for(lambda: 480 < (live.client.get(f"/jobs/{claimed.id}").json()["eta_s"] or 0) <= 1000)
+    assert all(each is not None for each in said())
+    live.worker.finish(claimed)
+    done = live.client.get(f"/jobs/{claimed.id}").json()
+    assert (done["eta_s"], done["eta_max_s"]) == (None, None)
+
+
+def test_events_come_for_the_time_left_alone(live: Live, picture: Picture) -> None:
+    job = submit(live, picture, scale=1)
+    claimed = live.worker.claim()
+    live.worker.jobs.heartbeat(claimed, 0.5, "encoding", 100.0)
+    found: list[dict[str, Any]] = []
+    with httpx.stream("GET", job["urls"]["events"], **LOOPBACK) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                found.append(json.loads(line.removeprefix("data: ")))
+            if len(found) == 3:
+                break
+    first, second, third = (each["eta_s"] for each in found)
+    assert first > second > third > 0
+    assert {each["progress"] for each in found} == {0.5}
+
+
+def test_a_full_queue_says_when_there_will_be_room(live_server: LiveServer, picture: Picture) -> None:
+    live = live_server(max_queue=1)
+    live.worker.beat()
+    submit(live, picture, scale=1)
+    live.worker.jobs.heartbeat(live.worker.claim(), 0.5, "upscaling", 90.0)
+    submit(live, picture, scale=1)
+    answer = live.client.post("/jobs", json={"image": inline(picture()), "scale": 1})
+    assert answer.status_code == 429
+    assert 1 <= int(answer.headers["retry-after"]) <= 100
 
 
 def test_events_of_a_finished_job_are_one(live: Live, picture: Picture) -> None:

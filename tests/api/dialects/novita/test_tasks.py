@@ -262,13 +262,15 @@ def test_submit_then_poll_until_done_then_download_without_a_key(live_server: Li
     task_id = submit(live, picture(), resolution="2k", output_format="webp")
     assert poll(live, task_id)["task"]["status"] == "TASK_STATUS_QUEUED"
     claimed = live.worker.claim()
-    live.worker.jobs.heartbeat(claimed, 0.5)
-    assert poll(live, task_id)["task"]["progress_percent"] == 50
+    live.worker.jobs.heartbeat(claimed, 0.5, "upscaling", 70.0)
+    half = poll(live, task_id)["task"]
+    assert (half["progress_percent"], type(half["eta"])) == (50, int)
     assert poll(live, task_id)["task"]["status"] == "TASK_STATUS_PROCESSING"
     live.worker.finish(claimed)
     done = poll(live, task_id)
     assert done["task"]["task_id"] == task_id
     assert (done["task"]["status"], done["task"]["progress_percent"]) == ("TASK_STATUS_SUCCEED", 100)
+    assert done["task"]["eta"] == 0
     assert 990 <= done["images"][0]["image_url_ttl"] <= 1000
     answer = httpx.get(done["images"][0]["image_url"], trust_env=False)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")

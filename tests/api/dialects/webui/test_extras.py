@@ -171,7 +171,8 @@ def test_progress_is_over_all_pictures_of_the_request() -> None:
 
     found = webui.to_progress([job(State.SUCCEEDED, 1.0), job(State.RUNNING, 0.5), job(State.QUEUED, 0.0)])
     assert (found["progress"], found["state"]["job_no"], found["state"]["job_count"]) == (0.5, 1, 3)
-    assert found["eta_relative"] > 0
+    assert found["eta_relative"] > 0, "by the progress until now"
+    assert webui.to_progress([job(State.RUNNING, 0.5)], 12.3456)["eta_relative"] == 12.346
     assert webui.to_progress([])["progress"] == 0
 
 

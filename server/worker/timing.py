@@ -1,0 +1,122 @@
+"""How long a running job will still take, and what is learnt from it when it has ended.
+
+Times are by a clock that goes at 1/n of the usual speed while the worker runs n jobs: of each second, 1/n is each
+job's. So what a job took beside others says what it takes alone.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from server.images.read.sniff import sniff
+from server.job.amounts import Amount, amounts
+from server.pipeline import Context
+from server.weights.durations import Durations
+
+log = structlog.get_logger()
+
+_DOUBT = 0.25
+"""A job's own pace counts as much as the expected one when this share of the expected time has passed."""
+_LATE = 0.1
+"""What takes longer than expected is expected to take this share of its time until now."""
+
+
+class SharedClock:
+    """Seconds, each of which is divided among those that have joined. For any thread."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._members = 0
+        self._at = now()
+        self._ticks = 0.0
+
+    def __call__(self) -> float:
+        with self._lock:
+            return self._advance()
+
+    def join(self) -> None:
+        with self._lock:
+            self._advance()
+            self._members += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._advance()
+            self._members -= 1
+
+    def _advance(self) -> float:
+        now = self._now()
+        self._ticks += (now - self._at) / max(1, self._members)
+        self._at = now
+        return self._ticks
+
+
+class Timing:
+    """Of one run. It has joined the clock until `end`. `planned_s`: what the job's own row says, None: nothing."""
+
+    def __init__(self, clock: SharedClock, durations: Durations, planned_s: float | None, *, signed: bool) -> None:
+        self._clock = clock
+        self._durations = durations
+        self._planned_s = planned_s
+        self._signed = signed
+        self._parts: tuple[Amount, ...] = ()
+        self._expected: dict[str, float] = {}
+        clock.join()
+        self._began = clock()
+
+    def left(self, ctx: Context | None) -> float | None:
+        """Seconds that the job would still take alone; None if nothing is known. Never 0. For any thread."""
+        taken = self._clock() - self._began
+        if ctx is None or ctx.plan is None or not ctx.work:  # what there is to do is not known yet
+            return None if self._planned_s is None else max(self._planned_s - taken, _LATE * taken)
+        if not self._expected:
+            self._expect(ctx)
+        spent = ctx.spent()
+        spent["rest"] = max(0.0, taken - sum(spent.values()))
+        return max(0.001, sum(self._step(ctx, step, each, spent) for step, each in self._expected.items()))
+
+    def end(self, ctx: Context | None, *, succeeded: bool) -> None:
+        """The job has left the machine. If it has succeeded, its times are learnt."""
+        taken = self._clock() - self._began
+        self._clock.leave()
+        if not succeeded or ctx is None or ctx.plan is None:
+            return
+        if not self._parts:
+            self._expect(ctx)
+        spent = dict(ctx.shared_seconds)
+        spent["rest"] = max(0.0, taken - sum(spent.values()))
+        networks = "+".join(ctx.plan.networks) if ctx.loaded else None
+        try:
+            self._durations.learn(spent, self._parts, networks)
+        except OSError as error:
+            log.warning("what a job took cannot be saved", reason=str(error))
+
+    def _expect(self, ctx: Context) -> None:
+        assert ctx.plan is not None
+        mime = sniff(ctx.data) or ""
+        self._parts = amounts(
+            ctx.plan, ctx.params, mime, creativity=ctx.creativity, planes=ctx.planes, signed=self._signed
+        )
+        self._expected = {part.step: self._durations.of(part) or 0.0 for part in self._parts}
+
+    @staticmethod
+    def _step(ctx: Context, step: str, expected: float, spent: dict[str, float]) -> float:
+        """Seconds left of one step."""
+        taken, done = spent.get(step, 0.0), ctx.done(step)
+        if done is None:  # not measured
+            return max(expected - taken, _LATE * taken)
+        if done >= 1:
+            return 0.0
+        # What is done is known tile by tile: the time of the current one says nothing yet of the pace.
+        part = ctx.work.get(step)
+        then = part.taken if part is not None and part.work else taken
+        since = max(0.0, taken - then)
+        if not expected:  # nothing is known of this network: its own pace is all there is
+            left = then / done * (1 - done) if done else 0.0
+        else:
+            doubt = _DOUBT * expected
+            left = expected * (1 - done) * (then + doubt) / (expected * done + doubt)
+        return max(left - since, _LATE * since)

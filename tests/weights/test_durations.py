@@ -1,0 +1,146 @@
+import json
+import math
+import threading
+from pathlib import Path
+
+import pytest
+
+from server.job.amounts import Amount, amounts
+from server.job.job import Params
+from server.job.plan import Plan
+from server.weights import durations
+from server.weights.durations import Durations
+from server.weights.rates import write_rates
+
+PIXELS = 1_000_000
+NET = Amount("upscale", "fidelity-x4", PIXELS)
+
+
+def learn(made: Durations, seconds: float, part: Amount = NET, times: int = 1) -> None:
+    for _ in range(times):
+        made.learn({part.step: seconds}, [part], "fidelity-x4")
+
+
+def test_nothing_is_known_of_a_network_that_never_ran(tmp_path: Path) -> None:
+    assert Durations(tmp_path).seconds([Amount("decode", "image/png", PIXELS), NET]) is None
+
+
+def test_the_measured_rates_serve_until_jobs_have_run(tmp_path: Path) -> None:
+    write_rates(tmp_path, "machine", {"fidelity-x4": PIXELS / 2, "RealESRGAN_x4plus": PIXELS / 30})
+    made = Durations(tmp_path)
+    assert made.of(NET) == pytest.approx(2)
+    mixed = Amount("upscale", "fidelity-x4 0.5 + RealESRGAN_x4plus 0.5", PIXELS)
+    assert made.of(mixed) == pytest.approx(32)
+    assert made.of(Amount("upscale", "a, fidelity-x4", PIXELS)) is None
+    learn(made, 3.0)
+    assert made.of(NET) == pytest.approx(3)
+
+
+def test_one_bad_sample_changes_little(tmp_path: Path) -> None:
+    made = Durations(tmp_path)
+    learn(made, 2.0, times=12)
+    learn(made, 200.0)
+    assert made.of(NET) == pytest.approx(2, rel=0.05)
+
+
+def test_another_load_on_the_machine_is_followed_by_all_steps_within_some_jobs(tmp_path: Path) -> None:
+    made, encode = Durations(tmp_path), Amount("encode", "png alone", PIXELS)
+    learn(made, 2.0, times=20)
+    learn(made, 1.0, encode)
+    learn(made, 6.0, times=7)
+    assert made.of(NET) == pytest.approx(6, rel=0.25)
+    other = made.of(encode)
+    assert other is not None and other > 2, "it has not run since"
+    learn(made, 2.0, times=30)
+    assert made.of(NET) == pytest.approx(2, rel=0.05)
+
+
+def test_samples_of_about_the_same_amount_count(tmp_path: Path) -> None:
+    """Small pictures take more for each pixel."""
+    made = Durations(tmp_path)
+    small = Amount("upscale", "fidelity-x4", 1000)
+    for _ in range(6):
+        learn(made, 0.5, small)
+        learn(made, 2.0)
+    assert made.of(small) == pytest.approx(0.5, rel=0.1)
+    assert made.of(NET) == pytest.approx(2, rel=0.1)
+    larger = made.of(Amount("upscale", "fidelity-x4", 10 * PIXELS))
+    assert larger == pytest.approx(20, rel=0.1)
+
+
+def test_estimates_grow_with_the_amount_and_do_not_jump(tmp_path: Path) -> None:
+    made = Durations(tmp_path)
+    for size in (1000, 3000, 10_000, 50_000, 200_000, PIXELS):
+        learn(made, 0.05 + size * 2e-6, Amount("upscale", "fidelity-x4", size))
+    last = 0.0
+    for exponent in range(300, 620, 5):
+        seconds = made.of(Amount("upscale", "fidelity-x4", 10 ** (exponent / 100)))
+        assert seconds is not None
+        assert last == 0.0 or 0.9 * last < seconds < 1.6 * last
+        last = seconds
+
+
+def test_what_one_process_learns_another_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durations, "_WRITE_S", 0.0)
+    worker, other, api = Durations(tmp_path, "a machine"), Durations(tmp_path, "a machine"), Durations(tmp_path)
+    learn(worker, 2.0)
+    learn(other, 2.2)
+    threads = [threading.Thread(target=learn, args=(each, 2.1, NET, 3)) for each in (worker, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert api.of(NET) == pytest.approx(2.1, rel=0.1)
+    assert Durations(tmp_path, "another machine").of(NET) is None
+    assert set(json.loads((tmp_path / "durations.json").read_text())["samples"]) >= {"upscale:fidelity-x4"}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"samples": 1}', '{"machine": "m", "samples": {"a": [1]}, "used": 1}']
+)
+def test_a_damaged_file_is_as_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "durations.json").write_text(content)
+    made = Durations(tmp_path, "m")
+    assert made.of(NET) is None
+    learn(made, 2.0)
+    made.write()
+    assert Durations(tmp_path).of(NET) == pytest.approx(2)
+
+
+def test_loading_counts_only_for_networks_that_were_not_used_of_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Durations(tmp_path)
+    assert made.loading("fidelity-x4") == 0, "unknown"
+    made.learn({"upscale": 2.0, "load": 1.5}, [NET], "fidelity-x4")
+    assert made.loading("fidelity-x4") == 0
+    monkeypatch.setattr(durations, "KEEP_S", -1.0)
+    assert made.loading("fidelity-x4") == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "steps"),
+    [
+        ({"scale": 4.0}, ["decode", "plan", "upscale", "encode", "rest"]),
+        ({"scale": 2.0}, ["decode", "plan", "upscale", "resize", "encode", "rest"]),
+        ({"scale": 4.0, "creativity": 1.0}, ["decode", "plan", "upscale", "refine", "encode", "rest"]),
+        ({"scale": 4.0, "creativity": -2.0}, ["decode", "plan", "upscale", "refine", "encode", "rest"]),
+    ],
+)
+def test_every_step_has_an_amount(wanted: dict[str, float], steps: list[str]) -> None:
+    from server.job.plan import Sizes, make_plan, result_size
+    from server.job.tiling import Geometry
+
+    params = Params(**wanted)  # type: ignore[arg-type]
+    plan = make_plan(Sizes((64, 48), result_size((64, 48), params)), Geometry("fidelity-x4", 4, 256, 8))
+    parts = amounts(plan, params, "image/png", creativity=params.creativity or 0.0)
+    assert [part.step for part in parts] == steps
+    assert all(part.amount > 0 and math.isfinite(part.amount) for part in parts)
+
+
+def test_what_only_reduces_runs_no_network_and_signing_is_a_step(tmp_path: Path) -> None:
+    plan = Plan((640, 480), (320, 240), "none", ())
+    parts = amounts(plan, Params(scale=0.5, format="avif"), "image/png", creativity=0.0, signed=True)
+    assert [part.step for part in parts] == ["decode", "plan", "resize", "encode", "sign", "rest"]
+    seconds = Durations(tmp_path).seconds(parts)
+    assert seconds is not None and 0 < seconds < 10, "typical values, until jobs have run"
