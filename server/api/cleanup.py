@@ -19,7 +19,7 @@ from server.config import Config
 from server.db.jobs import Jobs
 from server.db.uploads import Upload, Uploads
 from server.job.job import Job
-from server.service.service import Service, pictures_of
+from server.service.service import Service
 
 log = structlog.get_logger()
 
@@ -91,7 +91,7 @@ class Cleanup:
 
     def _remove_expired(self) -> bool:
         expired = self._jobs.expired(self._config.keep_s, _BATCH)
-        sizes = self._sizes(key for job in expired for key in pictures_of(job))
+        sizes = self._sizes(key for job in expired for key in job.keys)
         for job in expired:
             self._service.delete(job)
         uploads = self._uploads.expired()
@@ -111,7 +111,7 @@ class Cleanup:
         for each in sorted(both, key=_stored_since)[:_BATCH]:
             if sum(sizes) >= over:
                 break
-            sizes += self._sizes(pictures_of(each) if isinstance(each, Job) else [each.key])
+            sizes += self._sizes(each.keys if isinstance(each, Job) else [each.key])
             if isinstance(each, Job):
                 self._service.delete(each)
             else:

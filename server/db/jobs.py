@@ -60,8 +60,7 @@ from server.weights.choice import DeviceKind
 
 QUEUE_FULL = "the queue is full; try again later"
 MAX_ATTEMPTS = 3
-"""A job is retried twice after crashes of its worker, then fails: a picture that crashes workers must not do so for
-ever."""
+"""A job is retried twice after crashes of its worker, then fails: a picture can't crash workers for ever."""
 
 _GOOD_FOR = 50
 """A count of the queue is used for so many times the time that counting took."""

@@ -312,3 +312,9 @@ class Job:
     error_message: str | None = None
     cancel_at: float | None = None
     """When it is cancelled unless it has ended; None: never. See server/db/deadlines.py."""
+
+    @property
+    def keys(self) -> list[str]:
+        """Of all its blobs: the source, the mask's picture, those of the result."""
+        mask = self.params.mask.image if self.params.mask else None
+        return [key for key in (self.source_key, mask, *(self.result.keys if self.result else ())) if key]

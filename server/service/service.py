@@ -155,8 +155,9 @@ class Service:
                 self.blobs.put(job.source_key, data)
             if covered is not None:
                 assert params.mask is not None
-                job = replace(job, params=replace(params, mask=replace(params.mask, image=new_key())))
-                self.blobs.put(pictures_of(job)[-1], covered)
+                key = new_key()
+                job = replace(job, params=replace(params, mask=replace(params.mask, image=key)))
+                self.blobs.put(key, covered)
         self.store(job, deliver, base_url)
         return job
 
@@ -175,7 +176,7 @@ class Service:
         try:
             self._jobs.enqueue(job, pending)
         except UpscaleError as error:  # refused; a database that failed may have stored it all the same
-            self._delete_pictures(job)
+            self.blobs.delete(*job.keys)
             if error.message == QUEUE_FULL:
                 raise TooManyRequests(QUEUE_FULL, retry_after_s=self._etas.retry_after_s()) from error
             raise
@@ -394,10 +395,10 @@ class Service:
 
     def delete(self, job: Job) -> None:
         """Delete the job and its pictures, in any state: a worker that runs it learns of that at its next heartbeat."""
-        self._delete_pictures(job)  # before the row: after a crash, cleanup still finds the rest
+        self.blobs.delete(*job.keys)  # before the row: after a crash, cleanup still finds the rest
         last = self._jobs.delete(job.id)
         if last is not None:
-            self._delete_pictures(last)  # it may have got a result since
+            self.blobs.delete(*last.keys)  # it may have got a result since
 
     # --- internal ---------------------------------------------------------------------------------------------------
 
@@ -409,9 +410,6 @@ class Service:
         if not self.blobs.has(key):
             raise not_found()
         return Blob(self.blobs, key)
-
-    def _delete_pictures(self, job: Job) -> None:
-        self.blobs.delete(*pictures_of(job))
 
     def _mask(self, mask: Source) -> bytes:
         """The file of a mask's picture, which can be read. Raises BadSource, with the field `mask`."""
@@ -450,9 +448,3 @@ class Service:
 def _drop(task: "asyncio.Future[Any]") -> None:
     if not task.cancelled():
         task.exception()
-
-
-def pictures_of(job: Job) -> list[str]:
-    """The keys of the job's blobs."""
-    mask = job.params.mask.image if job.params.mask else None
-    return [key for key in (job.source_key, mask, *(job.result.keys if job.result else ())) if key]

@@ -160,7 +160,7 @@ def test_a_source_of_a_format_that_can_t_be_signed_is_named_all_the_same(signer:
 def test_a_picture_without_label_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     portrait().save(path)
-    assert inspected(path) == {"label": {}, "manifest": None}
+    assert inspected(path) == {"label": {}, "manifest": None, "hdr": None}
     (tmp_path / "b.txt").write_text("no picture")
     assert CliRunner().invoke(app, ["inspect", str(tmp_path / "b.txt")]).exit_code == 1
 

@@ -65,9 +65,9 @@ def run(ctx: Context) -> None:
     ctx.refinement = Refinement(stated, name, sha256, ctx.seed)
     size, border, stream = ctx.plan.canvas, ctx.plan.result_border, ctx.stream
     work = _Work.of(ctx, refiner, wanted, ctx.seed, stream.channels)
-    spool = Spool(resized(stream, size, np.uint16, ctx.engine.kernel, border), ctx.target.parent)
+    whole = resized(stream, size, np.uint16, ctx.engine.kernel, border)
     depth = np.uint16 if ctx.rows_are_deep or border != NO_BORDER else np.uint8
-    ctx.stream = Stream(*size, stream.channels, depth, ctx.timed("refine", _bands(work, spool, depth)), border)
+    ctx.stream = Stream(*size, stream.channels, depth, ctx.timed("refine", _bands(work, whole, depth)), border)
 
 
 def _recipe(ctx: Context) -> Recipe | None:
@@ -158,9 +158,9 @@ class _Work:
         self.ctx.advance("refine", tiles / self.tiles * self.ctx.work["refine"].work)
 
 
-def _bands(work: _Work, spool: Spool, depth: type[np.uint8] | type[np.uint16]) -> Iterator[Samples]:
+def _bands(work: _Work, picture: Stream, depth: type[np.uint8] | type[np.uint16]) -> Iterator[Samples]:
     """Finished rows from top to bottom; the seams between rows of regions are blended."""
-    with closing(spool):
+    with closing(Spool(picture, work.ctx.target.parent)) as spool:
         parts = (_row(work, spool.rows(row.start, min(row.stop, spool.height)), row) for row in work.rows)
         finished = blended(parts, work.rows, 1, _BLEND)
         for row in work.rows:
