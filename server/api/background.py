@@ -40,7 +40,15 @@ class Background:
     def add_waiting(self, name: str, work: Callable[[], object], wake: Subscription, next_s: NextDue) -> None:
         """A thread that repeats `work` when it is woken, and when something is due."""
         self._wakes.append(wake)
-        self.add(name, work, lambda: wake.wait(_until(next_s)))
+
+        def look() -> bool:
+            pause_s = _until(next_s)  # before the work, or what becomes due during it would be late
+            found = bool(work())
+            if not found and not self._stop.is_set():
+                wake.wait(pause_s)
+            return found
+
+        self.add(name, look, lambda: None)
 
     def add_pool(
         self,
@@ -97,8 +105,11 @@ class _Pool(Generic[_T]):
         found: _T | None = None
         with self._asking:
             try:
-                while not self._stop.is_set() and (found := self._claim()) is None:
-                    self._wake.wait(_until(self._next_s))
+                while not self._stop.is_set():
+                    pause_s = _until(self._next_s)  # before the claim, or what becomes due during it would be late
+                    if (found := self._claim()) is not None:
+                        break
+                    self._wake.wait(pause_s)
             except Exception:
                 self._stop.wait(RETRY_S)  # before the next thread asks
                 raise
