@@ -32,6 +32,9 @@ const read = async (path, init) => (await call(path, init)).json();
 const post = (path, body, signal) =>
   read(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
 
+/** Bytes of a file that is sent to its end also when its job is no longer wanted. */
+const SOON_SENT = 4 << 20;
+
 /** The answer to a form with a file. `onSent(share)`: how much of it has left this browser; fetch does not say. */
 function upload(path, fields, file, { signal, onSent }) {
   const body = new FormData();
@@ -47,9 +50,12 @@ function upload(path, fields, file, { signal, onSent }) {
       request.status < 300 ? resolve(request.response) : reject(refusal(request.status, request.response));
     request.onerror = () => reject(unreachable());
     request.onabort = () => reject(new DOMException("aborted", "AbortError"));
-    signal?.addEventListener("abort", () => request.abort());
+    // What is on its way may be on the server before it can be stopped: then only the answer says what it has become.
+    let sent = file.size < SOON_SENT;
+    request.upload.onload = () => (sent = true);
+    signal?.addEventListener("abort", () => sent || request.abort());
     request.send(body);
-    if (signal?.aborted) request.abort();
+    if (signal?.aborted && !sent) request.abort();
   });
 }
 
@@ -71,14 +77,31 @@ export const plan = (params, [width, height], frames, signal) =>
   post("plan", { ...params, width, height, frames }, signal);
 
 /** The plan for a file, or for a picture of this server by its address. */
-export const planOf = (params, { file, url }, control) =>
-  url ? post("plan", { ...params, image: url }, control.signal) : upload("plan", params, file, control);
+export async function planOf(params, { file, url }, control) {
+  const found = await (url ? post("plan", { ...params, image: url }, control.signal) : upload("plan", params, file, control));
+  control.signal?.throwIfAborted();
+  return found;
+}
 
-/** A new job for a file, or for a picture of this server by its address; `name` is kept with it. */
-export const submit = (params, { file, url, name }, control) =>
-  url
-    ? post("jobs", { ...params, image: url, name }, control.signal)
-    : upload("jobs", { ...params, name }, file, control);
+/** A new job for a file, or for a picture of this server by its address; `name` is kept with it. Aborted by the signal
+ * in `control`, it leaves no job, also where the server had it already. */
+export async function submit(params, { file, url, name }, control) {
+  const { signal } = control;
+  const made = await (url
+    ? post("jobs", { ...params, image: url, name })
+    : upload("jobs", { ...params, name }, file, control));
+  if (!signal.aborted) return made;
+  await discard(made.id);
+  throw signal.reason;
+}
+
+/** Delete a job. One that has not ended is cancelled first. */
+export async function discard(id) {
+  const answer = await remove(id);
+  if (answer.status !== 202) return;
+  for await (const _ of changes(id)); // until it has ended
+  await remove(id);
+}
 
 /** The address of a file that was put onto the server, for `mask`. */
 export const put = async (file) => (await read("uploads", { method: "POST", body: file })).url;

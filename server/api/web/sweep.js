@@ -241,10 +241,7 @@ export class Sweep {
     this.#control?.abort();
     if (!job) return;
     try {
-      const answer = await api.remove(job.id);
-      if (answer.status !== 202) return;
-      for await (const _ of api.changes(job.id)); // until it has ended
-      await api.remove(job.id);
+      await api.discard(job.id);
     } catch {
       // It stays in the list of earlier jobs, where it can be deleted.
     }

@@ -1,7 +1,7 @@
 """The options: what is chosen is what is asked for; presets; networks; the sheet of creativities."""
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.api.web.conftest import Visitor
 from tests.conftest import PANELS, Live, LiveServer, Picture
@@ -193,6 +193,24 @@ def test_a_creativity_is_chosen_on_a_part_before_the_whole_is_made(
     params = live.worker.finish().params
     assert (params.target, params.creativity, params.sweep) == ("8k", 1, False)
     assert live.client.get("/jobs").json()["total"] == 1  # the sheet was deleted
+
+
+def test_closing_the_dialog_while_the_sheet_is_sent_cancels_it(live: Live, visit: Visitor, picture: Picture) -> None:
+    def close_before_the_answer(route: Route) -> None:
+        answer = route.fetch()
+        seen.page.keyboard.press("Escape")
+        route.fulfill(response=answer)
+
+    seen = visit(live)
+    seen.give("p.tif", picture(80, 60, kind="tiff")).get_by_role("button", name="Try creativities").click()
+    seen.page.route("**/jobs", close_before_the_answer)
+    seen.press("Make the versions")
+    expect(seen.page.get_by_role("dialog")).to_be_hidden()
+    for _ in range(100):
+        if live.worker.jobs.counts().get("queued", 0) == 0:
+            break
+        seen.page.wait_for_timeout(50)
+    assert live.client.get("/jobs").json()["total"] == 0
 
 
 def test_closing_the_dialog_cancels_the_sheet(live: Live, visit: Visitor, picture: Picture) -> None:
