@@ -75,7 +75,7 @@ def running_ray(data_dir: Path) -> Iterator[RayCluster]:
     cluster = RayCluster(f"127.0.0.1:{port}", token)
     # Sockets are in this folder, so its path must be short.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--include-dashboard=false", "--num-cpus=1", "--num-gpus=0", f"--port={port}", f"--temp-dir={folder}"]
     command += [f"--object-store-memory={100 * _MIB}", "--include-log-monitor=false"]
     # With ports that it knows, Ray's start does not wait for these processes, each of which needs seconds.

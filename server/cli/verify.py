@@ -96,7 +96,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("difference", "mean {mean}, 99th percentile {p99}, maximum {max} levels".format(**difference)),
         ("fine energy", f"{100 * facts['fine_energy']:.2f} %"),
         ("colour drift", "mean {mean}, local {local} levels".format(**drift)),
-        ("seam score", "unknown: no certificate says where tiles were joined" if seams is None else str(seams)),
+        ("seam score", "none: no certificate names joints of tiles" if seams is None else str(seams)),
     ]
     for number, face in enumerate(facts["faces"]):
         rows.append((f"face {number}", "correlation {correlation}, difference {difference} levels".format(**face)))
