@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode
 
@@ -109,6 +109,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = self._fields = self._idle_bytes = self._events = 0
         self._begun = b""
         """The beginning of the latest piece: for an unknown method the parser stops before the address."""
+        self._running: RequestResponseCycle | None = None
+        """The request that is answered now; `cycle` is the latest one, which may wait for it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -173,6 +175,28 @@ class HttpProtocol(HttpToolsProtocol):
         self._events += 1
         super().on_body(body)
 
+    def on_headers_complete(self) -> None:
+        waiting = len(self.pipeline)
+        super().on_headers_complete()
+        if len(self.pipeline) == waiting:
+            self._running = self.cycle
+
+    def on_response_complete(self) -> None:
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disconnect()
+        super().connection_lost(exc)
+
+    def _disconnect(self) -> None:
+        """Nothing more is written for the requests that are not answered yet. uvicorn sees to the latest one alone."""
+        for cycle in (self._running, self.cycle, *(each for each, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
     def on_message_complete(self) -> None:
         self._idle_bytes = 0
         self._events += 10  # a request is more work than a field
@@ -196,12 +220,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._over = True
         self._unset_keepalive_if_required()
         answering = self.cycle is not None and not self.cycle.response_complete
+        self._disconnect()
         if answering and (self.cycle.response_started or self.pipeline):
             self.transport.close()  # this answer would be read as part of the unfinished one
             return
-        if answering:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
         self.transport.write(_response(self.url_path(), self._refusal or InvalidRequest("this is not an HTTP request")))
         if self.transport.can_write_eof():
             self.transport.write_eof()

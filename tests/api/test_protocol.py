@@ -1,11 +1,12 @@
 """Limits on what is read before the caller is known, over real sockets: heads, frames and tiny pieces."""
 
 import asyncio
+import base64
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from websockets.sync.client import connect
 
 from server.api.dialects.runware.sessions import allow_large_messages
 from server.api.protocol import MAX_FIELDS, MAX_FRAGMENTS, MAX_HEAD_BYTES, MAX_SMALL_MESSAGE_BYTES, HttpProtocol
-from tests.conftest import Live, serve
+from tests.conftest import Live, Picture, serve
 
 
 def exchange(url: str, *parts: bytes) -> bytes:
@@ -148,6 +149,26 @@ def test_pipelined_requests_are_answered_in_their_order(echo: str) -> None:
     requests[-1] = requests[-1].replace(b"Host:", b"Connection: close\r\nHost:")
     answer = exchange(echo, b"".join(requests))
     assert [int(part.rpartition(b"\r\n\r\n")[2]) for part in answer.split(b"HTTP/1.1 200 OK")[1:]] == list(range(40))
+
+
+def test_a_request_that_is_answered_learns_that_its_connection_was_refused(live: Live, picture: Picture) -> None:
+    """Also where a second one waits for it. Its job is cancelled."""
+    body = json.dumps({"image": base64.b64encode(picture()).decode(), "upscaling_resize": 2}).encode()
+    waits = head("/sdapi/v1/extra-single-image", b"Content-Length: %d" % len(body), method="POST") + body
+    host, port = live.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as line:
+        line.sendall(waits)
+        wait_for(lambda: live.worker.jobs.counts() == {"queued": 1})
+        line.sendall(head("/healthz") + b"no request\r\n\r\n")
+        assert line.recv(100) == b""
+    wait_for(lambda: live.worker.jobs.counts() == {"cancelled": 1})
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_endless_pipelines_end(echo: str) -> None:
