@@ -163,6 +163,11 @@ def test_without_ray_in_a_picture_this_machine_goes_on_alone_with_the_same_bytes
         pytest.skip(f"Ray does not start on this machine: {reason}")
 
 
+def helped(server: Served) -> int:
+    """Tiles that engines have computed for it."""
+    return sum(int(each) for each in re.findall(r'"helped": (\d+)', server.log.read_text()))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_server_gives_the_bytes_of_a_single_worker_with_an_engine_and_when_that_is_killed(
@@ -177,14 +182,16 @@ def test_a_server_gives_the_bytes_of_a_single_worker_with_an_engine_and_when_tha
     server.start()
     try:
         server.wait_for(lambda: '"engines": 1' in server.log.read_text(), 240)
-        for killed in (False, True):
-            job_id = submit(server)
-            if killed:
-                server.wait_for(lambda job_id=job_id: server.get(f"/jobs/{job_id}").json()["progress"] > 0.2, 120)  # type: ignore[misc]
-                ray_cluster.kill(ENGINE)
-            assert result_of(server, job_id) == expected
-            assert server.get(f"/jobs/{job_id}").json()["attempt"] == 1
+        for _ in range(10):  # on a busy machine the worker may be done before the engine has its network
+            assert result_of(server, submit(server)) == expected
+            if helped(server):
+                break
+        job_id = submit(server)
+        server.wait_for(lambda: server.get(f"/jobs/{job_id}").json()["progress"] > 0.2, 120)
+        ray_cluster.kill(ENGINE)
+        assert result_of(server, job_id) == expected
+        assert server.get(f"/jobs/{job_id}").json()["attempt"] == 1
     finally:
         server.stop()
-    assert sum(int(each) for each in re.findall(r'"helped": (\d+)', server.log.read_text())) > 0
+    assert helped(server)
     assert not bridges_of(ray_cluster, tmp_path)
