@@ -20,7 +20,7 @@ def test_from_standard_input_to_standard_output(tmp_path: Path) -> None:
         assert (image.format, image.size) == ("PNG", (32, 24))
     assert told.startswith("standard output  32×24".encode())
     left = {path.name for path in tmp_path.rglob("*")}
-    assert left <= {"data", "cache", "durations.json"}, "nothing but what the next estimate is made from"
+    assert left == {"data", "cache", "durations.json"}, "nothing but what the next estimate is made from"
 
 
 def test_from_standard_input_to_a_file_or_folder(run: Run, tmp_path: Path) -> None:

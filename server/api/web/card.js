@@ -77,6 +77,17 @@ export class Card {
     return this.source && api.address(this.source);
   }
 
+  /** Show the whole picture in a dialog's stage. */
+  showIn(stage) {
+    const [w, h] = this.size;
+    const image = stage.querySelector("img");
+    image.onerror = () => (image.src = this.thumb);
+    image.src = this.address;
+    image.alt = this.name;
+    stage.style.setProperty("--aspect", w / h);
+    stage.style.setProperty("--wide", `${(w / h) * 46}vh`);
+  }
+
   get isNew() {
     return !this.sending && this.job === null;
   }

@@ -37,13 +37,7 @@ export class Mask {
 
   open(card) {
     this.#card = card;
-    const [w, h] = card.size;
-    const image = this.#part(".stage img");
-    image.onerror = () => (image.src = card.thumb);
-    image.src = card.address;
-    image.alt = card.name;
-    this.#part(".stage").style.setProperty("--aspect", w / h);
-    this.#part(".stage").style.setProperty("--wide", `${(w / h) * 46}vh`);
+    card.showIn(this.#part(".stage"));
     this.#part("select").value = card.mask?.keep ?? "inside";
     this.#part(".boxes").replaceChildren();
     for (const box of card.mask?.boxes ?? []) this.#add(box);

@@ -72,12 +72,7 @@ export class Sweep {
       range.step = Math.max(1, Math.round(range.max / STEPS));
       range.value = range.max / 2;
     });
-    const image = this.#part(".stage img");
-    image.onerror = () => (image.src = card.thumb);
-    image.src = card.address;
-    image.alt = card.name;
-    this.#part(".stage").style.setProperty("--aspect", w / h);
-    this.#part(".stage").style.setProperty("--wide", `${(w / h) * 46}vh`);
+    card.showIn(this.#part(".stage"));
     this.#choose();
     this.#dialog.showModal();
   }
