@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import pyvips
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,26 +20,14 @@ from server.kernels.cpu import Kernel
 from server.kernels.cpu import load as load_kernel
 from server.models import Model
 from server.pipeline import PICTURE_STEPS, SOURCE_STEPS, Context, expect, run, take, unwrap
-from server.refiners.bundled.refiner import BundledRefiner, load
+from server.refiners.bundled.refiner import BundledRefiner
 from server.rows.resample import gather
-from server.weights.catalog import FOLDER
 from tests import networks
 from tests.pictures import streamed, to_vips
 
 Pixels = NDArray[Any]
 Process = Callable[..., Pixels]
 MakeContext = Callable[..., Context]
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return networks.load(networks.BUNDLED)
-
-
-@pytest.fixture(scope="module")
-def refiner() -> BundledRefiner:
-    path = FOLDER / "bundled" / "refiner.safetensors"
-    return load(path, name="refiner", sha256="ab", device=networks.CPU, dtype=torch.float32)
 
 
 @pytest.fixture

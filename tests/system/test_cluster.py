@@ -186,14 +186,20 @@ def test_24_jobs_sent_to_one_machine_are_done_by_both_and_served_by_both(
         check_signature(each, *secrets)
 
 
+def until_it_works(cluster: Cluster, a: Served, machine: Served) -> list[str]:
+    """Jobs sent to `a`, of which `machine` has begun the last one."""
+    ids: list[str] = []
+    while not ids or worker_of(cluster, ids[-1]) not in command_lines(machine):
+        ids.append(submit(a, 600, 500, 4))
+        a.wait_for(lambda: job(a, ids[-1])["progress"] > 0.02, WAIT_S)
+    return ids
+
+
 def test_a_machine_that_dies_in_the_middle_of_a_job_costs_one_attempt_and_the_job_is_done_once(
     cluster: Cluster, pair: tuple[Served, Served]
 ) -> None:
     a, b = pair
-    before, ids = len(cluster.objects()), list[str]()
-    while not ids or worker_of(cluster, ids[-1]) not in command_lines(b):
-        ids.append(submit(a, 600, 500, 4))
-        a.wait_for(lambda: job(a, ids[-1])["progress"] > 0.02, WAIT_S)
+    before, ids = len(cluster.objects()), until_it_works(cluster, a, b)
     b.kill_all()
     all_succeeded(a, ids)
     assert job(a, ids[-1])["attempt"] == 2
@@ -214,10 +220,7 @@ def test_a_machine_that_is_cut_off_but_lives_loses_its_job_which_is_done_once_el
         third.launch()
         stack.callback(third.stop)
         a.wait_for(lambda: ready_workers(a) == 3, 120)
-        before, ids = len(cluster.objects()), list[str]()
-        while not ids or worker_of(cluster, ids[-1]) not in command_lines(third):
-            ids.append(submit(a, 600, 500, 4))
-            a.wait_for(lambda: job(a, ids[-1])["progress"] > 0.02, WAIT_S)
+        before, ids = len(cluster.objects()), until_it_works(cluster, a, third)
         wire.cut()
         all_succeeded(a, ids)
         assert job(a, ids[-1])["attempt"] == 2

@@ -12,16 +12,9 @@ from torch.nn import functional
 
 from server.pipeline.refine.sampler import locked, noise_at, sample, tiles
 from server.refiners import Grid
-from server.refiners.bundled.refiner import BundledRefiner, load
-from server.weights.catalog import FOLDER
+from server.refiners.bundled.refiner import BundledRefiner
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def refiner() -> BundledRefiner:
-    path = FOLDER / "bundled" / "refiner.safetensors"
-    return load(path, name="refiner", sha256=None, device=CPU, dtype=torch.float32)
 
 
 def picture(h: int, w: int) -> torch.Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from server.engine.engine import Engine
@@ -17,21 +16,8 @@ from server.models import Model
 from server.pipeline import Context, run
 from server.pipeline.refine import step as refine
 from server.refiners import whole_recipe
-from server.refiners.bundled.refiner import BundledRefiner, load
-from server.weights.catalog import FOLDER
+from server.refiners.bundled.refiner import BundledRefiner
 from tests import networks
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return networks.load(networks.BUNDLED)
-
-
-@pytest.fixture(scope="module")
-def refiner() -> BundledRefiner:
-    path = FOLDER / "bundled" / "refiner.safetensors"
-    return load(path, name="refiner", sha256="ab", device=networks.CPU, dtype=torch.float32)
-
 
 Process = Callable[..., tuple[np.ndarray, Context]]
 
