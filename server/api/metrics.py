@@ -54,9 +54,9 @@ class Metrics:
         self._is_leader = is_leader
         self._counting = threading.Lock()
         self._reported: dict[str, Mapping[str, float]] | None = None
-        self._started = self._counted_at = time.monotonic()
+        self._counted_at = time.monotonic()
         self._counted: dict[str, float] = {}
-        """Ids of the jobs that were counted recently, with the time of their last sighting."""
+        """Ids of the jobs that ended recently and must not be counted again, with the time of their last sighting."""
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._registry = registry
@@ -106,6 +106,7 @@ class Metrics:
         self._stored = Gauge("upscale_stored_pictures", "Sources, results and uploads.", registry=self._shared)
         self._stored_bytes = Gauge("upscale_stored_bytes", "Their size.", registry=self._shared)
         self._disk_free = Gauge("upscale_disk_free_bytes", "Of this machine's disk.", registry=registry)
+        self._look_at_ended()  # what ended before this process began is not counted
 
     def answered(self, dialect: str, method: str, status: int) -> None:
         self._requests.labels(dialect, method, status).inc()
@@ -128,27 +129,28 @@ class Metrics:
         """Add what has happened since the last call: ended jobs, and counters of workers."""
         if not self._is_leader():
             with self._counting:  # should this process become the leader, it counts from then on
-                self._started = self._counted_at = time.monotonic()
+                self._look_at_ended()
                 self._reported = None
             return
         self._count_ended()
         self._count_workers()
 
     def _count_ended(self) -> None:
-        """Count the jobs of the last `_LATE_S` that have not been counted."""
+        """Count the jobs that have ended since the last look."""
         with self._counting:
-            ticks = time.monotonic()
-            # Seconds, not a time: clocks may have been set back since this process began.
-            found = self._jobs.figures.ended_within(
-                min(ticks - self._started, _LATE_S + ticks - self._counted_at), _LATE_S
-            )
-            self._counted_at = time.monotonic()
-            for each in found:
-                if each.id not in self._counted:
-                    self._count(each)
-                self._counted[each.id] = self._counted_at
-            while self._counted and next(iter(self._counted.values())) < self._counted_at - 3 * _LATE_S:
-                del self._counted[next(iter(self._counted))]
+            for each in self._look_at_ended():
+                self._count(each)
+
+    def _look_at_ended(self) -> list[Ended]:
+        """The jobs of the last `_LATE_S` that no look before has seen."""
+        # Seconds, not a time: clocks may have been set back since this process began.
+        found = self._jobs.figures.ended_within(_LATE_S + time.monotonic() - self._counted_at, _LATE_S)
+        self._counted_at = time.monotonic()
+        new = [each for each in found if each.id not in self._counted]
+        self._counted |= {each.id: self._counted_at for each in found}
+        while self._counted and next(iter(self._counted.values())) < self._counted_at - 3 * _LATE_S:
+            del self._counted[next(iter(self._counted))]
+        return new
 
     def text(self) -> bytes:
         """In the text format of `CONTENT_TYPE`."""
