@@ -61,7 +61,8 @@ def _utf8_of(body: bytes | str) -> bytes:
     return b"".join(piece.encode("utf-8", "surrogatepass") for piece in pieces).removeprefix(_BOM)
 
 
-def _find(data: bytes, sign: bytes, start: int) -> int:
+def find(data: bytes, sign: bytes, start: int) -> int:
+    """Where this byte is next, from `start`; -1: nowhere."""
     for place in range(start, len(data), LARGE_BYTES):
         found = data.find(sign, place, place + LARGE_BYTES)
         if found >= 0:
@@ -73,18 +74,18 @@ def _long_values(data: bytes) -> Iterator[tuple[int, int]]:
     """Start and end of each, without the quotes. Raises InvalidRequest for a body that is large because of long names,
     long runs of blanks or many texts."""
     place, quotes = 0, 0
-    while quotes < _MAX_QUOTES:
+    while True:
         start = data.find(b'"', place, place + _LONGEST_GAP + 1)
         if start < 0 and len(data) - place > _LONGEST_GAP:
             raise _refused()
         end, escapes = start, 1
-        while end >= 0 and escapes % 2 and quotes < _MAX_QUOTES:
-            end = _find(data, b'"', end + 1)
+        while end >= 0 and escapes % 2:
+            end = find(data, b'"', end + 1)
             before = data[max(start + 1, end - _LONGEST_NAME) : end]
             escapes = len(before) - len(before.rstrip(b"\\"))
-            if escapes == _LONGEST_NAME:
-                raise _refused()
             quotes += 1
+            if escapes == _LONGEST_NAME or quotes > _MAX_QUOTES:
+                raise _refused()
         if start < 0 or end < 0:
             return  # the parser reports the error
         is_name = data[end + 1 : end + 1 + _LONGEST_GAP].lstrip()[:1] == b":"
@@ -93,7 +94,6 @@ def _long_values(data: bytes) -> Iterator[tuple[int, int]]:
         if end - start > _LONG_VALUE:
             yield start + 1, end
         place = end + 1
-    raise _refused()
 
 
 def _read_text(data: bytes, start: int, end: int) -> str:

@@ -1,6 +1,7 @@
 """Source pictures: a URL, one of our own files, or the bytes themselves."""
 
 import base64
+import codecs
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ LONG = 1 << 20
 """Characters. A C function that reads so many stops the other threads for about a millisecond."""
 _PIECE = 1 << 18
 """Characters that are decoded at a time."""
-_SHORT_PIECE = 1 << 14
+_SHORT_PIECE = 1 << 16
 """The same for %-escapes, of which each takes longer."""
 _OWN_FILE = re.compile(r"/(?:files|uploads)/([0-9a-f]{32}(?:\.[a-z0-9]{1,8})?)/*\Z")
 _OWN_JOB = re.compile(r"/jobs/([0-9a-f]{32})/(result|source)/*\Z")
@@ -46,13 +47,26 @@ class LongText(str):
     """
 
     pieces: tuple[str, ...]
-    """None is empty; the first one has at least LONG characters."""
+    """Of about LONG characters each."""
 
     def __new__(cls, pieces: Iterable[str]) -> "LongText":
         kept = tuple(pieces)
         made = super().__new__(cls, described(kept[0], sum(map(len, kept))))
         made.pieces = kept
         return made
+
+
+def text_in_pieces(pieces: Iterable[bytes]) -> str:
+    """The text of these bytes: a LongText if it is long. What is not UTF-8 is replaced."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    texts, held = list[str](), bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) >= LONG:
+            texts.append(decoder.decode(bytes(held)))
+            held.clear()
+    last = decoder.decode(bytes(held), final=True)
+    return LongText([*texts, last]) if texts else last
 
 
 def described(start: str, length: int) -> str:
@@ -96,15 +110,15 @@ def parse_source(text: str, own_bases: Sequence[str]) -> Source:
     if head is None or head[2].lower().endswith(";base64"):
         return Source(data=_from_base64(rest))
     try:
-        return Source(data=b"".join(unquoted(_cut(rest, _SHORT_PIECE))))
+        return Source(data=b"".join(unquoted(rest)))
     except ValueError as error:
         raise _not_a_source() from error
 
 
-def unquoted(pieces: Iterable[str]) -> Iterator[bytes]:
-    """The bytes of text with %-escapes, piece by piece. Raises ValueError."""
+def unquoted(texts: Iterable[str]) -> Iterator[bytes]:
+    """The bytes of a text with %-escapes, piece by piece. Raises ValueError."""
     begun = ""
-    for piece in pieces:
+    for piece in _cut(texts, _SHORT_PIECE):
         piece = begun + piece
         cut = piece.rfind("%", -2) if "%" in piece[-2:] else len(piece)  # an escape must not be cut
         begun = piece[cut:]

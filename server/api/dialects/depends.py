@@ -16,8 +16,9 @@ from starlette.datastructures import FormData
 from starlette.requests import HTTPConnection
 
 from server.api.auth import Auth, Caller
-from server.api.bodies import FORM_TYPES, check_json, check_readable, looks_like_json, media_type
+from server.api.bodies import MULTIPART, check_json, check_readable, is_urlencoded, looks_like_json, media_type
 from server.api.dialects.fields import FORM_REMEDY
+from server.api.forms import multipart_form, urlencoded_form
 from server.api.large_json import LARGE_BYTES
 from server.errors import UnsupportedMedia
 from server.service.service import Service
@@ -176,13 +177,16 @@ RawBody = Annotated[bytes, Depends(read_body)]
 
 
 async def _form(request: Request) -> AsyncIterator[FormData]:
-    if media_type(request.headers) not in FORM_TYPES:
-        body = await request.body()
+    if media_type(request.headers) == MULTIPART:
+        async with multipart_form(request) as form:
+            yield form
+        return
+    body = await whole_body(request)
+    if not is_urlencoded(request.headers):
         check_readable(body, FORM_REMEDY)
         if body and not looks_like_json(body):
             raise UnsupportedMedia(f"this address takes a form: {FORM_REMEDY}")
-    async with request.form() as form:
-        yield form
+    yield await urlencoded_form(body) if is_urlencoded(request.headers) else FormData()
 
 
 Form = Annotated[FormData, Depends(_form)]

@@ -15,7 +15,7 @@ from server.api.large_json import LARGE_BYTES, no_constant, read_large
 from server.errors import InvalidField, InvalidRequest, MissingField, cut
 from server.job.formats import FormatName
 from server.job.job import Target
-from server.outbound.source import described
+from server.outbound.source import LongText, described
 
 _T = TypeVar("_T", bound=str)
 
@@ -83,6 +83,8 @@ def check_density(body: bytes | str) -> None:
 
 def read_json(body: bytes | str) -> Any:
     """In a large body, long texts are LongTexts. Raises InvalidRequest."""
+    if isinstance(body, LongText):
+        body = b"".join(piece.encode("utf-8", "surrogatepass") for piece in body.pieces)
     check_density(body)
     try:
         if len(body) > LARGE_BYTES:

@@ -23,7 +23,6 @@ from server.api.bodies import (
     is_urlencoded,
     looks_like_json,
     media_type,
-    read_urlencoded,
 )
 from server.api.dialects.depends import BaseUrl, Call, CallDep, CallerDep, ServiceDep, authenticated, direct, whole_body
 from server.api.dialects.fields import FORM_REMEDY, file_url
@@ -40,6 +39,7 @@ from server.api.dialects.native.translate import (
     to_response,
     to_source,
 )
+from server.api.forms import multipart_form, read_urlencoded, urlencoded_form
 from server.api.responses import disposition, json_response, picture
 from server.blobs.base import Blob, checked
 from server.config import largest_body
@@ -80,10 +80,10 @@ async def _payload(request: Request, service: ServiceDep) -> AsyncIterator[FormD
             yield body
         else:
             check_readable(body, FORM_REMEDY)
-            yield FormData(dict(await run_in_threadpool(read_urlencoded, body, "image")))
+            yield await urlencoded_form(body, "image")
     else:
         # A picture in base64 may be the text of a field. The size of the body has been checked before.
-        async with request.form(max_part_size=largest_body(service.config)) as form:
+        async with multipart_form(request, largest_body(service.config)) as form:
             yield form
 
 
@@ -348,7 +348,7 @@ async def _small_body(request: Request) -> bytes:
 def _read_zip(body: bytes, *, urlencoded: bool) -> ZipRequest:
     """JSON; or, from a form of a web page, its only field `files` with the list as JSON. Raises InvalidRequest."""
     if urlencoded and not looks_like_json(body):
-        texts = dict(read_urlencoded(body, ""))
+        texts = read_urlencoded(body, "")
         return read_json_request(ZipRequest, b'{"files": %s}' % texts.get("files", "[]").encode("utf-8", "replace"))
     return read_json_request(ZipRequest, body)
 
