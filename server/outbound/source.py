@@ -1,6 +1,7 @@
 """Source pictures: a URL, one of our own files, or the bytes themselves."""
 
 import base64
+import binascii
 import codecs
 import io
 import re
@@ -32,8 +33,7 @@ LONG = 1 << 20
 """Characters. A C function that reads so many stops the other threads for about a millisecond."""
 _PIECE = 1 << 18
 """Characters that are decoded at a time."""
-_SHORT_PIECE = 1 << 16
-"""The same for %-escapes, of which each takes longer."""
+_NO_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _OWN_FILE = re.compile(r"/(?:files|uploads)/([0-9a-f]{32}(?:\.[a-z0-9]{1,8})?)/*\Z")
 _OWN_JOB = re.compile(r"/jobs/([0-9a-f]{32})/(result|source)/*\Z")
 
@@ -118,12 +118,20 @@ def parse_source(text: str, own_bases: Sequence[str]) -> Source:
 def unquoted(texts: Iterable[str]) -> Iterator[bytes]:
     """The bytes of a text with %-escapes, piece by piece. Raises ValueError."""
     begun = ""
-    for piece in _cut(texts, _SHORT_PIECE):
+    for piece in _cut(texts, _PIECE):
         piece = begun + piece
         cut = piece.rfind("%", -2) if "%" in piece[-2:] else len(piece)  # an escape must not be cut
         begun = piece[cut:]
-        yield unquote_to_bytes(piece[:cut])
-    yield unquote_to_bytes(begun)
+        yield _unquoted(piece[:cut].encode())
+    yield _unquoted(begun.encode())
+
+
+def _unquoted(piece: bytes) -> bytes:
+    """The same as unquote_to_bytes, which takes half a second for a million escapes, by a function in C for another
+    sign of escapes (RFC 2045, section 6.7)."""
+    if _NO_ESCAPE.search(piece):
+        return unquote_to_bytes(piece)
+    return binascii.a2b_qp(piece.replace(b"=", b"=3D").replace(b"%", b"="))
 
 
 def _cut(texts: Iterable[str], length: int) -> Iterator[str]:
