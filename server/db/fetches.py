@@ -16,6 +16,7 @@ from server.job.job import Job, State
 MAX_OF_OWNER, MAX_FROM_HOST = 8, 3
 """Fetches at a time."""
 
+_INDEX = "jobs_unfetched"
 _UNFETCHED = text(UNFETCHED)
 _FETCHED_NOW = text(FETCHED_NOW)
 
@@ -37,7 +38,7 @@ class Fetches:
             "fetch",
             jobs,
             active=lambda rows: and_(_FETCHED_NOW, is_live(rows.c.lease_until, seconds)),
-            turn_index="jobs_unfetched",
+            turn_index=_INDEX,
             active_index="jobs_fetched_now",
             since="created_at",
             priority="priority",
@@ -45,8 +46,9 @@ class Fetches:
             max_of_owner=MAX_OF_OWNER,
             max_of_host=MAX_FROM_HOST,
         )
+        any_one = select(jobs.c.id).where(waiting(jobs)).limit(1).with_hint(jobs, f"INDEXED BY {_INDEX}", "sqlite")
         with reading(self._engine) as db:  # processes ask this often; a read blocks no writer
-            if not db.execute(select(jobs.c.id).where(waiting(jobs)).limit(1)).first():
+            if not db.execute(any_one).first():
                 return None
         chosen = fair_order(line, waiting).limit(1).with_for_update(skip_locked=True, of=jobs).scalar_subquery()
         lease = {"worker": fetcher, "attempt": jobs.c.attempt + 1, "lease_until": TICKS + seconds}

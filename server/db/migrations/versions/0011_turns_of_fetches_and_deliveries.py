@@ -1,4 +1,4 @@
-"""Whose turn it is for a fetch or a delivery, found owner by owner and host by host."""
+"""Whose turn it is for a fetch or a delivery, found owner by owner and host by host: since 0005 each has both."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,6 @@ _PENDING = "state = 'pending'"
 
 
 def upgrade() -> None:
-    # Rows without a host have one that needs none: nothing comes after NULL.
-    op.execute("UPDATE jobs SET source_host = '' WHERE source_host IS NULL AND state = 'queued'")
-    op.execute("UPDATE deliveries SET host = '' WHERE host IS NULL")
     op.drop_index("jobs_unfetched", "jobs")
     by_priority = sa.text("priority DESC")
     _partial("jobs", "jobs_unfetched", ["owner", "source_host", by_priority, "created_at", "id"], _UNFETCHED)
