@@ -58,9 +58,9 @@ with torch.inference_mode():
 
 
 def process(folder: Path, *command: str, **env: str) -> None:
-    """With Triton as it is in a worker: in the processes of tests, kernels are interpreted."""
+    """With Triton as it is in a worker (in the processes of tests, kernels are interpreted), but no C compiler."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
-    kept |= {"PYTHONPATH": str(ROOT), "UPSCALE_DATA_DIR": str(folder / "data")}
+    kept |= {"PYTHONPATH": str(ROOT), "UPSCALE_DATA_DIR": str(folder / "data"), "PATH": ""}
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=kept | env)
     assert done.returncode == 0, done.stderr
 
