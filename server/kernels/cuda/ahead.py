@@ -23,7 +23,7 @@ SHARED_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448
 the CUDA C++ programming guide, "technical specifications per compute capability"."""
 
 
-class Cache(FileCacheManager):
+class Cache(FileCacheManager):  # type: ignore[misc]  # Triton has no types
     """Triton's cache: kernels of `BUILT`, which may be read-only, all others in `TRITON_CACHE_DIR`. It is chosen by
     `TRITON_CACHE_MANAGER=server.kernels.cuda.ahead:Cache`."""
 
