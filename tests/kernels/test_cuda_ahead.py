@@ -17,6 +17,7 @@ import torch
 from triton.backends.nvidia.driver import CudaDriver
 from triton.runtime import driver
 from server.config import load_config
+from server.engine.backends.fused import log_compilations
 from server.engine.prebuild import networks
 from server.kernels import Layers
 from server.kernels.cuda.network import Network
@@ -41,6 +42,7 @@ class Driver(CudaDriver):
 PICTURES = ((3, 12, 30, 3, torch.uint8), (1, 8, 512, 3, torch.int16), (2, 4, 128, 1, torch.uint8))
 capability, what = int(sys.argv[1]), sys.argv[2]
 driver.set_active(Driver(capability))
+log_compilations()
 if what == "unknown":
     net = RRDBNet(3, 3, scale=4, num_feat=16, num_block=1, num_grow_ch=16).requires_grad_(False)
     nets = [Network(rrdbnet.layers(net, rrdbnet.detect(net.state_dict())), torch.float16, torch.device("cpu"))]
@@ -57,12 +59,14 @@ with torch.inference_mode():
 '''
 
 
-def process(folder: Path, *command: str, **env: str) -> None:
-    """With Triton as it is in a worker (in the processes of tests, kernels are interpreted), but no C compiler."""
+def process(folder: Path, *command: str, **env: str) -> str:
+    """Its output. With Triton as it is in a worker (in the processes of tests, kernels are interpreted), but without a
+    C compiler."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
     kept |= {"PYTHONPATH": str(ROOT), "UPSCALE_DATA_DIR": str(folder / "data"), "PATH": ""}
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=kept | env)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def compiler(folder: Path, name: str) -> tuple[Path, Path]:
@@ -76,7 +80,7 @@ def compiler(folder: Path, name: str) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_first_start_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_start_compiles_nothing(tmp_path: Path) -> None:
     """For one kind of GPU of each of Triton's two assemblers. The kernels are read-only, as in an image."""
     built, own = tmp_path / "built", tmp_path / "own"
     process(tmp_path, "-m", "server.engine.prebuild", "--capabilities", "80", "120", "--folder", str(built))
@@ -100,11 +104,12 @@ def test_a_first_start_compiles_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         "PYTHONPATH": f"{ROOT}:{tmp_path}",
     }
     for capability in ("80", "120"):
-        process(tmp_path, str(tmp_path / "launch.py"), capability, "known", **env)
+        assert process(tmp_path, str(tmp_path / "launch.py"), capability, "known", **env) == ""
     runs = asked.read_text().splitlines() + asked_later.read_text().splitlines()
     assert set(runs) == {"--version"}
     assert not own.exists() and sorted(built.rglob("*")) == before
-    process(tmp_path, str(tmp_path / "launch.py"), "120", "unknown", **env)
+    said = process(tmp_path, str(tmp_path / "launch.py"), "120", "unknown", **env)
+    assert "compiled a GPU kernel" in said and "convolve" in said
     assert any("--gpu-name=sm_120" in each for each in asked_later.read_text().splitlines())
     assert list(own.rglob("*.cubin")) and sorted(built.rglob("*")) == before
 
