@@ -60,8 +60,8 @@ def networks(catalog: Catalog) -> Iterator[Network]:
 def launch_all(network: Network, capability: int) -> None:
     """Every kernel of it with every signature that a job can give it. Triton's driver must be a `CompileOnly`.
 
-    Triton compiles anew where memory does not begin at a multiple of 16 bytes. What a job gives a kernel is allocated as
-    a whole, as here, and never a part of something.
+    Triton compiles anew where memory does not begin at a multiple of 16 bytes. What a job gives a kernel is allocated
+    as a whole, as here, and never a part of something.
     """
     network.capability = divmod(capability, 10)
     for channels, kind, width in product((1, 3), _SAMPLES, _WIDTHS):
