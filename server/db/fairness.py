@@ -5,7 +5,8 @@ active rows of that owner, then the owner whose last turn was the longest ago, t
 requests to other machines may take long, so one owner never has all places for them, and one host never has all places
 of its owner. Requests within one process take turns in service/turns.py.
 
-turn.py has the same rule for workers' jobs, of which many may wait: it looks at the first job of each owner only.
+Many may wait, so only the first row of each owner at each host is looked at. turn.py does the same for workers' jobs,
+which need no host: as text of its own, because on PostgreSQL it is one statement with all else that a claim does.
 
 Leases are of a clock that may be set back, or start again: see clock.py. A lease is therefore valid only between now
 and its full length from now: one that ends later was written by another clock and is not valid.
