@@ -20,6 +20,8 @@ from server.rows.resample import gather, resized
 from server.rows.stream import Stream
 from server.weights.choice import FIDELITY
 
+_ROWS = 64
+
 
 def expect(ctx: Context) -> None:
     """Announce the work of all passes, planes and networks."""
@@ -80,11 +82,19 @@ def _colours(ctx: Context, networks: Networks, samples: Samples, depth: Depth) -
 
 
 def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Iterator[Samples]:
-    """One network's result, in the source's colours."""
+    """One network's result, in the source's colours. A grey picture stays grey, also one that is stored as RGB."""
+    if model.facts.scale > 1 and _is_grey_rgb(samples):
+        return (np.repeat(band, 3, axis=2) for band in _coloured(ctx, model, samples[..., :1], depth))
     if model.name == FIDELITY or model.facts.scale == 1:  # the one keeps colours by itself
         return _network(ctx, model, samples, depth)
     bands = _network(ctx, model, samples, np.uint16)
     return locked(bands, samples, model.facts.scale, depth, ctx.engine.kernel)
+
+
+def _is_grey_rgb(samples: Samples) -> bool:
+    """Three channels, all equal. Ends at the first rows where they differ."""
+    parts = (samples[top : top + _ROWS] for top in range(0, len(samples), _ROWS))
+    return samples.shape[2] == 3 and all((part[..., :1] == part[..., 1:]).all() for part in parts)
 
 
 def _network(ctx: Context, model: Model, samples: Samples, dtype: Depth) -> Iterator[NDArray[Any]]:
