@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.images.read.alpha_bleeding import RESAMPLED, bleed_alpha
 from server.images.read.open import Samples
 from server.images.samples import Depth, full_scale
 from server.models.base import Model
@@ -42,6 +43,8 @@ def run(ctx: Context) -> None:
         samples = ctx.samples  # the first pass gets the picture as it is
         if number:
             samples = gather(resized(stream, each.source, np.uint16, ctx.engine.kernel, each.border))
+            if has_alpha(samples):  # resizing makes transparent pixels black, which the next network would draw in
+                samples = bleed_alpha(samples, RESAMPLED)
         last = number == len(passes) - 1
         # 8 bits are enough only where they are the final rounding.
         deep = ctx.rows_are_deep or not last or each.result != ctx.plan.result or ctx.more_follows

@@ -134,9 +134,11 @@ def _tagged(samples: NDArray[Any], profile: bytes | None) -> pyvips.Image:
     return image
 
 
-@pytest.mark.parametrize("scale", [1.5, 4])
+@pytest.mark.parametrize(("scale", "creativity"), [(1.5, None), (4, None), (7, None), (3, -2)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_cut_out_objects_get_no_halo(bundled: Model, dtype: type[np.generic], scale: float) -> None:
+def test_cut_out_objects_get_no_halo(
+    bundled: Model, dtype: type[np.generic], scale: float, creativity: float | None
+) -> None:
     side = 64
     y, x = np.mgrid[:side, :side]
     top = np.iinfo(dtype).max  # type: ignore[type-var]
@@ -147,7 +149,9 @@ def test_cut_out_objects_get_no_halo(bundled: Model, dtype: type[np.generic], sc
     alpha = np.clip(side * 0.35 - np.hypot(x - side / 2 + 0.5, y - side / 2 + 0.5) + 0.5, 0, 1)
     colours = np.where((alpha > 0)[..., None], object_(x, y), (0, 1, 0))  # green where nobody sees it
     samples = np.rint(np.dstack([colours, alpha]) * top).astype(dtype)
-    result = samples_of(enlarged(bundled, bytes(to_vips(samples).pngsave_buffer()), Params(scale=scale)))
+    result = samples_of(
+        enlarged(bundled, bytes(to_vips(samples).pngsave_buffer()), Params(scale=scale, creativity=creativity))
+    )
     large_y, large_x = (np.mgrid[: round(side * scale), : round(side * scale)] + 0.5) / scale - 0.5
     expected = np.dstack([np.rint(object_(large_x, large_y) * top), result[..., 3]]).astype(dtype)
     for background in BACKGROUNDS:
