@@ -106,6 +106,8 @@ def why(error: pyvips.Error) -> SourceUnreadable:
 
 
 def _find(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Image]]:
+    if not data:
+        raise SourceUnreadable("the file is empty")
     mime = sniff(data)
     if mime is None:
         known = unsupported.message(data)

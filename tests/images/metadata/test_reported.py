@@ -669,6 +669,10 @@ def test_depths_of_tiff_that_are_not_read_are_named(bits: int, channels: int) ->
     assert f"{bits} bits per sample" in refused(data)
 
 
+def test_an_empty_file_is_called_empty() -> None:
+    assert refused(b"") == "the file is empty"
+
+
 def test_apples_own_png_is_named() -> None:
     data = encoded(scene(), "PNG")
     part = struct.pack(">I", 4) + b"CgBIP\0\x20\2" + struct.pack(">I", zlib.crc32(b"CgBIP\0\x20\2"))
