@@ -6,7 +6,7 @@ to change colours. Below a creativity of 0 fidelity-x4 runs beside the network, 
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,8 @@ def _colours(ctx: Context, networks: Networks, samples: Samples, depth: Depth) -
 def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Iterator[Samples]:
     """One network's result, in the source's colours. A grey picture stays grey, also one that is stored as RGB."""
     if model.facts.scale > 1 and _is_grey_rgb(samples):
-        return (np.repeat(band, 3, axis=2) for band in _coloured(ctx, model, samples[..., :1], depth))
+        grey = _coloured(ctx, model, samples[..., :1], depth)
+        return cast(Iterator[Samples], (band.repeat(3, axis=2) for band in grey))
     if model.name == FIDELITY or model.facts.scale == 1:  # the one keeps colours by itself
         return _network(ctx, model, samples, depth)
     bands = _network(ctx, model, samples, np.uint16)

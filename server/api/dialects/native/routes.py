@@ -81,7 +81,7 @@ async def _payload(request: Request, service: ServiceDep) -> AsyncIterator[FormD
             yield body
         else:
             check_readable(body, FORM_REMEDY)
-            form = FormData(await run_in_threadpool(read_urlencoded, body, "image"))
+            form = FormData([*await run_in_threadpool(read_urlencoded, body, "image")])
             check_once(form)
             yield form
     else:
