@@ -1,4 +1,4 @@
-"""Faults that users of other programs have reported: each is tested here, with similar cases.
+"""Files through all of reading and writing, with their metadata; most are of kinds that users of other programs reported.
 
 A file goes all the way in and out, without a network between: decoded, repeated pixel by pixel, dressed, encoded.
 """
