@@ -1,4 +1,4 @@
-"""Files through all of reading and writing, with their metadata; most are of kinds that users of other programs reported.
+"""Files through all of reading and writing, with their metadata. Most are of kinds that users of other programs report.
 
 A file goes all the way in and out, without a network between: decoded, repeated pixel by pixel, dressed, encoded.
 """
