@@ -1,6 +1,7 @@
 """Forms: their fields may be pictures in base64, so long ones are read in pieces, as LongTexts."""
 
 import codecs
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from server.api.large_json import find
-from server.errors import InvalidField
+from server.errors import InvalidField, cut
 from server.outbound.source import LONG, LongText, text_in_pieces, unquoted
 
 _MAX_FIELDS, _LONGEST_NAME = 1000, 1000
@@ -21,10 +22,10 @@ _Decoder = codecs.getincrementaldecoder("utf-8")
 """Of long texts, whatever the form says of itself: a picture in base64 is the same in all encodings."""
 
 
-def read_urlencoded(body: bytes, exact: str) -> dict[str, str]:
+def read_urlencoded(body: bytes, exact: str) -> list[tuple[str, str]]:
     """The fields of a URL-encoded form. In the field `exact` a plus stays a plus: base64 has them, and `curl -d` does
     not encode them. Raises InvalidField."""
-    fields, place, number = dict[str, str](), 0, 0
+    fields, place, number = list[tuple[str, str]](), 0, 0
     while place < len(body):
         number += 1
         if number > _MAX_FIELDS:
@@ -37,7 +38,7 @@ def read_urlencoded(body: bytes, exact: str) -> dict[str, str]:
         if end > place:
             start = place + len(name) + len(equals)
             field = unquote_plus(name.decode("latin-1"))
-            fields[field] = text_in_pieces(unquoted(_texts(body, start, end, plus=field == exact)))
+            fields.append((field, text_in_pieces(unquoted(_texts(body, start, end, plus=field == exact)))))
         place = end + 1
     return fields
 
@@ -48,9 +49,17 @@ def _texts(body: bytes, start: int, end: int, *, plus: bool) -> Iterator[str]:
         yield text if plus else text.replace("+", " ")
 
 
+def _checked(form: FormData) -> FormData:
+    """Raises InvalidField for a form that has a field more than once: which of them counts would be a guess."""
+    for name, count in Counter(name for name, _ in form.multi_items()).items():
+        if count > 1:
+            raise InvalidField(f"{cut(name)} is in the form {count} times: send it once", field=cut(name))
+    return form
+
+
 async def urlencoded_form(body: bytes, exact: str = "") -> FormData:
     """Raises InvalidField."""
-    return FormData(await run_in_threadpool(read_urlencoded, body, exact))
+    return _checked(FormData(await run_in_threadpool(read_urlencoded, body, exact)))
 
 
 @asynccontextmanager
@@ -62,7 +71,7 @@ async def multipart_form(request: Request, max_text_bytes: int = LONG) -> AsyncI
     except MultiPartException as error:
         raise HTTPException(400, error.message) from error
     try:
-        yield form
+        yield _checked(form)
     finally:
         await form.close()
 

@@ -348,7 +348,7 @@ async def _small_body(request: Request) -> bytes:
 def _read_zip(body: bytes, *, urlencoded: bool) -> ZipRequest:
     """JSON; or, from a form of a web page, its only field `files` with the list as JSON. Raises InvalidRequest."""
     if urlencoded and not looks_like_json(body):
-        texts = read_urlencoded(body, "")
+        texts = dict(read_urlencoded(body, ""))
         return read_json_request(ZipRequest, b'{"files": %s}' % texts.get("files", "[]").encode("utf-8", "replace"))
     return read_json_request(ZipRequest, body)
 
