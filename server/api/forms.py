@@ -59,7 +59,7 @@ def _checked(form: FormData) -> FormData:
 
 async def urlencoded_form(body: bytes, exact: str = "") -> FormData:
     """Raises InvalidField."""
-    return _checked(FormData(await run_in_threadpool(read_urlencoded, body, exact)))
+    return _checked(FormData([*await run_in_threadpool(read_urlencoded, body, exact)]))
 
 
 @asynccontextmanager
