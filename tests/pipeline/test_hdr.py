@@ -139,6 +139,17 @@ def test_heic_of_pq_becomes_avif_of_pq(process: Process) -> None:
     assert code_points(result, "image/avif") == CodePoints(9, 16) and read_header(result, 10**7).size == (128, 96)
 
 
+@pytest.mark.parametrize("creativity", [-2.0, 0.0, 1.0])
+def test_nothing_in_a_result_of_pq_is_brighter_than_its_source(process: Process, creativity: float) -> None:
+    """So that edges of lamps get no sparks, and MaxCLL stays true. Lamps of one pixel, which networks sharpen most."""
+    light = np.full((32, 48, 3), 5.0)
+    light[::5, ::7] = 900.0
+    data = hdr.png(light, hdr.PQ)
+    _, result = process(data, format="png", creativity=creativity, seed=1)
+    source, found = (open_picture(each, 10**7).numpy().astype(int) for each in (data, result))
+    assert found.max() <= source.max() + 1 and found.max() > 0.8 * source.max()
+
+
 @pytest.mark.parametrize("kind", ["gain map", "PQ"])
 def test_hdr_stays_where_detail_is_added(process: Process, kind: str) -> None:
     """The diffusion pass sees the same signal as the networks."""
