@@ -88,7 +88,7 @@ def test_a_gain_map_of_heic_or_avif_becomes_that_of_an_ultra_hdr_jpeg(process: P
     base, small, low, high = hdr.split(hdr.light(1, 48, 64), 1)
     files = [(FILES / f"hdr_{name}.heic").read_bytes() for name in ("base", "gain")]
     if form == "AVIF":
-        files = [encoded(np.atleast_3d(each), "AVIF", quality=95) for each in (base, small)]
+        files = [encoded(np.atleast_3d(np.asarray(each)), "AVIF", quality=95) for each in (base, small)]
     data = hdr.in_heic_of_apple(*files, stated=8.0) if "Apple" in form else hdr.in_heif(*files, low, high)
     ctx, result = process(data, format="jpeg")
     assert ctx.notes == [] and read_header(result, 10**7).hdr == "gain map"

@@ -27,7 +27,7 @@ BASE, GAIN = ((FILES / f"hdr_{name}.heic").read_bytes() for name in ("base", "ga
 LOW, HIGH = 0.0252, 2.9718
 """The gain in stops that the file GAIN was made with, by hdr.split of hdr.light(1, 48, 64)."""
 BASE_AVIF, GAIN_AVIF = (
-    encoded(np.atleast_3d(each), "AVIF", quality=95) for each in hdr.split(hdr.light(1, 48, 64), 1)[:2]
+    encoded(np.atleast_3d(np.asarray(each)), "AVIF", quality=95) for each in hdr.split(hdr.light(1, 48, 64), 1)[:2]
 )
 FLAT = encoded(np.full((8, 8, 1), 99, np.uint8), "AVIF")
 COLOURED, WIDE = (
@@ -59,9 +59,10 @@ def samples(data: bytes) -> NDArray[Any]:
 
 def expected(file: bytes) -> NDArray[Any]:
     """What the decoders make of the gain map's own file."""
-    read = open_picture(file, MANY).numpy().astype(int)
+    read: NDArray[Any] = open_picture(file, MANY).numpy().astype(int)
     read = read // 256 if file is DEEP else read
-    return read[..., 0] if file not in (COLOURED, DEEP) and read.ndim == 3 else read
+    grey: NDArray[Any] = read[..., 0] if file not in (COLOURED, DEEP) and read.ndim == 3 else read
+    return grey
 
 
 @pytest.mark.parametrize(
