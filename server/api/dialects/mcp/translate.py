@@ -188,7 +188,7 @@ def to_params(wanted: Wanted) -> Params:
     values = wanted.model_dump(exclude={"image", "faces", "mask", "wait_s", "width", "height"})
     if all(values[name] is None for name in SIZES):
         values["scale"] = DEFAULT_SCALE
-    mask = wanted.mask and Mask.from_dict(wanted.mask.model_dump())
+    mask = None if wanted.mask is None else Mask.from_dict(wanted.mask.model_dump())
     return Params(**values, animation="keep", faces=Faces() if wanted.faces else None, mask=mask)
 
 
