@@ -1,6 +1,7 @@
 """The boxes of a HEIF file (ISO/IEC 14496-12 and 23008-12) that state its contents."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 CODECS = {
     "hvc1": "image/heic",
@@ -121,15 +122,25 @@ class Items:
 
     def properties(self, item: int, name: bytes) -> list[bytes]:
         """The contents of that item's boxes of that name."""
-        found = []
+        found = (
+            self._data[start:end]
+            for start, end in self._properties.get(item, ())
+            if name == self._data[start - 4 : start]
+        )
+        return list(found)
+
+    @cached_property
+    def _properties(self) -> dict[int, list[tuple[int, int]]]:
+        """For each item its boxes: start and end of their contents. Read once, as hostile files have many items."""
+        found: dict[int, list[tuple[int, int]]] = {}
         for place, stop in find(self._data, b"iprp", *self._inside):
             boxes = [
                 each for inner in find(self._data, b"ipco", place, stop) for each in find(self._data, None, *inner)
             ]
             for start, end in find(self._data, b"ipma", place, stop):
-                numbers = _associated(self._data, start, end).get(item, ())
-                found += [boxes[each - 1] for each in numbers if 0 < each <= len(boxes)]
-        return [self._data[start:end] for start, end in found if self._data[start - 4 : start] == name]
+                for item, numbers in _associated(self._data, start, end).items():
+                    found.setdefault(item, []).extend(boxes[each - 1] for each in numbers if 0 < each <= len(boxes))
+        return found
 
     def content(self, item: int) -> bytes:
         """The bytes of that item; empty if they are not in this file, or not all of them."""

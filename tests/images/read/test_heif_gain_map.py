@@ -3,8 +3,10 @@
 import io
 import math
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -162,6 +164,25 @@ def test_any_single_wrong_byte_of_the_boxes_is_read_or_refused_in_words() -> Non
                 continue
             with suppress(SourceUnreadable):
                 found(bytes(wrong))
+
+
+def test_a_file_with_thousands_of_auxiliary_pictures_costs_no_more_than_reading_it() -> None:
+    """The boxes are read once, and not for each of them."""
+    aux = heif.full(b"auxC", 0, 0, b"urn:x\0")
+    hostile = [heif.picture(BASE), *(heif.Item(b"hvc1", b"", [aux]) for _ in range(5000))]
+    data = heif.written(b"heic", hostile, [(b"auxl", number, [1]) for number in range(2, 5002)])
+    calls: list[int] = []
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code is ours._associated.__code__:
+            calls.append(1)
+
+    sys.setprofile(count)
+    try:
+        assert find_gain_map(data, "image/heic", (64, 48)) is None
+    finally:
+        sys.setprofile(None)
+    assert len(calls) < 10
 
 
 def test_pillow_reads_the_picture_of_a_file_with_a_gain_map() -> None:
