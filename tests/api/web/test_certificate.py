@@ -20,6 +20,7 @@ def test_a_certificate_is_asked_for_and_shown_with_its_heat_map(
     assert job.params.certificate and job.result is not None and job.result.certificate is not None
     details = card.locator(".certificate")
     table = details.get_by_role("table")
+    expect(details.locator("summary")).to_be_visible()
     expect(table).to_be_hidden()
     details.locator("summary").press("Enter")
     expect(table).to_be_visible()
