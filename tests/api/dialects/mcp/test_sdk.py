@@ -23,6 +23,7 @@ from server.db.keys import Keys
 from server.db.limits import Limits
 from server.errors import JobFailed
 from server.job.job import Result
+from server.job.mask import Mask
 from tests.api.dialects.mcp.client import ERAS, Report, connected, text
 from tests.conftest import Live, LiveServer, MakeConfig, Picture, StandIn, serve
 
@@ -69,6 +70,27 @@ def test_every_tool_is_listed_with_schemas_and_does_its_work(live: Live, picture
         assert (job["result"]["width"], job["result"]["height"]) == (48, 24)
         assert mcp.call("jobs", state="succeeded").structured_content == {"jobs": [job], "total": 1}
         assert mcp.call("jobs", state="failed").structured_content == {"jobs": [], "total": 0}
+
+
+@each_era
+def test_what_our_own_api_has_for_a_picture_can_be_asked_for(live: Live, picture: Picture, era: str) -> None:
+    wanted: dict[str, Any] = {
+        "megapixels": 0.02,
+        "mask": {"boxes": [[1, 2, 3, 4]], "keep": "outside"},
+        "grain": 0.5,
+        "hdr": "keep",
+        "wrap": "x",
+        "certificate": True,
+    }
+    with connected(live.url, era) as mcp, live.worker.working():
+        done = mcp.call("upscale", image=inline(picture(20, 10)), **wanted).structured_content
+    params = live.worker.jobs.get(done["id"]).params
+    assert params.mask == Mask(boxes=((1, 2, 3, 4),), keep="outside")
+    assert (params.megapixels, params.grain, params.hdr, params.wrap) == (0.02, 0.5, "keep", "x")
+    facts = done["result"]["certificate"]
+    assert (done["result"]["width"], done["result"]["height"]) == (200, 100) and facts["difference"]["mean"] > 0
+    heat_map = httpx.get(facts["heat_map_url"], trust_env=False).content
+    assert Image.open(io.BytesIO(heat_map)).size == (20, 10)
 
 
 @each_era
@@ -219,6 +241,10 @@ def test_mistakes_are_results_that_say_what_would_work(live: Live, picture: Pict
         ("upscale", {"image": inline(b"text")}, "picture"),
         ("upscale", {"image": image, "model": "none"}, "none"),
         ("upscale", {"image": image, "size": [1]}, "size"),
+        ("upscale", {"image": image, "mask": {"boxes": [[0, 0, 0, 1]]}}, "width and height of at least 1"),
+        ("upscale", {"image": image, "mask": {"image": "x"}}, "mask"),
+        ("upscale", {"image": image, "grain": 2}, "grain: Input should be less than or equal to 1"),
+        ("upscale", {"image": image, "wrap": "z"}, "wrap"),
         ("plan", {"width": 5}, "give both width and height"),
         ("plan", {"image": image, "width": 5, "height": 5}, "either a picture or its width"),
         ("jobs", {"id": "0" * 32}, "there is no job"),
