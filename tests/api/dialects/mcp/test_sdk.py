@@ -98,7 +98,7 @@ def test_a_small_result_is_a_link_and_the_picture_itself(live: Live, picture: Pi
     with connected(live.url, era) as mcp, live.worker.working():
         done = mcp.call("upscale", image=inline(picture(16, 8)), format="webp")
     (link,), (image,) = of_type(done, "resource_link"), of_type(done, "image")
-    data = httpx.get(link.uri, trust_env=False).content
+    data = httpx.get(link.uri, trust_env=False, timeout=60).content
     assert link.mime_type == image.mime_type == "image/webp"
     assert base64.b64decode(image.data) == data and link.size == len(data)
     assert Image.open(io.BytesIO(data)).size == (64, 32)
@@ -127,7 +127,7 @@ def test_a_large_result_is_only_a_link(live: Live, picture: Picture) -> None:
         done = going.result(30)
     assert [each.type for each in done.content] == ["text", "resource_link"]
     (link,) = of_type(done, "resource_link")
-    assert httpx.get(link.uri, trust_env=False).content == data
+    assert httpx.get(link.uri, trust_env=False, timeout=60).content == data
 
 
 def test_so_is_one_of_a_kind_that_clients_do_not_show(live: Live, picture: Picture) -> None:
