@@ -16,17 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    CursorResult,
-    Engine,
-    and_,
-    func,
-    or_,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import ColumnElement, CursorResult, Engine, Select, and_, func, or_, select, text, update
 
 from server.db.clock import NOW, TICKS
 from server.db.database import ENDED, HELD_DELIVERY, PENDING_DELIVERY, deliveries, jobs, reading
@@ -86,22 +76,17 @@ class Deliveries:
 
     def claim(self, seconds: float) -> Delivery | None:
         """The next one due whose job has ended; no other sender gets it for `seconds`. None: none is due."""
-        return self._claim(seconds, lambda rows: and_(rows.c.kind != NEWS, _with_job(rows, jobs.c.state.in_(ENDED))))
+        return self._claim(seconds, _AFTER_THE_JOB)
 
     def claim_news(self, seconds: float) -> Delivery | None:
         """Likewise the next NEWS of a job that has begun. One of a job that has ended is to be marked as delivered."""
-        begun = jobs.c.state != State.QUEUED.value
-        return self._claim(seconds, lambda rows: and_(rows.c.kind == NEWS, _with_job(rows, begun)))
+        return self._claim(seconds, _NEWS)
 
-    def _claim(self, seconds: float, which: Callable[[Any], ColumnElement[bool]]) -> Delivery | None:
-        def waiting(rows: Any) -> ColumnElement[bool]:
-            is_due = or_(rows.c.due_at <= TICKS, rows.c.due_at > TICKS + (LONGEST_S + CLOCKS_APART_S))
-            return and_(_PENDING, is_due, which(rows))
-
+    def _claim(self, seconds: float, queries: tuple[Select[Any], Select[Any]]) -> Delivery | None:
+        any_due, due = queries
         with reading(self._engine) as db:  # processes ask this often; a read blocks no writer
-            if not db.execute(select(deliveries.c.id).where(waiting(deliveries)).limit(1)).first():
+            if db.execute(any_due).first() is None:
                 return None
-        due = fair_order(_LINE, waiting).limit(1)
         chosen = due.with_for_update(skip_locked=True, of=deliveries).scalar_subquery()
         statement = (
             update(deliveries)
@@ -176,3 +161,18 @@ class Deliveries:
 
 def _with_job(rows: Any, state: ColumnElement[bool]) -> ColumnElement[bool]:
     return select(jobs.c.id).where(jobs.c.id == rows.c.job_id, state).correlate(rows).exists()
+
+
+def _due(which: Callable[[Any], ColumnElement[bool]]) -> tuple[Select[Any], Select[Any]]:
+    """Queries for one that is due, whichever; and for the one whose turn it is."""
+
+    def waiting(rows: Any) -> ColumnElement[bool]:
+        is_due = or_(rows.c.due_at <= TICKS, rows.c.due_at > TICKS + (LONGEST_S + CLOCKS_APART_S))
+        return and_(_PENDING, is_due, which(rows))
+
+    return select(deliveries.c.id).where(waiting(deliveries)).limit(1), fair_order(_LINE, waiting).limit(1)
+
+
+# Made once: processes ask often, and to make such a query takes longer than to run it.
+_AFTER_THE_JOB = _due(lambda rows: and_(rows.c.kind != NEWS, _with_job(rows, jobs.c.state.in_(ENDED))))
+_NEWS = _due(lambda rows: and_(rows.c.kind == NEWS, _with_job(rows, jobs.c.state != State.QUEUED.value)))
