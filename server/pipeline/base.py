@@ -45,6 +45,8 @@ _T = TypeVar("_T")
 _SEED_BITS = 63
 _UNFLUSHED = 0.98
 """An encoder has still to write its last rows when the networks have computed them."""
+_AFTER = ("certificate", "sign", "rest")
+"""Steps that begin when the rows are made."""
 _ROUNDING = 1e-6
 """Relative rounding error of a sum of a step's parts."""
 
@@ -218,6 +220,8 @@ class Context:
     """The clock of `shared_seconds`."""
     shared_seconds: dict[str, float] = field(default_factory=dict)
     """As `seconds`, by a clock that counts only this job's share of the machine: see worker/timing.py."""
+    before_steps: str = ""
+    """Before the names of steps in `seconds` and `shared_seconds`: of a second result's, see mask/plan.py."""
     _clocks: list[tuple[str, float, float]] = field(default_factory=list)
     _progress: float = 0.0
 
@@ -254,17 +258,18 @@ class Context:
         if step == "faces" and self.faces is not None:
             return 1.0
         # These take the rows while the network computes the next ones; some encoders take them all, and begin then.
-        streams = step == "resize" or (step == "encode" and not FORMATS[self.params.format].whole_in_memory)
+        whole = FORMATS[self.params.format].whole_in_memory
+        streams = step != "faces" and not (whole and step == "encode") and step not in _AFTER
         return _UNFLUSHED * self.progress if streams and self.progress else None
 
     def expect(self, step: str, work: float) -> None:
         """Announce a step's work on the current picture; 0 for none."""
-        self.work[step] = Part(work, taken=self.spent().get(step, 0.0))
+        self.work[step] = Part(work, taken=self._spent(step))
 
     def advance(self, step: str, work: float, current: float = 0.0) -> None:
         """More of a step's work is done, and `current` of the next tile. Raises when the job must stop."""
         part = self.work[step]
-        part.done, part.current, part.taken = part.done + work, current, self.spent().get(step, 0.0)
+        part.done, part.current, part.taken = part.done + work, current, self._spent(step)
         self.check()
 
     def networks(self) -> Iterator[Networks]:
@@ -350,6 +355,7 @@ class Context:
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
         """Count the time within for this step, and not for the step that runs around it."""
+        name = self.before_steps + name
         now = time.perf_counter(), self.ticks()
         if self._clocks:
             self._count(*now)
@@ -380,6 +386,9 @@ class Context:
         for name, _, since in self._clocks[-1:]:
             found[name] = found.get(name, 0.0) + self.ticks() - since
         return found
+
+    def _spent(self, step: str) -> float:
+        return self.spent().get(self.before_steps + step, 0.0)
 
     def _count(self, now: float, ticks: float) -> None:
         name, since, since_ticks = self._clocks[-1]

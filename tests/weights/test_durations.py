@@ -33,7 +33,7 @@ def test_the_measured_rates_serve_until_jobs_have_run(tmp_path: Path) -> None:
     assert made.of(mixed) == pytest.approx(32)
     assert made.of(Amount("upscale", "a, fidelity-x4", PIXELS)) is None
     learn(made, 3.0)
-    assert made.of(NET) == pytest.approx(3)
+    assert made.of(NET) == pytest.approx(3, rel=0.05)
 
 
 def test_one_bad_sample_changes_little(tmp_path: Path) -> None:
