@@ -78,12 +78,12 @@ class Kind:
 
 MIX = (
     Kind("tiny", 0.15, (1e3, 1.6e4), {}, ("2", "4")),
-    Kind("large network", 0.22, (2e5, 5e5), {"model": LARGE_X4}),
+    Kind("large network", 0.22, (2e5, 5e5), {"model": LARGE_X4}, ("2k",)),
     Kind("compact network", 0.43, (2e5, 2e6), {"model": FIDELITY}),
     Kind("strict", 0.05, (2e5, 8e5), {"creativity": -2.0}),
-    Kind("mean", 0.05, (2e5, 3e5), {"creativity": -1.0}),
+    Kind("mean", 0.05, (2e5, 3e5), {"creativity": -1.0}, ("2k",)),
     Kind("added detail", 0.05, (1e5, 2e5), {"creativity": 1.0}, ("2k",)),
-    Kind("mask", 0.05, (2e5, 3e5), {"mask": '{"boxes": [[100, 100, 200, 150]]}'}),
+    Kind("mask", 0.05, (2e5, 3e5), {"mask": '{"boxes": [[100, 100, 200, 150]]}'}, ("2k",)),
 )
 """What servers for photographs get. Their large network is for small pictures on a CPU: README.md, Models. No faces:
 their weights are not installed."""

@@ -55,6 +55,10 @@ def _nothing() -> None:
     pass
 
 
+def _ignored(_: bool) -> None:
+    pass
+
+
 def _no_faces() -> "FaceRestorer":
     raise ModelNotFound("faces can't be restored here: no weights for them were given")
 
@@ -110,6 +114,8 @@ class Part:
     """The part of the current tile that is done, where that is known."""
     taken: float = 0.0
     """Seconds of the step in `shared_seconds` when these were last written."""
+    alone: float = 0.0
+    """The work of one tile, where no other job computes one at the same time; else 0."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +224,8 @@ class Context:
     """Wall time by step, without the time of other steps that ran inside it."""
     ticks: Callable[[], float] = time.perf_counter
     """The clock of `shared_seconds`."""
+    waits: Callable[[bool], None] = _ignored
+    """Called when the job begins to wait until tiles of other jobs have ended, and when it goes on."""
     shared_seconds: dict[str, float] = field(default_factory=dict)
     """As `seconds`, by a clock that counts only this job's share of the machine: see worker/timing.py."""
     before_steps: str = ""

@@ -34,6 +34,7 @@ from server.job.job import Job, Result
 from server.job.price import cost_of
 from server.pipeline import Context
 from server.worker.pools.base import Pool
+from server.worker.sharing import evenly
 from server.worker.timing import SharedClock, Timing
 from server.worker.upscaler import Upscaler
 
@@ -244,7 +245,7 @@ class Worker:
             mask = job.params.mask.image if job.params.mask is not None else None
             read = self._blobs.get(job.source_key), staged, self._blobs.get(mask) if mask else b""
             run.ctx = self._upscaler.prepare(job.params, *read)
-            run.ctx.ticks = self._clock
+            run.ctx.ticks, run.ctx.waits = run.timing.clock, run.timing.clock.wait
             run.ctx.helpers = self._pool.helpers(job, staged.parent) if self._pool else None
             self._upscaler.run(run.ctx, lambda: self._check(run))
             self._publish(run)
@@ -371,8 +372,8 @@ class Worker:
         heard = False
         while not self._ended.is_set():
             try:
-                for run in list(self._runs):
-                    self._report(run, heard)
+                for run, left_s in self._left().items():
+                    self._report(run, left_s, heard)
                 if time.monotonic() - reported > self._config.lease_s / 4:
                     self._jobs.worker_beat(self._info())
                     missing = self._abandon(missing)
@@ -396,11 +397,20 @@ class Worker:
             self._jobs.abandon(self._id, now & missing)
         return now
 
-    def _report(self, run: _Run, heard: bool) -> None:
+    def _left(self) -> dict[_Run, float | None]:
+        """As `Job.left_s`."""
+        runs = list(self._runs)
+        found = {run: run.timing.parts_left(run.ctx) for run in runs}
+        known = [left for left in found.values() if left is not None]
+        if len(known) == len(runs):
+            return dict(zip(runs, evenly(known), strict=True))
+        return {run: None if left is None else left.seconds for run, left in found.items()}
+
+    def _report(self, run: _Run, left_s: float | None, heard: bool) -> None:
         """`heard`: some job was to be stopped; it may be this one."""
         progress, now = (run.progress, run.stage), time.monotonic()
-        if heard or progress != run.reported or now - run.reported_at > POLL_S:
-            run.news = self._jobs.heartbeat(run.job, *progress, run.timing.left(run.ctx))
+        if heard or progress != run.reported or run.timing.clock.waits or now - run.reported_at > POLL_S:
+            run.news = self._jobs.heartbeat(run.job, *progress, left_s)
             run.reported, run.reported_at = progress, now
 
 
