@@ -39,6 +39,8 @@ _BEFORE = 0.05
 """The weight of what is known before any job has run: that of a sample whose amount differs by a factor of 3.3."""
 _AGEING = 0.93
 """By how much a sample weighs less for each newer one."""
+_USUAL, _SOME = 2e5, 5
+"""Source pixels of a usual picture, and jobs after which the speed is known by them."""
 _WRITE_S = 2.0
 _PACE = "pace"
 """Under this name: what jobs were expected to take at the usual pace, and what they took."""
@@ -48,6 +50,8 @@ _LEAST_S = 0.2
 """Shorter jobs say nothing of the pace."""
 _TRUSTED = 1.0
 """Of the weights of a step's samples: with less, a wrong estimate says nothing of the pace."""
+_LONG_S = 2.0
+"""Longer ones all say as much."""
 _SLOWEST = 4.0
 _TYPICAL = {
     "decode": 0.03e-6,
@@ -131,6 +135,12 @@ class Durations:
             return 0.0
         return _weighted_median(_weighed(samples, 1.0)) * _pace(self._samples)
 
+    def speed(self, network: str) -> float | None:
+        """Source pixels per second, at the usual pace; None until some jobs have run with it."""
+        self._look()
+        samples = self._samples.get(f"upscale:{network}", [])
+        return 1 / _weighted_median(_weighed(samples, _USUAL)) if len(samples) >= _SOME else None
+
     def learn(self, seconds: Mapping[str, float], parts: Iterable[Amount], networks: str | None) -> None:
         """From a job that has ended: `seconds` by step. `networks`: those that ran."""
         known = {part.step: each for part in parts if self._trusts(part) and (each := self._of(part)) is not None}
@@ -197,8 +207,8 @@ def _pace(learnt: Mapping[str, list[Sample]]) -> float:
     samples = learnt.get(_PACE, [])[-_OF_LATE:]
     if len(samples) < _OF_LATE:
         return 1.0
-    # Of a short job chance is a larger part.
-    pace = _weighted_median((taken / expected, expected) for expected, taken in samples)
+    # Of a short job chance is a larger part; but no long one may decide alone.
+    pace = _weighted_median((taken / expected, min(expected, _LONG_S)) for expected, taken in samples)
     return min(_SLOWEST, max(1 / _SLOWEST, pace))
 
 
