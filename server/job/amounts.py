@@ -31,6 +31,11 @@ def amounts(
     return tuple(_amounts(plan, params, mime, creativity, planes, signed))
 
 
+def network_amount(plan: Plan, planes: int = 1) -> Amount:
+    """Of the networks that enlarge; not of those whose result a mask keeps."""
+    return Amount("upscale", plan.model.partition(MASKED)[0], plan.network_pixels * planes)
+
+
 def _amounts(plan: Plan, params: Params, mime: str, creativity: float, planes: int, signed: bool) -> Iterator[Amount]:
     source, result = (w * h * plan.frames for w, h in (plan.source, plan.canvas))
     yield Amount("decode", mime, source)

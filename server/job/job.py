@@ -299,6 +299,8 @@ class Job:
     its worker said last: so that it ends when it would if the worker's jobs shared its time evenly."""
     left_at: float | None = None
     """When its worker said so."""
+    alone_s: float | None = None
+    """Of `left_s`, those of large tiles, of which a worker computes one at a time."""
     created_at: float = field(default_factory=time.time)
     """Unix seconds, as are all times here."""
     started_at: float | None = None

@@ -28,6 +28,7 @@ from server.images.write.save import converts
 from server.job.creativity import Recipe, recipe
 from server.job.formats import FORMATS, Hdr
 from server.job.job import Params
+from server.job.mask import KEPT_STEP
 from server.job.plan import Plan, Sizes
 from server.job.tiling import Size
 from server.models.base import Model
@@ -45,8 +46,8 @@ _T = TypeVar("_T")
 _SEED_BITS = 63
 _UNFLUSHED = 0.98
 """An encoder has still to write its last rows when the networks have computed them."""
-_AFTER = ("certificate", "sign", "rest")
-"""Steps that begin when the rows are made."""
+_STREAMS = ("resize", "mask", "grain", "encode")
+"""Steps that work on rows as soon as they are there."""
 _ROUNDING = 1e-6
 """Relative rounding error of a sum of a step's parts."""
 
@@ -267,8 +268,14 @@ class Context:
             return 1.0
         # These take the rows while the network computes the next ones; some encoders take them all, and begin then.
         whole = FORMATS[self.params.format].whole_in_memory
-        streams = step != "faces" and not (whole and step == "encode") and step not in _AFTER
-        return _UNFLUSHED * self.progress if streams and self.progress else None
+        streams = step.removeprefix(KEPT_STEP) in _STREAMS and not (whole and step == "encode")
+        if not streams:
+            return None
+        # Rows are there when their tile has ended.
+        parts = list(self.work.values())
+        total, done = sum(part.work for part in parts), sum(min(part.work, part.done) for part in parts)
+        of_frame = done / total if total else 0.0
+        return _UNFLUSHED * (self.progress if self.animation else of_frame) or None
 
     def expect(self, step: str, work: float) -> None:
         """Announce a step's work on the current picture; 0 for none."""

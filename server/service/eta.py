@@ -18,7 +18,7 @@ from server.config import Config
 from server.db.ahead import MOST, Ahead, Unended
 from server.db.jobs import Jobs
 from server.files import write_atomically
-from server.job.amounts import amounts
+from server.job.amounts import amounts, network_amount
 from server.job.job import Job, Params, State
 from server.job.plan import Plan
 from server.service.forecast import ends
@@ -139,6 +139,10 @@ class Etas:
         seconds = self._durations.seconds(amounts(plan, params, mime, creativity=creativity, signed=signed))
         return None if seconds is None else seconds + self._durations.loading("+".join(plan.networks))
 
+    def alone_s(self, plan: Plan) -> float:
+        """Of these, for tiles of which one is computed at a time; 0 while nothing is known."""
+        return self._durations.alone(network_amount(plan)) if plan.passes else 0.0
+
     def retry_after_s(self) -> float:
         """Until one more job may wait: until the next one ends."""
         with self._lock:
@@ -161,7 +165,7 @@ class Etas:
             return
         waits = job.state is State.QUEUED
         left = job.id, job.owner, job.priority, job.created_at, None if waits else job.worker, job.left_s, job.left_at
-        self._forecast(replace(self._seen, jobs=[*self._seen.jobs, Unended(*left, job.progress)]))
+        self._forecast(replace(self._seen, jobs=[*self._seen.jobs, Unended(*left, job.progress, job.alone_s)]))
 
     def _forecast(self, seen: Ahead) -> None:
         self._seen = seen

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,8 +141,18 @@ class Durations:
         samples = self._samples.get(f"upscale:{network}", [])
         return 1 / _weighted_median(_weighed(samples, _USUAL)) if len(samples) >= _SOME else None
 
-    def learn(self, seconds: Mapping[str, float], parts: Iterable[Amount], networks: str | None) -> None:
-        """From a job that has ended: `seconds` by step. `networks`: those that ran."""
+    def alone(self, part: Amount) -> float:
+        """Seconds of it for tiles of which a worker computes one at a time: all or none, as jobs of about this amount
+        had them."""
+        self._look()
+        found = _weighed(self._samples.get(f"alone:{part.kind}", []), part.amount)
+        return self.of(part) or 0.0 if found and _weighted_median(found) > 0.5 else 0.0
+
+    def learn(
+        self, seconds: Mapping[str, float], parts: Sequence[Amount], networks: str | None, *, alone: bool = False
+    ) -> None:
+        """From a job that has ended: `seconds` by step. `networks`: those that ran; `alone`: on tiles of which a worker
+        computes one at a time."""
         known = {part.step: each for part in parts if self._trusts(part) and (each := self._of(part)) is not None}
         expected = math.fsum(known.values())
         new = []
@@ -151,6 +161,7 @@ class Durations:
         # At the usual pace: else another load would count twice, as the pace and in the samples.
         pace = _pace(_with(self._samples, new))
         new += [(part.key, (part.amount, seconds.get(part.step, 0.0) / pace)) for part in parts if part.amount > 0]
+        new += [(f"alone:{each.kind}", (each.amount, each.amount * alone)) for each in parts if each.step == "upscale"]
         if networks is not None and seconds.get("load", 0.0) > 0.05:
             new.append((f"load:{networks}", (1.0, seconds["load"] / pace)))
         with self._lock:

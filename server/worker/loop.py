@@ -174,7 +174,8 @@ class Worker:
             if self._work_came.wait(POLL_S) and not self._stop.is_set():
                 time.sleep(random.uniform(0, self._spread_s))
             return
-        run = _Run(job, Timing(self._clock, self._upscaler.durations, job.left_s, signed=self._upscaler.signs))
+        known, signs = self._upscaler.durations, self._upscaler.signs
+        run = _Run(job, Timing(self._clock, known, job.left_s, alone_s=job.alone_s, signed=signs))
         self._runs.add(run)
         self._look.set()
         alone = job.attempt > 1
@@ -372,8 +373,8 @@ class Worker:
         heard = False
         while not self._ended.is_set():
             try:
-                for run, left_s in self._left().items():
-                    self._report(run, left_s, heard)
+                for run, left in self._left().items():
+                    self._report(run, left, heard)
                 if time.monotonic() - reported > self._config.lease_s / 4:
                     self._jobs.worker_beat(self._info())
                     missing = self._abandon(missing)
@@ -397,20 +398,19 @@ class Worker:
             self._jobs.abandon(self._id, now & missing)
         return now
 
-    def _left(self) -> dict[_Run, float | None]:
-        """As `Job.left_s`."""
+    def _left(self) -> dict[_Run, tuple[float | None, float | None]]:
+        """As `Job.left_s` and `Job.alone_s`."""
         runs = list(self._runs)
         found = {run: run.timing.parts_left(run.ctx) for run in runs}
-        known = [left for left in found.values() if left is not None]
-        if len(known) == len(runs):
-            return dict(zip(runs, evenly(known), strict=True))
-        return {run: None if left is None else left.seconds for run, left in found.items()}
+        known = {run: left for run, left in found.items() if left is not None}
+        shared = dict(zip(known, evenly(list(known.values())), strict=True))
+        return {run: (shared.get(run), None if left is None else left.alone) for run, left in found.items()}
 
-    def _report(self, run: _Run, left_s: float | None, heard: bool) -> None:
+    def _report(self, run: _Run, left: tuple[float | None, float | None], heard: bool) -> None:
         """`heard`: some job was to be stopped; it may be this one."""
         progress, now = (run.progress, run.stage), time.monotonic()
         if heard or progress != run.reported or run.timing.clock.waits or now - run.reported_at > POLL_S:
-            run.news = self._jobs.heartbeat(run.job, *progress, left_s)
+            run.news = self._jobs.heartbeat(run.job, *progress, *left)
             run.reported, run.reported_at = progress, now
 
 

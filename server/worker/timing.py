@@ -94,12 +94,22 @@ class JobClock:
 
 
 class Timing:
-    """Of one run. It has joined the clock until `end`. `planned_s`: what the job's own row says, None: nothing."""
+    """Of one run. It has joined the clock until `end`. `planned_s`, `alone_s`: what the job's own row says, None:
+    nothing."""
 
-    def __init__(self, clock: SharedClock, durations: Durations, planned_s: float | None, *, signed: bool) -> None:
+    def __init__(
+        self,
+        clock: SharedClock,
+        durations: Durations,
+        planned_s: float | None,
+        *,
+        alone_s: float | None = None,
+        signed: bool,
+    ) -> None:
         self.clock = JobClock(clock)
         self._durations = durations
         self._planned_s = planned_s
+        self._alone_s = alone_s or 0.0
         self._signed = signed
         self._parts: tuple[Amount, ...] = ()
         self._expected: dict[str, float] = {}
@@ -114,7 +124,9 @@ class Timing:
         """The same, with what others can't do at the same time."""
         taken = self.clock() - self._began
         if ctx is None or ctx.plan is None or not ctx.work:  # what there is to do is not known yet
-            return None if self._planned_s is None else Left(max(self._planned_s - taken, _LATE * taken, _NEVER_0_S))
+            if self._planned_s is None:
+                return None
+            return Left(max(self._planned_s - taken, _LATE * taken, _NEVER_0_S), self._alone_s, self._alone_s)
         if not self._expected:
             self._expect(ctx)
         spent = ctx.spent()
@@ -142,7 +154,8 @@ class Timing:
         spent["rest"] = max(0.0, taken - sum(spent.values()))
         networks = "+".join(ctx.plan.networks) if ctx.loaded else None
         try:
-            self._durations.learn(spent, self._parts, networks)
+            alone = bool("upscale" in ctx.work and ctx.work["upscale"].alone)
+            self._durations.learn(spent, self._parts, networks, alone=alone)
         except OSError as error:
             log.warning("what a job took cannot be saved", reason=str(error))
 

@@ -1,6 +1,7 @@
 import json
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,15 @@ def test_the_speed_of_a_network_is_known_when_some_jobs_have_run(tmp_path: Path)
     assert made.speed("fidelity-x4") is None
     learn(made, 2.0, times=5)
     assert made.speed("fidelity-x4") == pytest.approx(PIXELS / 2)
+
+
+def test_large_tiles_are_expected_where_jobs_of_that_size_had_them(tmp_path: Path) -> None:
+    made, part = Durations(tmp_path), Amount("upscale", "RealESRGAN_x4plus", PIXELS)
+    assert made.alone(part) == 0, "nothing is known"
+    made.learn({"upscale": 30.0}, [part], part.kind, alone=True)
+    made.learn({"upscale": 0.3}, [replace(part, amount=PIXELS / 100)], part.kind)
+    assert made.alone(part) == made.of(part) == pytest.approx(30)
+    assert made.alone(replace(part, amount=PIXELS / 80)) == 0
 
 
 def test_another_load_on_the_machine_is_followed_by_all_steps_within_some_jobs(tmp_path: Path) -> None:
