@@ -200,6 +200,7 @@ def report(jobs: list[Followed]) -> dict[str, Any]:
     }
     return {
         "jobs": len(jobs),
+        "minutes": round((max(job.ended for job in jobs) - min(job.said[0][0] for job in jobs)) / 60, 1),
         "failed": sum(job.state != "succeeded" for job in jobs),
         "cores": os.cpu_count(),
         "load_average": [round(each, 1) for each in os.getloadavg()],

@@ -59,7 +59,7 @@ class Fetches:
     ) -> bool:
         """The source is stored: workers may claim the job, and its attempts count from 0. `left_s`, `alone_s`: as in
         `Job`. False when the job is no longer this fetcher's."""
-        given = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None}
+        given: dict[str, Any] = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None}
         given |= {"left_s": left_s, "alone_s": alone_s}
         return write_job(self._engine, _fetching(job_id, fetcher), Topic.WORK, **given)
 

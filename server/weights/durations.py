@@ -227,11 +227,11 @@ def _with(samples: Mapping[str, list[Sample]], new: Iterable[tuple[str, Sample]]
     """The kinds that were used last are kept."""
     found = dict(samples)
     for key, sample in new:
-        samples = [*found.pop(key, []), sample]
-        same = [place for place, (amount, _) in enumerate(samples) if _class(amount) == _class(sample[0])]
+        kept = [*found.pop(key, []), sample]
+        same = [place for place, (amount, _) in enumerate(kept) if _class(amount) == _class(sample[0])]
         if len(same) > _KEPT:
-            del samples[same[0]]
-        found[key] = samples
+            del kept[same[0]]
+        found[key] = kept
     return dict(list(found.items())[-_MOST_KINDS:])
 
 
