@@ -1,6 +1,8 @@
 """Jobs whose source is still to be fetched from a URL: fetchers in the API half take them, each under its own
 lease. After `give` workers can claim the job."""
 
+from typing import Any
+
 from sqlalchemy import ColumnElement, Engine, and_, or_, select, text, update
 
 from server.db.clock import TICKS
