@@ -108,6 +108,8 @@ class Etas:
         self._seen_at = 0.0
         self._good_until = 0.0
         self._ends: Mapping[str, float] = {}
+        self._waited: frozenset[str] = frozenset()
+        """Jobs that waited at the last look."""
         self._said: OrderedDict[str, dict[str, _Said]] = OrderedDict()
         """By job and moment: what was said first at that moment."""
 
@@ -120,7 +122,8 @@ class Etas:
             if self._seen is None or time.monotonic() >= self._good_until:
                 self._look()
             old = time.monotonic() - self._seen_at > _OLD_S or job.state is State.RUNNING
-            if job.id not in self._ends and old:  # it has come since, or its worker has
+            began = job.state is State.RUNNING and job.id in self._waited
+            if began or (job.id not in self._ends and old):  # it has begun or come since, or its worker has
                 self._look()
             if job.id not in self._ends:
                 self._add(job)
@@ -169,6 +172,7 @@ class Etas:
 
     def _forecast(self, seen: Ahead) -> None:
         self._seen = seen
+        self._waited = frozenset(each.id for each in seen.jobs if each.worker is None)
         self._ends = ends(seen, self._config.slots)
 
     def _learn(self, seen: Ahead) -> None:

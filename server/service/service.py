@@ -353,10 +353,8 @@ class Service:
         if seconds is not None:
             return estimate(plan, params, seconds)
         rates = read_rates(self.config.cache_dir)
-        seconds = 0.0
-        if plan.passes:
-            speed = self.speed(plan.model, plan.networks)
-            seconds = plan.network_pixels / speed if speed else None
+        speed = self.speed(plan.model, plan.networks) if plan.passes else 1.0
+        seconds = plan.network_pixels / speed if speed else None
         steps = recipe(params.creativity or 0.0).steps
         if seconds is not None and plan.passes and steps and REFINER in rates:
             seconds += plan.frames * plan.canvas[0] * plan.canvas[1] * steps / rates[REFINER]

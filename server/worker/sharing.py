@@ -21,7 +21,7 @@ class Left:
     alone: float = 0.0
     """Of these, the tiles of which one is computed at a time; they come first."""
     tile: float = 0.0
-    """Of one of these."""
+    """Of one of these; 0: not known yet, about as others' are."""
     current: float = 0.0
     """Of the one that is being computed; 0: none has begun."""
     waits: bool = False
@@ -32,7 +32,8 @@ def ends(jobs: Sequence[Left]) -> list[float]:
     """Seconds from now until each job ends."""
     left = {place: job.seconds for place, job in enumerate(jobs)}
     alone = {place: min(job.alone, job.seconds) for place, job in enumerate(jobs)}
-    tiles = [max(job.tile, job.alone / _MOST_TILES) for job in jobs]
+    usual = max((job.tile for job in jobs), default=0.0)
+    tiles = [max(job.tile or usual or job.alone, job.alone / _MOST_TILES) for job in jobs]
     tile = {place: min(jobs[place].current or tiles[place], alone[place]) for place in left}
     line = deque(sorted((place for place in left if alone[place]), key=lambda place: _order(jobs[place])))
     found, now = [0.0] * len(jobs), 0.0

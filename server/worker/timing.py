@@ -126,7 +126,7 @@ class Timing:
         if ctx is None or ctx.plan is None or not ctx.work:  # what there is to do is not known yet
             if self._planned_s is None:
                 return None
-            return Left(max(self._planned_s - taken, _LATE * taken, _NEVER_0_S), self._alone_s, self._alone_s)
+            return Left(max(self._planned_s - taken, _LATE * taken, _NEVER_0_S), self._alone_s)
         if not self._expected:
             self._expect(ctx)
         spent = ctx.spent()

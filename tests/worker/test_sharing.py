@@ -23,6 +23,11 @@ def test_of_large_tiles_one_is_computed_at_a_time() -> None:
     assert ends([large(10, 10, 10, rest=1), large(10, 10, waits=True, rest=1)]) == [12, 22], "the encoder runs beside"
 
 
+def test_a_job_whose_tiles_are_not_known_yet_takes_turns_too() -> None:
+    assert ends([Left(20, 20), large(20, 10, 10)]) == [40, 30]
+    assert ends([Left(20, 20), Left(10, 10, waits=True)]) == [20, 30]
+
+
 def test_others_share_with_the_one_that_computes() -> None:
     assert ends([large(10, 10, 10), large(10, 10, waits=True), Left(2)]) == pytest.approx([12, 22, 4])
     assert ends([large(6, 3), Left(6)]) == [12, 12]
