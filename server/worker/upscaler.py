@@ -17,6 +17,7 @@ from server.config import Config
 from server.engine import cuda
 from server.engine import device as devices
 from server.engine.backends.base import Tile
+from server.engine.backends.fused import log_compilations
 from server.engine.backends.fused import problem as fused_problem
 from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
@@ -86,6 +87,8 @@ class Upscaler:
         unfused = fused_problem(self.device, self.model_dtype) if config.kernels == "triton" else "not asked for"
         self.gpu_kernels = "used" if unfused is None else f"not used: {unfused}"
         """Our own code for GPUs: used, or why it is not."""
+        if unfused is None:
+            log_compilations()
         self._engine = Engine(
             self.device,
             dtype=self.model_dtype,
@@ -234,8 +237,7 @@ class Upscaler:
 
     @staticmethod
     def _possible(name: str, rate: float, work: float) -> dict[str, float]:
-        """The rate, with its name; nothing where a clock says what no machine can do. `work`: multiplications for each
-        pixel."""
+        """The rate, with its name; nothing where no machine can be so fast. `work`: multiplications for each pixel."""
         if rate * work <= _MOST_WORK * torch.get_num_threads():
             return {name: rate}
         log.warning("an impossible speed was measured", model=name, pixels_per_second=round(rate))
@@ -243,8 +245,7 @@ class Upscaler:
 
     def _agrees(self, name: str, rate: float) -> bool:
         """Whether jobs with this network, if some have run, had about this speed."""
-        learnt = self.durations.speed(name)
-        return learnt is None or 1 / _APART < rate / learnt < _APART
+        return 1 / _APART < rate / (self.durations.speed(name) or rate) < _APART
 
     def _refiner_rate(self) -> float:
         """Pixels of a result, times steps, per second, of the whole pass."""
