@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 
 _UNFETCHED = "state = 'queued' AND source_key IS NULL"
 _PENDING = "state = 'pending'"
