@@ -7,13 +7,9 @@ where JSON is expected.
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping
-from urllib.parse import unquote, unquote_plus
 
-from starlette.datastructures import FormData
-
-from server.errors import InvalidField, UnsupportedMedia, cut
+from server.errors import UnsupportedMedia
 from server.images.read.sniff import sniff
 
 MULTIPART, _URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
@@ -21,7 +17,6 @@ FORM_TYPES = (MULTIPART, _URLENCODED)
 _GZIP = b"\x1f\x8b"
 _UNCOMPRESSED = {"Accept-Encoding": "identity"}
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-_MAX_FIELDS = 1000
 BOM = "\ufeff"
 
 
@@ -70,26 +65,5 @@ def text_of(body: bytes, errors: str = "surrogatepass") -> str:
     return body.decode(json.detect_encoding(body[:4]), errors).removeprefix(BOM)
 
 
-def check_once(form: FormData) -> None:
-    """Raises InvalidField for a form that has a field more than once: which of them counts would be a guess."""
-    for name, count in Counter(name for name, _ in form.multi_items()).items():
-        if count > 1:
-            raise InvalidField(f"{cut(name)} is in the form {count} times: send it once", field=cut(name))
-
-
 def is_urlencoded(headers: Mapping[str, str]) -> bool:
     return media_type(headers) == _URLENCODED
-
-
-def read_urlencoded(body: bytes, exact: str) -> list[tuple[str, str]]:
-    """The fields of a URL-encoded form. In the field `exact` a plus stays a plus: base64 has them, and `curl -d` does
-    not encode them. Raises InvalidField."""
-    parts = [part for part in body.decode("latin-1").split("&", _MAX_FIELDS) if part]
-    if len(parts) > _MAX_FIELDS:
-        raise InvalidField(f"the form has more than {_MAX_FIELDS} fields")
-    fields = []
-    for part in parts:
-        name, _, value = part.partition("=")
-        name = unquote_plus(name)
-        fields.append((name, unquote(value) if name == exact else unquote_plus(value)))
-    return fields

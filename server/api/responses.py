@@ -3,9 +3,7 @@
 No answer is ever whole in memory, however many callers ask at once and however slowly they read.
 """
 
-import base64
 import hashlib
-import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,16 +19,13 @@ from fastapi.responses import StreamingResponse
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from server.api.inline import Inline
+from server.api.inline import base64_of, parts_of, pieces_of
 from server.blobs.base import Blob, Reader
 from server.errors import RangeNotSatisfiable
 from server.images.read.sniff import SNIFFED_BYTES, sniff
 
 IS_HEAD = "upscale.head"
 """In the scope of a request that came as HEAD: middleware.py makes GET of it."""
-_PIECE_BYTES = 1 << 17
-_BASE64_PIECE_BYTES = 3 << 18
-"""A multiple of 3: the base64 of the pieces, joined, is the base64 of the whole."""
 _LONGEST_DATE = 40
 _MAX_RANGES = 100
 _RANGE = re.compile(r"\s*(\d{1,18})-(\d{1,18})?\s*|\s*-(\d{1,18})\s*")
@@ -52,15 +47,6 @@ class _Streamed(StreamingResponse):
         finally:
             for reader in self._readers:
                 reader.close()
-
-
-def _pieces(reader: Reader, start: int, end: int, size: int = _PIECE_BYTES) -> Iterator[bytes]:
-    while start < end:
-        piece = reader.read(start, min(size, end - start))
-        if not piece:
-            raise RuntimeError(f"the file ends at byte {start}, before the expected {end}")
-        yield piece
-        start += len(piece)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -107,10 +93,10 @@ def file_response(reader: Reader, request: Request, mime: str, extra: Mapping[st
         ranges = _ranges(request.headers.get("Range", ""), size) if in_force else []
         stack.pop_all()
     if not ranges:
-        pieces, length = _pieces(reader, 0, size), size
+        pieces, length = pieces_of(reader, 0, size), size
     elif len(ranges) == 1:
         start, end = ranges[0]
-        pieces, length = _pieces(reader, start, end), end - start
+        pieces, length = pieces_of(reader, start, end), end - start
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     else:
         boundary = uuid.uuid4().hex
@@ -128,7 +114,7 @@ def _multipart(
     length = 0
     for start, end in ranges:
         head = f"--{boundary}\r\nContent-Type: {mime}\r\nContent-Range: bytes {start}-{end - 1}/{reader.size}\r\n\r\n"
-        parts += [iter([head.encode("latin-1")]), _pieces(reader, start, end), iter([b"\r\n"])]
+        parts += [iter([head.encode("latin-1")]), pieces_of(reader, start, end), iter([b"\r\n"])]
         length += len(head) + end - start + 2
     last = f"--{boundary}--".encode("latin-1")
     return chain(*parts, [last]), length + len(last)
@@ -190,26 +176,20 @@ def _ranges(value: str, size: int) -> list[tuple[int, int]]:
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """JSON in which inline pictures are read while they are sent. Raises NotFound when one no longer exists."""
-    marks: dict[str, Inline] = {}
-
-    def mark(value: object) -> str:
-        assert isinstance(value, Inline)
-        name = uuid.uuid4().hex
-        marks[name] = value
-        return name
-
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=mark)
-    if not marks:
-        return Response(text.encode("ascii"), status, headers, media_type="application/json")
-    parts: list[Iterator[bytes]] = []
+    parts = parts_of(content)
+    encoded = list[Iterator[bytes]]()
     readers: list[Reader] = []
     length = 0
-    for name, inline in marks.items():  # in the order in which they occur in the text
-        before, text = text.split(name)
-        reader = inline.blob.open()
-        readers.append(reader)
-        pieces = _pieces(reader, 0, reader.size, _BASE64_PIECE_BYTES)
-        parts += [iter([f"{before}{inline.head}".encode("ascii")]), map(base64.b64encode, pieces)]
-        length += len(before) + len(inline.head) + (reader.size + 2) // 3 * 4
-    all_headers = {**(headers or {}), "Content-Length": str(length + len(text))}
-    return _Streamed(chain(*parts, [text.encode("ascii")]), readers, status, all_headers, "application/json")
+    for part in parts:
+        if isinstance(part, str):
+            encoded.append(iter([part.encode("ascii")]))
+            length += len(part)
+        else:
+            reader = part.blob.open()
+            readers.append(reader)
+            encoded += [iter([part.head.encode("ascii")]), base64_of(reader)]
+            length += len(part.head) + (reader.size + 2) // 3 * 4
+    if not readers:
+        return Response(b"".join(chain(*encoded)), status, headers, media_type="application/json")
+    all_headers = {**(headers or {}), "Content-Length": str(length)}
+    return _Streamed(chain(*encoded), readers, status, all_headers, "application/json")

@@ -31,6 +31,7 @@ from sqlalchemy import (
     make_url,
     text,
 )
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 
 from server.config import BadConfig
@@ -44,7 +45,10 @@ metadata = MetaData()
 READY = "state = 'queued' AND source_key IS NOT NULL"
 """Jobs that workers may claim. As text, because a partial index serves only statements with the same words in them."""
 UNFETCHED = "state = 'queued' AND source_key IS NULL"
+FETCHED_NOW = "state = 'queued' AND worker IS NOT NULL"
 RUNNING = "state = 'running'"
+PENDING_DELIVERY = "state = 'pending'"
+HELD_DELIVERY = "state = 'pending' AND held_until IS NOT NULL"
 WITH_DEADLINE = "cancel_at IS NOT NULL AND finished_at IS NULL"
 
 
@@ -87,7 +91,8 @@ jobs = Table(
     Column("cancel_at", Float),
     # NOTE: none has `lease_until` or `progress`: PostgreSQL updates a row in place only if no index has to follow.
     _partial("jobs_turn", "owner", text("priority DESC"), "created_at", "id", where=READY),
-    _partial("jobs_unfetched", "state", "source_key", where=UNFETCHED),
+    _partial("jobs_unfetched", "owner", "source_host", text("priority DESC"), "created_at", "id", where=UNFETCHED),
+    _partial("jobs_fetched_now", "owner", "source_host", where=FETCHED_NOW),
     _partial("jobs_running", "worker", "owner", where=RUNNING),
     _partial("jobs_deadline", "cancel_at", where=WITH_DEADLINE),
     Index("jobs_backlog", "state", "dialect", "created_at"),
@@ -147,6 +152,8 @@ deliveries = Table(
     Column("held_until", Float),
     Column("last_error", Text),
     Index("deliveries_due", "state", "due_at"),
+    _partial("deliveries_turn", "owner", "host", "due_at", "id", where=PENDING_DELIVERY),
+    _partial("deliveries_held", "owner", "host", where=HELD_DELIVERY),
     Index("deliveries_job", "job_id"),
 )
 
@@ -248,12 +255,20 @@ def _without_waiting(connection: Connection) -> None:
         connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
 
+class _Compiler(SQLiteCompiler):
+    """Knows INDEXED BY, as the hint of a table."""
+
+    def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
+        return text
+
+
 def _sqlite(url: URL) -> Engine:
     if url.database:
         make_private_folder(Path(url.database).parent)
         _make_file(Path(url.database))
     timeout = {} if "timeout" in url.query else {"timeout": _LOCK_TIMEOUT_S}
     engine = create_engine(url, connect_args=timeout, hide_parameters=True)
+    engine.dialect.statement_compiler = _Compiler
     give_clock(engine)
 
     @event.listens_for(engine, "connect")

@@ -12,14 +12,14 @@ The order is fair between owners and hosts, see fairness.py: slow receivers do n
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, Engine, Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Engine, Select, and_, func, or_, select, text, update
 
 from server.db.clock import NOW, TICKS
-from server.db.database import ENDED, deliveries, jobs, reading
+from server.db.database import ENDED, HELD_DELIVERY, PENDING_DELIVERY, deliveries, jobs, reading
 from server.db.fairness import CLOCKS_APART_S, Line, fair_order, is_live, note_turn
 from server.db.notify import Topic, notify
 from server.job.job import State
@@ -34,11 +34,15 @@ LONGEST_S = 900.0
 MAX_OF_OWNER, MAX_OF_HOST = 8, 3
 """Attempts at a time."""
 
+_PENDING = text(PENDING_DELIVERY)
+_HELD = text(HELD_DELIVERY)
 _LINE = Line(
     "delivery",
     deliveries,
-    active=lambda rows: and_(rows.c.state == PENDING, is_live(rows.c.held_until, LONGEST_S)),
-    since=deliveries.c.due_at,
+    active=lambda rows: and_(_HELD, is_live(rows.c.held_until, LONGEST_S)),
+    turn_index="deliveries_turn",
+    active_index="deliveries_held",
+    since="due_at",
     host="host",
     max_of_owner=MAX_OF_OWNER,
     max_of_host=MAX_OF_HOST,
@@ -78,9 +82,10 @@ class Deliveries:
         """Likewise the next NEWS of a job that has begun. One of a job that has ended is to be marked as delivered."""
         return self._claim(seconds, _NEWS)
 
-    def _claim(self, seconds: float, due: Select[Any]) -> Delivery | None:
-        with reading(self._engine) as db:
-            if db.execute(due).first() is None:
+    def _claim(self, seconds: float, queries: tuple[Select[Any], Select[Any]]) -> Delivery | None:
+        any_due, due = queries
+        with reading(self._engine) as db:  # processes ask this often; a read blocks no writer
+            if db.execute(any_due).first() is None:
                 return None
         chosen = due.with_for_update(skip_locked=True, of=deliveries).scalar_subquery()
         statement = (
@@ -154,15 +159,20 @@ class Deliveries:
             db.execute(mine.values(**values))
 
 
-def _with_job(state: ColumnElement[bool]) -> ColumnElement[bool]:
-    return select(jobs.c.id).where(jobs.c.id == deliveries.c.job_id, state).exists()
+def _with_job(rows: Any, state: ColumnElement[bool]) -> ColumnElement[bool]:
+    return select(jobs.c.id).where(jobs.c.id == rows.c.job_id, state).correlate(rows).exists()
 
 
-def _due(which: ColumnElement[bool]) -> Select[Any]:
-    is_due = or_(deliveries.c.due_at <= TICKS, deliveries.c.due_at > TICKS + (LONGEST_S + CLOCKS_APART_S))
-    return fair_order(_LINE, and_(deliveries.c.state == PENDING, is_due, which)).limit(1)
+def _due(which: Callable[[Any], ColumnElement[bool]]) -> tuple[Select[Any], Select[Any]]:
+    """Queries for one that is due, whichever; and for the one whose turn it is."""
+
+    def waiting(rows: Any) -> ColumnElement[bool]:
+        is_due = or_(rows.c.due_at <= TICKS, rows.c.due_at > TICKS + (LONGEST_S + CLOCKS_APART_S))
+        return and_(_PENDING, is_due, which(rows))
+
+    return select(deliveries.c.id).where(waiting(deliveries)).limit(1), fair_order(_LINE, waiting).limit(1)
 
 
 # Made once: processes ask often, and to make such a query takes longer than to run it.
-_AFTER_THE_JOB = _due(and_(deliveries.c.kind != NEWS, _with_job(jobs.c.state.in_(ENDED))))
-_NEWS = _due(and_(deliveries.c.kind == NEWS, _with_job(jobs.c.state != State.QUEUED.value)))
+_AFTER_THE_JOB = _due(lambda rows: and_(rows.c.kind != NEWS, _with_job(rows, jobs.c.state.in_(ENDED))))
+_NEWS = _due(lambda rows: and_(rows.c.kind == NEWS, _with_job(rows, jobs.c.state != State.QUEUED.value)))

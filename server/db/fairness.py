@@ -5,7 +5,8 @@ active rows of that owner, then the owner whose last turn was the longest ago, t
 requests to other machines may take long, so one owner never has all places for them, and one host never has all places
 of its owner. Requests within one process take turns in service/turns.py.
 
-turn.py has the same rule for workers' jobs, of which many may wait: it looks at the first job of each owner only.
+Many may wait, so only the first row of each owner at each host is looked at. turn.py does the same for workers' jobs,
+which need no host: as text of its own, because on PostgreSQL it is one statement with all else that a claim does.
 
 Leases are of a clock that may be set back, or start again: see clock.py. A lease is therefore valid only between now
 and its full length from now: one that ends later was written by another clock and is not valid.
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Connection,
     CursorResult,
@@ -76,37 +78,63 @@ class Line:
     table: Table
     active: Callable[[Any], ColumnElement[bool]]
     """Given the table or an alias of it: the rows that are worked on now."""
-    since: ColumnElement[Any]
-    """When a row began to wait."""
-    priority: ColumnElement[Any] | None = None
-    host: str | None = None
+    turn_index: str
+    """Name of the index that has the waiting rows by owner, host, priority and `since`. SQLite keeps no figures on how
+    many rows a condition leaves, and would take another."""
+    active_index: str
+    """Of the index that has the active rows by owner and host."""
+    since: str
+    """Name of the column that says when a row began to wait."""
+    host: str
     """Name of the column with the host and port that a row needs; empty in rows that need none."""
-    max_of_owner: int | None = None
-    max_of_host: int | None = None
+    max_of_owner: int
+    max_of_host: int
+    priority: str | None = None
+    """Name of its column, if there is one."""
 
 
-def fair_order(line: Line, waiting: ColumnElement[bool]) -> Select[Any]:
-    """Ids of the waiting rows, the next one first."""
-    table = line.table
+def fair_order(line: Line, waiting: Callable[[Any], ColumnElement[bool]]) -> Select[Any]:
+    """Ids of waiting rows, the next one first; `waiting`: given the table or an alias of it, which rows wait.
+
+    Only the first row of each owner at each host is looked at: all else that the rule asks is the same for the others.
+    So the query costs the same however many wait. An index on `owner`, `host`, the priority and `since` has the first
+    ones, and the query goes from one to the next in it."""
+    table, heads = line.table, _heads(line, waiting)
+    by_id = f"INDEXED BY sqlite_autoindex_{table.name}_1"
     busy = _count_active(line, "busy", "owner")
-    active = func.coalesce(busy.c.number, 0)
-    found = select(table.c.id).outerjoin(busy, busy.c.owner == table.c.owner)
-    found = found.outerjoin(turns, and_(turns.c.line == line.name, turns.c.owner == table.c.owner)).where(waiting)
-    order: list[Any] = [] if line.priority is None else [line.priority.desc()]
-    order.append(active)
-    if line.max_of_owner is not None:
-        found = found.where(active < line.max_of_owner)
-    if line.host is not None:
-        crowd = _count_active(line, "crowd", "owner", line.host)
-        at_host = func.coalesce(crowd.c.number, 0)
-        same = and_(crowd.c.owner == table.c.owner, crowd.c[line.host] == table.c[line.host], table.c[line.host] != "")
-        found = found.outerjoin(crowd, same)
-        if line.max_of_host is not None:
-            found = found.where(at_host < line.max_of_host)
-        order.append(at_host)
+    crowd = _count_active(line, "crowd", "owner", line.host)
+    active, at_host = func.coalesce(busy.c.number, 0), func.coalesce(crowd.c.number, 0)
+    same = and_(crowd.c.owner == table.c.owner, crowd.c[line.host] == table.c[line.host], table.c[line.host] != "")
+    found = select(table.c.id).select_from(heads).join(table, table.c.id == heads.c.id)
+    found = found.with_hint(table, by_id, "sqlite")
+    found = found.outerjoin(busy, busy.c.owner == table.c.owner).outerjoin(crowd, same)
+    found = found.outerjoin(turns, and_(turns.c.line == line.name, turns.c.owner == table.c.owner))
+    found = found.where(waiting(table), active < line.max_of_owner, at_host < line.max_of_host)
     # A turn in the future was written by another clock and is ignored.
     served_at = case((turns.c.served_at <= NOW + CLOCKS_APART_S, turns.c.served_at), else_=0.0)
-    return found.order_by(*order, func.coalesce(served_at, 0.0), line.since)
+    first = [] if line.priority is None else [table.c[line.priority].desc()]
+    return found.order_by(*first, active, at_host, func.coalesce(served_at, 0.0), table.c[line.since])
+
+
+def _heads(line: Line, waiting: Callable[[Any], ColumnElement[bool]]) -> CTE:
+    """The first waiting row of each owner at each host."""
+    host, early, later, beyond, head = line.host, *map(line.table.alias, ("early", "later", "beyond", "head"))
+
+    def first(rows: Any, *after: ColumnElement[bool]) -> Select[Any]:
+        by = () if line.priority is None else (rows.c[line.priority].desc(),)
+        order = (rows.c.owner, rows.c[host], *by, rows.c[line.since], rows.c.id)
+        found = select(rows.c.id).where(waiting(rows), *after).order_by(*order).limit(1)
+        return found.with_hint(rows, f"INDEXED BY {line.turn_index}", "sqlite")
+
+    start = first(early).add_columns(early.c.owner, early.c[host]).subquery("start")
+    heads = select(start).cte("heads", recursive=True)
+    same_owner = first(later, later.c.owner == heads.c.owner, later.c[host] > heads.c[host])
+    next_owner = first(beyond, beyond.c.owner > heads.c.owner)
+    # Not one comparison of pairs, of which SQLite uses the first part alone to search in the index.
+    following = func.coalesce(*(each.correlate(heads).scalar_subquery() for each in (same_owner, next_owner)))
+    return heads.union_all(
+        select(head.c.id, head.c.owner, head.c[host]).select_from(heads).join(head, head.c.id == following)
+    )
 
 
 def _count_active(line: Line, name: str, *columns: str) -> Any:
@@ -114,6 +142,7 @@ def _count_active(line: Line, name: str, *columns: str) -> Any:
     other = line.table.alias(f"{name}_rows")
     by = [other.c[column] for column in columns]
     query = select(*by, func.count().label("number")).where(line.active(other)).group_by(*by)
+    query = query.with_hint(other, f"INDEXED BY {line.active_index}", "sqlite")
     return query.subquery(name)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, and_, or_, select, text, update
 
 from server.db.clock import TICKS
-from server.db.database import UNFETCHED, jobs, reading, unsynced
+from server.db.database import FETCHED_NOW, UNFETCHED, jobs, reading, unsynced
 from server.db.fairness import Line, fair_order, is_expired, is_live, note_turn
 from server.db.notify import Topic
 from server.db.rows import COLUMNS, changed, end_job, failure, from_row, write_job
@@ -16,7 +16,9 @@ from server.job.job import Job, State
 MAX_OF_OWNER, MAX_FROM_HOST = 8, 3
 """Fetches at a time."""
 
-_UNFETCHED = text(f"jobs.{UNFETCHED.replace('source_key', 'jobs.source_key')}")
+_INDEX = "jobs_unfetched"
+_UNFETCHED = text(UNFETCHED)
+_FETCHED_NOW = text(FETCHED_NOW)
 
 
 class Fetches:
@@ -27,24 +29,26 @@ class Fetches:
     def claim(self, fetcher: str, seconds: float) -> Job | None:
         """Lease the next job whose source is to be fetched, for `seconds`; None: there is none. Its `attempt` counts
         the fetches of it: more than one only if earlier ones crashed their process."""
-        free = or_(jobs.c.lease_until.is_(None), is_expired(jobs.c.lease_until, seconds))
-        waiting = and_(_UNFETCHED, free)
+
+        def waiting(rows: Any) -> ColumnElement[bool]:
+            free = or_(rows.c.lease_until.is_(None), is_expired(rows.c.lease_until, seconds))
+            return and_(_UNFETCHED, free)
+
         line = Line(
             "fetch",
             jobs,
-            active=lambda rows: and_(
-                rows.c.state == State.QUEUED.value,
-                rows.c.worker.is_not(None),
-                is_live(rows.c.lease_until, seconds),
-            ),
-            since=jobs.c.created_at,
-            priority=jobs.c.priority,
+            active=lambda rows: and_(_FETCHED_NOW, is_live(rows.c.lease_until, seconds)),
+            turn_index=_INDEX,
+            active_index="jobs_fetched_now",
+            since="created_at",
+            priority="priority",
             host="source_host",
             max_of_owner=MAX_OF_OWNER,
             max_of_host=MAX_FROM_HOST,
         )
+        any_one = select(jobs.c.id).where(waiting(jobs)).limit(1).with_hint(jobs, f"INDEXED BY {_INDEX}", "sqlite")
         with reading(self._engine) as db:  # processes ask this often; a read blocks no writer
-            if not db.execute(select(jobs.c.id).where(waiting).limit(1)).first():
+            if not db.execute(any_one).first():
                 return None
         chosen = fair_order(line, waiting).limit(1).with_for_update(skip_locked=True, of=jobs).scalar_subquery()
         lease = {"worker": fetcher, "attempt": jobs.c.attempt + 1, "lease_until": TICKS + seconds}

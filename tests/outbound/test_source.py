@@ -9,12 +9,13 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
 from server.config import MIB
 from server.errors import InvalidField, SourceNotAllowed, SourceTooLarge, SourceUnreachable
-from server.outbound.source import Source, download, parse_source
+from server.outbound.source import Source, download, parse_source, unquoted
 from tests.conftest import MakeConfig, Picture
 
 Answer = Callable[[socket.socket], None]
@@ -414,3 +415,11 @@ def test_a_hostile_data_uri_is_refused_in_little_time_and_memory() -> None:
     assert time.thread_time() - started < 2
     assert tracemalloc.get_traced_memory()[1] < 60 * MIB
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "text", ["%41%42=%3D==%3d%0A%0D\n%00", "%", "a%4", "%zz%41", "%41%4", "ü%FF", "", "%%41", "=\n=3D%3D3D"]
+)
+def test_escapes_are_read_as_urllib_reads_them(text: str) -> None:
+    assert b"".join(unquoted([text])) == unquote_to_bytes(text)
+    assert b"".join(unquoted(text)) == unquote_to_bytes(text)  # each character is a piece

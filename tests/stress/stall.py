@@ -160,8 +160,8 @@ def pipelined(target: Target) -> str:
     return exchange(target, [_head("GET", "/healthz", target) * target.size(20_000)])
 
 
-def _post(target: Target, path: str, body: bytes) -> str:
-    headers = target.headers | {"Content-Type": "application/json"}
+def _post(target: Target, path: str, body: bytes, mime: str = "application/json") -> str:
+    headers = target.headers | {"Content-Type": mime}
     try:
         answer = httpx.post(target.address + path, content=body, headers=headers, trust_env=False, timeout=180)
     except httpx.HTTPError:
@@ -198,10 +198,39 @@ def many_chunks(target: Target) -> str:
 
 def large_picture(target: Target) -> str:
     """A legitimate one: 100 MB as base64, and the plan for it is made."""
+    return _plan(target, noise(target))
+
+
+def large_form(target: Target) -> str:
+    """The same picture as the text of a form's field."""
+    return _post(
+        target, "/plan", _PART + base64.b64encode(noise(target)) + _END, f"multipart/form-data; boundary={_BOUNDARY}"
+    )
+
+
+def escapes(target: Target) -> str:
+    """50 MB of %-escapes in a form."""
+    return _post(
+        target, "/plan", b"scale=1&image=" + b"%41" * target.size(17_000_000), "application/x-www-form-urlencoded"
+    )
+
+
+def wide_json(target: Target) -> str:
+    """100 MB of JSON in UTF-16, which is no picture."""
+    return _post(target, "/plan", ('{"image": "' + "A" * target.size(50_000_000) + '"}').encode("utf-16-le"))
+
+
+_BOUNDARY = "limit-of-parts"
+_PART = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"\r\n\r\n'.encode()
+_END = f"\r\n--{_BOUNDARY}--\r\n".encode()
+
+
+def noise(target: Target) -> bytes:
+    """A picture of 75 MB."""
     side = int((target.size(75_000_000) / 3) ** 0.5)
     buffer = io.BytesIO()
     Image.frombytes("RGB", (side, side), os.urandom(side * side * 3)).save(buffer, "BMP")
-    return _plan(target, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _plan(target: Target, data: bytes) -> str:
@@ -231,7 +260,10 @@ ATTACKS: dict[str, tuple[Attack, tuple[str, ...]]] = {
     "50 MB of blanks in JSON": (json_blanks, ("400",)),
     "50 zTXt of 50 MB": (packed_texts, ("422",)),
     "a PNG of 500,000 chunks": (many_chunks, ("422",)),
+    "50 MB of %-escapes in a form": (escapes, ("422",)),
+    "100 MB of JSON in UTF-16": (wide_json, ("422",)),
     "a legitimate picture of 100 MB in base64": (large_picture, ("200",)),
+    "a legitimate picture of 100 MB in base64, in a form": (large_form, ("200",)),
 }
 """By name: what is sent, and which answers are right."""
 
@@ -306,7 +338,7 @@ def attack(target: Target, name: str, at_once: int) -> tuple[dict[str, int], lis
     return {each: outcomes.count(each) for each in sorted(set(outcomes))}, [o for o in outcomes if o not in right]
 
 
-def measure(folder: Path, scale: float, at_once: int, rest_s: float) -> dict[str, Any]:
+def measure(folder: Path, scale: float, at_once: int, rest_s: float, only: str = "") -> dict[str, Any]:
     server = Launched(folder, UPSCALE_API_KEYS=KEY, UPSCALE_MAX_SOURCE_BYTES=str(100 << 20))
     server.start()
     try:
@@ -315,9 +347,11 @@ def measure(folder: Path, scale: float, at_once: int, rest_s: float) -> dict[str
         key = secrets.token_hex(16)
         (server.data_dir / "blobs" / key).write_bytes(_png_with([]))
         target = Target(server.address, KEY, f"/files/{key}", scale)
+        for name in ("If-None-Match with 60,000 blanks", "deep JSON", "a PNG of 500,000 chunks"):
+            attack(Target(server.address, KEY, target.file, 1e-4), name, 1)  # what is loaded at its first use
         rest = Watcher(server.address, api, rest_s).wait()
         found: dict[str, Seen] = {}
-        for name in ATTACKS:
+        for name in (name for name in ATTACKS if only in name):
             watcher = Watcher(server.address, api)
             time.sleep(0.3)
             outcomes, wrong = attack(target, name, at_once)
@@ -343,6 +377,7 @@ def measure(folder: Path, scale: float, at_once: int, rest_s: float) -> dict[str
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a twentieth of the sizes")
+    parser.add_argument("--only", default="", help="attacks with this in their name")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--watch", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -352,7 +387,7 @@ def main() -> int:
         return 0
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # it tells at length when it is hung up on
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), 0.05 if args.short else 1.0, AT_ONCE, 3.0 if args.short else 10.0)
+        found = measure(Path(folder), 0.05 if args.short else 1.0, AT_ONCE, 3.0 if args.short else 10.0, args.only)
     print(json.dumps({name: value for name, value in found.items() if name != "attacks"}, indent=1))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")

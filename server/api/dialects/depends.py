@@ -16,14 +16,15 @@ from starlette.datastructures import FormData
 from starlette.requests import HTTPConnection
 
 from server.api.auth import Auth, Caller
-from server.api.bodies import FORM_TYPES, check_json, check_once, check_readable, looks_like_json, media_type
+from server.api.bodies import MULTIPART, check_json, check_readable, is_urlencoded, looks_like_json, media_type
 from server.api.dialects.fields import FORM_REMEDY
+from server.api.forms import multipart_form, urlencoded_form
+from server.api.large_json import LARGE_BYTES
 from server.errors import UnsupportedMedia
 from server.service.service import Service
 
 _Made = TypeVar("_Made")
 
-_LARGE_BYTES = 1 << 20
 _HOST = re.compile(r"[\w.:\[\]-]{1,255}", re.ASCII)
 _PREFIX = re.compile(r"(?:/[\w.~-]{1,64}){0,8}", re.ASCII)
 
@@ -150,11 +151,18 @@ def _answered(answer: Callable[..., Response], request: Request) -> Response:
 
 
 async def whole_body(request: Request) -> bytes:
-    """The body's pieces, joined. Joining large ones takes as long as copying them, so a thread does it."""
+    """The body's pieces, joined. Of a large one a thread does it."""
     pieces = [piece async for piece in request.stream()]
-    if sum(map(len, pieces)) < _LARGE_BYTES:
+    if sum(map(len, pieces)) < LARGE_BYTES:
         return b"".join(pieces)
-    return await run_in_threadpool(b"".join, pieces)
+    return await run_in_threadpool(_joined, pieces)
+
+
+def _joined(pieces: list[bytes]) -> bytes:
+    body = b"".join(pieces)  # other threads run during a large one
+    while pieces:  # freed one by one: other threads run in between
+        pieces.pop()
+    return body
 
 
 async def read_body(request: Request) -> bytes:
@@ -169,14 +177,16 @@ RawBody = Annotated[bytes, Depends(read_body)]
 
 
 async def _form(request: Request) -> AsyncIterator[FormData]:
-    if media_type(request.headers) not in FORM_TYPES:
-        body = await request.body()
+    if media_type(request.headers) == MULTIPART:
+        async with multipart_form(request) as form:
+            yield form
+        return
+    body = await whole_body(request)
+    if not is_urlencoded(request.headers):
         check_readable(body, FORM_REMEDY)
         if body and not looks_like_json(body):
             raise UnsupportedMedia(f"this address takes a form: {FORM_REMEDY}")
-    async with request.form() as form:
-        check_once(form)
-        yield form
+    yield await urlencoded_form(body) if is_urlencoded(request.headers) else FormData()
 
 
 Form = Annotated[FormData, Depends(_form)]

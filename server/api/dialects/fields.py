@@ -6,14 +6,16 @@ import re
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from server.api.bodies import BOM, text_of
+from server.api.large_json import LARGE_BYTES, no_constant, read_large
 from server.errors import InvalidField, InvalidRequest, MissingField, cut
 from server.job.formats import FormatName
 from server.job.job import Target
+from server.outbound.source import LongText, described
 
 _T = TypeVar("_T", bound=str)
 
@@ -29,8 +31,6 @@ LONGEST_ECHO = 512
 MAX_JSON_PARTS = 20_000
 """Braces, brackets and commas of a body. A picture in base64 has none, however large; a body of nothing else would take
 25 times its size in memory."""
-_LARGE_BYTES = 1 << 20
-_MAX_STRINGS, _LONGEST_GAP, _LONGEST_NAME = 4 * 20_000, 65536, 1000
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -48,8 +48,7 @@ def shown_picture(image: str) -> str:
     """A caller's text for a picture, to be repeated in answers: a long inline one only as its kind and length."""
     if len(image) <= LONGEST_ECHO or image[:8].lower().startswith(("http://", "https://")):
         return image
-    head = re.match(r"data:[\w/.+;=-]{0,100},", image, re.IGNORECASE)
-    return f"<{head[0].removesuffix(',') if head else 'base64'}, {len(image)} characters>"
+    return described(image, len(image))
 
 
 def iso_time(seconds: float) -> str:
@@ -74,73 +73,24 @@ def undashed(text: str) -> str:
 def check_density(body: bytes | str) -> None:
     """Call before a JSON body is parsed. Raises InvalidRequest."""
     left = MAX_JSON_PARTS
-    for start in range(0, len(body), _LARGE_BYTES):  # in pieces: other threads run in between
+    for start in range(0, len(body), LARGE_BYTES):  # in pieces: other threads run in between
         for sign in "{[,":
             wanted = sign if isinstance(body, str) else sign.encode()
-            left -= body.count(wanted, start, start + _LARGE_BYTES)  # type: ignore[arg-type]
+            left -= body.count(wanted, start, start + LARGE_BYTES)  # type: ignore[arg-type]
         if left < 0:
             raise InvalidRequest("invalid request body")
 
 
-def _read_large(text: str) -> Any:
-    """The same as json.loads, but long values are taken out first and read in pieces, so that other threads run in
-    between. Raises ValueError, InvalidRequest."""
-    parts, long, last = list[str](), dict[str, str](), 0
-    for start, end in _long_values(text):
-        if text.find("\\", start, end) < 0:  # others stay in the text: an escape must not be cut
-            mark = uuid.uuid4().hex
-            pieces = (text[place : min(end, place + _LARGE_BYTES)] for place in range(start, end, _LARGE_BYTES))
-            long[mark] = "".join(json.loads(f'"{piece}"') for piece in pieces)
-            parts += [text[last:start], mark]
-            last = end
-    return _filled(json.loads("".join((*parts, text[last:])), parse_constant=_no_constant), long)
-
-
-def _filled(value: Any, long: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return long.get(value, value)
-    if isinstance(value, list):
-        return [_filled(each, long) for each in value]
-    return {name: _filled(each, long) for name, each in value.items()} if isinstance(value, dict) else value
-
-
-def _long_values(text: str) -> list[tuple[int, int]]:
-    """Start and end of each in a large body, without the quotes. Raises InvalidRequest for a body that is large because
-    of long names, long runs of blanks or many strings: no picture is sent like that."""
-    refused = InvalidRequest("invalid request body")
-    found, place = list[tuple[int, int]](), 0
-    for _ in range(_MAX_STRINGS):
-        start = text.find('"', place)
-        if (start if start >= 0 else len(text)) - place > _LONGEST_GAP:
-            raise refused
-        end = start
-        while end >= 0:
-            end = text.find('"', end + 1)
-            before = text[max(start + 1, end - _LONGEST_NAME) : end]
-            escapes = len(before) - len(before.rstrip("\\"))
-            if escapes == _LONGEST_NAME:
-                raise refused
-            if escapes % 2 == 0:
-                break
-        if start < 0 or end < 0:
-            return found  # the parser reports the error
-        is_name = text[end + 1 : end + 1 + _LONGEST_GAP].lstrip()[:1] == ":"
-        if is_name and end - start > _LONGEST_NAME:
-            raise refused
-        if end - start > _LONGEST_GAP:
-            found.append((start + 1, end))
-        place = end + 1
-    raise refused
-
-
 def read_json(body: bytes | str) -> Any:
-    """Raises InvalidRequest."""
+    """In a large body, long texts are LongTexts. Raises InvalidRequest."""
+    if isinstance(body, LongText):
+        body = b"".join(piece.encode("utf-8", "surrogatepass") for piece in body.pieces)
     check_density(body)
     try:
+        if len(body) > LARGE_BYTES:
+            return read_large(body)
         text = body.removeprefix(BOM) if isinstance(body, str) else text_of(body)
-        if len(text) > _LARGE_BYTES:
-            return _read_large(text)
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("invalid request body") from error
 
@@ -151,10 +101,6 @@ def read_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest("invalid request body")
     return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def first_error(error: ValidationError, not_an_object: str = "this must be an object") -> InvalidRequest:

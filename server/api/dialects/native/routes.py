@@ -19,12 +19,10 @@ from server.api import archive
 from server.api.bodies import (
     FORM_TYPES,
     MULTIPART,
-    check_once,
     check_readable,
     is_urlencoded,
     looks_like_json,
     media_type,
-    read_urlencoded,
 )
 from server.api.dialects.depends import BaseUrl, Call, CallDep, CallerDep, ServiceDep, authenticated, direct, whole_body
 from server.api.dialects.fields import FORM_REMEDY, file_url
@@ -41,6 +39,7 @@ from server.api.dialects.native.translate import (
     to_response,
     to_source,
 )
+from server.api.forms import multipart_form, read_urlencoded, urlencoded_form
 from server.api.responses import disposition, json_response, picture
 from server.blobs.base import Blob, checked
 from server.config import largest_body
@@ -81,13 +80,10 @@ async def _payload(request: Request, service: ServiceDep) -> AsyncIterator[FormD
             yield body
         else:
             check_readable(body, FORM_REMEDY)
-            form = FormData([*await run_in_threadpool(read_urlencoded, body, "image")])
-            check_once(form)
-            yield form
+            yield await urlencoded_form(body, "image")
     else:
         # A picture in base64 may be the text of a field. The size of the body has been checked before.
-        async with request.form(max_part_size=largest_body(service.config)) as form:
-            check_once(form)
+        async with multipart_form(request, largest_body(service.config)) as form:
             yield form
 
 

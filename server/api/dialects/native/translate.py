@@ -4,7 +4,17 @@ import re
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from server.api.bodies import check_readable
 from server.api.dialects.fields import FORM_REMEDY, file_url, first_error, iso_time, read_json
@@ -28,7 +38,7 @@ from server.job.job import (
     Wrap,
 )
 from server.job.mask import Keep, Mask, of_mask
-from server.outbound.source import Source, parse_source
+from server.outbound.source import LongText, Source, parse_source
 from server.service.eta import Eta
 from server.service.previews import SIDES
 
@@ -94,13 +104,20 @@ def _read_faces(value: Any) -> Faces | None:
     return Faces(strength=strength, only=only)
 
 
+def _read_picture(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, LongText) else read(value)  # pydantic would make it a plain text
+
+
+Picture = Annotated[str, WrapValidator(_read_picture)]
+
+
 class WantedMask(BaseModel):
     """The field `mask`. Mask checks the ranges."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     boxes: list[Annotated[list[int], Field(min_length=4, max_length=4)]] | None = None
-    image: str | None = None
+    image: Picture | None = None
     """URL, data URI or base64; a form may carry a `mask_file` instead."""
     keep: Keep = "inside"
 
@@ -119,7 +136,7 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    image: str | None = None
+    image: Picture | None = None
     """URL, data URI or base64; a form may carry a `file` instead."""
     scale: float | None = None
     target: Target | None = None
