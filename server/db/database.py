@@ -134,6 +134,7 @@ uploads = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
     Column("about", JSON, nullable=False, server_default="{}"),
+    Column("held_until", Float),
 )
 
 deliveries = Table(

@@ -2,18 +2,22 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Engine, Row, and_, delete, func, insert, or_, select, update
 
 from server.blobs.base import KEY, Blobs, new_key
-from server.db.clock import NOW
+from server.db.clock import NOW, TICKS
 from server.db.database import reading, uploads
+from server.db.fairness import is_expired
 from server.errors import NotFound
 
 TICKET_S = 3600
 """How long a ticket may wait for its bytes."""
+_FILL_S = 600.0
+"""How long a ticket is held by one caller's bytes, if its process dies before they are stored."""
 _NO_TICKET = "there is no such upload ticket, or it has been used or has expired"
 
 
@@ -42,7 +46,7 @@ class Uploads:
         values = {"key": new_key(suffix), "owner": owner, "filename": filename, "ready": False, "about": about or {}}
         ticket = insert(uploads).values(**values, created_at=NOW, expires_at=NOW + TICKET_S).returning(uploads)
         with self._engine.begin() as db:
-            return Upload(**db.execute(ticket).one()._mapping)
+            return _upload(db.execute(ticket).one())
 
     def ticket(self, key: str) -> Upload:
         """The ticket that waits for its bytes. Raises NotFound when there is none, it has been used or has expired."""
@@ -53,32 +57,40 @@ class Uploads:
                 row = db.execute(select(uploads).where(live)).one_or_none()
         if row is None:
             raise NotFound(_NO_TICKET)
-        return Upload(**row._mapping)
+        return _upload(row)
 
     def fill(self, key: str, data: bytes) -> Upload:
         """Store the ticket's bytes. Raises NotFound as `ticket` does; of two simultaneous calls, for the later one."""
         ticket = self.ticket(key)
-        mine = update(uploads).where(uploads.c.key == key)
-        filled = mine.where(~uploads.c.ready).values(ready=True, expires_at=NOW + self._keep_s).returning(uploads)
-        with self._engine.begin() as db:
-            row = db.execute(filled).one_or_none()
-            if row is None:
-                raise NotFound(_NO_TICKET)
+        mine = and_(uploads.c.key == key, ~uploads.c.ready)
+        free = or_(uploads.c.held_until.is_(None), is_expired(uploads.c.held_until, _FILL_S))
+        # Prolonged, so that cleanup does not remove it meanwhile.
+        held_until = self._change(mine & free, held_until=TICKS + _FILL_S, expires_at=NOW + TICKET_S).held_until
+        mine &= uploads.c.held_until == held_until
+        # Not within a transaction, which on SQLite keeps all others waiting: a bucket takes its time. And before the
+        # upload is ready: if the process dies now, the ticket is still one, and its caller may send the bytes again.
         try:
-            # NOTE: not within the transaction, which on SQLite keeps all others waiting: a bucket takes its time.
             self._blobs.put(key, data)
         except Exception:
-            with self._engine.begin() as db:  # the ticket is still valid
-                db.execute(mine.values(ready=False, expires_at=ticket.expires_at))
+            with suppress(NotFound):
+                self._change(mine, held_until=None, expires_at=ticket.expires_at)
             raise
-        return Upload(**row._mapping)
+        return _upload(self._change(mine, ready=True, held_until=None, expires_at=NOW + self._keep_s))
+
+    def _change(self, which: ColumnElement[bool], **values: Any) -> Row[Any]:
+        """The upload's new row. Raises NotFound."""
+        with self._engine.begin() as db:
+            row = db.execute(update(uploads).where(which).values(**values).returning(uploads)).one_or_none()
+        if row is None:
+            raise NotFound(_NO_TICKET)
+        return row
 
     def find(self, owner: str, upload_id: str) -> Upload | None:
         """The caller's finished upload whose key begins with these 32 hex digits."""
         named = and_(uploads.c.owner == owner, uploads.c.key.startswith(upload_id, autoescape=True), uploads.c.ready)
         with reading(self._engine) as db:
             row = db.execute(select(uploads).where(named).limit(1)).one_or_none()
-        return Upload(**row._mapping) if row else None
+        return _upload(row) if row else None
 
     def list(
         self, owner: str, dialect: str, *, created_before: float | None, limit: int, offset: int
@@ -88,7 +100,7 @@ class Uploads:
         where += [] if created_before is None else [uploads.c.created_at < created_before]
         query = select(uploads).where(*where).order_by(uploads.c.created_at.desc(), uploads.c.key)
         with reading(self._engine) as db:
-            found = [Upload(**row._mapping) for row in db.execute(query.limit(limit).offset(offset))]
+            found = [_upload(row) for row in db.execute(query.limit(limit).offset(offset))]
             return found, db.execute(select(func.count()).select_from(uploads).where(*where)).scalar_one()
 
     def expired(self) -> Sequence[str]:
@@ -106,12 +118,16 @@ class Uploads:
         """The oldest uploads that have their bytes."""
         query = select(uploads).where(uploads.c.ready).order_by(uploads.c.created_at).limit(limit)
         with reading(self._engine) as db:
-            return [Upload(**row._mapping) for row in db.execute(query)]
+            return [_upload(row) for row in db.execute(query)]
 
     def keys(self) -> set[str]:
         """The keys of all uploads and tickets."""
         with reading(self._engine) as db:
             return set(db.execute(select(uploads.c.key)).scalars())
+
+
+def _upload(row: Row[Any]) -> Upload:
+    return Upload(**{name: value for name, value in row._mapping.items() if name != "held_until"})
 
 
 def clean_name(filename: str) -> str:

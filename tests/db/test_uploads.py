@@ -54,6 +54,42 @@ def test_a_ticket_is_good_for_one_file(uploads: Uploads, blobs: FolderBlobs) -> 
     assert blobs.get(ticket.key) == b"first"
 
 
+def test_a_process_that_dies_while_it_stores_the_bytes_leaves_a_ticket(
+    engine: Engine, uploads: Uploads, blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = uploads.issue("local", "a.png", ".png")
+
+    class Died(BaseException):
+        """As nothing else that runs after it."""
+
+    def die(key: str, data: bytes) -> None:
+        raise Died
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(blobs, "put", die)
+        uploads.fill(ticket.key, b"bytes")
+    assert uploads.find("local", ticket.key[:32]) is None
+    with pytest.raises(NotFound):  # held for a while: the process may live
+        uploads.fill(ticket.key, b"bytes")
+    with engine.begin() as db:
+        db.execute(update(database.uploads).values(held_until=0.0))
+    assert uploads.fill(ticket.key, b"bytes").ready and blobs.get(ticket.key) == b"bytes"
+
+
+def test_of_two_files_for_a_ticket_the_first_is_kept(
+    uploads: Uploads, blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket, put = uploads.issue("local", "a.png", ".png"), blobs.put
+
+    def slow(key: str, data: bytes) -> None:
+        with pytest.raises(NotFound):
+            uploads.fill(ticket.key, b"second")
+        put(key, data)
+
+    monkeypatch.setattr(blobs, "put", slow)
+    assert uploads.fill(ticket.key, b"first").ready and blobs.get(ticket.key) == b"first"
+
+
 @pytest.mark.parametrize("key", ["0" * 32, "", "../x", "nul \0", "ä"])
 def test_an_unknown_ticket_is_not_found(uploads: Uploads, key: str) -> None:
     with pytest.raises(NotFound):
