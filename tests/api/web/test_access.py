@@ -35,7 +35,7 @@ def in_each_state(seen: Visit, picture: Picture) -> None:
     seen.give("letter.txt", b"Dear all")
     expect(page.locator("#compare")).to_be_visible()
     expect(seen.card("runs.tif")).to_contain_text("40 %")
-    for summary in page.locator("summary").all():
+    for summary in page.locator("summary:visible").all():
         summary.click()
     page.get_by_label("Format").select_option("webp")
     page.get_by_label("Automatic creativity").uncheck()

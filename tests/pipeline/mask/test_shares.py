@@ -76,7 +76,7 @@ def test_a_turned_picture_is_put_upright() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "not a picture"),
+        (b"", "empty"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (file(half(size=(64, 64)))[:60], ""),
         (file(Image.effect_noise((64, 64), 99))[:2000], ""),
