@@ -22,7 +22,7 @@ from server.job.job import Params
 if TYPE_CHECKING:
     from server.config import Config
     from server.pipeline import Context
-    from server.pipeline.certificate import Certificate
+    from server.rows.certificate import Certificate
     from server.worker.upscaler import Upscaler
 
 

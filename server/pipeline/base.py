@@ -33,13 +33,12 @@ from server.job.plan import Plan, Sizes
 from server.job.tiling import Size
 from server.models.base import Model
 from server.refiners import Refiner
+from server.rows.certificate import Certificate
 from server.rows.stream import Stream
 from server.weights.catalog import Choice, Content
 
 if TYPE_CHECKING:  # it loads OpenCV, which most jobs do not need
     from server.faces import FaceRestorer, Outcome
-if TYPE_CHECKING:
-    from server.pipeline.certificate import Certificate
 
 _T = TypeVar("_T")
 
@@ -219,7 +218,7 @@ class Context:
     """Filled by refine when it has something to do."""
     whole: Size | None = None
     """Size of the whole result, where only a crop of it is made: for the preview sheet."""
-    certificate: "Certificate | None" = None
+    certificate: Certificate | None = None
     """Filled by certificate, where the caller asks for one."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by step, without the time of other steps that ran inside it."""

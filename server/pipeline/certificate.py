@@ -6,7 +6,6 @@ encoder changes. Of animations it covers the first frame. docs/certificate.md sa
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,21 +19,13 @@ from server.images.write.save import flattened
 from server.job.job import WHITE
 from server.pipeline.base import Context, has_alpha, has_real_alpha
 from server.pipeline.decode import upright
-from server.rows.certificate import Box, Known, measure
+from server.rows.certificate import Box, Certificate, Known, measure
 from server.rows.stream import Stream
 
 VERSION = 1
 _BAND_ROWS = 128
 _TOLERANCES = {"difference": 0.1, "fine_energy": 0.002, "drift": 0.1, "seams": 0.02, "correlation": 0.002}
 """Levels; shares; ratios. Sums of floats differ between processors, and decoders between their versions."""
-
-
-@dataclass(frozen=True)
-class Certificate:
-    facts: dict[str, Any]
-    """As JSON has it."""
-    heat_map: bytes = field(repr=False)
-    """A PNG, grey, 8 bits."""
 
 
 def run(ctx: Context) -> None:

@@ -7,7 +7,7 @@ does not grow with it. docs/certificate.md has the formulas.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,14 @@ class Known:
     """Likewise, below each joint."""
     faces: tuple[Box, ...] = ()
     """The faces that were restored."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    facts: dict[str, Any]
+    """As JSON has it."""
+    heat_map: bytes = field(repr=False)
+    """A PNG, grey, 8 bits."""
 
 
 def measure(

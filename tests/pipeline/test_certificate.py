@@ -18,8 +18,8 @@ from server.job.formats import FORMATS
 from server.job.job import Params
 from server.models import Model
 from server.pipeline import Context, run
-from server.pipeline.certificate import Certificate, certify, differences, known_of
-from server.rows.certificate import Known, measure
+from server.pipeline.certificate import certify, differences, known_of
+from server.rows.certificate import Certificate, Known, measure
 from tests import moving, networks
 from tests.pictures import noise, streamed
 from tests.pipeline.recomputed import recomputed
