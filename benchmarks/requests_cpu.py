@@ -86,7 +86,9 @@ class Server:
                 found[f"submit, {door.name}"] = await self._api_ms(SUBMITS, partial(self._submit, door))
                 waits = await self._submit(door)
                 for state, name in (("waits", waits), ("ended", self._ended[door.name])):
-                    found[f"poll, {state}, {door.name}"] = await self._api_ms(POLLS, partial(self._ask, door.poll(name)))
+                    found[f"poll, {state}, {door.name}"] = await self._api_ms(
+                        POLLS, partial(self._ask, door.poll(name))
+                    )
             with self._database() as db:
                 db.execute("DELETE FROM jobs WHERE state = 'queued'")
         before = self._all_ms()
@@ -109,7 +111,7 @@ class Server:
         with self._database() as db:
             for _ in range(JOBS):
                 name = (await self._ask(Ask("POST", "/jobs", body)))["id"]
-                while not (state := self._state(db, name)) == "succeeded":
+                while (state := self._state(db, name)) != "succeeded":
                     assert state in ("queued", "running") and time.monotonic() < deadline, state
                     await asyncio.sleep(0.005)
 
@@ -158,7 +160,9 @@ class Server:
 async def measure(folder: Path, checkouts: list[Path], rounds: int) -> dict[str, dict[str, float]]:
     """Medians by rows and checkout ("new 1000"), then by what was done."""
     names = ("new", "old")[: len(checkouts)]
-    places = {f"{name} {rows}": (checkout, rows) for rows in ROWS for name, checkout in zip(names, checkouts, strict=True)}
+    places = {
+        f"{name} {rows}": (checkout, rows) for rows in ROWS for name, checkout in zip(names, checkouts, strict=True)
+    }
     servers = {name: Server(folder / name.replace(" ", "-"), checkout) for name, (checkout, _) in places.items()}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
     try:
@@ -173,7 +177,8 @@ async def measure(folder: Path, checkouts: list[Path], rounds: int) -> dict[str,
         for server in servers.values():
             server.launched.end()
     return {
-        name: {what: statistics.median(each[what] for each in every) for what in every[0]} for name, every in found.items()
+        name: {what: statistics.median(each[what] for each in every) for what in every[0]}
+        for name, every in found.items()
     }
 
 

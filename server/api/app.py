@@ -11,6 +11,7 @@ from server.api.auth import Auth
 from server.api.background import Background
 from server.api.cleanup import CLEANUP_S, Cleanup
 from server.api.dialects import DIALECTS
+from server.api.direct import DirectRoutes
 from server.api.errors import HANDLERS
 from server.api.fetching import FETCHERS, Fetcher
 from server.api.metrics import COUNT_S, Metrics
@@ -77,7 +78,7 @@ def create_app(config: Config) -> FastAPI:
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False, exception_handlers=HANDLERS)
     app.state.service, app.state.auth, app.state.metrics = service, auth, metrics
     app.state.close = service.close  # see protocol.Server
-    app.add_middleware(Middleware, config=config, auth=auth, metrics=metrics)
     for router in (health.router, openapi.router, page.router, *(each.router for each in DIALECTS)):
         app.include_router(router)
+    app.add_middleware(Middleware, config=config, auth=auth, metrics=metrics, direct=DirectRoutes(app.routes))
     return app
