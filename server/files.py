@@ -1,5 +1,6 @@
 """Files written atomically (a reader sees all of the file or nothing), durably, and readable by this user only."""
 
+import errno
 import os
 import secrets
 import signal
@@ -21,11 +22,13 @@ _unfinished: dict[Path, list[Path]] = {}
 def atomic_file(path: Path) -> Iterator[Path]:
     """A partial file to write to, which becomes `path` when the block ends without an exception. Folders are made as
     needed. After an exception the partial file and these folders are removed. Raises OSError, at once if `path` is a
-    folder or its name is too long."""
+    folder, a device or a pipe, or its name is too long."""
     with suppress(FileNotFoundError, NotADirectoryError):
         path.lstat()  # raises for a name that is too long, before any work is done
     if path.is_dir():
         raise IsADirectoryError(21, os.strerror(21), str(path))
+    if path.exists() and not path.is_file():  # a file in its place would end the device's or the pipe's use by others
+        raise OSError(errno.EINVAL, "the result can't replace a device or a pipe", str(path))
     # A short name, so that it fits wherever the final name fits.
     partial = path.parent / f".{secrets.token_hex(6)}.partial"
     folders = [each for each in (path.parent, *path.parent.parents) if not each.exists()][::-1]

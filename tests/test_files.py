@@ -94,6 +94,16 @@ def test_the_temporary_name_is_short_and_no_other_run_has_it(tmp_path: Path) -> 
         raise AssertionError
 
 
+def test_a_pipe_and_a_device_stay_what_they_are(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    (tmp_path / "link.png").symlink_to("/dev/null")
+    for target in (pipe, tmp_path / "link.png"):
+        with pytest.raises(OSError, match="a device or a pipe"), atomic_file(target):
+            raise AssertionError
+    assert pipe.is_fifo() and len(list(tmp_path.iterdir())) == 2
+
+
 def test_handlers_are_as_they_were_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with partial_files_removed_on_signals():

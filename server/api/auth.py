@@ -81,8 +81,9 @@ class Auth:
 
 def _hostname(url: str) -> str | None:
     try:
-        return urlsplit(url).hostname
-    except ValueError:  # brackets around text that is not an address
+        parts = urlsplit(url)
+        return parts.hostname if parts.port is None or parts.port else None
+    except ValueError:  # brackets around text that is not an address, a port that is not a number
         return None
 
 

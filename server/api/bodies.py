@@ -7,10 +7,13 @@ where JSON is expected.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from urllib.parse import unquote, unquote_plus
 
-from server.errors import InvalidField, UnsupportedMedia
+from starlette.datastructures import FormData
+
+from server.errors import InvalidField, UnsupportedMedia, cut
 from server.images.read.sniff import sniff
 
 MULTIPART, _URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
@@ -65,6 +68,13 @@ def looks_like_json(body: bytes) -> bool:
 def text_of(body: bytes, errors: str = "surrogatepass") -> str:
     """The text of JSON in any encoding of Unicode. Raises UnicodeDecodeError."""
     return body.decode(json.detect_encoding(body[:4]), errors).removeprefix(BOM)
+
+
+def check_once(form: FormData) -> None:
+    """Raises InvalidField for a form that has a field more than once: which of them counts would be a guess."""
+    for name, count in Counter(name for name, _ in form.multi_items()).items():
+        if count > 1:
+            raise InvalidField(f"{cut(name)} is in the form {count} times: send it once", field=cut(name))
 
 
 def is_urlencoded(headers: Mapping[str, str]) -> bool:

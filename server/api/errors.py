@@ -8,14 +8,19 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from server.api.dialects import dialect_of
+from server.api.dialects.base import WithChallenge
 from server.api.responses import json_response
 from server.errors import InvalidField, InvalidRequest, MethodNotAllowed, NotFound, UpscaleError
 
 
 def error_response(error: UpscaleError, path: str) -> Response:
     """`path`: the address of the request."""
-    body, status = dialect_of(path).to_error(error)
-    return json_response(body, status, error.headers)
+    dialect = dialect_of(path)
+    body, status = dialect.to_error(error)
+    headers = error.headers
+    if status == 401:
+        headers |= {"WWW-Authenticate": dialect.CHALLENGE if isinstance(dialect, WithChallenge) else "Bearer"}
+    return json_response(body, status, headers)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

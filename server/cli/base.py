@@ -46,9 +46,11 @@ def plain_errors() -> Iterator[None]:
         from server.errors.transient import transient_error
 
         outage = transient_error(error)
-        if outage is None:
-            raise
-        fail(outage.message)
+        if outage is not None:
+            fail(outage.message)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            fail(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        raise
 
 
 def show(table: Table) -> None:

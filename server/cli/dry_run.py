@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from server.cli.base import plain, stdout
 from server.cli.here import pages_of
 from server.cli.run import Tally, reason_of, report_failure
-from server.cli.sources import STANDARD, Task
+from server.cli.sources import STANDARD, Task, read
 from server.job.job import Params
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def explain(
         facts: dict[str, Any] = {"source": str(task.source), "result": str(task.result)}
         if task.source != STANDARD and pages_of(task.source, params, own_format=own_format) is None:
             try:
-                header = read_header(task.source.read_bytes(), config.max_source_pixels)
+                header = read_header(read(task.source, config.max_source_bytes), config.max_source_pixels)
                 sizes = checked_sizes(
                     header.size,
                     params,

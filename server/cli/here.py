@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from server.cli.pages import Kind, Limits, kind_of
 from server.cli.run import Show, reason_of
-from server.cli.sources import CERTIFICATE_NAME, STANDARD, Task, is_there
-from server.errors import InvalidRequest, SourceTooLarge, SourceUnreadable
+from server.cli.sources import CERTIFICATE_NAME, STANDARD, Task, is_there, read
+from server.errors import InvalidRequest, SourceUnreadable
 from server.files import atomic_file, scratch_file
 from server.job.formats import FORMATS, FormatName
 from server.job.job import Params
@@ -106,7 +106,7 @@ class Here:
             if kind is not None and task.result.suffix.lower() in kind.ENDINGS:
                 with self._where.result(task.result) as partial:
                     return self._make_pages(kind, source, partial, show)
-            data = self._read(source)
+            data = read(source, self._config.max_source_bytes)
         with self._where.result(task.result) as partial:
             facts, certificate = upscale_picture(self._upscaler, self._params, data, partial, show, self._mask)
             if certificate is not None:
@@ -141,15 +141,6 @@ class Here:
         limits = Limits(page_bytes=config.max_source_bytes, page_pixels=config.max_source_pixels)
         count = kind.convert(source, result, limits, upscale_page)
         return {"pages": count, "seconds": 0.0, **facts, **({"notes": notes} if notes else {})}
-
-    def _read(self, source: Path) -> bytes:
-        if source != STANDARD:
-            return source.read_bytes()
-        most = self._config.max_source_bytes
-        data = sys.stdin.buffer.read(most + 1)
-        if len(data) > most:
-            raise SourceTooLarge(f"standard input has more than {most} bytes, the most that is taken")
-        return data
 
 
 def pages_of(source: Path, params: Params, *, own_format: bool) -> Kind | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from server.cli.base import fail
+from server.cli.sources import read
 from server.errors import BadSource
 from server.job.formats import FORMATS
 from server.job.job import FACE_STRENGTH, SIZES, TARGET_LONG_EDGE, Faces, Params, Wrap
@@ -218,7 +219,7 @@ class ResultOptions:
             return b""
         from server.images.read.open import read_header
 
-        data = self.mask.read_bytes()
+        data = read(self.mask, config.max_source_bytes)
         try:
             read_header(data, config.max_source_pixels)
         except BadSource as error:

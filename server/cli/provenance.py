@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.base import AsJson, fail, plain, plain_errors, stdout
+from server.cli.sources import read
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
 _VALID_DAYS = 3650
+_MOST_BYTES = 1 << 30
+"""Of a pipe; a file may be larger."""
 _MOST_PIXELS = 1 << 40
 """Nothing is decoded, so any size will do."""
 
@@ -33,7 +36,7 @@ def inspect(
 
     with plain_errors():
         try:
-            data = file.read_bytes()
+            data = read(file, _MOST_BYTES)
         except OSError as error:
             fail(f"{file}: {error.strerror}")
         mime = sniff(data)

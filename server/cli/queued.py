@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.cli.here import Where, write_certificate
 from server.cli.run import Show, say
-from server.cli.sources import Task
+from server.cli.sources import Task, read
 from server.errors import BY_CODE, JobFailed, NotFound, TooManyRequests, Unavailable
 from server.job.job import Job, Params
 
@@ -158,7 +158,7 @@ class Queued:
             self._service.delete(found)  # it failed, or its result has expired: once more
         with self._where.source(task.source) as source:
             self._service.check_file_size(source.stat().st_size)
-            data = source.read_bytes()
+            data = read(source, self._service.config.max_source_bytes)
         job = self._service.submit(
             dialect=_DIALECT,
             owner=OWNER,

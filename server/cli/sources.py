@@ -1,12 +1,15 @@
-"""Which pictures the command line takes, and where each result goes. Reads names and sizes of files, no pictures."""
+"""Which pictures the command line takes, how it reads them, and where each result goes."""
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.cli.base import fail
+from server.errors import SourceTooLarge
 from server.job.formats import FORMATS
 
 STANDARD = Path("-")
@@ -83,6 +86,24 @@ def find(
             except (OSError, ValueError) as error:
                 failures.append((path, getattr(error, "strerror", None) or str(error)))
     return list(sources.values()), failures
+
+
+def read(path: Path, most: int) -> bytes:
+    """The content of a file, a pipe or, for `STANDARD`, standard input. Of what can't be a picture only the start is
+    read, and of what has no length at most `most` bytes. Raises OSError and SourceTooLarge."""
+    from server.images.read.sniff import SNIFFED_BYTES, sniff
+
+    with nullcontext(sys.stdin.buffer) if path == STANDARD else path.open("rb") as file:
+        start = file.read(SNIFFED_BYTES)
+        if sniff(start) is None:
+            return start
+        if path != STANDARD and path.is_file():
+            return start + file.read()
+        data = start + file.read(max(0, most + 1 - len(start)))
+    if len(data) > most:
+        name = "standard input" if path == STANDARD else str(path)
+        raise SourceTooLarge(f"{name} has more than {most} bytes, the most that is taken")
+    return data
 
 
 def walk(folder: Path, endings: Iterable[str], *, leave_out: Path | None, failures: list[Failure]) -> Iterator[Source]:

@@ -116,6 +116,8 @@ def _check_places(
         if sys.stdout.isatty():
             fail("standard output is a terminal: redirect it, or give a file with -o", code=2)
         return None
+    if os.path.exists(output) and not (os.path.isdir(output) or os.path.isfile(output)):
+        fail(f"{output} is a device or a pipe; -o - writes to standard output", code=2)
     if not _is_folder(given, output):
         if suffix:
             fail("--suffix has no effect if -o names the result", code=2)

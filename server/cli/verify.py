@@ -7,6 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from server.cli.base import AsJson, fail, plain, plain_errors, stdout
+from server.cli.sources import read
+
+_MOST_BYTES = 1 << 30
+"""Of a pipe; a file may be larger."""
 
 
 def verify(
@@ -29,7 +33,7 @@ def verify(
     from server.rows.certificate import Known
 
     with plain_errors():
-        pictures = _read(source), _read(result)
+        pictures = read(source, _MOST_BYTES), read(result, _MOST_BYTES)
         claimed, problems, notes = _claimed(certificate, pictures[1])
         if claimed is None:
             found = certify(*pictures, Known())
@@ -64,8 +68,9 @@ def _claimed(path: Path | None, result: bytes) -> tuple[dict[str, Any] | None, l
 
     if path is not None:
         try:
-            facts = json.loads(_read(path))
-        except ValueError:
+            with path.open("rb") as file:
+                facts = json.loads(file.read(_MOST_BYTES))
+        except (ValueError, RecursionError):
             facts = None
         if not isinstance(facts, dict):
             fail(f"{path} is no certificate")
@@ -78,13 +83,6 @@ def _claimed(path: Path | None, result: bytes) -> tuple[dict[str, Any] | None, l
         return None, [], ["there is no certificate to compare with: neither a file, nor in a signed manifest"]
     facts, state = signed
     return facts, [] if state in ("Valid", "Trusted") else [f"the signature is not valid: its state is {state}"], []
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        fail(f"{path}: {error.strerror}")
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

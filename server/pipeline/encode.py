@@ -8,11 +8,12 @@ import pyvips
 
 from server.images.metadata.fields import GAIN_MAP, GAIN_MAP_ANNOUNCED, GAIN_MAP_IN_XMP, with_field
 from server.images.metadata.metadata import attach_metadata
+from server.images.read.alpha_bleeding import RESAMPLED, bleed_alpha
 from server.images.read.open import Samples
 from server.images.write import gain_map
 from server.images.write.save import save
 from server.pipeline.base import Context
-from server.rows.resample import resized
+from server.rows.resample import gather, resized
 from server.rows.stream import Stream, encode_stream
 
 _REACH = 4
@@ -24,6 +25,11 @@ def run(ctx: Context) -> None:
     # The rows may be deeper than the result.
     params = ctx.params if ctx.result_is_deep else replace(ctx.params, depth=8)
     beside = _gain_map(ctx)
+    stream = ctx.stream
+    if params.format == "avif" and not params.lossless and stream.channels in (2, 4):
+        # Resizing makes transparent pixels black, and the encoder would blur that into visible ones. libwebp replaces
+        # their colours by itself.
+        stream = Stream.of(bleed_alpha(gather(stream), RESAMPLED))
 
     def with_metadata(image: pyvips.Image) -> pyvips.Image:
         image = attach_metadata(image, ctx.metadata, params.metadata, ctx.origin)
@@ -36,7 +42,7 @@ def run(ctx: Context) -> None:
     if ctx.encoder is not None:
         ctx.encoder.add(encode_stream(ctx.stream, lambda image: with_metadata(image).copy_memory()))
     else:
-        encode_stream(ctx.stream, lambda image: save(with_metadata(image), ctx.target, params))
+        encode_stream(stream, lambda image: save(with_metadata(image), ctx.target, params))
 
 
 def _gain_map(ctx: Context) -> bytes | None:

@@ -6,11 +6,12 @@ to change colours. Below a creativity of 0 fidelity-x4 runs beside the network, 
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.images.read.alpha_bleeding import RESAMPLED, bleed_alpha
 from server.images.read.open import Samples
 from server.images.samples import Depth, full_scale
 from server.models.base import Model
@@ -19,6 +20,8 @@ from server.rows.colour_lock import aligned, locked, mixed
 from server.rows.resample import gather, resized
 from server.rows.stream import Stream
 from server.weights.choice import FIDELITY
+
+_ROWS = 64
 
 
 def expect(ctx: Context) -> None:
@@ -40,6 +43,8 @@ def run(ctx: Context) -> None:
         samples = ctx.samples  # the first pass gets the picture as it is
         if number:
             samples = gather(resized(stream, each.source, np.uint16, ctx.engine.kernel, each.border))
+            if has_alpha(samples):  # resizing makes transparent pixels black, which the next network would draw in
+                samples = bleed_alpha(samples, RESAMPLED)
         last = number == len(passes) - 1
         # 8 bits are enough only where they are the final rounding.
         deep = ctx.rows_are_deep or not last or each.result != ctx.plan.result or ctx.more_follows
@@ -80,11 +85,20 @@ def _colours(ctx: Context, networks: Networks, samples: Samples, depth: Depth) -
 
 
 def _coloured(ctx: Context, model: Model, samples: Samples, depth: Depth) -> Iterator[Samples]:
-    """One network's result, in the source's colours."""
+    """One network's result, in the source's colours. A grey picture stays grey, also one that is stored as RGB."""
+    if model.facts.scale > 1 and _is_grey_rgb(samples):
+        grey = _coloured(ctx, model, samples[..., :1], depth)
+        return cast(Iterator[Samples], (band.repeat(3, axis=2) for band in grey))
     if model.name == FIDELITY or model.facts.scale == 1:  # the one keeps colours by itself
         return _network(ctx, model, samples, depth)
     bands = _network(ctx, model, samples, np.uint16)
     return locked(bands, samples, model.facts.scale, depth, ctx.engine.kernel)
+
+
+def _is_grey_rgb(samples: Samples) -> bool:
+    """Three channels, all equal. Ends at the first rows where they differ."""
+    parts = (samples[top : top + _ROWS] for top in range(0, len(samples), _ROWS))
+    return samples.shape[2] == 3 and all((part[..., :1] == part[..., 1:]).all() for part in parts)
 
 
 def _network(ctx: Context, model: Model, samples: Samples, dtype: Depth) -> Iterator[NDArray[Any]]:

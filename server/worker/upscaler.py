@@ -17,6 +17,7 @@ from server.config import Config
 from server.engine import cuda
 from server.engine import device as devices
 from server.engine.backends.base import Tile
+from server.engine.backends.fused import log_compilations
 from server.engine.backends.fused import problem as fused_problem
 from server.engine.engine import Engine
 from server.engine.model_cache import ModelCache, budget_of
@@ -79,6 +80,8 @@ class Upscaler:
         unfused = fused_problem(self.device, self.model_dtype) if config.kernels == "triton" else "not asked for"
         self.gpu_kernels = "used" if unfused is None else f"not used: {unfused}"
         """Our own code for GPUs: used, or why it is not."""
+        if unfused is None:
+            log_compilations()
         self._engine = Engine(
             self.device,
             dtype=self.model_dtype,

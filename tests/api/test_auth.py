@@ -108,6 +108,8 @@ def test_without_keys_this_machine_may_ask(config: MakeConfig, host: str, origin
     [
         {"host": "evil.example"},
         {"host": "127.0.0.1.evil.example:8000"},
+        {"host": "127.0.0.1:8000.evil.example"},
+        {"host": "localhost:99999"},
         {"host": "10.0.0.7:8000"},
         {"host": "127.0.0.1:8000", "origin": "https://evil.example"},
         {"host": "127.0.0.1:8000", "origin": "null"},

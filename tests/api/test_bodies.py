@@ -179,6 +179,37 @@ def test_a_form_without_files_keeps_the_pluses_of_base64(live: Live, picture: Pi
         assert (job.params.scale, job.params.format) == (2, "webp")
 
 
+@pytest.mark.parametrize(
+    ("path", "field"), [("/jobs", "image"), ("/api/v3/media/upload/binary", "file"), ("/v1/files", "content")]
+)
+def test_a_file_that_is_twice_in_a_form_is_refused_and_none_is_dropped(
+    live: Live, picture: Picture, path: str, field: str
+) -> None:
+    part = ("a.png", picture(), "image/png")
+    answer = live.client.post(path, files=[(field, part), (field, part)])
+    assert answer.status_code in (400, 422) and f"{field} is in the form 2 times" in answer.text
+    assert live.client.post(path, files={field: part}).is_success
+
+
+@pytest.mark.parametrize("content_type", [None, "application/x-www-form-urlencoded"])
+def test_a_text_that_is_twice_in_a_form_is_refused(live: Live, picture: Picture, content_type: str | None) -> None:
+    if content_type is None:
+        files = {"file": ("a.png", picture())}
+        answer = live.client.post("/jobs", files=files, data={"scale": ["2", "3"]})
+    else:
+        answer = live.client.post("/jobs", content="scale=2&scale=3", headers={"Content-Type": content_type})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, "scale")
+
+
+@pytest.mark.parametrize("field", ["faces", "mask"])
+@pytest.mark.parametrize("text", ["[" * 50_000, '{"a":' * 5_000, "9" * 5_000, "NaN"])
+def test_json_in_a_form_may_be_as_deep_as_it_likes_and_is_refused(
+    live: Live, picture: Picture, field: str, text: str
+) -> None:
+    answer = live.client.post("/jobs", files={"file": ("a.png", picture())}, data={field: text})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, field)
+
+
 def test_an_empty_form_and_one_of_too_many_fields_are_refused(live: Live) -> None:
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
     assert live.client.post("/jobs", content="", headers=kind).json()["error"]["code"] == "missing_field"

@@ -1,6 +1,9 @@
 """`upscale -`: a picture from standard input, a result to standard output."""
 
 import io
+import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,42 @@ def test_standard_input_has_a_limit(run: Run, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("UPSCALE_MAX_SOURCE_BYTES", "100")
     outcome = CliRunner().invoke(app, ["upscale", "-"], input=draw(64, 64))
     assert outcome.stderr == "error: -: standard input has more than 100 bytes, the most that is taken\n"
+
+
+@pytest.mark.parametrize("starts_as", ["a picture", "nothing known"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(["upscale"], ["-o", "big.png"]), (["upscale"], ["-o", "big.png", "--dry-run"]), (["verify"], ["photo.png"])],
+)
+def test_a_pipe_without_an_end_is_not_read_to_its_end(
+    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch, before: list[str], after: list[str], starts_as: str
+) -> None:
+    monkeypatch.setenv("UPSCALE_MAX_SOURCE_BYTES", "100000")
+    monkeypatch.setattr("server.cli.verify._MOST_BYTES", 100_000)
+    pipe, written = photo.with_name("pipe.png"), 0
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        nonlocal written
+        with suppress(BrokenPipeError), pipe.open("wb", buffering=0) as file:
+            file.write(photo.read_bytes() if starts_as == "a picture" else b"\0")
+            while written < 4_000_000:
+                written += file.write(bytes(10_000))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    said = complaint(run(*before, pipe, *after))
+    thread.join()
+    assert ("more than 100000 bytes" if starts_as == "a picture" else "not a picture") in said
+    assert written < 1_000_000
+
+
+def test_a_device_or_a_pipe_is_no_place_for_a_result(run: Run, photo: Path) -> None:
+    for place in ("/dev/null", photo.with_name("pipe.png")):
+        if place != "/dev/null":
+            os.mkfifo(place)
+        words = complaint(run("upscale", photo, "-o", place, "--overwrite"), code=2)
+        assert words == f"{place} is a device or a pipe; -o - writes to standard output"
 
 
 def test_json_and_the_picture_do_not_share_a_stream(run: Run, photo: Path) -> None:

@@ -62,10 +62,15 @@ def test_a_certificate_that_claims_too_little_is_found(run: Run, photo: Path, ce
     assert outcome.exit_code == 1 and {each.partition(":")[0] for each in problems} >= {"difference.mean", "drift.mean"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 9}', "\xff"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 9}', "\xff", "[" * 100_000])
 def test_what_is_no_certificate_is_one_error(run: Run, photo: Path, certified: Path, text: str) -> None:
     Path("false.json").write_bytes(text.encode("latin-1"))
     assert "certificate" in complaint(run("verify", photo, certified, "--certificate", "false.json"))
+
+
+def test_a_heat_map_that_can_not_be_written_is_one_error(run: Run, photo: Path, certified: Path) -> None:
+    words = complaint(run("verify", photo, certified, "--heat-map", photo / "map.png"))
+    assert words == f"{photo}: File exists"
 
 
 def test_files_that_are_no_pictures_or_not_there_are_one_error(run: Run, photo: Path, tmp_path: Path) -> None:

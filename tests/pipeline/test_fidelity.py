@@ -17,7 +17,7 @@ from server.images.metadata import colour, exif, metadata
 from server.images.metadata.exif import ARTIST, ORIENTATION, Exif, Value
 from server.images.metadata.icc import DISPLAY_P3, grey_profile, rgb_profile
 from server.images.read.open import open_picture
-from server.job.formats import FORMATS
+from server.job.formats import FORMATS, FormatName
 from server.job.job import Params
 from server.models import Model
 from server.pipeline import Context, run
@@ -134,9 +134,11 @@ def _tagged(samples: NDArray[Any], profile: bytes | None) -> pyvips.Image:
     return image
 
 
-@pytest.mark.parametrize("scale", [1.5, 4])
+@pytest.mark.parametrize(("scale", "creativity"), [(1.5, None), (4, None), (7, None), (3, -2)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_cut_out_objects_get_no_halo(bundled: Model, dtype: type[np.generic], scale: float) -> None:
+def test_cut_out_objects_get_no_halo(
+    bundled: Model, dtype: type[np.generic], scale: float, creativity: float | None
+) -> None:
     side = 64
     y, x = np.mgrid[:side, :side]
     top = np.iinfo(dtype).max  # type: ignore[type-var]
@@ -147,12 +149,27 @@ def test_cut_out_objects_get_no_halo(bundled: Model, dtype: type[np.generic], sc
     alpha = np.clip(side * 0.35 - np.hypot(x - side / 2 + 0.5, y - side / 2 + 0.5) + 0.5, 0, 1)
     colours = np.where((alpha > 0)[..., None], object_(x, y), (0, 1, 0))  # green where nobody sees it
     samples = np.rint(np.dstack([colours, alpha]) * top).astype(dtype)
-    result = samples_of(enlarged(bundled, bytes(to_vips(samples).pngsave_buffer()), Params(scale=scale)))
+    result = samples_of(
+        enlarged(bundled, bytes(to_vips(samples).pngsave_buffer()), Params(scale=scale, creativity=creativity))
+    )
     large_y, large_x = (np.mgrid[: round(side * scale), : round(side * scale)] + 0.5) / scale - 0.5
     expected = np.dstack([np.rint(object_(large_x, large_y) * top), result[..., 3]]).astype(dtype)
     for background in BACKGROUNDS:
         # Without colours under what is transparent it would be 50.
         assert far(over(result, background), over(expected, background)).max() < 1.5
+
+
+@pytest.mark.parametrize("format_", ["avif", "webp"])
+def test_an_encoder_with_loss_does_not_mix_the_colour_of_the_transparent_in(
+    bundled: Model, format_: FormatName
+) -> None:
+    y, x = np.mgrid[:41, :41]
+    alpha = np.where(np.hypot(x - 20, y - 20) < 10, 255, 0).astype(np.uint8)
+    samples = np.dstack([np.full((41, 41, 3), (200, 90, 200), np.uint8), alpha])
+    data = bytes(to_vips(samples).pngsave_buffer())
+    result = samples_of(enlarged(bundled, data, Params(scale=3, format=format_)))
+    visible = result[result[..., 3] > 128]
+    assert abs(visible[:, :3].astype(int) - (200, 90, 200)).max() <= 10  # 34 in AVIF where it is black
 
 
 @pytest.mark.parametrize("format_", ["png", "tiff"])

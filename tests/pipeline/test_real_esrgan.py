@@ -98,6 +98,17 @@ def test_with_alpha_and_grey_it_runs_too(upscale: Upscale) -> None:
     assert upscale(samples[..., :1])[0].shape == (80, 96)
 
 
+@pytest.mark.parametrize("creativity", [0, -0.5])
+def test_a_grey_picture_that_is_stored_as_rgb_stays_grey(upscale: Upscale, creativity: float) -> None:
+    grey = photo(24, 20)[..., :1]
+    result = upscale(grey.repeat(3, axis=2), creativity=creativity)[0]
+    assert result.shape == (80, 96, 3) and not np.ptp(result, axis=2).any()
+    assert np.array_equal(result[..., 0], upscale(grey, creativity=creativity)[0])
+    tinted = grey.repeat(3, axis=2)
+    tinted[-1, -1, 0] ^= 1  # one sample is enough for it to have colours
+    assert np.ptp(upscale(tinted, creativity=creativity)[0], axis=2).any()
+
+
 def screen() -> NDArray[np.uint8]:
     image = Image.new("RGB", (200, 120), (250, 250, 250))
     draw = ImageDraw.Draw(image)

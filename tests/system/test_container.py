@@ -3,6 +3,7 @@ Compose, and against what they refer to. docs/offline.md says what was run by ha
 
 import ast
 import fnmatch
+import importlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import yaml
 from server.config import PREFIX, Config
 from server.engine import cuda
 from server.kernels.cpu import build
+from server.kernels.cuda import ahead
 from tests.conftest import LiveServer
 from tests.paths import ROOT
 
@@ -110,6 +112,18 @@ def test_the_kernels_come_compiled_for_every_processor_and_are_where_the_server_
 def test_triton_finds_a_compiler_and_a_place_that_it_may_write_to() -> None:
     assert re.search(r"install .* gcc libc6-dev libpython3-dev", LAST_STAGE)
     assert "TRITON_CACHE_DIR=/data/" in LAST_STAGE and 'VOLUME ["/data"]' in LAST_STAGE
+
+
+def test_the_kernels_for_gpus_come_compiled_where_triton_looks_for_them_first() -> None:
+    """By the command that tests/kernels/test_cuda_ahead.py runs, after the code is there and at its final place."""
+    stage = DOCKERFILE[DOCKERFILE.index(" AS code") : DOCKERFILE.index(LAST_STAGE)]
+    assert stage.index("COPY server server") < stage.index("-m server.engine.prebuild")
+    assert "WORKDIR /opt/upscale-server\n" in stage
+    assert "COPY --from=code /opt/upscale-server /opt/upscale-server\n" in LAST_STAGE
+    manager = re.search(r"TRITON_CACHE_MANAGER=(\S+):(\S+)", LAST_STAGE)
+    assert manager is not None
+    assert getattr(importlib.import_module(manager[1]), manager[2]) is ahead.Cache
+    assert ahead.BUILT.is_relative_to(ROOT / "server") and not sent(str(ahead.BUILT.relative_to(ROOT)))
 
 
 def test_it_takes_every_driver_that_the_documents_name() -> None:

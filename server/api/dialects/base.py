@@ -42,6 +42,14 @@ class Dialect(Protocol):
         """The vendor's own form of an error: JSON body and HTTP status."""
 
 
+@runtime_checkable
+class WithChallenge(Dialect, Protocol):
+    """A dialect whose clients send a key otherwise than as `Bearer KEY`."""
+
+    CHALLENGE: str
+    """`WWW-Authenticate` of an answer 401. NOTE: a browser asks its user for a password when it sees `Basic`."""
+
+
 @dataclass(frozen=True)
 class Webhook:
     """What one attempt to send a webhook posts."""

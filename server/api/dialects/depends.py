@@ -16,7 +16,7 @@ from starlette.datastructures import FormData
 from starlette.requests import HTTPConnection
 
 from server.api.auth import Auth, Caller
-from server.api.bodies import FORM_TYPES, check_json, check_readable, looks_like_json, media_type
+from server.api.bodies import FORM_TYPES, check_json, check_once, check_readable, looks_like_json, media_type
 from server.api.dialects.fields import FORM_REMEDY
 from server.errors import UnsupportedMedia
 from server.service.service import Service
@@ -189,6 +189,7 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
         if body and not looks_like_json(body):
             raise UnsupportedMedia(f"this address takes a form: {FORM_REMEDY}")
     async with request.form() as form:
+        check_once(form)
         yield form
 
 

@@ -5,8 +5,10 @@ torch. NOTE: it has never run on a GPU; it runs where the operator asks for it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
@@ -15,6 +17,8 @@ from server.engine.backends.eager import Eager
 from server.engine.backends.graphs import Graphs
 from server.engine.device import is_out_of_memory
 from server.models.base import Model
+
+log = structlog.get_logger()
 
 _TYPES = {
     np.dtype(np.uint8): torch.uint8,
@@ -67,3 +71,15 @@ def problem(device: torch.device, dtype: torch.dtype) -> str | None:
     if found < LEAST_CAPABILITY:
         return "they need compute capability {}.{}, this GPU has {}.{}".format(*LEAST_CAPABILITY, *found)
     return None
+
+
+def log_compilations() -> None:
+    """Say in the log when Triton compiles a kernel: pictures wait for it, once."""
+    from triton import knobs
+
+    knobs.compilation.listener = _heard
+
+
+def _heard(*, src: Any, times: Any, cache_hit: bool, **_: Any) -> None:
+    if not cache_hit:
+        log.info("compiled a GPU kernel", kernel=src.name, seconds=round(times.total / 1e6, 1))

@@ -2,6 +2,7 @@
 grey or RGB, 8 or 16 bits, gamma-encoded. Other pictures are converted to this when they are read."""
 
 import functools
+from collections.abc import Sequence
 
 import pyvips
 
@@ -75,6 +76,20 @@ def from_lab(image: pyvips.Image, *, signed: bool) -> pyvips.Image:
     others = image[1:3]
     others = (others > 127).ifthenelse(others - 256, others) if signed else others / (256 if deep else 1) - 128
     return light.bandjoin(others).cast("float").copy(interpretation="lab")
+
+
+def from_ycbcr(image: pyvips.Image, luma: Sequence[float], black_white: Sequence[float]) -> pyvips.Image:
+    """YCbCr of 8 or 16 bits, loaded as three bands → RGB of the same depth (TIFF 6.0, section 21). `luma`: the shares
+    of red, green and blue in Y; `black_white`: the codes of Y, Cb and Cr, in 8 bits, that mean 0 and 255 or 0 and
+    127."""
+    white = 65535 if image.format == "ushort" else 255
+    lows, highs, ranges = black_white[::2], black_white[1::2], (255, 127, 127)
+    scales = [range_ / (high - low) * 255 / white for low, high, range_ in zip(lows, highs, ranges, strict=True)]
+    y, cb, cr = image.linear(scales, [-low * scale * white / 255 for low, scale in zip(lows, scales, strict=True)])
+    red, blue = cr * (2 - 2 * luma[0]) + y, cb * (2 - 2 * luma[2]) + y
+    green = (y - red * luma[0] - blue * luma[2]) / luma[1]
+    result = red.bandjoin([green, blue]) * (white / 255)
+    return result.rint().cast(image.format).copy(interpretation=image.interpretation)
 
 
 def to_srgb(image: pyvips.Image) -> pyvips.Image:

@@ -111,7 +111,7 @@ class Exif:
         space = self.photo.get(_COLOUR_SPACE)
         if space is not None and space.numbers != (_UNCALIBRATED,):
             return None
-        white, others = (_ratios(self.image.get(tag)) for tag in (_WHITE_POINT, _CHROMATICITIES))
+        white, others = (ratios(self.image.get(tag)) for tag in (_WHITE_POINT, _CHROMATICITIES))
         return white + others if (len(white), len(others)) == (2, 6) else None
 
     @property
@@ -350,10 +350,10 @@ def _rational(number: float) -> Value:
 
 
 def _ratio(value: Value | None) -> float:
-    return next(iter(_ratios(value)), 0.0)
+    return next(iter(ratios(value)), 0.0)
 
 
-def _ratios(value: Value | None) -> tuple[float, ...]:
+def ratios(value: Value | None) -> tuple[float, ...]:
     """Rationals as floats; 0 for a denominator of 0."""
     if value is None or value.type != _RATIONAL:
         return ()

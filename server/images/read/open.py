@@ -52,7 +52,6 @@ _GIF_FILLER = b"\xfa" + bytes(each * 167 % 256 for each in range(1, 251))
 """A sub-block of pixels."""
 
 _REASONS = (
-    ("not a whole number of bytes", "TIFF with 12 bits per sample is not supported; convert it to 16"),
     (
         "samples out of range",
         "TIFF with samples of this kind is not supported; convert it to 8 or 16 bits, or 32-bit floats",
@@ -107,6 +106,8 @@ def why(error: pyvips.Error) -> SourceUnreadable:
 
 
 def _find(data: bytes, max_pixels: int) -> tuple[Header, Callable[[], pyvips.Image]]:
+    if not data:
+        raise SourceUnreadable("the file is empty")
     mime = sniff(data)
     if mime is None:
         known = unsupported.message(data)
@@ -190,8 +191,11 @@ def _open_tiff(data: bytes, max_pixels: int) -> pyvips.Image:
     colours, alpha = image[: main.colours], main.alpha
     if main.is_lab:
         image = colour.from_lab(colours, signed=main.photometric == tiff.CIELAB)
-    elif image.bands > main.colours:
-        image = colours if alpha is None or alpha >= image.bands else colours.bandjoin(image[alpha])
+    else:
+        if main.luma is not None:
+            colours = colour.from_ycbcr(colours, main.luma, main.black_white)
+        if image.bands > main.colours or main.luma is not None:
+            image = colours if alpha is None or alpha >= image.bands else colours.bandjoin(image[alpha])
     # A TIFF file has the same tags as EXIF.
     image = with_field(image, EXIF, exif.serialise(exif.parse(data, found.tags)))
     # NOTE: libvips reads only a quarter of IPTC's bytes if their type is not LONG, as it once was.

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from server.errors import SourceUnreadable
-from server.images.metadata.exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, Reader, Tags
+from server.images.metadata.exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, Reader, Tags, ratios
 
 _SUBFILE, _OLD_SUBFILE, _COMPRESSION, _PHOTOMETRIC, _MAKE = 254, 255, 259, 262, 271
 _WIDTH, _HEIGHT, _BITS, _SAMPLES, _PLANAR, _TILE_WIDTH = 256, 257, 258, 277, 284, 322
 _SUBDIRECTORIES, _INK_SET, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 330, 332, 338, 339
+_LUMA, _SUBSAMPLING, _BLACK_WHITE = 529, 530, 532
 _DNG_VERSION, _CFA_PATTERN_SIZE, _CFA_PATTERN = 50706, 33421, 33422
 _REDUCED, _MASK = 1, 4
 """Bits of NewSubfileType."""
@@ -75,6 +76,8 @@ _GREY, _RGB, _PALETTE, _CMYK, _YCBCR, CIELAB, ICCLAB = (0, 1), 2, 3, 5, 6, 8, 9
 _LOG = (32844, 32845)
 _COLOURS = {0: 1, 1: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3, CIELAB: 3, ICCLAB: 3, 32844: 1, 32845: 3}
 """Samples per pixel, without extra ones."""
+_BT601 = (0.299, 0.587, 0.114)
+_JPEG = 7
 _ALPHA = (1, 2)
 """Values of ExtraSamples: alpha, premultiplied or not. 0 is "unspecified": often an editor's mask."""
 
@@ -84,6 +87,8 @@ _MOST_DIRECTORIES = 1000
 _MOST_ENTRIES = 20_000
 """In all directories together: in hostile files they overlap."""
 _MOST_CHANNELS = 10
+_DEPTHS, _DEPTHS_OF_ONE = (8, 16, 32, 64), (1, 2, 4)
+"""Bits per sample that libvips unpacks, and those only of a picture with one channel."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,22 @@ class Directory:
     def is_lab(self) -> bool:
         """Lab colours that libvips does not convert."""
         return self.photometric == ICCLAB or (self.photometric == CIELAB and self.number(_BITS, 1) == 8)
+
+    @property
+    def luma(self) -> tuple[float, ...] | None:
+        """The shares of red, green and blue in the brightness of YCbCr that libvips takes for RGB; None otherwise.
+        libvips converts it from JPEG, and where its chroma is reduced."""
+        if (self.photometric, self.numbers(_SUBSAMPLING)) != (_YCBCR, (1, 1)) or self.number(_COMPRESSION, 1) == _JPEG:
+            return None
+        stated = ratios(self.tags.get(_LUMA))
+        return stated if len(stated) == 3 and min(stated) > 0 else _BT601
+
+    @property
+    def black_white(self) -> tuple[float, ...]:
+        """Of YCbCr in 8 bits, the codes of black and white: of Y, Cb and Cr (TIFF 6.0, ReferenceBlackWhite)."""
+        stated = ratios(self.tags.get(_BLACK_WHITE))
+        usable = len(stated) == 6 and all(low < high for low, high in zip(stated[::2], stated[1::2], strict=True))
+        return stated if usable else (0, 255, 128, 255, 128, 255)
 
     @property
     def pixels(self) -> int:
@@ -238,6 +259,9 @@ def _check(directory: Directory) -> None:
         raise SourceUnreadable(f"the picture has {samples} channels; this server reads at most {_MOST_CHANNELS}")
     if samples < _COLOURS[photometric] and photometric not in _LOG:
         raise SourceUnreadable("the picture file is damaged")
+    bits = directory.number(_BITS, 1)
+    if bits not in _DEPTHS and not (samples == 1 and bits in _DEPTHS_OF_ONE):
+        raise SourceUnreadable(f"TIFF with {bits} bits per sample is not supported; convert it to 8 or 16 bits")
     if len(set(directory.numbers(_BITS))) > 1:
         raise SourceUnreadable("TIFF whose channels differ in depth is not supported; convert it to 8 or 16 bits")
     if directory.number(_PLANAR, 1) == 2 and samples > 1 and _TILE_WIDTH in directory.tags:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from server.engine.tile import Span, blend_weights, blended, cut
+from server.images.read.alpha_bleeding import RESAMPLED, bleed_alpha
 from server.images.read.open import Samples
 from server.images.samples import Floats, from_floats, to_8_bits, to_floats
 from server.job.creativity import ANCHORS, Recipe
@@ -173,6 +174,8 @@ def _bands(work: _Work, picture: Stream, depth: type[np.uint8] | type[np.uint16]
 
 def _row(work: _Work, source: Samples, row: Span) -> Floats:
     """One row of regions, joined side by side: kept rows × width × 3."""
+    if source.shape[2] > work.colours:  # resizing has made transparent pixels black
+        source = bleed_alpha(source, RESAMPLED)
     width = source.shape[1]
     height = row.stop - row.start
     band = np.zeros((row.keep_stop - row.keep_start, width, 3), np.float32)

@@ -20,6 +20,7 @@ from server.api import archive
 from server.api.bodies import (
     FORM_TYPES,
     MULTIPART,
+    check_once,
     check_readable,
     is_urlencoded,
     looks_like_json,
@@ -91,10 +92,13 @@ async def _payload(request: Request, service: ServiceDep) -> AsyncIterator[FormD
             yield body
         else:
             check_readable(body, FORM_REMEDY)
-            yield FormData(dict(await run_in_threadpool(read_urlencoded, body, "image")))
+            form = FormData([*await run_in_threadpool(read_urlencoded, body, "image")])
+            check_once(form)
+            yield form
     else:
         # A picture in base64 may be the text of a field. The size of the body has been checked before.
         async with request.form(max_part_size=largest_body(service.config)) as form:
+            check_once(form)
             yield form
 
 

@@ -1,6 +1,5 @@
 """Requests of the native API → Params, jobs → its bodies. Pure."""
 
-import json
 import re
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
@@ -70,11 +69,17 @@ def _read_colour(value: Any) -> Any:
     raise ValueError('must be [red, green, blue] or "#rrggbb"')
 
 
+def _from_form(value: Any) -> Any:
+    """The value of JSON in a form's text; other values as they are."""
+    if isinstance(value, str):
+        with suppress(InvalidRequest):
+            return read_json(value)
+    return value
+
+
 def _read_faces(value: Any) -> Faces | None:
     """A boolean, or an object with the fields of Faces; in a form, the same as JSON text."""
-    if isinstance(value, str):
-        with suppress(ValueError):
-            value = json.loads(value)
+    value = _from_form(value)
     if isinstance(value, bool):
         return Faces() if value else None
     if not isinstance(value, dict) or not set(value) <= {"strength", "only"}:
@@ -102,9 +107,7 @@ class WantedMask(BaseModel):
 
 def _read_mask(value: Any) -> WantedMask:
     """In a form, the same as JSON text."""
-    if isinstance(value, str):
-        with suppress(ValueError):
-            value = json.loads(value)
+    value = _from_form(value)
     try:
         return WantedMask.model_validate(value)
     except ValidationError as error:

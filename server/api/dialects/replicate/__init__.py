@@ -13,15 +13,17 @@ of this server. `POST /v1` itself is Runware's. Where the vendor's documents are
 
 * The vendor's published versions of the three models are known, so code that pins one runs; all versions of a model do
   the same. `version` may also be `owner/name` or `owner/name:version`. An unknown one is refused with 422.
-* Ids are 32 hex digits. Unknown inputs are ignored and not repeated; null counts as absent; known ones of a wrong type
-  or range are refused with 422 and the input's name. `scale: 0` is in the vendor's range but is no size: refused.
+* Ids are 32 hex digits. Unknown inputs are ignored, and short ones repeated in `input`; null counts as absent; known
+  ones of a wrong type or range are refused with 422 and the input's name. `scale: 0` is in the vendor's range but is no
+  size: refused.
 * Any fault of the picture itself makes a prediction that fails, with the reason in `error`. A result without the
   weights that it needs (`face_enhance`, gfpgan) is refused with 422.
 * `output` is always one link, of clarity-upscaler too. Files are PNG, or what `output_format` says.
 * clarity-upscaler: `creativity` 0 is our 0, 0.35 (the default) our 1, 1 our 2, linear in between; the server's own
   choice of networks runs. `resemblance` is checked and has no effect. A `seed` of −1 is none.
 * gfpgan: `version` is checked and has no effect: the restorer that is installed runs.
-* In `input` a data URI of more than 512 characters is shown as its kind and length.
+* In `input` a data URI of more than 512 characters is shown as its kind and length. Of unknown inputs it has the texts,
+  numbers and booleans, at most 50.
 * `logs` has a bar of the networks' progress, which moves with every tile, then the result's notes, networks and size.
 * `Prefer: wait` waits for 60 s, or N of 1 … 60 s, and no longer than the operator's `sync_wait_s`; the answer comes
   half a second earlier than that, because the vendor's client gives up soon after it. A prediction that has not ended

@@ -8,11 +8,12 @@ import re
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
 from server.api.dialects.base import Webhook
-from server.api.dialects.fields import file_url, iso_time, shown_picture
+from server.api.dialects.fields import LONGEST_ECHO, file_url, iso_time, shown_picture
 from server.api.dialects.replicate.models import COG_VERSION, CREATED_AT, Inputs, Model, UnknownVersion
 from server.api.inline import to_json
 from server.db.deliveries import NEWS, WEBHOOK
@@ -42,6 +43,8 @@ WAIT_S = (1, 60)
 """Least and most seconds of `Prefer: wait=N`; without a number the most."""
 CANCEL_AFTER_S = (1, 86_400)
 _LAST_PAGE = 1_000_000
+_MOST_UNKNOWN, _LARGEST_SHOWN = 50, 1e15
+"""Of inputs that a model does not know: how many are repeated in answers, and the largest number."""
 
 STATUS = {
     State.QUEUED: "starting",
@@ -58,9 +61,19 @@ COLLECTION = {"slug": "upscaling", "name": "Upscaling", "description": "Models t
 
 
 def to_echo(model: Model, given: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """The inputs to be repeated in answers: those that were sent and are known, a long data URI as its length."""
+    """The inputs to be repeated in answers, as they were sent: a long data URI as its length, and of those that the
+    model does not know at most _MOST_UNKNOWN, each of at most LONGEST_ECHO characters."""
+    unknown = ((name, value) for name, value in given.items() if name not in inputs and _may_be_shown(name, value))
     shown = {name: value for name, value in inputs.items() if given.get(name) is not None}
-    return shown | {model.picture: shown_picture(inputs[model.picture])}
+    return dict(islice(unknown, _MOST_UNKNOWN)) | shown | {model.picture: shown_picture(inputs[model.picture])}
+
+
+def _may_be_shown(name: str, value: Any) -> bool:
+    """Whether an unknown input is a short value, and one that every database and JSON parser takes."""
+    if not isinstance(value, str | int | float) or (not isinstance(value, str) and not abs(value) <= _LARGEST_SHOWN):
+        return False
+    text = name + value if isinstance(value, str) else name
+    return len(text) <= LONGEST_ECHO and "\0" not in text and text.encode("utf-8", "ignore").decode() == text
 
 
 def hook_of(body: Mapping[str, Any]) -> tuple[str | None, list[str]]:
@@ -68,15 +81,15 @@ def hook_of(body: Mapping[str, Any]) -> tuple[str | None, list[str]]:
     url, events = body.get("webhook"), body.get("webhook_events_filter")
     if url is None and body.get("webhook_completed") is not None:  # of old clients
         url, events = body["webhook_completed"], ["completed"]
+    if events is None:
+        events = EVENTS
+    elif not isinstance(events, list) or not all(each in EVENTS for each in events):
+        message = f"- webhook_events_filter: must be a list of {', '.join(EVENTS)}"
+        raise InvalidField(message, field="webhook_events_filter")
     if url is None:
         return None, []
     if not isinstance(url, str) or not is_web_url(url):
         raise InvalidField("- webhook: must be an http(s) URL", field="webhook")
-    if events is None:
-        return url, list(EVENTS)
-    if not isinstance(events, list) or not all(each in EVENTS for each in events):
-        message = f"- webhook_events_filter: must be a list of {', '.join(EVENTS)}"
-        raise InvalidField(message, field="webhook_events_filter")
     return url, [each for each in EVENTS if each in events]
 
 

@@ -14,7 +14,8 @@ A key is sent as the password of HTTP Basic, with any user name, or as `Bearer K
 * `extras_upscaler_2_visibility` is the share of the second upscaler's result.
 * `gfpgan_visibility` is the strength of the installed restorer. Faces are always restored after enlarging, whatever
   `upscale_first` says. CodeFormer is refused in words. `show_extras_results` has no effect.
-* Any fault of the picture is a 422 that names the field. Of a batch with a fault nothing runs.
+* Any fault of a picture is a 422 that names the field, in a batch with the picture's index in `imageList`. Of a batch
+  with a fault nothing runs.
 * Requests wait for as long as it takes. A request that its caller gives up cancels its jobs, and so does `interrupt`,
   after which the request is answered 409. When the server restarts they are cancelled too and the answer is 503.
 * `progress` is that of the caller's running request, over all its pictures; steps are percent.
@@ -24,6 +25,6 @@ A key is sent as the password of HTTP Basic, with any user name, or as `Bearer K
 
 from server.api.dialects.webui import openapi
 from server.api.dialects.webui.routes import router
-from server.api.dialects.webui.translate import NAME, PREFIXES, to_error
+from server.api.dialects.webui.translate import CHALLENGE, NAME, PREFIXES, to_error
 
-__all__ = ["NAME", "PREFIXES", "openapi", "router", "to_error"]
+__all__ = ["CHALLENGE", "NAME", "PREFIXES", "openapi", "router", "to_error"]

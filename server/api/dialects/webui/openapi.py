@@ -25,7 +25,7 @@ TITLE = "Stable Diffusion web UI's extras, under /sdapi/v1"
 ERROR: Schema = {
     "anyOf": [
         answer(error=TEXT, detail=TEXT, body=TEXT, errors=TEXT),
-        answer(detail=array(answer(loc=array(TEXT), msg=TEXT, type=TEXT))),
+        answer(detail=array(answer(loc=array({"type": ["string", "integer"]}), msg=TEXT, type=TEXT))),
     ]
 }
 

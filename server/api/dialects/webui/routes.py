@@ -28,6 +28,7 @@ from server.api.dialects.webui.translate import (
     image_of,
     images_of,
     names_of,
+    of_picture,
     read_extras,
     to_html,
     to_info,
@@ -63,7 +64,7 @@ class Work:
 
 @router.post("/extra-single-image")
 async def extra_single_image(request: Request) -> Response:
-    extras, (image,), sizes = await _extras(request, lambda body: [image_of(body, "image")])
+    extras, (image,), sizes = await _extras(request, lambda body: {"image": image_of(body, "image")})
     return await run_in_threadpool(json_response, {"html_info": to_html(extras, sizes), "image": image})
 
 
@@ -74,18 +75,22 @@ async def extra_batch_images(request: Request) -> Response:
 
 
 async def _extras(
-    request: Request, pictures: Callable[[dict[str, Any]], list[str]]
+    request: Request, pictures: Callable[[dict[str, Any]], dict[str, str]]
 ) -> tuple[Extras, list[Inline | str], list[Size]]:
     """The results and their sizes. Raises what made a job fail, and ClientDisconnect; nothing runs on then."""
     call = await authenticated(request)
     raw = await read_body(request)
     extras, sources = await call.service.reading.run(call.caller.id, _read, call, raw, pictures)
     del raw  # it may be large, and the wait is long
-    sources = [await call.service.fetched(each) for each in sources]
+    for place, source in sources.items():
+        with of_picture(place):
+            sources[place] = await call.service.fetched(source)
     batch, works = uuid.uuid4().hex, list[Work]()
     try:
-        while sources:
-            works.append(await call.service.reading.run(call.caller.id, _submit, call, extras, sources.pop(0), batch))
+        for place in list(sources):
+            with of_picture(place):
+                submit = _submit, call, extras, sources.pop(place), batch
+                works.append(await call.service.reading.run(call.caller.id, *submit))
         jobs = await _ended(call, [job_id for work in works for job_id in work.jobs])
         made = [await call.service.reading.run(call.caller.id, _made, call, extras, work, jobs) for work in works]
         return extras, [image for image, _ in made], [size for _, size in made]
@@ -93,11 +98,17 @@ async def _extras(
         await run_in_threadpool(_stop, call, batch)
 
 
-def _read(call: Call, raw: bytes, pictures: Callable[[dict[str, Any]], list[str]]) -> tuple[Extras, list[Source]]:
+def _read(
+    call: Call, raw: bytes, pictures: Callable[[dict[str, Any]], dict[str, str]]
+) -> tuple[Extras, dict[str, Source]]:
+    """The pictures by their places in the body."""
     body = read_object(raw)
     extras = read_extras(body, call.service.catalog.names())
-    sources = [parse_source(each, call.own_bases) for each in pictures(body)]
-    return extras, [call.service.resolve(each, call.caller.id) for each in sources]
+    sources = {}
+    for place, text in pictures(body).items():
+        with of_picture(place):
+            sources[place] = call.service.resolve(parse_source(text, call.own_bases), call.caller.id)
+    return extras, sources
 
 
 def _submit(call: Call, extras: Extras, source: Source, batch: str) -> Work:
@@ -105,7 +116,8 @@ def _submit(call: Call, extras: Extras, source: Source, batch: str) -> Work:
     target, most = extras.target(size), call.service.config.max_result_pixels
     if target[0] * target[1] > most:
         raise ResultImpossible(
-            f"a result of {target[0]}×{target[1]} pixels is over this server's limit of {most} pixels", field="scale"
+            f"a result of {target[0]}×{target[1]} pixels is over this server's limit of {most} pixels",
+            field="scale" if extras.size is None else "size",
         )
     jobs = [
         call.service.submit(

@@ -2,7 +2,8 @@
 
 import html
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from server.job.tiling import Size
 
 NAME = "webui"
 PREFIXES: tuple[str, ...] = ("/sdapi",)
+CHALLENGE = 'Basic realm="sdapi", charset="UTF-8"'
 
 Kernel = Literal["lanczos3", "nearest"]
 NONE = "None"
@@ -178,14 +180,29 @@ def image_of(body: Mapping[str, Any], field: str) -> str:
     return image
 
 
-def images_of(body: Mapping[str, Any]) -> list[str]:
-    """Of a batch. Raises MissingField, InvalidField."""
+def images_of(body: Mapping[str, Any]) -> dict[str, str]:
+    """Of a batch, by their places in the body: "imageList.0.data", … Raises MissingField, InvalidField."""
     entries = body.get("imageList")
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_IMAGES:
         raise InvalidField(f"imageList must be a list of 1 to {MAX_IMAGES} pictures", field="imageList")
     if not all(isinstance(each, dict) for each in entries):
         raise InvalidField("imageList must be a list of objects with `data` and `name`", field="imageList")
-    return [image_of(each, "data") for each in entries]
+    images = {}
+    for index, each in enumerate(entries):
+        with of_picture(place := f"imageList.{index}.data"):
+            images[place] = image_of(each, "data")
+    return images
+
+
+@contextmanager
+def of_picture(place: str) -> Iterator[None]:
+    """Errors of a picture are those of its place in the body."""
+    try:
+        yield
+    except (InvalidRequest, BadSource) as error:
+        if isinstance(error, BadSource) or error.field in (None, "image", "data"):
+            error.field = place
+        raise
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -240,12 +257,14 @@ _FIELDS = {
     "size": "upscaling_resize_w",
 }
 """Our fields, which errors may name, by the web UI's names."""
+_QUERY = ("skip_current_image",)
 
 
 def to_error(error: UpscaleError) -> tuple[dict[str, Any], int]:
     if isinstance(error, InvalidRequest | BadSource | ModelNotFound):
-        field = "image" if isinstance(error, BadSource) else error.field
-        place = ["body"] if field is None else ["body", _FIELDS.get(field, field)]
+        field = error.field or ("image" if isinstance(error, BadSource) else "")
+        parts = [int(each) if each.isdecimal() else each for each in _FIELDS.get(field, field).split(".") if each]
+        place = ["query" if field in _QUERY else "body", *parts]
         return {"detail": [{"loc": place, "msg": error.message, "type": "value_error"}]}, 422
     message = "Incorrect username or password" if isinstance(error, Unauthorized) else error.message
     status = 409 if isinstance(error, JobCancelled) else error.status

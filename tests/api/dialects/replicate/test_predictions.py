@@ -1,6 +1,7 @@
 """Replicate's predictions field by field, and what no client shows: headers, words of errors, prefixes."""
 
 import base64
+import json
 import time
 from typing import Any
 
@@ -118,6 +119,27 @@ def test_a_long_picture_is_not_repeated(live: Live) -> None:
     assert shown == {"image": f"<data:image/png;base64, {len(long)} characters>", "scale": 2}
 
 
+def test_short_inputs_that_a_model_does_not_know_are_repeated(live: Live) -> None:
+    given = {"image": PICTURE, "scale": 2, "prompt": "größer\n", "tiling": True, "steps": 18, "scheduler": None}
+    refused = {"mask": [1], "large": 10**400, "nul": "\0", "half": "\ud800", "x" * 600: 1}
+    more = {f"n{index}": index for index in range(60)}
+    body = json.dumps({"input": given | refused | more})  # with escapes for what is no text
+    shown = live.client.post(ESRGAN, content=body).json()["input"]
+    assert shown.pop("image") == PICTURE
+    assert {name: shown.pop(name) for name in ("scale", "prompt", "tiling", "steps")} == {
+        "scale": 2,
+        "prompt": "größer\n",
+        "tiling": True,
+        "steps": 18,
+    }
+    assert shown == {f"n{index}": index for index in range(47)}, "with the other three 50 of them"
+
+
+def test_a_number_that_is_no_json_is_not_repeated(live: Live) -> None:
+    body = b'{"input": {"image": "%s", "scale": 2, "far": 1e999}}' % PICTURE.encode()
+    assert "far" not in live.client.post(ESRGAN, content=body).json()["input"]
+
+
 # --- inputs ---------------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +191,10 @@ def test_a_wrong_input_is_refused_with_its_name(model: models.Model, given: dict
         ({"input": {"image": PICTURE}, "webhook": "http://127.0.0.1:1/"}, "- webhook: the port is not one that"),
         (
             {"input": {"image": PICTURE}, "webhook": "https://a.example", "webhook_events_filter": ["all"]},
+            "- webhook_events_filter: must be a list of start, output, logs, completed",
+        ),
+        (
+            {"input": {"image": PICTURE}, "webhook_events_filter": "completed"},
             "- webhook_events_filter: must be a list of start, output, logs, completed",
         ),
     ],
@@ -254,7 +280,8 @@ def test_cancelling_one_that_runs_waits_for_its_worker(live: Live, monkeypatch: 
 def test_both_schemes_of_keys(live_server: LiveServer, scheme: str) -> None:
     live = live_server(api_keys=("r8-key",))
     assert live.client.get("/v1/account", headers={"Authorization": f"{scheme} r8-key"}).status_code == 200
-    assert live.client.get("/v1/account", headers={"Authorization": f"{scheme} other"}).status_code == 401
+    refused = live.client.get("/v1/account", headers={"Authorization": f"{scheme} other"})
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
 
 
 # --- errors and addresses -------------------------------------------------------------------------------------------

@@ -115,16 +115,33 @@ def test_a_wrong_batch_is_refused(live: Live, entries: Any) -> None:
     assert (answer.status_code, live.worker.jobs.counts()) == (422, {})
 
 
+@pytest.mark.parametrize("data", ["AAAA", "no picture!", "http://10.0.0.1/a.png", "", None, 5])
+def test_a_bad_picture_of_a_batch_is_named(live: Live, data: Any) -> None:
+    body = {"imageList": [{"data": PICTURE, "name": "a"}, {"data": data, "name": "b"}]}
+    answer = live.client.post(BATCH, json=body)
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "imageList", 1, "data"])
+
+
+def test_a_wrong_query_is_named_as_such(live: Live) -> None:
+    answer = live.client.get("/sdapi/v1/progress?skip_current_image=perhaps")
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["query", "skip_current_image"])
+
+
 def test_of_a_batch_with_a_bad_picture_nothing_runs(live: Live) -> None:
+    before = live.worker.jobs.counts().get("cancelled", 0)
     body = {"imageList": [{"data": PICTURE, "name": "a"}, {"data": "AAAA", "name": "b"}]}
     assert live.client.post(BATCH, json=body).status_code == 422
-    assert live.worker.jobs.counts() == {"cancelled": 1}
+    assert live.worker.jobs.counts() == {"cancelled": before + 1}
 
 
 def test_a_result_over_the_limit_is_refused(live_server: LiveServer) -> None:
     live = live_server(max_result_pixels=1000)
     answer = live.client.post(SINGLE, json={"image": PICTURE, "upscaler_1": "Lanczos"})
     assert (answer.status_code, "limit of 1000 pixels" in answer.text) == (422, True)
+    assert answer.json()["detail"][0]["loc"] == ["body", "upscaling_resize"]
+    sized = {"resize_mode": 1, "upscaling_resize_w": 60, "upscaling_resize_h": 60}
+    answer = live.client.post(SINGLE, json={"image": PICTURE, "upscaler_1": "Lanczos"} | sized)
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "upscaling_resize_w"])
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -229,7 +246,8 @@ def test_other_credentials_are_refused(live_server: LiveServer, credentials: str
     live = live_server(api_keys=("a-key",))
     encoded = base64.b64encode(credentials.encode()).decode()
     for header in (f"Basic {encoded}", "Basic ???", "Basic"):
-        assert live.client.get("/sdapi/v1/options", headers={"Authorization": header}).status_code == 401
+        answer = live.client.get("/sdapi/v1/options", headers={"Authorization": header})
+        assert (answer.status_code, answer.headers["www-authenticate"][:6]) == (401, "Basic ")
 
 
 # --- composing ------------------------------------------------------------------------------------------------------

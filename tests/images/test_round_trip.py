@@ -1,4 +1,4 @@
-"""Faults that users of other programs have reported: each is tested here, with similar cases.
+"""Files through all of reading and writing, with their metadata. Most are of kinds that users of other programs report.
 
 A file goes all the way in and out, without a network between: decoded, repeated pixel by pixel, dressed, encoded.
 """
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 from skimage.color import rgb2lab
+from tifffile import TiffFile
 
 from server.errors import SourceUnreadable
 from server.images.metadata import exif as tags_of
@@ -624,6 +625,52 @@ def test_lab_tiff_is_read(kind: str, dtype: type[Any]) -> None:
     assert found.samples.dtype == dtype
     error = np.abs(found.samples / (257 if dtype is np.uint16 else 1) - scene(96, 64))
     assert error.mean() < 1.5 and error.max() < (1 if dtype is np.uint16 else 12)  # a step of a or b is that much
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("weights", "codes"),
+    [((0.299, 0.587, 0.114), (0, 255, 128, 255, 128, 255)), ((0.2126, 0.7152, 0.0722), (16, 235, 128, 240, 128, 240))],
+)
+def test_ycbcr_tiff_without_jpeg_in_it_has_its_own_colours(
+    dtype: type[Any], weights: tuple[float, ...], codes: tuple[int, ...]
+) -> None:
+    picture = scene(96, 64)
+    rgb = picture.astype(float)
+    y = rgb @ weights
+    chroma = [(rgb[..., 2] - y) / (2 - 2 * weights[2]), (rgb[..., 0] - y) / (2 - 2 * weights[0])]
+    stored = np.stack(
+        [y * (codes[1] - codes[0]) / 255 + codes[0]]
+        + [part * (codes[3] - codes[2]) / 127 + codes[2] for part in chroma],
+        axis=-1,
+    )
+    unit = 257 if dtype is np.uint16 else 1
+    stored = np.rint(stored.clip(0, 255) * unit).astype(dtype)
+    tags = [
+        (529, 5, 3, tuple(part for each in weights for part in (round(each * 10_000), 10_000)), True),
+        (530, 3, 2, (1, 1), True),
+        (532, 5, 6, tuple(part for each in codes for part in (each, 1)), True),
+    ]
+    for compression in (None, "zlib"):
+        data = tiff((stored, {"photometric": "rgb", "compression": compression, "extratags": tags}))
+        directory = TiffFile(io.BytesIO(data)).pages[0]
+        place = directory.tags["PhotometricInterpretation"].valueoffset
+        data = data[:place] + struct.pack("<H", 6) + data[place + 2 :]
+        found = decoded(data)
+        assert found.samples.dtype == dtype
+        assert np.abs(found.samples / unit - picture).max() < 3
+
+
+@pytest.mark.parametrize(("bits", "channels"), [(4, 3), (10, 1), (12, 3), (24, 1)])
+def test_depths_of_tiff_that_are_not_read_are_named(bits: int, channels: int) -> None:
+    data = tiff((scene()[..., :channels].squeeze(), {}))
+    place = TiffFile(io.BytesIO(data)).pages[0].tags["BitsPerSample"].valueoffset
+    data = data[:place] + struct.pack("<H", bits) * channels + data[place + 2 * channels :]
+    assert f"{bits} bits per sample" in refused(data)
+
+
+def test_an_empty_file_is_called_empty() -> None:
+    assert refused(b"") == "the file is empty"
 
 
 def test_apples_own_png_is_named() -> None:
