@@ -1,10 +1,9 @@
 """Rows that are read at each poll, at a sixth of the time that SQLAlchemy takes for them on SQLite."""
 
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import Engine, Select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from server.db.database import reading
 
@@ -21,7 +20,7 @@ class RowReader:
         self._query = query
         self._sqlite = engine.dialect.name == "sqlite"
         if self._sqlite:
-            compiled = cast(SQLCompiler, query.compile(engine))
+            compiled = query.compile(engine)
             self._text, self._order, self._given = str(compiled), compiled.positiontup or [], compiled.params
             self._columns = [
                 (each.name, each.type.dialect_impl(engine.dialect).result_processor(engine.dialect, None))
