@@ -122,6 +122,7 @@ class Jobs:
         self.fetches = Fetches(engine)
         self.figures = Figures(engine)
         self._abandoned = leases.abandoned(lease_s)
+        self._live = select(workers).where(workers.c.id.in_(leases.live(lease_s))).order_by(workers.c.id)
 
     # --- for callers ------------------------------------------------------------------------------------------------
 
@@ -412,11 +413,10 @@ class Jobs:
 
     def live_workers(self) -> Sequence[WorkerInfo]:
         """Workers that have a lease. Rows of dead workers stay until `release`."""
-        query = select(workers).where(workers.c.id.in_(leases.live(self._lease_s))).order_by(workers.c.id)
         with reading(self._engine) as db:
             return [
                 WorkerInfo(row.id, row.device, row.ready, row.kind, row.counters, row.problem)
-                for row in db.execute(query)
+                for row in db.execute(self._live)
             ]
 
     # --- internal ---------------------------------------------------------------------------------------------------

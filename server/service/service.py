@@ -62,11 +62,11 @@ _T = TypeVar("_T")
 
 READERS = 3
 """Bodies with pictures that are read at a time."""
-_HEADER_READERS = READERS + 2  # threads: for those bodies, and for the pictures of fetching.py
+_HEADER_READERS = READERS + 2
+"""Threads that read headers: for those bodies, and for the pictures of fetching.py."""
 _READING_WAIT_S = 60.0
 _LOOK_S = 20.0
 """Time limit for reading a picture's header, and before that for a free thread."""
-_DEVICE_S = 1.0  # how long what is known of the workers' devices is used for plans
 LOOKS = 4
 """Pictures downloaded at a time for `look`, while their callers wait."""
 
@@ -82,7 +82,7 @@ class Service:
         self.reading = Turns(READERS, wait_s=_READING_WAIT_S)
         """For work of endpoints on bodies and pictures: owners take turns. Polls do not use it."""
         self.previews = Previews(max(config.max_source_pixels, config.max_result_pixels))
-        self._counts, self._device = TimedCache(jobs.counts), TimedCache(self._find_device, least_s=_DEVICE_S)
+        self._counts = TimedCache(jobs.counts)
         self._etas = Etas(jobs, config)
         self._waiting = Waiting(jobs.ended)
         self._end = asyncio.Event()
@@ -327,7 +327,7 @@ class Service:
         )
         content: Content = "photo" if params.content == "auto" else params.content
         rates = read_rates(self.config.cache_dir)
-        networks = self.catalog.choose(params, sizes, device=self._device.get(), content=content, rates=rates)
+        networks = self.catalog.choose(params, sizes, device=self._device(), content=content, rates=rates)
         beside = None if networks.fidelity is None else networks.fidelity.geometry
         before = [each.geometry for each in networks.before]
         creativity = networks.choice.creativity
@@ -402,7 +402,7 @@ class Service:
 
     # --- internal ---------------------------------------------------------------------------------------------------
 
-    def _find_device(self) -> DeviceKind:
+    def _device(self) -> DeviceKind:
         """Where a job is likely to run: on a GPU, if any worker has one."""
         return "cuda" if any(worker.kind == "cuda" for worker in self._jobs.live_workers()) else "cpu"
 

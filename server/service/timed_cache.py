@@ -17,10 +17,8 @@ _TIMES = 50
 class TimedCache(Generic[_T]):
     """For any thread."""
 
-    def __init__(self, find: Callable[[], _T], *, least_s: float = 0.0) -> None:
-        """A value is used for `least_s` at least."""
+    def __init__(self, find: Callable[[], _T]) -> None:
         self._find = find
-        self._least_s = least_s
         self._lock = threading.Lock()
         self._found: _T | None = None
         self._good_until = 0.0
@@ -31,5 +29,5 @@ class TimedCache(Generic[_T]):
                 started = time.monotonic()
                 self._found = self._find()
                 ended = time.monotonic()
-                self._good_until = ended + max(self._least_s, _TIMES * (ended - started))
+                self._good_until = ended + _TIMES * (ended - started)
             return self._found

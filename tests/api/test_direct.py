@@ -1,5 +1,7 @@
 """Which requests are answered without FastAPI's routers, and by what."""
 
+from typing import Any
+
 import pytest
 
 from server.api.dialects import DIALECTS, dialect_of
@@ -25,7 +27,7 @@ DIRECT = DirectRoutes([route for each in DIALECTS for route in each.router.route
 def test_a_poll_or_submit_reaches_its_dialect(
     method: str, path: str, module: str, name: str, parts: dict[str, str]
 ) -> None:
-    scope = {"method": method, "path": path}
+    scope: dict[str, Any] = {"method": method, "path": path}
     endpoint = DIRECT.find(dialect_of(path).NAME, scope)
     assert endpoint is not None
     assert (endpoint.__module__.split(".")[3], endpoint.__name__) == (module, name)
