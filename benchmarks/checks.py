@@ -16,7 +16,7 @@ from benchmarks.sets import PHOTOS
 
 BICUBIC, GENERAL, UNASKED = "bicubic", "general-x4v3", "unasked"
 LADDER = ("creativity −2", "creativity −1", "creativity 0", "creativity +1", "creativity +2")
-STRICT, FAITHFUL, BALANCED, _, FREE = LADDER
+STRICT, FAITHFUL, BALANCED, CREATIVE, FREE = LADDER
 
 Figures = Mapping[str, float | None]
 Pictures = Mapping[str, Mapping[str, Mapping[str, Figures]]]
@@ -104,6 +104,9 @@ def checks(pictures: Pictures, letters: Letters) -> list[Check]:
         check(f"{kind}: HaarPSI of −1 above those of −2, 0 and +2 (−2, −1, 0, +2)", scores, best, "{:.4f}")
     gain = value("clean", STRICT, "psnr_y") - value("clean", BICUBIC, "psnr_y")
     check("clean: PSNR of Y at −2 at least 1.0 dB above bicubic", [gain], gain >= 1.0)
+    for kind in ("clean", "web"):
+        gain = value(kind, BALANCED, "niqe") - value(kind, CREATIVE, "niqe")
+        check(f"{kind}: NIQE at +1 is less than at 0 by at least 0.2", [gain], gain >= 0.2)
     climbs = ladder(pictures)
     for kind in PHOTOS:
         for measure in ("energy", "distance"):

@@ -21,6 +21,7 @@ from server.images.metadata.metadata import Metadata, attach_metadata
 from server.images.tone_map import WHITE_NITS, hlg_light, pq_light, pq_signal
 from server.images.write.save import save
 from server.job.job import Params
+from tests import heif
 
 Light = NDArray[np.float64]
 
@@ -72,26 +73,13 @@ def by_hand(
     **pillow: Any,
 ) -> bytes:
     """Metadata in XMP alone, as phones wrote them first: by Google's form, or by Apple's."""
-    linear = picture / WHITE_NITS
-    standard = linear * (1 + linear / 4**STOPS) / (1 + linear)  # 2**STOPS becomes 1
-    gain = np.log2((linear + 1 / 64) / (standard + 1 / 64))
-    low, high = float(gain.min()), float(gain.max())
-    scaled = (gain if coloured else gain.mean(axis=-1, keepdims=True)) - low
-    codes = np.rint(np.clip(scaled / (high - low), 0, 1) * 255).astype(np.uint8)
-    h, w = codes.shape[:2]
-    small = Image.fromarray(codes if coloured else codes[..., 0]).resize(
-        (w // reduced, h // reduced), Image.Resampling.BOX
-    )
+    base, small, low, high = split(picture, reduced, coloured=coloured)
     numbers = {"GainMapMin": low, "GainMapMax": high, "Gamma": 1, "OffsetSDR": 1 / 64, "OffsetHDR": 1 / 64}
     numbers |= {"HDRCapacityMin": 0, "HDRCapacityMax": high}
     hdrgm = "".join(f' hdrgm:{name}="{value:.6f}"' for name, value in numbers.items())
     space = 'xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"'
     kind = "><x:t>urn:com:apple:photo:2020:aux:hdrgainmap</x:t></rdf:Description>"
     map_xmp = _packet(f' xmlns:x="urn:x"{kind}' if apple else f" {space}{hdrgm}/>")
-    curve = np.where(
-        standard <= 0.0031308, standard * 12.92, 1.055 * np.maximum(standard, 0.0031308) ** (1 / 2.4) - 0.055
-    )
-    base = Image.fromarray(np.rint(np.clip(curve, 0, 1) * 255).astype(np.uint8))
     exif = Image.Exif()
     exif[0x0112] = orientation
     beside = _saved(small, xmp=map_xmp)
@@ -104,6 +92,24 @@ def by_hand(
     return _saved(base, xmp=own.encode(), exif=exif, **pillow) + beside
 
 
+def split(picture: Light, reduced: int = 2, *, coloured: bool = False) -> tuple[Image.Image, Image.Image, float, float]:
+    """The picture in the standard range, its gain map, and the least and the most gain in stops; offsets are 1/64."""
+    linear = picture / WHITE_NITS
+    standard = linear * (1 + linear / 4**STOPS) / (1 + linear)  # 2**STOPS becomes 1
+    gain = np.log2((linear + 1 / 64) / (standard + 1 / 64))
+    low, high = float(gain.min()), float(gain.max())
+    scaled = (gain if coloured else gain.mean(axis=-1, keepdims=True)) - low
+    codes = np.rint(np.clip(scaled / (high - low), 0, 1) * 255).astype(np.uint8)
+    h, w = codes.shape[:2]
+    small = Image.fromarray(codes if coloured else codes[..., 0]).resize(
+        (w // reduced, h // reduced), Image.Resampling.BOX
+    )
+    curve = np.where(
+        standard <= 0.0031308, standard * 12.92, 1.055 * np.maximum(standard, 0.0031308) ** (1 / 2.4) - 0.055
+    )
+    return Image.fromarray(np.rint(np.clip(curve, 0, 1) * 255).astype(np.uint8)), small, low, high
+
+
 def _packet(rest: str) -> bytes:
     rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
     inside = f'<rdf:RDF xmlns:rdf="{rdf}"><rdf:Description rdf:about=""{rest}</rdf:RDF>'
@@ -114,6 +120,51 @@ def _saved(image: Image.Image, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=97, subsampling=0, **options)
     return buffer.getvalue()
+
+
+def in_heif(
+    base: bytes, small: bytes, low: float, high: float, *properties: bytes, flags: int = 0x40, **shown: Any
+) -> bytes:
+    """A HEIC or AVIF file with a gain map by ISO 21496-1, of two files with one picture each; `properties` of both."""
+    million = 1_000_000
+    pairs = (
+        (0, 1),
+        (round(high * million), million),
+        (round(low * million), million),
+        (round(high * million), million),
+    )
+    numbers = struct.pack(">HHB", 0, 0, flags)
+    numbers += b"".join(struct.pack(">iI", *each) for each in (*pairs, (1, 1), (1, 64), (1, 64)))
+    items = [
+        heif.picture(base, *properties),
+        heif.picture(small, *properties, hidden=True),
+        heif.Item(b"tmap", b"\0" + numbers, shown.pop("colours", [])),
+    ]
+    return heif.written(b"heic" if b"hvcC" in base else b"avif", items, [(b"dimg", 3, [1, 2])], **shown)
+
+
+def in_heic_of_apple(base: bytes, small: bytes, *, stated: float | None = None, camera: bool = False) -> bytes:
+    """With an auxiliary picture, and the headroom in its XMP, or in the maker note of the picture: 8, then."""
+    items = [
+        heif.picture(base),
+        heif.picture(small, heif.full(b"auxC", 0, 0, b"urn:com:apple:photo:2020:aux:hdrgainmap\0")),
+    ]
+    references: list[heif.Reference] = [(b"auxl", 2, [1])]
+    if stated is not None:
+        space = 'xmlns:HDRGainMap="http://ns.apple.com/HDRGainMap/1.0/" HDRGainMap:HDRGainMapVersion="131072"'
+        packet = _packet(f' {space} HDRGainMap:HDRGainMapHeadroom="{stated}"/>')
+        items.append(heif.Item(b"mime", packet, more=b"application/rdf+xml\0"))
+        references.append((b"cdsc", 3, [2]))
+    if camera:
+        numbers = struct.pack(">ii", 1, 1) + struct.pack(">ii", 0, 1)  # 3 stops
+        tags = struct.pack(">H", 2) + b"".join(
+            struct.pack(">HHII", *each) for each in ((33, 10, 1, 44), (48, 10, 1, 52))
+        )
+        exif = Image.Exif()
+        exif.get_ifd(0x8769)[0x927C] = b"Apple iOS\0\0\1MM" + tags + bytes(4) + numbers
+        items.append(heif.Item(b"Exif", bytes(3) + b"\6" + exif.tobytes()))
+        references.append((b"cdsc", len(items), [1]))
+    return heif.written(b"heic", items, references)
 
 
 def light_of_jpeg(data: bytes) -> Light:

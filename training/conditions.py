@@ -51,22 +51,28 @@ def locked(image: Tensor, lr: Tensor) -> Tensor:
 
 
 def load_large(path: Path, device: torch.device) -> Enlarge:
-    """RealESRGAN_x4plus from the package's `.bin` (its `.param` beside it) or the release's `.pth`."""
+    """RealESRGAN_x4plus from the package's `.bin` (its `.param` beside it), the release's `.pth`, or the file that
+    `training.pack --large` writes, which needs torch alone."""
     if device.type == "cpu":
         native = _native(path)
         if native is not None:
             return native
-    from server.models.ncnn import SUFFIX, load_ncnn
-
-    if path.suffix == SUFFIX:
-        state = load_ncnn(path)
-    else:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state = content.get("params_ema") or content.get("params") or content
+    state = large_state(path)
     blocks = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("body."))
     net = Large(blocks)
     net.load_state_dict(state)
     return net.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def large_state(path: Path) -> dict[str, Tensor]:
+    """The weights of RealESRGAN_x4plus, from any file that `load_large` takes."""
+    if path.suffix == ".bin":
+        from server.models.ncnn import load_ncnn
+
+        return dict(load_ncnn(path))
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Tensor] = content.get("params_ema") or content.get("params") or content
+    return state
 
 
 def packaged() -> Path:
@@ -79,10 +85,12 @@ def packaged() -> Path:
 
 
 def _native(path: Path) -> Enlarge | None:
-    """On the server's own kernels, several times as fast as torch; None without a compiler."""
-    from server.kernels.cpu import Kernel, load
-    from server.models import load_model
-
+    """On the server's own kernels, several times as fast as torch; None without a compiler or the server's packages."""
+    try:
+        from server.kernels.cpu import Kernel, load
+        from server.models import load_model
+    except ImportError:
+        return None
     kernel = load()
     if not isinstance(kernel, Kernel):
         return None

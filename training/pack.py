@@ -1,10 +1,14 @@
 """Pack a folder of pictures into one file for another machine: crops of pictures, synthetic crops, validation pairs.
 
-    python -m training.pack --pictures ../shared/images/train --out training/runs/pictures.npz --mib 60
+    python -m training.pack --pictures ../shared/images/train --out training/runs/pictures.npz --mib 60 \
+        --large training/runs/x4plus.pt
 
 Every picture gives the same number of crops. They are chosen at random, with a higher probability for areas with more
 detail. Half of them come from the picture at half its size, which has denser detail and no compression artefacts. The
 compressed size differs by picture, so crops are added until the budget is used up.
+
+`--large` writes RealESRGAN_x4plus too, on whose results the refiner is trained, in a form that torch reads alone: the
+other machine lacks the package that has it.
 """
 
 import argparse
@@ -13,8 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from training.conditions import large_state, packaged
 from training.dataset import HR_SIZE, Pixels
 from training.packed import Packed, filtered
 from training.pictures import load_folder, make_validation
@@ -69,13 +75,22 @@ def _texture(cell: Pixels) -> float:
     return float(np.abs(np.diff(levels, axis=0)).mean() + np.abs(np.diff(levels, axis=1)).mean())
 
 
+def save_large(source: Path, path: Path) -> None:
+    """Weights in fp16, which is what the package has, biases in fp32."""
+    state = {name: value.half() if value.ndim == 4 else value for name, value in large_state(source).items()}
+    torch.save({"params": state}, path)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder with manifest.csv and the pictures")
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     parser.add_argument("--mib", type=float, default=60, help="its largest size")
+    parser.add_argument("--large", type=Path, help="also write RealESRGAN_x4plus to this file, 34 MB")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if args.large:
+        save_large(packaged(), args.large)
     validation = make_validation(load_folder(args.pictures, "val"))
     kept = sum(len(zlib.compress(filtered(hr[None]).tobytes(), 6)) + 3 * lr.size for lr, hr in validation.clean)
     budget = int((args.mib * 2**20 - kept) * (1 - RESERVE))

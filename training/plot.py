@@ -10,8 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The log's lines in order of steps. A run that was killed and resumed repeats some steps; the last line counts."""
@@ -23,6 +21,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def plot(lines: list[dict[str, Any]], out: Path) -> None:
+    import matplotlib.pyplot as plt  # here, because it takes long, and few draw
+
     curves = (
         (["loss"], "mean loss of 100 steps"),
         (["psnr_clean", "psnr_degraded"], "validation PSNR, dB"),

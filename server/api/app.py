@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from anyio import to_thread
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from server.api import health, page
 from server.api.auth import Auth
@@ -38,6 +38,12 @@ twenty callers who poll get a sixth fewer answers."""
 _BUCKET_THREADS = 40
 """Where pictures are in a bucket: most wait for it."""
 
+_ROUTES = APIRouter()
+"""Of all applications: FastAPI reads the signatures of the endpoints at the first request, which takes longer than an
+application takes to start. Here it does so once in a process."""
+for _router in (health.router, openapi.router, page.router, *(each.router for each in DIALECTS)):
+    _ROUTES.include_router(_router)
+
 
 def create_app(config: Config) -> FastAPI:
     """The API on a database that has been migrated. Raises BadConfig."""
@@ -66,19 +72,24 @@ def create_app(config: Config) -> FastAPI:
     background.add_regular("count", metrics.count, COUNT_S)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         threads = _THREADS if config.blob_url is None else _BUCKET_THREADS
         to_thread.current_default_thread_limiter().total_tokens = threads
         with listener.running(), background.running():
-            yield
+            async with _ROUTES.lifespan_context(app):
+                yield
         fetcher.release()
         service.stop_readers()
         engine.dispose()
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False, exception_handlers=HANDLERS)
+    app = FastAPI(
+        routes=_ROUTES.routes,
+        lifespan=lifespan,
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers=HANDLERS,
+    )
     app.state.service, app.state.auth, app.state.metrics = service, auth, metrics
     app.state.close = service.close  # see protocol.Server
-    for router in (health.router, openapi.router, page.router, *(each.router for each in DIALECTS)):
-        app.include_router(router)
     app.add_middleware(Middleware, config=config, auth=auth, metrics=metrics, direct=DirectRoutes(app.routes))
     return app

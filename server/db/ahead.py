@@ -39,6 +39,8 @@ class Unended:
     """As `Job.left_s`, said at `left_at`."""
     left_at: float | None
     progress: float = 0.0
+    alone_s: float | None = None
+    """As `Job.alone_s`."""
 
 
 def ahead(engine: Engine, lease_s: float) -> Ahead:
@@ -52,6 +54,7 @@ def ahead(engine: Engine, lease_s: float) -> Ahead:
             jobs.c.left_s,
             jobs.c.left_at,
             jobs.c.progress,
+            jobs.c.alone_s,
         )
         .where(or_(text(READY), text(RUNNING)))
         .order_by(jobs.c.worker.is_(None), jobs.c.created_at)

@@ -73,6 +73,7 @@ jobs = Table(
     Column("stage", String(16)),
     Column("left_s", Float),
     Column("left_at", Float),
+    Column("alone_s", Float),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),

@@ -14,8 +14,9 @@ The order is fair between owners and hosts, see fairness.py: slow receivers do n
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, Engine, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Engine, Select, and_, func, or_, select, update
 
 from server.db.clock import NOW, TICKS
 from server.db.database import ENDED, deliveries, jobs, reading
@@ -71,15 +72,13 @@ class Deliveries:
 
     def claim(self, seconds: float) -> Delivery | None:
         """The next one due whose job has ended; no other sender gets it for `seconds`. None: none is due."""
-        return self._claim(seconds, and_(deliveries.c.kind != NEWS, _with_job(jobs.c.state.in_(ENDED))))
+        return self._claim(seconds, _AFTER_THE_JOB)
 
     def claim_news(self, seconds: float) -> Delivery | None:
         """Likewise the next NEWS of a job that has begun. One of a job that has ended is to be marked as delivered."""
-        return self._claim(seconds, and_(deliveries.c.kind == NEWS, _with_job(jobs.c.state != State.QUEUED.value)))
+        return self._claim(seconds, _NEWS)
 
-    def _claim(self, seconds: float, which: ColumnElement[bool]) -> Delivery | None:
-        is_due = or_(deliveries.c.due_at <= TICKS, deliveries.c.due_at > TICKS + (LONGEST_S + CLOCKS_APART_S))
-        due = fair_order(_LINE, and_(deliveries.c.state == PENDING, is_due, which)).limit(1)
+    def _claim(self, seconds: float, due: Select[Any]) -> Delivery | None:
         with reading(self._engine) as db:
             if db.execute(due).first() is None:
                 return None
@@ -157,3 +156,13 @@ class Deliveries:
 
 def _with_job(state: ColumnElement[bool]) -> ColumnElement[bool]:
     return select(jobs.c.id).where(jobs.c.id == deliveries.c.job_id, state).exists()
+
+
+def _due(which: ColumnElement[bool]) -> Select[Any]:
+    is_due = or_(deliveries.c.due_at <= TICKS, deliveries.c.due_at > TICKS + (LONGEST_S + CLOCKS_APART_S))
+    return fair_order(_LINE, and_(deliveries.c.state == PENDING, is_due, which)).limit(1)
+
+
+# Made once: processes ask often, and to make such a query takes longer than to run it.
+_AFTER_THE_JOB = _due(and_(deliveries.c.kind != NEWS, _with_job(jobs.c.state.in_(ENDED))))
+_NEWS = _due(and_(deliveries.c.kind == NEWS, _with_job(jobs.c.state != State.QUEUED.value)))

@@ -1,6 +1,8 @@
 """Jobs whose source is still to be fetched from a URL: fetchers in the API half take them, each under its own
 lease. After `give` workers can claim the job."""
 
+from typing import Any
+
 from sqlalchemy import ColumnElement, Engine, and_, or_, select, text, update
 
 from server.db.clock import TICKS
@@ -54,10 +56,13 @@ class Fetches:
             note_turn(db, line.name, row.owner)
         return from_row(row)
 
-    def give(self, job_id: str, fetcher: str, source_key: str, left_s: float | None = None) -> bool:
-        """The source is stored: workers may claim the job, and its attempts count from 0. `left_s`: as `Job.left_s`.
-        False when the job is no longer this fetcher's."""
-        given = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None, "left_s": left_s}
+    def give(
+        self, job_id: str, fetcher: str, source_key: str, left_s: float | None = None, alone_s: float | None = None
+    ) -> bool:
+        """The source is stored: workers may claim the job, and its attempts count from 0. `left_s`, `alone_s`: as in
+        `Job`. False when the job is no longer this fetcher's."""
+        given: dict[str, Any] = {"source_key": source_key, "worker": None, "attempt": 0, "lease_until": None}
+        given |= {"left_s": left_s, "alone_s": alone_s}
         return write_job(self._engine, _fetching(job_id, fetcher), Topic.WORK, **given)
 
     def hold(self, job_id: str, fetcher: str, seconds: float) -> bool:

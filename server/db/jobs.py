@@ -25,20 +25,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    Integer,
-    and_,
-    bindparam,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, Engine, Integer, and_, bindparam, delete, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from server.db import leases
@@ -275,18 +262,20 @@ class Jobs:
         return None  # others took all that was seen
 
     def heartbeat(
-        self, job: Job, progress: float, stage: str | None = None, left_s: float | None = None
+        self,
+        job: Job,
+        progress: float,
+        stage: str | None = None,
+        left_s: float | None = None,
+        alone_s: float | None = None,
     ) -> HeartbeatResult:
-        """Renew the worker's lease, and report the job's progress (0 … 1), see `Job.stage` and `Job.left_s`."""
+        """Renew the worker's lease, and report the job's progress (0 … 1), see `Job.stage`, `left_s` and `alone_s`."""
         assert job.worker is not None
+        news = {"progress": progress, "stage": stage, "left_s": left_s, "left_at": NOW, "alone_s": alone_s}
         with self._unsynced.begin() as db:
             leases.renew(db, job.worker, self._lease_s)
-            row = db.execute(
-                update(jobs)
-                .where(_owned(job))
-                .values(progress=progress, stage=stage, left_s=left_s, left_at=NOW)
-                .returning(jobs.c.cancel_requested)
-            ).one_or_none()
+            beat = update(jobs).where(_owned(job)).values(**news).returning(jobs.c.cancel_requested)
+            row = db.execute(beat).one_or_none()
         if row is None:
             return HeartbeatResult.LOST
         return HeartbeatResult.CANCEL if row.cancel_requested else HeartbeatResult.CONTINUE
@@ -307,7 +296,7 @@ class Jobs:
     def requeue(self, job: Job) -> bool:
         """Return the job to the queue, because this worker is shutting down; the attempt does not count."""
         values: dict[str, Any] = {"state": State.QUEUED.value, "worker": None, "progress": 0.0, "stage": None}
-        values |= {"left_s": job.left_s, "left_at": None}
+        values |= {"left_s": job.left_s, "left_at": None, "alone_s": job.alone_s}
         return write_job(self._engine, _owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
 
     def claimed_by(self, worker: str) -> set[str]:

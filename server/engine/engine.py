@@ -46,7 +46,7 @@ _T = TypeVar("_T")
 
 _SMALLEST_KEPT = 32
 """Pixels that a tile must be long beyond its halos and blends; smaller ones are nearly all halo."""
-_RATED = (96, 96)
+_RATED, _TICK_S = (96, 96), 1e-9
 """Height and width of the picture that a network's speed is measured with: large enough for its usual speed."""
 _CUDA_STEP = 64
 """Sides of fitted tiles are multiples of this on CUDA, where each new shape of a tile costs new plans of cuDNN."""
@@ -218,7 +218,7 @@ class Engine:
             for _ in self.upscale(model, samples, dtype=np.uint8):
                 pass
             seconds.append(self.worked_s() - started)
-        return h * w / min(seconds)
+        return h * w / max(min(seconds), _TICK_S)
 
     def warm(self, model: Model) -> None:
         """On a GPU: run pictures of a few sizes, so that the first job need not wait for what a first run prepares, and

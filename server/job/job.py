@@ -298,9 +298,11 @@ class Job:
     """While it runs: loading, upscaling, refining or encoding."""
     left_s: float | None = None
     """Seconds that it would still take if it had a machine of its own; None if nothing is known. Of a running one, as
-    its worker said last."""
+    its worker said last: so that it ends when it would if the worker's jobs shared its time evenly."""
     left_at: float | None = None
     """When its worker said so."""
+    alone_s: float | None = None
+    """Of `left_s`, those of large tiles, of which a worker computes one at a time."""
     created_at: float = field(default_factory=time.time)
     """Unix seconds, as are all times here."""
     started_at: float | None = None

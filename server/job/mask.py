@@ -11,6 +11,10 @@ Keep = Literal["inside", "outside"]
 
 KEPT_CREATIVITY = -2.0
 """Of the result that a mask keeps."""
+MASKED = ", masked "
+"""Between the networks' names of the result that was asked for and those of the one that a mask keeps."""
+KEPT_STEP = "kept "
+"""Before the name of a step that makes the result that a mask keeps."""
 
 MOST_BOXES = 1000
 _LARGEST = 1_000_000

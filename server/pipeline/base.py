@@ -28,6 +28,7 @@ from server.images.write.save import converts
 from server.job.creativity import Recipe, recipe
 from server.job.formats import FORMATS, Hdr
 from server.job.job import Params
+from server.job.mask import KEPT_STEP
 from server.job.plan import Plan, Sizes
 from server.job.tiling import Size
 from server.models.base import Model
@@ -45,11 +46,17 @@ _T = TypeVar("_T")
 _SEED_BITS = 63
 _UNFLUSHED = 0.98
 """An encoder has still to write its last rows when the networks have computed them."""
+_STREAMS = ("resize", "mask", "grain", "encode")
+"""Steps that work on rows as soon as they are there."""
 _ROUNDING = 1e-6
 """Relative rounding error of a sum of a step's parts."""
 
 
 def _nothing() -> None:
+    pass
+
+
+def _ignored(_: bool) -> None:
     pass
 
 
@@ -108,6 +115,8 @@ class Part:
     """The part of the current tile that is done, where that is known."""
     taken: float = 0.0
     """Seconds of the step in `shared_seconds` when these were last written."""
+    alone: float = 0.0
+    """The work of one tile, where no other job computes one at the same time; else 0."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +225,12 @@ class Context:
     """Wall time by step, without the time of other steps that ran inside it."""
     ticks: Callable[[], float] = time.perf_counter
     """The clock of `shared_seconds`."""
+    waits: Callable[[bool], None] = _ignored
+    """Called when the job begins to wait until tiles of other jobs have ended, and when it goes on."""
     shared_seconds: dict[str, float] = field(default_factory=dict)
     """As `seconds`, by a clock that counts only this job's share of the machine: see worker/timing.py."""
+    before_steps: str = ""
+    """Before the names of steps in `seconds` and `shared_seconds`: of a second result's, see mask/plan.py."""
     _clocks: list[tuple[str, float, float]] = field(default_factory=list)
     _progress: float = 0.0
 
@@ -254,17 +267,24 @@ class Context:
         if step == "faces" and self.faces is not None:
             return 1.0
         # These take the rows while the network computes the next ones; some encoders take them all, and begin then.
-        streams = step == "resize" or (step == "encode" and not FORMATS[self.params.format].whole_in_memory)
-        return _UNFLUSHED * self.progress if streams and self.progress else None
+        whole = FORMATS[self.params.format].whole_in_memory
+        streams = step.removeprefix(KEPT_STEP) in _STREAMS and not (whole and step == "encode")
+        if not streams:
+            return None
+        # Rows are there when their tile has ended.
+        parts = list(self.work.values())
+        total, done = sum(part.work for part in parts), sum(min(part.work, part.done) for part in parts)
+        of_frame = done / total if total else 0.0
+        return _UNFLUSHED * (self.progress if self.animation else of_frame) or None
 
     def expect(self, step: str, work: float) -> None:
         """Announce a step's work on the current picture; 0 for none."""
-        self.work[step] = Part(work, taken=self.spent().get(step, 0.0))
+        self.work[step] = Part(work, taken=self._spent(step))
 
     def advance(self, step: str, work: float, current: float = 0.0) -> None:
         """More of a step's work is done, and `current` of the next tile. Raises when the job must stop."""
         part = self.work[step]
-        part.done, part.current, part.taken = part.done + work, current, self.spent().get(step, 0.0)
+        part.done, part.current, part.taken = part.done + work, current, self._spent(step)
         self.check()
 
     def networks(self) -> Iterator[Networks]:
@@ -350,6 +370,7 @@ class Context:
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
         """Count the time within for this step, and not for the step that runs around it."""
+        name = self.before_steps + name
         now = time.perf_counter(), self.ticks()
         if self._clocks:
             self._count(*now)
@@ -380,6 +401,9 @@ class Context:
         for name, _, since in self._clocks[-1:]:
             found[name] = found.get(name, 0.0) + self.ticks() - since
         return found
+
+    def _spent(self, step: str) -> float:
+        return self.spent().get(self.before_steps + step, 0.0)
 
     def _count(self, now: float, ticks: float) -> None:
         name, since, since_ticks = self._clocks[-1]

@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pyvips
 
+from server.errors import SourceUnreadable
 from server.images import tone_map
 from server.images.metadata import colour, metadata
 from server.images.metadata.cicp import CodePoints
 from server.images.metadata.not_kept import not_kept
-from server.images.read import gain_map, jpeg
 from server.images.read.alpha_bleeding import bleed_alpha
 from server.images.read.animation import Animation, open_animation
 from server.images.read.gain_map import GainMap
-from server.images.read.open import Samples, open_picture, why
+from server.images.read.open import Samples, find_gain_map, open_picture, why
 from server.images.read.sniff import sniff
 from server.job.plan import keeps_hdr
 from server.pipeline.base import Context
@@ -49,15 +49,13 @@ def run(ctx: Context) -> None:
 
 def _gain_map(ctx: Context, size: tuple[int, int], orientation: int, *, keep: bool) -> GainMap | None:
     """The source's, which is decoded if it is kept; None also if its pixels are damaged."""
-    if sniff(ctx.data) != "image/jpeg":
-        return None
-    beside = gain_map.find(ctx.data, jpeg.look(ctx.data), size)
+    beside = find_gain_map(ctx.data, sniff(ctx.data) or "", size)
     if beside is None or not keep:
         return beside
     try:
         image = beside.open()
         samples: Samples = image.numpy().reshape(image.height, image.width, image.bands)
-    except pyvips.Error:
+    except (pyvips.Error, SourceUnreadable):
         return None
     ctx.gain_map, ctx.gain = beside, upright(samples, orientation)
     return beside

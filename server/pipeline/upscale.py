@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engine.backends.native import runs_alone
 from server.images.read.alpha_bleeding import RESAMPLED, bleed_alpha
 from server.images.read.open import Samples
 from server.images.samples import Depth, full_scale
@@ -31,6 +32,15 @@ def expect(ctx: Context) -> None:
         # Alpha goes through the first network only.
         work += each.source[0] * each.source[1] * (ctx.planes * model.work + (fidelity.work if fidelity else 0.0))
     ctx.expect("upscale", work)
+    ctx.work["upscale"].alone = max(_alone(ctx), default=0.0)
+
+
+def _alone(ctx: Context) -> Iterator[float]:
+    """The work of one tile of each network that computes its tiles alone."""
+    for each, (model, _) in zip(ctx.plan.passes if ctx.plan else (), ctx.networks(), strict=False):
+        if runs_alone(model, each.source, ctx.engine.geometry(model, ctx.tile)):
+            tiles = ctx.engine.tiles(model, each.source, ctx.tile)
+            yield each.source[0] * each.source[1] * model.work / tiles
 
 
 def run(ctx: Context) -> None:
@@ -109,7 +119,11 @@ def _network(ctx: Context, model: Model, samples: Samples, dtype: Depth) -> Iter
     def on_tile() -> None:
         ctx.advance("upscale", each)
 
-    def on_slice(share: float) -> None:
+    def on_slice(share: float | None) -> None:
+        ctx.waits(share is None)
+        if share is None:
+            ctx.check()
+            return
         ctx.advance("upscale", 0.0, share * each)
 
     return ctx.engine.upscale(

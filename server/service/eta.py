@@ -18,7 +18,7 @@ from server.config import Config
 from server.db.ahead import MOST, Ahead, Unended
 from server.db.jobs import Jobs
 from server.files import write_atomically
-from server.job.amounts import amounts
+from server.job.amounts import amounts, network_amount
 from server.job.job import Job, Params, State
 from server.job.plan import Plan
 from server.service.forecast import ends
@@ -108,6 +108,8 @@ class Etas:
         self._seen_at = 0.0
         self._good_until = 0.0
         self._ends: Mapping[str, float] = {}
+        self._waited: frozenset[str] = frozenset()
+        """Jobs that waited at the last look."""
         self._said: OrderedDict[str, dict[str, _Said]] = OrderedDict()
         """By job and moment: what was said first at that moment."""
 
@@ -120,7 +122,8 @@ class Etas:
             if self._seen is None or time.monotonic() >= self._good_until:
                 self._look()
             old = time.monotonic() - self._seen_at > _OLD_S or job.state is State.RUNNING
-            if job.id not in self._ends and old:  # it has come since, or its worker has
+            began = job.state is State.RUNNING and job.id in self._waited
+            if began or (job.id not in self._ends and old):  # it has begun or come since, or its worker has
                 self._look()
             if job.id not in self._ends:
                 self._add(job)
@@ -138,6 +141,10 @@ class Etas:
         creativity, signed = params.creativity or 0.0, self._config.c2pa_cert is not None
         seconds = self._durations.seconds(amounts(plan, params, mime, creativity=creativity, signed=signed))
         return None if seconds is None else seconds + self._durations.loading("+".join(plan.networks))
+
+    def alone_s(self, plan: Plan) -> float:
+        """Of these, for tiles of which one is computed at a time; 0 while nothing is known."""
+        return self._durations.alone(network_amount(plan)) if plan.passes else 0.0
 
     def retry_after_s(self) -> float:
         """Until one more job may wait: until the next one ends."""
@@ -161,10 +168,11 @@ class Etas:
             return
         waits = job.state is State.QUEUED
         left = job.id, job.owner, job.priority, job.created_at, None if waits else job.worker, job.left_s, job.left_at
-        self._forecast(replace(self._seen, jobs=[*self._seen.jobs, Unended(*left, job.progress)]))
+        self._forecast(replace(self._seen, jobs=[*self._seen.jobs, Unended(*left, job.progress, job.alone_s)]))
 
     def _forecast(self, seen: Ahead) -> None:
         self._seen = seen
+        self._waited = frozenset(each.id for each in seen.jobs if each.worker is None)
         self._ends = ends(seen, self._config.slots)
 
     def _learn(self, seen: Ahead) -> None:

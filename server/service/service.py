@@ -140,7 +140,8 @@ class Service:
             source = self.resolve(source, owner)
             data = None if source.url is not None else self.read(source)
             if data is not None:
-                job = replace(job, left_s=self.check_source(data, params))
+                left_s, alone_s = self.check_source(data, params)
+                job = replace(job, left_s=left_s, alone_s=alone_s)
             covered = None if mask is None else self._mask(mask)
         except (BadSource, ResultImpossible) as error:
             if strict:
@@ -352,10 +353,8 @@ class Service:
         if seconds is not None:
             return estimate(plan, params, seconds)
         rates = read_rates(self.config.cache_dir)
-        seconds = 0.0
-        if plan.passes:
-            speed = self.speed(plan.model, plan.networks)
-            seconds = plan.network_pixels / speed if speed else None
+        speed = self.speed(plan.model, plan.networks) if plan.passes else 1.0
+        seconds = plan.network_pixels / speed if speed else None
         steps = recipe(params.creativity or 0.0).steps
         if seconds is not None and plan.passes and steps and REFINER in rates:
             seconds += plan.frames * plan.canvas[0] * plan.canvas[1] * steps / rates[REFINER]
@@ -384,10 +383,11 @@ class Service:
         """Jobs by state; for large tables the numbers may be a little old."""
         return self._counts.get()
 
-    def check_source(self, data: bytes, params: Params) -> float | None:
-        """What the job's `left_s` is. Raises BadSource, ResultImpossible."""
+    def check_source(self, data: bytes, params: Params) -> tuple[float | None, float]:
+        """What the job's `left_s` and `alone_s` are. Raises BadSource, ResultImpossible."""
         header = self._header(data)
-        return self._etas.work_s(self.plan(params, header), params, header.mime)
+        plan = self.plan(params, header)
+        return self._etas.work_s(plan, params, header.mime), self._etas.alone_s(plan)
 
     def eta(self, job: Job) -> Eta | None:
         """When it will have ended; None where that is not known, see Etas."""

@@ -13,6 +13,7 @@ from server.config import Config, LicencePolicy
 from server.errors import InvalidField, ModelNotFound, cut
 from server.job.creativity import recipe
 from server.job.job import Params
+from server.job.mask import MASKED
 from server.job.plan import Sizes, make_plan
 from server.job.tiling import Geometry
 from server.weights import choice, package
@@ -118,7 +119,7 @@ def masked_of(asked: tuple[str, str | None], kept: tuple[str, str | None]) -> tu
     """Name and SHA-256 of a result that is `kept`'s where a mask says so, and else `asked`'s: the SHA-256 of a line of
     hash and name for each."""
     rows = "".join(f"{digest}  {name}\n" for name, digest in (asked, kept))
-    return f"{asked[0]}, masked {kept[0]}", hashlib.sha256(rows.encode()).hexdigest()
+    return f"{asked[0]}{MASKED}{kept[0]}", hashlib.sha256(rows.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

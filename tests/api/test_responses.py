@@ -239,6 +239,6 @@ def odd(tmp_path: Path) -> Iterator[str]:
 
 
 def test_what_is_no_picture_is_saved_and_never_shown(odd: str) -> None:
-    answer = httpx.get(odd, trust_env=False)
+    answer = httpx.get(odd, trust_env=False, timeout=60)
     assert answer.headers["Content-Type"] == "application/octet-stream"
     assert answer.headers["Content-Disposition"] == 'attachment; filename="page.html"'

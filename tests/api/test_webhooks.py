@@ -248,7 +248,7 @@ def test_what_ended_while_the_server_was_down_is_reported_by_the_next(
     made = config(allow_hosts=("127.0.0.1",))
     with serve(create_app(made)) as url:
         body = {"image": inline(picture()), "scale": 1, "webhook_url": receiver.url}
-        httpx.post(f"{url}/api/v3/wavespeed-ai/real-esrgan", json=body, trust_env=False).raise_for_status()
+        httpx.post(f"{url}/api/v3/wavespeed-ai/real-esrgan", json=body, trust_env=False, timeout=60).raise_for_status()
     StandIn(made).finish()
     assert receiver.got == []
     with serve(create_app(made)):

@@ -268,7 +268,7 @@ def failing(change: Callable[[dict[str, dict[str, dict[str, dict[str, float | No
 
 def test_figures_with_which_all_holds_pass_every_check() -> None:
     assert failing(lambda pictures: None) == []
-    assert len(checks(good(), LETTERS)) == 23
+    assert len(checks(good(), LETTERS)) == 25
 
 
 def test_each_check_fails_for_its_own_reason() -> None:
@@ -288,6 +288,7 @@ def test_each_check_fails_for_its_own_reason() -> None:
     assert one("clean", LADDER[3], "energy", 1.0, pictures=1) == []  # nine of ten rise
     assert one("clean", LADDER[3], "energy", 1.0, pictures=2) == [risen]
     assert one("web", LADDER[1], "niqe", 9.0) == ["web: NIQE falls from −2 to +2 in the means"]
+    assert one("clean", LADDER[3], "niqe", 5.4) == ["clean: NIQE at +1 is less than at 0 by at least 0.2"]
     worse = {group: {"unasked": {"0": 0.89}, "bicubic": {"0": 0.9}} for group in ("rendered", "screens")}
     assert [each.passed for each in checks(good(), worse)].count(False) == 2
 

@@ -301,10 +301,10 @@ def test_a_direct_download_is_redirected_to_the_bucket(live_server: LiveServer, 
     assert (to.status_code, to.headers["Cache-Control"]) == (307, "no-store")
     link = to.headers["Location"]
     assert link.startswith(there["blob_endpoint"]) and f"X-Amz-Expires={LINK_S}&" in link
-    got = httpx.get(link, **LOOPBACK)
+    got = httpx.get(link, timeout=60, **LOOPBACK)
     assert (got.status_code, got.content, got.headers["Content-Type"]) == (200, data, "image/png")
     assert got.headers["Content-Disposition"] == f'inline; filename="{key}"'
-    part = httpx.get(link, headers={"Range": "bytes=1-3"}, **LOOPBACK)
+    part = httpx.get(link, headers={"Range": "bytes=1-3"}, timeout=60, **LOOPBACK)
     assert (part.status_code, part.content) == (206, data[1:4])
     head = live.client.head(path)
     assert (head.status_code, head.headers["Content-Length"]) == (200, str(len(data))), "a link is for GET alone"
@@ -334,9 +334,9 @@ def test_direct_links_are_for_the_owner_and_end_with_the_picture(
     assert live.client.get(path, headers=two).status_code == 404
     assert live.client.get(path).status_code == 401
     to = live.client.get(path, headers=one)
-    assert to.status_code == 307 and httpx.get(to.headers["Location"], **LOOPBACK).status_code == 200
+    assert to.status_code == 307 and httpx.get(to.headers["Location"], timeout=60, **LOOPBACK).status_code == 200
     assert live.client.delete(f"/jobs/{sent.json()['id']}", headers=one).is_success
-    assert httpx.get(to.headers["Location"], **LOOPBACK).status_code == 404, "also through an old link"
+    assert httpx.get(to.headers["Location"], timeout=60, **LOOPBACK).status_code == 404, "also through an old link"
     assert live.client.get(path, headers=one).status_code == 404
     missing = live.client.get(f"/files/{new_key()}")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")

@@ -111,7 +111,7 @@ def test_keys_are_in_it(run: Run, live: Live, tmp_path: Path) -> None:
     _, secret = Keys(engine).create("ann", Limits())
     backed_up(run, live, tmp_path / "backup")
     with serve(create_app(restored(tmp_path / "backup", tmp_path / "data"))) as url:
-        assert httpx.get(f"{url}/jobs", **LOOPBACK).status_code == 401
+        assert httpx.get(f"{url}/jobs", timeout=60, **LOOPBACK).status_code == 401
         with Client(url, key=secret, **LOOPBACK) as client:
             assert client.jobs() == []
 

@@ -99,7 +99,7 @@ def test_a_running_server_notices_at_once(run: Run, live: Live, monkeypatch: pyt
     monkeypatch.setenv("UPSCALE_DATA_DIR", str(live.config.data_dir))
 
     def status(key: str) -> int:
-        return httpx.get(f"{live.url}/jobs", headers={"Authorization": key}, trust_env=False).status_code
+        return httpx.get(f"{live.url}/jobs", headers={"Authorization": key}, trust_env=False, timeout=60).status_code
 
     assert status("any") == 200
     secret = run("create", "ann").stdout.strip()

@@ -163,9 +163,9 @@ def test_it_starts_a_server_of_its_own_which_ends_with_it(tmp_path: Path, photo:
         done = mcp.call("upscale", path=str(photo), scale=2)
         assert seen(photo.with_name("photo_upscaled.png")) == ("PNG", 32, 16), text(done)
         url = done.structured_content["result"]["url"]
-        assert httpx.get(url, **LOOPBACK).is_success
+        assert httpx.get(url, timeout=60, **LOOPBACK).is_success
     with pytest.raises(httpx.ConnectError):
-        httpx.get(url, **LOOPBACK)
+        httpx.get(url, timeout=60, **LOOPBACK)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_a_snippet_prints_a_link_to_its_picture(
     assert run.returncode == 0, run.stderr
     link = run.stdout.split()[-1]
     assert link.startswith(live.url), run.stdout
-    with Image.open(io.BytesIO(httpx.get(link, trust_env=False).content)) as image:
+    with Image.open(io.BytesIO(httpx.get(link, trust_env=False, timeout=60).content)) as image:
         assert image.width >= 80
 
 

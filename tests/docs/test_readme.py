@@ -162,10 +162,10 @@ def test_its_requests_are_answered_with_pictures(served: Served, checkout: Path)
     answer = json.loads(run.stdout)["data"]
     while answer["status"] == "processing":  # on a slow machine, the wait for it ran out before
         time.sleep(0.2)
-        answer = httpx.get(answer["urls"]["get"], trust_env=False).json()["data"]
+        answer = httpx.get(answer["urls"]["get"], trust_env=False, timeout=60).json()["data"]
     assert answer["status"] == "completed", answer
     (link,) = answer["outputs"]
-    with Image.open(io.BytesIO(httpx.get(link, trust_env=False).content)) as image:
+    with Image.open(io.BytesIO(httpx.get(link, trust_env=False, timeout=60).content)) as image:
         assert max(image.size) == 2048
     photo.write_bytes(small)
 
@@ -176,7 +176,7 @@ def test_its_requests_are_answered_with_pictures(served: Served, checkout: Path)
         assert image.size == (192, 128)
     run = at(checkout, served, sys.executable, "-c", vendors.replace("http://127.0.0.1:8000", served.url))
     assert run.returncode == 0, run.stderr
-    with Image.open(io.BytesIO(httpx.get(run.stdout.strip(), trust_env=False).content)) as image:
+    with Image.open(io.BytesIO(httpx.get(run.stdout.strip(), trust_env=False, timeout=60).content)) as image:
         assert image.size == (192, 128)
 
     (jobs,) = [line for line in shell() if "server jobs list" in line]

@@ -494,12 +494,32 @@ def test_of_large_tiles_there_is_one_at_a_time(deep: Model, monkeypatch: pytest.
     monkeypatch.setattr(native, "_LARGE", 1000)
     engine, samples, running = Engine(networks.CPU), photo_like(100, 90), list[str]()
 
+    waited = list[str]()
+
     def job(name: str) -> None:
-        joined(engine, deep, samples, dtype=np.uint8, on_slice=lambda _: running.append(name))
+        joined(
+            engine, deep, samples, dtype=np.uint8, on_slice=lambda at: (waited if at is None else running).append(name)
+        )
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(job, "ab"))
-    assert len(running) > 8 and [name for name, _ in groupby(running)] in (["a", "b"], ["b", "a"])
+    order = [name for name, _ in groupby(running)]
+    assert len(running) > 8 and order in (["a", "b"], ["b", "a"])
+    assert set(waited) <= {order[1]}
+
+
+def test_large_tiles_of_several_jobs_take_turns(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_LARGE", 1000)
+    engine, samples, running = Engine(networks.CPU), photo_like(100, 270), list[str]()
+
+    def job(name: str) -> None:
+        for _ in engine.upscale(deep, samples, dtype=np.uint8, tile=96, on_slice=lambda at: running.append(name)):
+            pass
+
+    assert engine.tiles(deep, (270, 100), 96) > 2
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(job, "ab"))
+    assert len([name for name, _ in groupby(running)]) > 4
 
 
 def test_a_job_that_waits_with_a_large_tile_can_be_stopped(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,11 +527,15 @@ def test_a_job_that_waits_with_a_large_tile_can_be_stopped(deep: Model, monkeypa
     monkeypatch.setattr(native, "_CHECK_S", 0.01)
     engine, samples = Engine(networks.CPU), photo_like(100, 90)
 
-    def stop(share: float) -> None:
+    def stop(share: float | None) -> None:
+        assert share is None, "it waits"
         raise KeyboardInterrupt
 
-    with engine._backends[0]._large, pytest.raises(KeyboardInterrupt):
+    others = engine._backends[0]._large  # type: ignore[attr-defined]
+    others.append(object())
+    with pytest.raises(KeyboardInterrupt):
         joined(engine, deep, samples, dtype=np.uint8, on_slice=stop)
+    others.clear()
     assert engine.counters()["batches"] == 0
     assert joined(engine, deep, samples, dtype=np.uint8).shape == (400, 360, 3)
 

@@ -28,7 +28,7 @@ from server.weights.catalog import Catalog
 from server.weights.refiner import refiner_weights
 from tests import hdr, networks
 from tests.conftest import Live, Picture
-from tests.pictures import FILES
+from tests.pictures import FILES, encoded
 
 SIZE = 32, 48
 """Rows and columns."""
@@ -83,6 +83,29 @@ def test_an_ultra_hdr_jpeg_stays_one_and_its_light_stays(process: Process, name:
     assert hdr.far(hdr.reduced(light, 4), source).mean() < 3
 
 
+@pytest.mark.parametrize("form", ["HEIC", "AVIF", "HEIC of Apple"])
+def test_a_gain_map_of_heic_or_avif_becomes_that_of_an_ultra_hdr_jpeg(process: Process, form: str) -> None:
+    base, small, low, high = hdr.split(hdr.light(1, 48, 64), 1)
+    files = [(FILES / f"hdr_{name}.heic").read_bytes() for name in ("base", "gain")]
+    if form == "AVIF":
+        files = [encoded(np.atleast_3d(np.asarray(each)), "AVIF", quality=95) for each in (base, small)]
+    data = hdr.in_heic_of_apple(*files, stated=8.0) if "Apple" in form else hdr.in_heif(*files, low, high)
+    ctx, result = process(data, format="jpeg")
+    assert ctx.notes == [] and read_header(result, 10**7).hdr == "gain map"
+    shown, gain = (open_picture(each, 10**7) for each in files)
+    codes = gain.numpy().reshape(48, 64, -1)[..., :1] / 255
+    linear = shown.colourspace("scrgb").numpy().astype(float)
+    if "Apple" in form:
+        light = linear * (1 + 7 * np.where(codes < 0.081, codes / 4.5, ((codes + 0.099) / 1.099) ** (1 / 0.45)))
+    else:
+        light = (linear + 1 / 64) * 2 ** (low + (high - low) * codes) - 1 / 64
+    assert hdr.far(hdr.reduced(hdr.light_of_jpeg(result), 4), light * WHITE_NITS).mean() < 3
+    with pytest.raises(ResultImpossible, match="use jpeg"):
+        process(data, format="avif")
+    ctx, _ = process(data, format="avif", hdr="tone-map")
+    assert ctx.notes == ["the source's gain map (HDR) is not in the result"]
+
+
 PQ_AND_HLG = {
     "AVIF PQ": lambda light: (hdr.avif(light, hdr.PQ), hdr.PQ),
     "AVIF HLG": lambda light: (hdr.avif(light, hdr.HLG), hdr.HLG),
@@ -114,6 +137,17 @@ def test_heic_of_pq_becomes_avif_of_pq(process: Process) -> None:
     assert read_header(data, 10**7).hdr == "PQ"
     _, result = process(data, format="avif", scale=2)
     assert code_points(result, "image/avif") == CodePoints(9, 16) and read_header(result, 10**7).size == (128, 96)
+
+
+@pytest.mark.parametrize("creativity", [-2.0, 0.0, 1.0])
+def test_nothing_in_a_result_of_pq_is_brighter_than_its_source(process: Process, creativity: float) -> None:
+    """So that edges of lamps get no sparks, and MaxCLL stays true. Lamps of one pixel, which networks sharpen most."""
+    light = np.full((32, 48, 3), 5.0)
+    light[::5, ::7] = 900.0
+    data = hdr.png(light, hdr.PQ)
+    _, result = process(data, format="png", creativity=creativity, seed=1)
+    source, found = (open_picture(each, 10**7).numpy().astype(int) for each in (data, result))
+    assert found.max() <= source.max() + 1 and found.max() > 0.8 * source.max()
 
 
 @pytest.mark.parametrize("kind", ["gain map", "PQ"])

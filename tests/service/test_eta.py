@@ -68,6 +68,18 @@ def test_a_worker_knows_better(table: Jobs, settings: Config) -> None:
     assert table.get(claimed.id).left_s == 10, "all of it is to be done again"
 
 
+def test_a_job_that_has_begun_since_the_last_look_does_not_wait_any_more(table: Jobs, settings: Config) -> None:
+    first, second = put(table, 60), put(table, 1)
+    claimed = table.claim("w")
+    assert claimed is not None and claimed.id == first.id
+    etas = Etas(table, settings)
+    assert seconds(etas.of(second)) > 50
+    etas._good_until = float("inf")
+    assert table.finish(claimed, RESULT)
+    assert table.claim("w") is not None
+    assert seconds(etas.of(table.get(second.id))) < 10
+
+
 def test_nothing_is_said_where_nothing_is_known(table: Jobs, settings: Config) -> None:
     etas = Etas(table, settings)
     assert etas.of(put(table, None)) is None

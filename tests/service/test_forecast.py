@@ -10,9 +10,9 @@ from server.service.forecast import ends
 
 def job(name: str, left_s: float | None, *, owner: str = "a", worker: str | None = None, **other: float) -> Unended:
     values = {"priority": 0, "created_at": float(name[1:]), "left_at": 100.0 if worker else None} | other
-    return Unended(
-        name, owner, int(values["priority"] or 0), values["created_at"] or 0.0, worker, left_s, values["left_at"]
-    )
+    priority, created_at = int(values["priority"] or 0), values["created_at"] or 0.0
+    alone_s = values.get("alone_s")
+    return Unended(name, owner, priority, created_at, worker, left_s, values["left_at"], alone_s=alone_s)
 
 
 def queue(*jobs: Unended, workers: int = 1, **served_at: float) -> Ahead:
@@ -37,6 +37,20 @@ def test_time_since_a_workers_last_word_counts() -> None:
     assert forecast(queue(job("j1", 10, worker="w0", left_at=97.0))) == {"j1": 7}
     late = forecast(queue(job("j1", 1, worker="w0", left_at=60.0)))
     assert 1 < late["j1"] < 20, "it may end now, but the later it is the longer it may take"
+
+
+def test_of_jobs_with_large_tiles_the_later_wait() -> None:
+    alone = [job(f"j{number}", 10, alone_s=10) for number in range(2)]
+    assert forecast(queue(*alone)) == {"j0": 10, "j1": 20}, "not both after 20"
+    assert forecast(queue(*alone, job("j2", 4))) == {"j0": 10, "j2": 18, "j1": 24}
+    assert forecast(queue(job("j1", 10, alone_s=8), job("j2", 10, alone_s=8))) == {"j1": 12, "j2": 20}
+    assert forecast(queue(job("j1", 10, alone_s=8), job("j2", 4)))["j2"] == 8, "others share"
+
+
+def test_a_worker_has_counted_with_large_tiles_of_what_it_runs() -> None:
+    running = job("j1", 5, worker="w0", alone_s=5), job("j2", 15, worker="w0", alone_s=10)
+    assert forecast(queue(*running)) == {"j1": 10, "j2": 20}
+    assert forecast(queue(running[0], job("j3", 4, alone_s=4))) == {"j1": 5, "j3": 9}
 
 
 def test_owners_take_turns() -> None:

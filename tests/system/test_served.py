@@ -69,7 +69,7 @@ def website(small_photo: Path) -> Iterator[str]:
 
 
 def picture_at(url: str) -> Image.Image:
-    return Image.open(io.BytesIO(httpx.get(url, trust_env=False).raise_for_status().content))
+    return Image.open(io.BytesIO(httpx.get(url, trust_env=False, timeout=60).raise_for_status().content))
 
 
 def assert_upscaled(result: Image.Image, source: Path, size: tuple[int, int]) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.paths import ROOT
 from training import gpu, pack, pictures
+from training.conditions import Large
 from training.dataset import HR_SIZE, SCALE, Batch, Mix, Pixels, Teacher
 from training.jpeg import jpeg
 from training.packed import Packed, filtered, restored
@@ -204,6 +205,8 @@ def test_plain_pairs_come_whole_and_grey_ones_are_grey() -> None:
 def test_it_needs_no_more_than_torch_and_numpy(packed: Packed, tmp_path: Path) -> None:
     """With the packages that the machine lacks made impossible to import, a run's parts still work."""
     packed.save(tmp_path / "a.npz")
+    torch.save({"params_ema": Large(blocks=1).state_dict()}, tmp_path / "large.pth")
+    pack.save_large(tmp_path / "large.pth", tmp_path / "large.pt")
     code = f"""
 import sys
 for name in {["PIL", "cv2", "basicsr", "scipy", "safetensors", "matplotlib", "torchvision", "structlog"]!r}:
@@ -212,15 +215,18 @@ from pathlib import Path
 import torch
 import training.all
 from training import gpu, network, pictures
+from training.conditions import load_large
 from training.packed import Packed
 from training.dataset import Mix
+large = load_large(Path({str(tmp_path / "large.pt")!r}), torch.device("cpu"))
 packed = Packed.load(Path({str(tmp_path / "a.npz")!r}))
 gpu.WINDOW = 2
 net = network.Compact(features=4, depth=1).requires_grad_(False)
 options = dict(batch=2, lr_crop=16, fresh=1, device=torch.device("cpu"), teacher=lambda lr, hr, bad: net(lr))
 batch = next(gpu.batches(packed.train, packed.synthetic, Mix(clean=0, light=0, plain=0.5), 0, 0, **options))
-print(*batch.target.shape, *pictures.load_validation(Path({str(tmp_path / "a.npz")!r})).measure(net))
+measured = pictures.load_validation(Path({str(tmp_path / "a.npz")!r})).measure(net)
+print(*batch.target.shape, *large(batch.lr).shape, *measured)
 """
     root = ROOT
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert run.stdout.split() == ["2", "3", "64", "64", "psnr_clean", "psnr_degraded"], run.stderr
+    assert run.stdout.split() == ["2", "3", "64", "64"] * 2 + ["psnr_clean", "psnr_degraded"], run.stderr

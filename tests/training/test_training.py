@@ -189,6 +189,15 @@ def test_both_networks_by_one_command(folder: Path, tmp_path: Path, monkeypatch:
     assert [checkpoint(tmp_path / kind)["step"] for kind in ("fidelity", "refiner")] == [2, 1]
 
 
+def test_a_missing_file_is_said_before_the_first_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pictures.npz").touch()
+    large = ["--large", str(tmp_path / "large.pt")]
+    with pytest.raises(SystemExit):
+        all_.main(["--pictures", str(tmp_path / "pictures.npz"), *large, "--out", str(tmp_path / "out")])
+    assert "there is no" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_new_rate_counts_for_a_resumed_run(folder: Path, tmp_path: Path) -> None:
     for steps, lr in (("2", "1e-3"), ("4", "5e-4")):
         arguments = ["--pictures", str(folder), "--out", str(tmp_path / "run"), "--steps", steps, "--lr", lr, *SIZES]

@@ -11,7 +11,8 @@ from server.job.job import Params
 from server.pipeline import Context
 from server.weights.catalog import Catalog
 from server.weights.durations import Durations
-from server.worker.timing import SharedClock, Timing
+from server.worker.sharing import Left
+from server.worker.timing import JobClock, SharedClock, Timing
 from server.worker.upscaler import Upscaler
 from tests.conftest import MakeConfig, draw
 
@@ -37,6 +38,36 @@ def test_a_clock_that_is_shared_by_n_goes_n_times_slower() -> None:
     clock.leave()
     hands.now = 15
     assert clock() == 13
+
+
+def test_a_job_that_waits_for_others_has_no_time_and_takes_none() -> None:
+    hands = Hands()
+    shared = SharedClock(hands)
+    first, second = JobClock(shared), JobClock(shared)
+    hands.now = 2
+    second.wait(True)
+    second.wait(True)
+    hands.now = 10
+    assert (first(), second(), second.waits) == (9, 1, True)
+    second.wait(False)
+    hands.now = 14
+    assert (first(), second(), second.waits) == (11, 3, False)
+    second.wait(True)
+    second.end()
+    hands.now = 15
+    assert first() == 12, "it has left once"
+
+
+def test_time_in_which_the_process_was_suspended_is_not_counted() -> None:
+    hands = Hands()
+    clock = SharedClock(hands)
+    clock.join()
+    hands.now = 5
+    assert clock() == 5
+    hands.now = 3605
+    assert clock() == 5
+    hands.now = 3606
+    assert clock() == 6
 
 
 @pytest.fixture
@@ -90,6 +121,29 @@ def test_a_job_that_failed_is_not_learnt(settings: Config) -> None:
     upscaler.run(ctx)
     timing.end(ctx, succeeded=False)
     assert not upscaler.durations._new
+
+
+def test_what_is_left_says_which_tiles_are_computed_alone(tmp_path: Path) -> None:
+    hands, nothing = Hands(), cast(Any, None)
+    limits = {"max_source_pixels": 1, "max_result_pixels": 1}
+    ctx = Context(params=Params(scale=4), data=b"", target=tmp_path, engine=nothing, load=nothing, **limits)
+    timing = Timing(SharedClock(hands), Durations(tmp_path), None, signed=False)
+    ctx.ticks, ctx.waits, ctx.plan = timing.clock, timing.clock.wait, cast(Any, "any")
+    timing._expected = {"upscale": 12.0, "encode": 1.0}
+    ctx.expect("upscale", 30)
+    assert timing.parts_left(ctx) == Left(13)
+    ctx.work["upscale"].alone = 10
+    assert timing.parts_left(ctx) == Left(13, 12, 4)
+    ctx.waits(True)
+    hands.now = 8
+    assert timing.parts_left(ctx) == Left(13, 12, 4, waits=True), "its time stands still"
+    ctx.waits(False)
+    with ctx.clock("upscale"):
+        hands.now = 9
+        ctx.advance("upscale", 0, 2.5)
+        found = timing.parts_left(ctx)
+    assert found is not None and found.alone == pytest.approx(11, rel=0.02)
+    assert found.current == pytest.approx(3, rel=0.02) and found.tile == pytest.approx(4, rel=0.02)
 
 
 def test_a_job_that_is_slower_than_expected_is_expected_to_stay_so(tmp_path: Path) -> None:

@@ -17,14 +17,16 @@ from server.cli.doctor import _examine
 from server.config import Config
 from server.engine.model_cache import ModelCache
 from server.errors import InvalidField, ModelNotFound, Unavailable
+from server.job.amounts import Amount
 from server.job.job import Params
 from server.kernels import cpu as kernels
 from server.kernels.cpu import build
 from server.models import Model, load_state, mix
 from server.weights.catalog import Catalog, Weights
-from server.weights.choice import REAL_ESRGAN
+from server.weights.choice import FIDELITY, LARGE_X4, REAL_ESRGAN
 from server.weights.faces import FaceWeights
 from server.weights.manifest import read_manifest
+from server.weights.rates import read_rates, write_rates
 from server.weights.store import sha256_of
 from server.worker.upscaler import Upscaler
 from tests import networks
@@ -69,7 +71,14 @@ def small(tmp_path: Path) -> Catalog:
 
 @pytest.fixture
 def upscaler(tmp_path: Path, small: Catalog) -> Upscaler:
-    config = Config(weights_dir=tmp_path / "weights", device="cpu", dtype="fp32", kernels="off", real_esrgan="always")
+    config = Config(
+        data_dir=tmp_path / "data",
+        weights_dir=tmp_path / "weights",
+        device="cpu",
+        dtype="fp32",
+        kernels="off",
+        real_esrgan="always",
+    )
     return Upscaler(config, small, allow_paths=True)
 
 
@@ -125,6 +134,39 @@ def test_a_worker_does_not_wait_for_the_compiler(
     )
     one, other = (np.asarray(Image.open(io.BytesIO(data)), np.int16) for data in (before, after))
     assert abs(one - other).max() <= 1
+
+
+def test_a_stored_speed_that_jobs_contradict_is_measured_again(upscaler: Upscaler) -> None:
+    config = upscaler._config.model_copy(update={"auto_limit_s": 60.0})
+    before = Upscaler(config, upscaler._catalog)
+    right, amount = before.rates(), Amount("upscale", FIDELITY, 200_000)
+    write_rates(config.cache_dir, before.machine, {FIDELITY: 500 * right[FIDELITY], LARGE_X4: 3 * right[LARGE_X4]})
+    trusting = Upscaler(config, upscaler._catalog).rates()
+    assert trusting[FIDELITY] == 500 * right[FIDELITY], "no job has run"
+    for _ in range(5):
+        before.durations.learn({"upscale": amount.amount / right[FIDELITY]}, [amount], FIDELITY)
+    before.durations.write()
+    after = Upscaler(config, upscaler._catalog).rates()
+    assert after[FIDELITY] < 50 * right[FIDELITY]
+    assert after[LARGE_X4] == 3 * right[LARGE_X4]
+    assert read_rates(config.cache_dir, before.machine) == after
+
+
+def test_the_speed_of_other_weights_of_the_same_name_is_not_used(upscaler: Upscaler) -> None:
+    small = Upscaler(upscaler._config.model_copy(update={"auto_limit_s": 60.0}), upscaler._catalog)
+    small.rates()
+    real = Upscaler(small._config, Catalog.of(small._config))
+    assert set(read_rates(small._config.cache_dir, small.machine)) == {FIDELITY, LARGE_X4}
+    assert read_rates(small._config.cache_dir, real.machine) == {}
+
+
+def test_a_speed_that_no_machine_has_is_not_kept(upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Upscaler(upscaler._config.model_copy(update={"auto_limit_s": 60.0}), upscaler._catalog)
+    monkeypatch.setattr(worker._engine, "worked_s", lambda: 1.0)
+    assert worker.rates() == {}
+    assert read_rates(worker._config.cache_dir, worker.machine) == {}
+    monkeypatch.undo()
+    assert set(Upscaler(worker._config, worker._catalog).rates()) == {FIDELITY, LARGE_X4}
 
 
 def test_without_opencv_a_worker_starts_and_refuses_only_faces(

@@ -1,6 +1,7 @@
 /** One picture in a list: not sent yet, on its way, or a job with its progress and its result. */
 
 import * as api from "./api.js";
+import * as certificate from "./certificate.js";
 import { inTurnOfPreviews } from "./lanes.js";
 import * as words from "./words.js";
 
@@ -150,6 +151,7 @@ export class Card {
     this.#button("cancel", this.sending || (alive && !job.cancel_requested), "Cancel");
     this.#button("again", this.ended && !job?.params.sweep && Boolean(this.file || this.source), "Again");
     this.#button("remove", !this.sending && !alive, job && !this.lost ? "Delete" : "Remove");
+    certificate.show(this.#part(".certificate"), job?.result?.certificate ?? null, this.name);
     if (focused.hidden && this.element.contains(focused)) this.element.focus(); // else no element would have the focus
   }
 

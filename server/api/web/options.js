@@ -20,7 +20,7 @@ const CREATIVITIES = [
 ];
 const NAMES = [
   "size", "factor", "width", "height", "print", "unit", "dpi", "megapixels", "automatic", "content", "creativity",
-  "grain", "faces", "format", "quality", "lossless", "metadata", "hdr", "wrap", "model",
+  "grain", "faces", "format", "quality", "lossless", "metadata", "hdr", "certificate", "wrap", "model",
 ];
 
 /** The size of the same shape whose longer side has so many pixels. */
@@ -78,7 +78,7 @@ export class Options {
   /** The parameters as the API takes them, without those that have their default, for a picture of that size. */
   paramsFor(size) {
     const { automatic, content, creativity, grain, faces, format, quality, lossless, metadata } = this.#form.elements;
-    const { hdr, wrap, model } = this.#form.elements;
+    const { hdr, certificate, wrap, model } = this.#form.elements;
     return {
       ...this.#sizeFor(size ?? USUAL),
       ...(!automatic.checked && { creativity: creativity.valueAsNumber }),
@@ -90,6 +90,7 @@ export class Options {
       ...(!lossless.disabled && lossless.checked && { lossless: true }),
       ...(metadata.value !== "keep" && { metadata: metadata.value }),
       ...(hdr.value !== "keep" && { hdr: hdr.value }),
+      ...(certificate.checked && { certificate: true }),
       ...(wrap.value !== "none" && { wrap: wrap.value }),
       ...(model.value !== "auto" && { model: model.value }),
     };

@@ -58,9 +58,9 @@ export class Sweep {
     });
   }
 
-  /** `params`: what the job would be made with, but for the creativity. */
+  /** `params`: what the job would be made with, but for the creativity; a sheet has no certificate. */
   open(card, params) {
-    const { creativity: _, quality: __, lossless: ___, ...rest } = params;
+    const { creativity: _, quality: __, lossless: ___, certificate: ____, ...rest } = params;
     this.#card = card;
     this.#params = { ...rest, format: FORMAT };
     this.#size = card.size;

@@ -9,8 +9,8 @@ import * as words from "./words.js";
 
 const SETTLE_MS = 150;
 const PREVIEW = 352;
-/** To look at a picture, without a limit of its result. */
-const LOOK = { scale: 1 };
+/** To look at a picture, without a limit of its result; whatever it is, PNG can hold it. */
+const LOOK = { scale: 1, hdr: "tone-map" };
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 

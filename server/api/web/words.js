@@ -2,6 +2,7 @@
 
 const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits });
 
+export const decimal = (value) => number(value, 2);
 /** A number with its digits in groups of three. */
 export const count = (value) => number(value);
 export const plural = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;

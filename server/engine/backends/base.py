@@ -12,8 +12,9 @@ from server.models.base import Model
 
 OnTile = Callable[[], None] | None
 """Called after each tile, or step of a row pass. May raise, which ends the run."""
-OnSlice = Callable[[float], None] | None
-"""Called between the time slices of a tile, with the share of the tile that is done. May raise, which ends the run."""
+OnSlice = Callable[[float | None], None] | None
+"""Called between the time slices of a tile, with the share of the tile that is done, or with None while the job waits
+until tiles of others have ended. May raise, which ends the run."""
 
 
 @dataclass(frozen=True)

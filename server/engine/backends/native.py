@@ -6,6 +6,7 @@ device's thread serves other jobs.
 """
 
 import functools
+import math
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -23,7 +24,7 @@ from server.engine.device import unless_out_of_memory
 from server.engine.runtime import Runtime
 from server.errors import OutOfMemory
 from server.images.read.open import Samples
-from server.job.tiling import step_rows
+from server.job.tiling import Geometry, Size, step_rows, tile_size
 from server.kernels.cpu.network import Network, RowPass
 from server.models.base import Model
 
@@ -34,7 +35,8 @@ _TILE_BYTES = {"srvgg": 256 * 1024 * 1024, "rrdbnet": 224 * 1024 * 1024}
 _SLICE_WORK = 80e9
 """Multiplications in a time slice, about as many as in a step of a row pass."""
 _LARGE = 1 << 17
-"""Source pixels. Of tiles that are larger, one is computed at a time: others would take as much memory again."""
+"""Source pixels. Of tiles that are larger, one is computed at a time: others would take as much memory again. The jobs
+take turns, tile by tile."""
 _ROW_PASS_BYTES = 192 * 1024 * 1024
 """For each picture at work, and again for its alpha. For SRVGG-32 and two threads it is enough for 11,300 columns."""
 _CHECK_S = 0.5
@@ -45,8 +47,9 @@ class NativeBackend:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._row_pass_bytes = _ROW_PASS_BYTES
-        self._large = threading.Lock()
-        """Held by the job that computes a large tile."""
+        self._large: deque[object] = deque()
+        """Large tiles in the order in which they came; the first is computed."""
+        self._large_changed = threading.Condition()
 
     def runs(self, model: Model) -> bool:
         return model.native is not None
@@ -123,13 +126,25 @@ class NativeBackend:
     @contextmanager
     def _alone(self, on_slice: OnSlice) -> Iterator[None]:
         """While no other job computes a large tile."""
-        while not self._large.acquire(timeout=_CHECK_S):
-            if on_slice is not None:
-                on_slice(0.0)
+        mine, timeout_s = object(), 0.0
+        with self._large_changed:
+            self._large.append(mine)
         try:
+            while not self._first(mine, timeout_s):
+                timeout_s = _CHECK_S
+                if on_slice is not None:
+                    on_slice(None)
+            if timeout_s and on_slice is not None:
+                on_slice(0.0)
             yield
         finally:
-            self._large.release()
+            with self._large_changed:
+                self._large.remove(mine)
+                self._large_changed.notify_all()
+
+    def _first(self, tile: object, timeout_s: float) -> bool:
+        with self._large_changed:
+            return self._large_changed.wait_for(lambda: self._large[0] is tile, timeout_s)
 
     def _in_slices(self, tile: Tile, on_slice: OnSlice) -> NDArray[Any]:
         h, _, channels = tile.samples.shape
@@ -145,6 +160,12 @@ class NativeBackend:
         row_pass.close()
         self._runtime.count("tiles")
         return result
+
+
+def runs_alone(model: Model, size: Size, geometry: Geometry) -> bool:
+    """Whether a picture of this size is cut into tiles so large that, of all jobs, one is computed at a time."""
+    tiled = model.native is not None and size[0] > geometry.row_pass_width
+    return tiled and math.prod(tile_size(size, geometry)) > _LARGE
 
 
 def _network(model: Model) -> Network:

@@ -69,11 +69,17 @@ def from_heif(data: bytes) -> bytes | None:
 
 def _nclx(data: bytes) -> tuple[int, int] | None:
     """Primaries and transfer."""
-    place = data.find(b"colrnclx", 0, _BOXES)
-    if place < 0 or len(data) < place + 12:
-        return None
-    primaries, transfer = struct.unpack_from(">HH", data, place + 8)
-    return primaries, transfer
+    stated = [each for each in heif.of_main(data, b"colr") if each[:4] == b"nclx"]
+    if not stated and next(heif.properties(data, b"colr"), None) is None:  # of a track
+        place = data.find(b"colrnclx", 0, _BOXES)
+        stated = [data[place + 4 : place + 12]] if place >= 0 else []
+    return next((struct.unpack_from(">HH", each, 4) for each in stated if len(each) >= 8), None)
+
+
+def primaries_of(box: bytes) -> bytes | None:
+    """The profile of the primaries that a box `colr` states, whatever its transfer; None for sRGB's."""
+    primaries = int.from_bytes(box[4:6], "big") if box[:4] == b"nclx" else 0
+    return rgb_profile(_CODES[primaries]) if primaries in _CODES else None
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,9 @@ def code_points(data: bytes, mime: str) -> CodePoints | None:
         light = tuple(each // _UNIT for each in struct.unpack(">II", level)) if len(level) == 8 else (0, 0)
     elif mime in ("image/avif", "image/heic"):
         codes = _nclx(data)
-        level = next(heif.properties(data, b"clli"), b"")
+        level = next(iter(heif.of_main(data, b"clli")), b"")
         light = struct.unpack_from(">HH", level) if len(level) >= 4 else (0, 0)
-        mastering = next(heif.properties(data, b"mdcv"), b"")
+        mastering = next(iter(heif.of_main(data, b"mdcv")), b"")
         mastering = mastering[8:12] + mastering[:8] + mastering[12:]
     else:
         return None
@@ -172,7 +178,7 @@ def are_stated(data: bytes, mime: str) -> bool:
     """Whether the file states its colours outside of EXIF, even if they are sRGB. If so, EXIF does not count."""
     if mime == "image/png":
         return bool({b"cICP", b"sRGB", b"gAMA"} & set(before_pixels(data)))
-    return mime in ("image/avif", "image/heic") and b"colrnclx" in data[:_BOXES]
+    return mime in ("image/avif", "image/heic") and _nclx(data) is not None
 
 
 def _by_points(points: list[Chromaticity], gamma: float | None) -> bytes | None:

@@ -18,7 +18,8 @@ ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x0112, 0x011A, 0x011
 ARTIST, COPYRIGHT = 0x013B, 0x8298
 _PHOTO, _GPS, _INTEROPERABILITY = 0x8769, 0x8825, 0xA005
 _IPTC = 0x83BB
-_WIDTH, _HEIGHT, _MAKER_NOTE, _COLOUR_SPACE, _GAMMA = 0xA002, 0xA003, 0x927C, 0xA001, 0xA500
+MAKER_NOTE = 0x927C
+_WIDTH, _HEIGHT, _COLOUR_SPACE, _GAMMA = 0xA002, 0xA003, 0xA001, 0xA500
 _WHITE_POINT, _CHROMATICITIES = 0x013E, 0x013F
 _FOCAL_PLANE = 0xA20E, 0xA20F
 """Pixels per unit on the sensor, horizontally and vertically."""
@@ -182,7 +183,7 @@ def parse(data: bytes, first: Tags | None = None) -> Exif:
     image = {tag: value for tag, value in first.items() if tag in _BASIC}
     exif = Exif(image, photo, reader.tags(_pointer(first.get(_GPS))), interop)
     if len(serialise(exif)) > MAX_BYTES:
-        photo.pop(_MAKER_NOTE, None)
+        photo.pop(MAKER_NOTE, None)
     return exif if len(serialise(exif)) <= MAX_BYTES else exif.only(ORIENTATION, ARTIST, COPYRIGHT)
 
 

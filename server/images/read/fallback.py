@@ -23,7 +23,7 @@ from server.images.metadata.fields import EXIF, ICC, XMP, with_field
 
 _BOXES = 1 << 20
 """Boxes are searched in so many bytes at the file's start. They are small, and come before the pictures."""
-_HIGH_BITDEPTH = 0x40
+HIGH_BITDEPTH = 0x40
 
 _DAMAGED = (
     OSError,
@@ -59,7 +59,7 @@ def find_bmp(data: bytes) -> Fallback:
 def find_avif(data: bytes) -> Fallback:
     """For animated or grey AVIF. Raises SourceUnreadable also for more than 8 bits, which Pillow would truncate."""
     described = cicp.from_heif(data)
-    if any(flag & _HIGH_BITDEPTH for flag in av1_flags(data)):
+    if any(flag & HIGH_BITDEPTH for flag in av1_flags(data)):
         raise SourceUnreadable("animated or grey AVIF of more than 8 bits is not supported; convert it to PNG")
     return _find(
         lambda: AvifImagePlugin.AvifImageFile(io.BytesIO(data)), lambda opened: _from_pillow(opened, described)

@@ -1,5 +1,6 @@
 """The gain map of an Ultra HDR JPEG: a second JPEG behind the first, which says by how much each part of the picture is
-brighter on an HDR display (ISO 21496-1; Google's "Ultra HDR image format" 1.1; Apple's earlier form).
+brighter on an HDR display (ISO 21496-1; Google's "Ultra HDR image format" 1.1; Apple's earlier form). Those of HEIC and
+AVIF are in heif_gain_map.py.
 
 Gain maps are found by what is in the file. The offsets and lengths that its metadata state (CIPA DC-007, "MPF", and
 Google's container in XMP) are not used: programs that edit pictures often leave them wrong.
@@ -8,13 +9,14 @@ Google's container in XMP) are not used: programs that edit pictures often leave
 import math
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyvips
 
 from server.images.read import jpeg
 
-_ISO = b"urn:iso:std:iso:ts:21496:-1\0"
+ISO = b"urn:iso:std:iso:ts:21496:-1\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _GOOGLE, _APPLE = b"http://ns.adobe.com/hdr-gain-map/1.0/", b"urn:com:apple:photo:2020:aux:hdrgainmap"
 _APP1, _APP2 = 0xE1, 0xE2
@@ -25,12 +27,16 @@ _MULTICHANNEL, _COMMON_DENOMINATOR = 0x80, 0x08
 _NUMBER = rb"(?:=[\"']|>)\s*([-+0-9.eE]{1,40})"
 
 
+def _load_jpeg(data: bytes) -> pyvips.Image:
+    return pyvips.Image.jpegload_buffer(data, access="sequential", fail_on="error")
+
+
 @dataclass(frozen=True)
 class GainMap:
-    jpeg: bytes
-    """The gain map's own file, which may be grey or RGB, and is not larger than the picture."""
+    file: bytes
+    """A picture file whose main picture is the gain map, which is not larger than the picture that it belongs to."""
     metadata: bytes
-    """Its segments with metadata, which do not depend on its size."""
+    """The segments that a JPEG of the gain map needs; they do not depend on its size."""
     announced: bytes
     """The segments of the picture that say which version of ISO 21496-1 the gain map has; may be empty."""
     in_xmp: bool
@@ -38,9 +44,13 @@ class GainMap:
     stops: float | None
     """How many stops above standard white the brightest part of the picture is; None if the metadata do not say it."""
 
+    load: Callable[[bytes], pyvips.Image] = _load_jpeg
+    """How `file` is decoded."""
+
     def open(self) -> pyvips.Image:
-        """To be read once, from top to bottom. Raises pyvips.Error, also when its rows are read."""
-        return pyvips.Image.jpegload_buffer(self.jpeg, access="sequential", fail_on="error")
+        """Grey or RGB of 8 bits, to be read once, from top to bottom. Raises pyvips.Error, also when its rows are read,
+        and SourceUnreadable."""
+        return self.load(self.file)
 
 
 def find(data: bytes, found: jpeg.Jpeg, size: tuple[int, int]) -> GainMap | None:
@@ -57,7 +67,7 @@ def find(data: bytes, found: jpeg.Jpeg, size: tuple[int, int]) -> GainMap | None
             return None
         if (read := _read(data, place, other)) is not None:
             metadata, in_xmp, stops = read
-            announced = [jpeg.segment(_APP2, _ISO + each) for each in jpeg.application(data, found, 2, _ISO)]
+            announced = [announcement(each) for each in jpeg.application(data, found, 2, ISO)]
             gain_map = GainMap(data[place : other.end], metadata, b"".join(announced), in_xmp, stops)
             return gain_map if _is_usable(gain_map, other, size) else None
         place = other.end
@@ -76,7 +86,7 @@ def _is_usable(gain_map: GainMap, found: jpeg.Jpeg, size: tuple[int, int]) -> bo
 
 def _read(data: bytes, start: int, found: jpeg.Jpeg) -> tuple[bytes, bool, float | None] | None:
     """The segments with metadata, whether it has Google's form, and the stops; None if it is no gain map."""
-    stated = [_iso_stops(each) for each in jpeg.application(data, found, 2, _ISO)]
+    stated = [iso_stops(each) for each in jpeg.application(data, found, 2, ISO)]
     packets = jpeg.application(data, found, 1, _XMP)
     google = [_xmp_stops(each) for each in packets if _GOOGLE in each]
     sound = [each for each in (*stated, *google) if each is not None]
@@ -90,7 +100,12 @@ def _read(data: bytes, start: int, found: jpeg.Jpeg) -> tuple[bytes, bool, float
     return b"".join(kept), any(each is not None for each in google), max(sound, default=None)
 
 
-def _iso_stops(metadata: bytes) -> float | None:
+def announcement(version: bytes) -> bytes:
+    """The segment of a picture that has a gain map by ISO 21496-1."""
+    return jpeg.segment(_APP2, ISO + version)
+
+
+def iso_stops(metadata: bytes) -> float | None:
     """Of the brighter of both pictures (ISO 21496-1, annex C); None if the metadata are damaged."""
     if len(metadata) < 5:
         return None

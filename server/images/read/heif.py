@@ -1,6 +1,7 @@
 """The boxes of a HEIF file (ISO/IEC 14496-12 and 23008-12) that state its contents."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 CODECS = {
     "hvc1": "image/heic",
@@ -98,6 +99,125 @@ def properties(data: bytes, name: bytes) -> Iterator[bytes]:
                 yield from (data[start:end] for start, end in find(data, name, *container))
 
 
+def of_main(data: bytes, name: bytes) -> list[bytes]:
+    """The contents of the boxes of that name that belong to the main picture, or else to the first of its parts."""
+    items = Items(data)
+    parts = items.references(b"dimg").get(items.primary, [])
+    return next((found for each in (items.primary, *parts[:1]) if (found := items.properties(each, name))), [])
+
+
+class Items:
+    """The items of a file: pictures, parts of pictures, and metadata."""
+
+    def __init__(self, data: bytes) -> None:
+        meta = next(find(data, b"meta"), (len(data), len(data)))
+        self._data, self._inside = data, (meta[0] + _FULL, meta[1])
+        self.kinds = _items(data, *self._inside)
+        """By item number, as four characters."""
+        self.primary = primary(data, *self._inside)
+
+    def references(self, kind: bytes) -> dict[int, list[int]]:
+        """For each item the items that it refers to."""
+        return _references(self._data, *self._inside, kind)
+
+    def properties(self, item: int, name: bytes) -> list[bytes]:
+        """The contents of that item's boxes of that name."""
+        found = (
+            self._data[start:end]
+            for start, end in self._properties.get(item, ())
+            if name == self._data[start - 4 : start]
+        )
+        return list(found)
+
+    @cached_property
+    def _properties(self) -> dict[int, list[tuple[int, int]]]:
+        """For each item its boxes: start and end of their contents. Read once, as hostile files have many items."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for place, stop in find(self._data, b"iprp", *self._inside):
+            boxes = [
+                each for inner in find(self._data, b"ipco", place, stop) for each in find(self._data, None, *inner)
+            ]
+            for start, end in find(self._data, b"ipma", place, stop):
+                for item, numbers in _associated(self._data, start, end).items():
+                    found.setdefault(item, []).extend(boxes[each - 1] for each in numbers if 0 < each <= len(boxes))
+        return found
+
+    def content(self, item: int) -> bytes:
+        """The bytes of that item; empty if they are not in this file, or not all of them."""
+        idat = next(find(self._data, b"idat", *self._inside), None)
+        for start, end in find(self._data, b"iloc", *self._inside):
+            for number, method, extents in _locations(self._data, start, end):
+                if number != item or method > 1 or (method == 1 and idat is None):
+                    continue
+                first, last = idat if method == 1 and idat is not None else (0, len(self._data))
+                places = [(first + offset, first + offset + (length or last)) for offset, length in extents]
+                pieces = [self._data[a : min(b, last)] for a, b in places]
+                whole = all(b <= last or not length for (_, b), (_, length) in zip(places, extents, strict=True))
+                return b"".join(pieces) if whole else b""
+        return b""
+
+    def with_primary(self, item: int) -> bytes:
+        """The file with that item as its main picture, neither hidden nor auxiliary to another."""
+        file = bytearray(self._data)
+        for place, _ in find(self._data, b"pitm", *self._inside):
+            width = 2 if file[place] == 0 else 4
+            file[place + _FULL : place + _FULL + width] = item.to_bytes(width, "big")
+        for number, place in _entries(self._data, *self._inside):
+            if number == item:
+                file[place + 3] &= 0xFE
+        for place, stop in find(self._data, b"iref", *self._inside):
+            width = 2 if file[place] == 0 else 4
+            for start, _ in find(self._data, b"auxl", place + _FULL, stop):
+                if int.from_bytes(file[start : start + width], "big") == item:
+                    file[start - 4 : start] = b"cdsc"
+        return bytes(file)
+
+
+def _associated(data: bytes, start: int, end: int) -> dict[int, list[int]]:
+    """The numbers of each item's properties, from 1 (the box `ipma`)."""
+    version, wide = data[start], data[start + 3] & 1
+    width, place = 4 if version else 2, start + _FULL + 4
+    found: dict[int, list[int]] = {}
+    for _ in range(min(int.from_bytes(data[place - 4 : place], "big"), _MOST_ITEMS)):
+        if place + width >= end:
+            break
+        item, count = int.from_bytes(data[place : place + width], "big"), data[place + width]
+        place += width + 1
+        size = 2 if wide else 1
+        mask = 0x7FFF if wide else 0x7F
+        found[item] = [
+            int.from_bytes(data[place + size * i : place + size * (i + 1)], "big") & mask for i in range(count)
+        ]
+        place += size * count
+    return found
+
+
+def _locations(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    """Item, method (0: offsets in the file, 1: in the box `idat`), offsets and lengths (the box `iloc`)."""
+    version, sizes = data[start], data[start + _FULL : start + _FULL + 2]
+    if version > 2 or len(sizes) < 2:
+        return
+    offset, length, base, index = sizes[0] >> 4, sizes[0] & 15, sizes[1] >> 4, sizes[1] & 15 if version else 0
+    wide = 4 if version == 2 else 2
+    place = start + _FULL + 2
+
+    def number(size: int) -> int:
+        nonlocal place
+        place += size
+        return int.from_bytes(data[place - size : min(place, end)], "big")
+
+    for _ in range(min(number(wide), _MOST_ITEMS)):
+        item, method = number(wide), number(2) & 15 if version else 0
+        number(2)  # which file, 0: this one
+        first, extents = number(base), []
+        for _ in range(min(number(2), _MOST_ITEMS)):
+            number(index)
+            extents.append((first + number(offset), number(length)))
+            if place > end:
+                return
+        yield item, method, extents
+
+
 def pictures(data: bytes) -> int:
     """The number of independent pictures: not hidden, not part of another, not auxiliary to another."""
     meta = next(find(data, b"meta"), None)
@@ -114,14 +234,17 @@ def pictures(data: bytes) -> int:
 
 
 def _hidden(data: bytes, start: int, end: int) -> set[int]:
-    found = set()
+    return {number for number, place in _entries(data, start, end) if data[place + 3] & 1}
+
+
+def _entries(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The items' numbers, and where the contents of their boxes `infe` begin."""
     for place, stop in find(data, b"iinf", start, end):
         place += _FULL + (2 if data[place : place + 1] == b"\0" else 4)
-        for item, _ in find(data, b"infe", place, stop):
-            width = 2 if data[item] == 2 else 4
-            if data[item + 3] & 1:
-                found.add(int.from_bytes(data[item + _FULL : item + _FULL + width], "big"))
-    return found
+        for item, item_end in find(data, b"infe", place, stop):
+            width = 2 if data[item : item + 1] == b"\2" else 4
+            if item + _FULL + width <= item_end:
+                yield int.from_bytes(data[item + _FULL : item + _FULL + width], "big"), item
 
 
 def _codec_of_items(data: bytes, start: int, end: int) -> str | None:

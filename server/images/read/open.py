@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from server.errors import SourceTooLarge, SourceUnreadable
 from server.images.metadata import cicp, colour, exif, metadata
 from server.images.metadata.fields import CODE_POINTS, EXIF, ICC, IPTC, get_field, with_field
-from server.images.read import apng, fallback, gain_map, gif, jpeg, png, tiff, unsupported
+from server.images.read import apng, fallback, gain_map, gif, heif_gain_map, jpeg, png, tiff, unsupported
 from server.images.read.sniff import READABLE, sniff
 from server.job.formats import Hdr
 
@@ -44,6 +44,7 @@ _LOADERS = {
     "image/tiff": "tiffload_buffer",
     "image/avif": "heifload_buffer",
 }
+_HEIF = ("image/heic", "image/avif")
 _RGB = ("srgb", "rgb16", "rgb")
 _MONOCHROME = 0x10
 _GIF_END = b"\0;"
@@ -79,8 +80,19 @@ class Header:
 def read_header(data: bytes, max_pixels: int) -> Header:
     """Size and kind, without decoding. Raises SourceUnreadable, and SourceTooLarge above `max_pixels`."""
     header = _find(data, max_pixels)[0]
-    codes = cicp.code_points(data, header.mime)
-    return header if codes is None else replace(header, hdr=codes.kind)
+    if (codes := cicp.code_points(data, header.mime)) is not None:
+        return replace(header, hdr=codes.kind)
+    if header.mime in _HEIF and find_gain_map(data, header.mime, header.size) is not None:
+        return replace(header, hdr="gain map")
+    return header
+
+
+def find_gain_map(data: bytes, mime: str, size: tuple[int, int]) -> gain_map.GainMap | None:
+    """The gain map of a picture that `open_picture` opens with that width and height; None if it has none that can be
+    used. It may still prove to be damaged when it is decoded."""
+    if mime == "image/jpeg":
+        return gain_map.find(data, jpeg.look(data), size)
+    return heif_gain_map.find(data, mime, size) if mime in _HEIF else None
 
 
 def open_picture(data: bytes, max_pixels: int) -> pyvips.Image:

@@ -6,7 +6,7 @@ Where the mask covers nothing, or everything, or both results would be equal, on
 import copy
 from dataclasses import replace
 
-from server.job.mask import KEPT_CREATIVITY
+from server.job.mask import KEPT_CREATIVITY, KEPT_STEP
 from server.job.plan import with_kept
 from server.pipeline import plan
 from server.pipeline.base import Context, Kept
@@ -45,4 +45,5 @@ def _strict(ctx: Context) -> Context:
     strict.params = ctx.params.kept
     strict.loaded, strict.work, strict.notes = None, {}, []
     plan.run(strict)
+    strict.before_steps = KEPT_STEP
     return strict

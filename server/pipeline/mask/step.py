@@ -10,6 +10,7 @@ import numpy as np
 
 from server.images.read.open import Samples
 from server.images.samples import Floats
+from server.job.mask import KEPT_STEP
 from server.job.tiling import Size
 from server.pipeline import resize, unwrap, upscale, wrap
 from server.pipeline.base import Context
@@ -29,7 +30,7 @@ def expect(ctx: Context) -> None:
     strict.samples, strict.work = ctx.samples, {}
     upscale.expect(strict)
     refine.expect(strict)
-    ctx.work |= {f"kept {name}": part for name, part in strict.work.items()}
+    ctx.work |= {f"{KEPT_STEP}{name}": part for name, part in strict.work.items()}
 
 
 def run(ctx: Context) -> None:

@@ -24,6 +24,9 @@ class BackProjection:
     """Pixels of the source left and right, and above and below, beyond what is the same in both."""
     result_border: Size = (0, 0)
     """Likewise of the result, which shows no more than the source."""
+    most: float = math.inf
+    """No sample of the result is above it. Where equal steps of the signal are many times the light, as in PQ, a small
+    excess would be a spark."""
 
     def __call__(self, region: Tensor, top: int, left: int, share: float) -> Tensor:
         """The rectangle of the result whose corner is (`top`, `left`), 1 × 3 × H × W, corrected. `share` is how much of
@@ -42,6 +45,7 @@ class BackProjection:
         for _ in range(_ROUNDS):
             error = wanted - rows.reduce @ region @ columns.reduce.T
             region = torch.add(region, rows.enlarge @ error @ columns.enlarge.T, alpha=share)
+            region = region.clamp(max=self.most) if math.isfinite(self.most) else region
         return region
 
 

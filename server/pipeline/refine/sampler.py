@@ -28,6 +28,8 @@ _CELL = 8
 _DISTANCE = 3
 _FLAT = 1.3 / 255
 """Standard deviation at which half of the detail is kept."""
+_MOST = 4.0
+"""Largest detail, in standard deviations of the picture around it."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 Spans = list[tuple[int, int]]
@@ -158,21 +160,29 @@ def noise_at(
 def locked(refined: Tensor, picture: Tensor, radius: float, gain: float) -> Tensor:
     """The detail of `refined` over `picture`, times `gain`, without what is wider than `radius` pixels (standard
     deviation of a Gaussian), so that colours and large shapes stay those of the picture. Without colour, which is
-    mostly noise, and without detail where the picture is flat, as in a sky. Both 1 × 3 × H × W."""
+    mostly noise, and without detail where the picture is flat, as in a sky; single bright or dark dots are limited to
+    what the picture has around them. Both 1 × 3 × H × W."""
     detail = refined - picture
     detail -= _lowpass(detail, radius)
     detail = detail.mean(dim=1, keepdim=True)
-    return torch.addcmul(picture, detail, _activity(picture), value=gain)
+    variance = _variance(picture)
+    most = _grown(_MOST * variance.sqrt(), detail)
+    detail = torch.minimum(torch.maximum(detail, -most), most)
+    return torch.addcmul(picture, detail, _grown(_activity(variance), detail), value=gain)
 
 
-def _activity(picture: Tensor) -> Tensor:
-    """1 × 1 × H × W: 0 where a picture is flat, near 1 where it has detail of more than _FLAT."""
+def _variance(picture: Tensor) -> Tensor:
+    """1 × 1 × cells: how rough a picture is around each cell, as a variance."""
     grey = picture.mean(dim=1, keepdim=True)
     # The difference from a line through both neighbours, so that a gradient counts as flat.
     rough = _reduced(_bend(grey, 2) + _bend(grey, 3))
-    rough = functional.avg_pool2d(rough, 3, stride=1, padding=1, count_include_pad=False)
-    square = rough.square_()  # steep, because a sky in 8 bits has steps of one level
-    return _grown(square / (square + _FLAT**4), grey)
+    return functional.avg_pool2d(rough, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _activity(variance: Tensor) -> Tensor:
+    """0 where a picture is flat, near 1 where it has detail of more than _FLAT."""
+    square = variance.square()  # steep, because a sky in 8 bits has steps of one level
+    return square / (square + _FLAT**4)
 
 
 def _lowpass(image: Tensor, radius: float) -> Tensor:

@@ -4,6 +4,7 @@ The enlarged picture is first written to disk. It is then refined in large regio
 of tiles, so that memory does not grow with the picture. Within a region the sampler cuts tiles.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ class _Work:
         projection = None
         if wanted.back_projection and plan.result[0] >= plan.source[0] and plan.result[1] >= plan.source[1]:
             source = _to_tensor(ctx.samples, colours)
-            projection = BackProjection(source, plan.canvas, plan.border, plan.result_border)
+            most = math.inf if ctx.metadata.code_points is None else float(source.max())
+            projection = BackProjection(source, plan.canvas, plan.border, plan.result_border, most)
         lock = wanted.lock * max(ctx.whole or plan.result) / 1024
         x, y = (length if border else None for length, border in zip(plan.result, plan.result_border, strict=True))
         settings = None if refiner is None else refiner.settings(ctx.creativity)

@@ -10,6 +10,7 @@ from playwright.sync_api import Dialog, Locator, expect
 
 from server.errors import JobFailed
 from server.weights.rates import write_rates
+from tests import hdr
 from tests.api.web.conftest import Visit, Visitor
 from tests.conftest import Live, LiveServer, Picture
 from tests.pictures import FILES
@@ -106,6 +107,21 @@ def test_what_only_the_server_can_read_is_shown_and_compared_too(
     widths = "images => images.map(image => image.complete ? image.naturalWidth : 0)"
     until(lambda: all(seen.page.eval_on_selector_all(".view > .left img, .view > .right", widths)), seen)
     expect(seen.page.get_by_text("This browser can’t show such a file")).to_be_hidden()
+
+
+def test_an_hdr_photo_of_a_phone_is_looked_at_and_sent_as_what_can_hold_it(live: Live, visit: Visitor) -> None:
+    seen = visit(live)
+    files = ((FILES / f"hdr_{name}.heic").read_bytes() for name in ("base", "gain"))
+    card = seen.give("phone.heic", hdr.in_heif(*files, 0.0, 3.0))
+    expect(card).to_contain_text("64 × 48 → 256 × 192")
+    seen.send()  # as PNG
+    expect(card.locator(".error")).to_contain_text("The source is HDR (gain map), which png can't hold here; use jpeg")
+    seen.refused(400)
+    seen.page.get_by_label("Format").select_option("jpeg")
+    expect(card).to_contain_text("Ready")
+    seen.send()
+    params = live.worker.finish().params
+    assert (params.format, params.hdr) == ("jpeg", "keep")
 
 
 # --- sending --------------------------------------------------------------------------------------------------------

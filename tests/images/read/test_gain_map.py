@@ -34,7 +34,7 @@ def start(data: bytes = ISO) -> int:
 @pytest.mark.parametrize(("data", "in_xmp"), [(ISO, False), (GOOGLE, True), (APPLE, False)])
 def test_each_form_is_found_with_its_metadata(data: bytes, in_xmp: bool) -> None:
     beside = found(data)
-    assert beside is not None and beside.jpeg == data[start(data) :] and beside.in_xmp == in_xmp
+    assert beside is not None and beside.file == data[start(data) :] and beside.in_xmp == in_xmp
     assert (beside.stops is None) == (data is APPLE) and (beside.stops is None or 1 < beside.stops < 7)
     assert (VERSION in beside.announced) == (data is ISO) and b"MPF\0" not in beside.metadata
     assert beside.open().numpy().size > 0

@@ -53,12 +53,12 @@ def test_the_size_is_that_after_rotation(orientation: int) -> None:
 def test_a_bomb_is_refused_before_anything_is_allocated() -> None:
     data = claim(100_000, 100_000)
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(
         SourceTooLarge, match="^the picture has 100000×100000 pixels; this server takes at most 100000000$"
     ):
         read_header(data, 100_000_000)
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib < 50 * 1024
 
 

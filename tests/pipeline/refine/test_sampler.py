@@ -127,6 +127,18 @@ def test_flat_ground_and_gradients_take_no_detail() -> None:
     assert (locked(ramp + noise, ramp, radius=16, gain=1.0) - ramp).abs().max() < 0.1 / 255
 
 
+def test_a_single_dot_is_no_stronger_than_what_is_around_it() -> None:
+    faint = 0.5 + 0.004 * torch.randn(1, 1, 96, 96, generator=torch.Generator().manual_seed(0)).expand(1, 3, 96, 96)
+    dotted = faint.clone()
+    dotted[..., 48, 48] += 0.2
+    added = (locked(dotted, faint, radius=16, gain=1.0) - faint).abs().max()
+    assert 0.005 < added < 0.03
+    rough = picture(96, 96)
+    dotted = rough.clone()
+    dotted[..., 48, 48] += 0.05
+    assert (locked(dotted, rough, radius=16, gain=1.0) - rough)[..., 48, 48].min() > 0.04
+
+
 @pytest.mark.parametrize("gain", [0.0, 0.5, 2.0])
 def test_gain_scales_the_detail(gain: float) -> None:
     image = picture(64, 64)

@@ -25,7 +25,22 @@ from server.api.openapi.base import (
 from server.errors import InvalidField, MissingField, UpscaleError
 from server.job.creativity import MAX_CREATIVITY
 from server.job.formats import FORMATS, FormatName
-from server.job.job import MAX_SCALE, MAX_SEED, QUALITIES, ContentWanted, Faces, Job, Params, State, Target
+from server.job.job import (
+    MAX_MEGAPIXELS,
+    MAX_SCALE,
+    MAX_SEED,
+    QUALITIES,
+    SIZES,
+    ContentWanted,
+    Faces,
+    HdrWanted,
+    Job,
+    Params,
+    State,
+    Target,
+    Wrap,
+)
+from server.job.mask import Keep, Mask
 from server.job.plan import Estimate, Plan
 from server.service.eta import Eta
 from server.weights.catalog import Checkpoint
@@ -67,16 +82,31 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class Kept(Arguments):
+    """The argument `mask`. Mask checks the ranges."""
+
+    boxes: list[Annotated[list[int], Field(min_length=4, max_length=4)]] = Field(
+        description="[left, top, width, height] each, in pixels of the source."
+    )
+    keep: Keep = Field("inside", description="Whether the inside or the outside of the boxes is kept.")
+
+
 class Wanted(Arguments):
     """What `upscale` and `plan` have in common. Params checks what depends on other fields."""
 
     image: str | None = Field(None, description=_IMAGE)
     scale: float | None = Field(
-        None, gt=0, le=MAX_SCALE, description="Factor for both sides. Without scale, target and size it is 4."
+        None,
+        gt=0,
+        le=MAX_SCALE,
+        description="Factor for both sides. Without scale, target, size and megapixels it is 4.",
     )
     target: Target | None = Field(None, description="Long edge of the result: 2048, 4096 or 8192 pixels.")
     size: Annotated[tuple[_Side, _Side], BeforeValidator(_pair)] | None = Field(
         None, description="Exact [width, height] of the result."
+    )
+    megapixels: float | None = Field(
+        None, gt=0, le=MAX_MEGAPIXELS, description="Area of the result in millions of pixels; the shape is kept."
     )
     format: FormatName = Field("png", description="File format of the result.")
     quality: int | None = Field(None, ge=QUALITIES[0], le=QUALITIES[1], description="Of lossy formats.")
@@ -89,6 +119,14 @@ class Wanted(Arguments):
     content: ContentWanted = Field("auto", description="What the picture shows.")
     model: str = Field("auto", description="A network by its name in `models`.")
     faces: bool = Field(False, description="Restore faces; `models` says whether that is possible here.")
+    mask: Kept | None = Field(None, description="Where nothing is invented, whatever the creativity: letters, logos.")
+    grain: float = Field(0.0, ge=0, le=1, description="Film grain like the source's own: 0 none, 1 as strong.")
+    hdr: HdrWanted = Field(
+        "tone-map",
+        description="For HDR sources: the standard range, or keep, in jpeg (gain maps), avif or png (others).",
+    )
+    wrap: Wrap = Field("none", description="Axes along which the picture repeats: seamless textures, panoramas.")
+    certificate: bool = Field(False, description="Measure what the result shows that the source does not.")
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
 
 
@@ -147,10 +185,11 @@ def size_of(wanted: Planned) -> tuple[int, int] | None:
 
 def to_params(wanted: Wanted) -> Params:
     """Raises InvalidField."""
-    values = wanted.model_dump(exclude={"image", "faces", "wait_s", "width", "height"})
-    if wanted.scale is None and wanted.target is None and wanted.size is None:
+    values = wanted.model_dump(exclude={"image", "faces", "mask", "wait_s", "width", "height"})
+    if all(values[name] is None for name in SIZES):
         values["scale"] = DEFAULT_SCALE
-    return Params(**values, animation="keep", faces=Faces() if wanted.faces else None)
+    mask = None if wanted.mask is None else Mask.from_dict(wanted.mask.model_dump())
+    return Params(**values, animation="keep", faces=Faces() if wanted.faces else None, mask=mask)
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -176,9 +215,15 @@ def to_job(job: Job, base_url: str, eta: Eta | None) -> dict[str, Any]:
             "size_bytes": result.size_bytes,
             "model": result.model,
             "notes": list(result.notes),
+            "certificate": result.certificate and _to_certificate(result.certificate, base_url),
         },
         "error": {"code": job.error_code, "message": job.error_message} if failed else None,
     }
+
+
+def _to_certificate(facts: dict[str, Any], base_url: str) -> dict[str, Any]:
+    figures = {name: facts[name] for name in ("difference", "fine_energy", "drift", "seams")}
+    return figures | {"heat_map_url": file_url(base_url, facts["heat_map"])}
 
 
 def said_of(job: Job, eta: Eta | None) -> str:
@@ -267,6 +312,14 @@ def _short(schema: Schema, named: dict[str, Schema]) -> Schema:
     return short
 
 
+_AT_LEAST_0 = number(minimum=0)
+_CERTIFICATE = answer(
+    difference=answer(mean=_AT_LEAST_0, p99=_AT_LEAST_0, max=_AT_LEAST_0),
+    fine_energy=_AT_LEAST_0,
+    drift=answer(mean=_AT_LEAST_0, local=_AT_LEAST_0),
+    seams=nullable(_AT_LEAST_0),
+    heat_map_url=TEXT,
+)
 _RESULT = answer(
     url=TEXT,
     width=whole(1),
@@ -275,6 +328,7 @@ _RESULT = answer(
     size_bytes=WHOLE,
     model=TEXT,
     notes=array(TEXT),
+    certificate=nullable(_CERTIFICATE),
 )
 _JOB = answer(
     id=HEX32,

@@ -23,6 +23,7 @@ from server.db.keys import Keys
 from server.db.limits import Limits
 from server.errors import JobFailed
 from server.job.job import Result
+from server.job.mask import Mask
 from tests.api.dialects.mcp.client import ERAS, Report, connected, text
 from tests.conftest import Live, LiveServer, MakeConfig, Picture, StandIn, serve
 
@@ -72,11 +73,32 @@ def test_every_tool_is_listed_with_schemas_and_does_its_work(live: Live, picture
 
 
 @each_era
+def test_what_our_own_api_has_for_a_picture_can_be_asked_for(live: Live, picture: Picture, era: str) -> None:
+    wanted: dict[str, Any] = {
+        "megapixels": 0.02,
+        "mask": {"boxes": [[1, 2, 3, 4]], "keep": "outside"},
+        "grain": 0.5,
+        "hdr": "keep",
+        "wrap": "x",
+        "certificate": True,
+    }
+    with connected(live.url, era) as mcp, live.worker.working():
+        done = mcp.call("upscale", image=inline(picture(20, 10)), **wanted).structured_content
+    params = live.worker.jobs.get(done["id"]).params
+    assert params.mask == Mask(boxes=((1, 2, 3, 4),), keep="outside")
+    assert (params.megapixels, params.grain, params.hdr, params.wrap) == (0.02, 0.5, "keep", "x")
+    facts = done["result"]["certificate"]
+    assert (done["result"]["width"], done["result"]["height"]) == (200, 100) and facts["difference"]["mean"] > 0
+    heat_map = httpx.get(facts["heat_map_url"], trust_env=False).content
+    assert Image.open(io.BytesIO(heat_map)).size == (20, 10)
+
+
+@each_era
 def test_a_small_result_is_a_link_and_the_picture_itself(live: Live, picture: Picture, era: str) -> None:
     with connected(live.url, era) as mcp, live.worker.working():
         done = mcp.call("upscale", image=inline(picture(16, 8)), format="webp")
     (link,), (image,) = of_type(done, "resource_link"), of_type(done, "image")
-    data = httpx.get(link.uri, trust_env=False).content
+    data = httpx.get(link.uri, trust_env=False, timeout=60).content
     assert link.mime_type == image.mime_type == "image/webp"
     assert base64.b64decode(image.data) == data and link.size == len(data)
     assert Image.open(io.BytesIO(data)).size == (64, 32)
@@ -105,7 +127,7 @@ def test_a_large_result_is_only_a_link(live: Live, picture: Picture) -> None:
         done = going.result(30)
     assert [each.type for each in done.content] == ["text", "resource_link"]
     (link,) = of_type(done, "resource_link")
-    assert httpx.get(link.uri, trust_env=False).content == data
+    assert httpx.get(link.uri, trust_env=False, timeout=60).content == data
 
 
 def test_so_is_one_of_a_kind_that_clients_do_not_show(live: Live, picture: Picture) -> None:
@@ -219,6 +241,10 @@ def test_mistakes_are_results_that_say_what_would_work(live: Live, picture: Pict
         ("upscale", {"image": inline(b"text")}, "picture"),
         ("upscale", {"image": image, "model": "none"}, "none"),
         ("upscale", {"image": image, "size": [1]}, "size"),
+        ("upscale", {"image": image, "mask": {"boxes": [[0, 0, 0, 1]]}}, "width and height of at least 1"),
+        ("upscale", {"image": image, "mask": {"image": "x"}}, "mask"),
+        ("upscale", {"image": image, "grain": 2}, "grain: Input should be less than or equal to 1"),
+        ("upscale", {"image": image, "wrap": "z"}, "wrap"),
         ("plan", {"width": 5}, "give both width and height"),
         ("plan", {"image": image, "width": 5, "height": 5}, "either a picture or its width"),
         ("jobs", {"id": "0" * 32}, "there is no job"),

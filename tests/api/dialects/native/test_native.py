@@ -265,7 +265,7 @@ def test_events_come_for_the_time_left_alone(live: Live, picture: Picture) -> No
     claimed = live.worker.claim()
     live.worker.jobs.heartbeat(claimed, 0.5, "encoding", 100.0)
     found: list[dict[str, Any]] = []
-    with httpx.stream("GET", job["urls"]["events"], **LOOPBACK) as answer:
+    with httpx.stream("GET", job["urls"]["events"], timeout=60, **LOOPBACK) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: "):
                 found.append(json.loads(line.removeprefix("data: ")))
@@ -296,8 +296,8 @@ def test_events_of_a_finished_job_are_one(live: Live, picture: Picture) -> None:
 def test_events_end_when_the_server_stops(config: MakeConfig, picture: Picture) -> None:
     with ExitStack() as stack:
         with serve(create_app(config())) as url:
-            job = httpx.post(f"{url}/jobs", json={"image": inline(picture())}, **LOOPBACK).json()
-            lines = stack.enter_context(httpx.stream("GET", job["urls"]["events"], **LOOPBACK)).iter_lines()
+            job = httpx.post(f"{url}/jobs", json={"image": inline(picture())}, timeout=60, **LOOPBACK).json()
+            lines = stack.enter_context(httpx.stream("GET", job["urls"]["events"], timeout=60, **LOOPBACK)).iter_lines()
             assert next(lines) == "event: progress"
         assert "event: done" not in list(lines), "and the connection was not cut"
 

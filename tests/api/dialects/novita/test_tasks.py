@@ -272,7 +272,7 @@ def test_submit_then_poll_until_done_then_download_without_a_key(live_server: Li
     assert (done["task"]["status"], done["task"]["progress_percent"]) == ("TASK_STATUS_SUCCEED", 100)
     assert done["task"]["eta"] == 0
     assert 990 <= done["images"][0]["image_url_ttl"] <= 1000
-    answer = httpx.get(done["images"][0]["image_url"], trust_env=False)
+    answer = httpx.get(done["images"][0]["image_url"], trust_env=False, timeout=60)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
 
 
@@ -329,7 +329,9 @@ def test_the_older_api_scales_and_answers_with_its_own_type(live: Live, picture:
     live.worker.finish()
     done = poll(live, task_id)
     assert (done["images"][0]["image_type"], done["extra"]["enable_nsfw_detection"]) == ("jpeg", False)
-    with Image.open(io.BytesIO(httpx.get(done["images"][0]["image_url"], trust_env=False).content)) as image:
+    with Image.open(
+        io.BytesIO(httpx.get(done["images"][0]["image_url"], trust_env=False, timeout=60).content)
+    ) as image:
         assert (image.format, image.size) == ("JPEG", (100, 50))
 
 

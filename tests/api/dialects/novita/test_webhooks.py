@@ -24,7 +24,7 @@ def test_a_webhook_tells_of_the_end_as_the_result_would(hooked: Live, receiver: 
     assert int(payload["images"][0].pop("image_url_ttl")) >= polled["images"][0].pop("image_url_ttl")
     assert payload == polled
     assert receiver.headers[0]["content-type"] == "application/json"
-    assert httpx.get(payload["images"][0]["image_url"], trust_env=False).status_code == 200
+    assert httpx.get(payload["images"][0]["image_url"], trust_env=False, timeout=60).status_code == 200
 
 
 def test_a_webhooks_body_field_by_field() -> None:
@@ -74,7 +74,9 @@ def test_test_mode_sends_a_success_that_never_ran(hooked: Live, receiver: Receiv
     payload = receiver.wait()["payload"]
     assert (payload["task"]["task_id"], payload["task"]["status"]) == (task_id, "TASK_STATUS_SUCCEED")
     assert poll(hooked, task_id)["task"] == payload["task"]
-    with Image.open(io.BytesIO(httpx.get(payload["images"][0]["image_url"], trust_env=False).content)) as image:
+    with Image.open(
+        io.BytesIO(httpx.get(payload["images"][0]["image_url"], trust_env=False, timeout=60).content)
+    ) as image:
         assert (image.format, image.size) == ("WEBP", (1, 1))
     assert hooked.worker.jobs.claim("stand-in") is None
 
@@ -93,7 +95,7 @@ def test_a_mocks_picture_is_removed_with_it(hooked: Live, picture: Picture) -> N
     task_id = submit(hooked, picture(), extra=hook)
     url = poll(hooked, task_id)["images"][0]["image_url"]
     assert hooked.client.delete(f"/jobs/{task_id.replace('-', '')}").status_code == 204
-    assert httpx.get(url, trust_env=False).status_code == 404
+    assert httpx.get(url, trust_env=False, timeout=60).status_code == 404
 
 
 def test_times_are_milliseconds_of_now(live: Live, picture: Picture) -> None:

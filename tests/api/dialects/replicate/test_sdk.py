@@ -48,7 +48,7 @@ def photo(picture: Picture, tmp_path: Path) -> Path:
 
 def size_at(url: object) -> tuple[str | None, tuple[int, int]]:
     assert isinstance(url, str)
-    with Image.open(io.BytesIO(httpx.get(url, trust_env=False).raise_for_status().content)) as image:
+    with Image.open(io.BytesIO(httpx.get(url, trust_env=False, timeout=60).raise_for_status().content)) as image:
         return image.format, image.size
 
 

@@ -63,7 +63,7 @@ def code_of(answer: httpx.Response, status: int = 400) -> tuple[str, str | None]
 
 
 def size_at(url: str) -> tuple[str | None, tuple[int, int]]:
-    with Image.open(io.BytesIO(httpx.get(url, trust_env=False).raise_for_status().content)) as image:
+    with Image.open(io.BytesIO(httpx.get(url, trust_env=False, timeout=60).raise_for_status().content)) as image:
         return image.format, image.size
 
 
@@ -80,7 +80,7 @@ class Talk:
     def say(self, *tasks: Any) -> None:
         self.line.send(json.dumps(list(tasks)))
 
-    def hear(self, seconds: float = 10) -> dict[str, Any]:
+    def hear(self, seconds: float = 30) -> dict[str, Any]:
         frame: dict[str, Any] = json.loads(self.line.recv(seconds))
         assert list(frame) in (["data"], ["errors"]) and len(next(iter(frame.values()))) == 1
         return frame

@@ -137,7 +137,7 @@ def upscale(server: Live, **fields: Any) -> tuple[str, dict[str, Any]]:
 
 
 def size_at(url: str) -> tuple[str | None, tuple[int, int]]:
-    return size_of(httpx.get(url, trust_env=False).raise_for_status().content)
+    return size_of(httpx.get(url, trust_env=False, timeout=60).raise_for_status().content)
 
 
 def size_of(data: bytes) -> tuple[str | None, tuple[int, int]]:

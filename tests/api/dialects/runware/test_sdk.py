@@ -56,7 +56,7 @@ def upscaled(server: Live, image: str | None = None, **fields: Any) -> Any:
 
 
 def size_at(url: str) -> tuple[str | None, tuple[int, int]]:
-    return size_of(httpx.get(url, trust_env=False).raise_for_status().content)
+    return size_of(httpx.get(url, trust_env=False, timeout=60).raise_for_status().content)
 
 
 def size_of(data: bytes) -> tuple[str | None, tuple[int, int]]:
@@ -100,7 +100,7 @@ def test_upload_then_by_uuid_then_the_result_by_uuid(working: Live, picture: Pic
         return upload, once, twice, stored
 
     upload, once, twice, stored = run(working, use)
-    assert httpx.get(upload.imageURL, trust_env=False).content == picture(40, 20)
+    assert httpx.get(upload.imageURL, trust_env=False, timeout=60).content == picture(40, 20)
     assert (once.inputImageUUID, twice.inputImageUUID) == (upload.imageUUID, once.imageUUID)
     assert [size_at(each.imageURL)[1] for each in (once, twice, stored)] == [(80, 40), (160, 80), (160, 80)]
 

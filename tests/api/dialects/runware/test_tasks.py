@@ -309,7 +309,7 @@ def test_the_result_is_put_where_the_caller_wants_it(
         (item,) = data_of(post(live, upscale(inline(picture()), uploadEndpoint=f"{receiver.url}/put/here?sig=1")))
     (got,) = receiver.wait()
     assert (got.method, got.path, got.headers["content-type"]) == ("PUT", "/put/here?sig=1", "image/jpeg")
-    assert got.body == httpx.get(item["imageURL"], trust_env=False).content
+    assert got.body == httpx.get(item["imageURL"], trust_env=False, timeout=60).content
 
 
 def test_ttl_shortens_how_long_a_result_is_kept(live_server: LiveServer, picture: Picture) -> None:
@@ -338,7 +338,7 @@ def test_an_upload_by_url_is_fetched(live_server: LiveServer, picture: Picture) 
     task = {"taskType": "imageUpload", "taskUUID": new_uuid()}
     (item,) = data_of(post(live, task | {"image": f"{other.url}/files/{'0' * 32}"}))
     assert item["imageURL"].startswith(live.url) and item["imageURL"].endswith(".png")
-    assert httpx.get(item["imageURL"], trust_env=False).content == picture(10, 10)
+    assert httpx.get(item["imageURL"], trust_env=False, timeout=60).content == picture(10, 10)
     again = data_of(post(live, task | {"image": item["imageURL"]}))[0]  # one of our own
     assert again["imageUUID"] != item["imageUUID"]
     assert code_of(post(live, task | {"image": f"{other.url}/files/none"})) == ("downloadFailed", "image")

@@ -166,7 +166,7 @@ def test_submit_then_poll_until_completed_then_download_without_a_key(
     done = poll(live, submitted)
     assert done["status"] == "completed"
     assert done["createdAt"] == submitted["createdAt"] < done["completedAt"]
-    answer = httpx.get(done["outputs"][0], trust_env=False)
+    answer = httpx.get(done["outputs"][0], trust_env=False, timeout=60)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
 
 
@@ -213,7 +213,7 @@ def test_the_client_of_the_documents_gets_its_picture(live: Live, picture: Pictu
         while (found := poll(live, submitted))["status"] == "processing":
             time.sleep(0.02)
     assert (found["outputs"] and found["error"]) is None
-    assert httpx.get(found["outputs"][0], trust_env=False).status_code == 200
+    assert httpx.get(found["outputs"][0], trust_env=False, timeout=60).status_code == 200
 
 
 def test_a_gif_is_taken(live: Live, picture: Picture) -> None:
@@ -369,7 +369,7 @@ def test_what_breaks_is_said_in_few_words(config: MakeConfig) -> None:
 
     app.router.add_api_route("/api/v1/broken", fail)
     with serve(app) as url:
-        answer = httpx.get(url + "/api/v1/broken", trust_env=False)
+        answer = httpx.get(url + "/api/v1/broken", trust_env=False, timeout=60)
     assert (answer.status_code, answer.json()) == (500, error_body("something went wrong inside the server"))
 
 

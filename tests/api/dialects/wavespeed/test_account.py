@@ -109,8 +109,10 @@ def test_w6_ticket_upload_with_put_without_auth_and_download_url_usable_as_image
     assert (data["type"], data["filename"], data["size"]) == ("image", "in.png", 157)
     assert (put["method"], put["headers"]) == ("PUT", {"Content-Type": "image/png"})
     assert datetime.fromisoformat(put["expires_at"].replace("Z", "+00:00")) > datetime.now(timezone.utc)
-    assert httpx.put(put["url"], content=picture(), headers=put["headers"], trust_env=False).status_code == 200
-    assert httpx.get(data["download_url"], trust_env=False).content == picture()
+    assert (
+        httpx.put(put["url"], content=picture(), headers=put["headers"], trust_env=False, timeout=60).status_code == 200
+    )
+    assert httpx.get(data["download_url"], trust_env=False, timeout=60).content == picture()
     assert submit(live, ESRGAN, image=data["download_url"], scale=1)["status"] == "created"
     live.worker.finish()
 

@@ -60,7 +60,7 @@ def test_w1_submit_created_poll_completed_outputs_without_auth_and_urls_get_is_a
     assert done == prediction(live.client.get(f"/api/v3/predictions/{data['id']}"))
     assert (done["status"], done["has_nsfw_contents"], done["error"], done["code"]) == ("completed", [False], "", 0)
     assert done["executionTime"] == done["timings"]["inference"] > 0
-    result = httpx.get(done["outputs"][0], trust_env=False)
+    result = httpx.get(done["outputs"][0], trust_env=False, timeout=60)
     assert (result.status_code, result.headers["content-type"]) == (200, "image/webp")
 
 

@@ -31,14 +31,14 @@ def client(server: Live) -> Client:
 
 
 def size_at(url: str) -> tuple[str | None, tuple[int, int]]:
-    with Image.open(io.BytesIO(httpx.get(url, trust_env=False).raise_for_status().content)) as image:
+    with Image.open(io.BytesIO(httpx.get(url, trust_env=False, timeout=60).raise_for_status().content)) as image:
         return image.format, image.size
 
 
 def test_upload_then_both_models_then_download(client: Client, picture: Picture, tmp_path: Path) -> None:
     (tmp_path / "in.png").write_bytes(picture(40, 20))
     url = client.upload(str(tmp_path / "in.png"))
-    assert httpx.get(url, trust_env=False).content == picture(40, 20)
+    assert httpx.get(url, trust_env=False, timeout=60).content == picture(40, 20)
     upscaled = client.run(
         UPSCALER, {"image": url, "target_resolution": "2k", "output_format": "jpeg"}, poll_interval=0.05
     )
