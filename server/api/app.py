@@ -11,6 +11,7 @@ from server.api.auth import Auth
 from server.api.background import Background
 from server.api.cleanup import CLEANUP_S, Cleanup
 from server.api.dialects import DIALECTS
+from server.api.direct import DirectRoutes
 from server.api.errors import HANDLERS
 from server.api.fetching import FETCHERS, Fetcher
 from server.api.metrics import COUNT_S, Metrics
@@ -90,5 +91,5 @@ def create_app(config: Config) -> FastAPI:
     )
     app.state.service, app.state.auth, app.state.metrics = service, auth, metrics
     app.state.close = service.close  # see protocol.Server
-    app.add_middleware(Middleware, config=config, auth=auth, metrics=metrics)
+    app.add_middleware(Middleware, config=config, auth=auth, metrics=metrics, direct=DirectRoutes(app.routes))
     return app

@@ -28,7 +28,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
     return error_response(error, request.scope["path"])
 
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
+async def on_http_error(request: Request, error: Exception) -> Response:
     """What routing raises: an unknown path, an unknown method, a form that can't be parsed."""
     assert isinstance(error, HTTPException)
     ours: UpscaleError
@@ -56,6 +56,6 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     UpscaleError: _on_error,
-    HTTPException: _on_http_error,
+    HTTPException: on_http_error,
     RequestValidationError: _on_invalid,
 }

@@ -9,8 +9,9 @@ import re
 
 import anyio
 import structlog
-from fastapi import Response
+from fastapi import Request, Response
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,7 +19,8 @@ from server.api.auth import Auth
 from server.api.bodies import check_encoding
 from server.api.cors import Cors
 from server.api.dialects import dialect_of
-from server.api.errors import error_response
+from server.api.direct import DirectRoutes
+from server.api.errors import error_response, on_http_error
 from server.api.metrics import Metrics
 from server.api.responses import IS_HEAD
 from server.config import Config, largest_body
@@ -30,8 +32,9 @@ log = structlog.get_logger()
 
 
 class Middleware:
-    def __init__(self, app: ASGIApp, config: Config, auth: Auth, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, config: Config, auth: Auth, metrics: Metrics, direct: DirectRoutes) -> None:
         self._app = app
+        self._direct = direct
         self._auth = auth
         self._metrics = metrics
         self._cors = Cors(config)
@@ -66,13 +69,16 @@ class Middleware:
             started = True
             if message["type"] == "http.response.start":
                 self._metrics.answered(dialect, scope["method"], message["status"])
-                MutableHeaders(scope=message).update(self._cors.headers(headers))
+                if extra := self._cors.headers(headers):
+                    MutableHeaders(scope=message).update(extra)
             await send(message)
 
         try:
-            await self._answer(scope, headers, receive, send_counted)
+            await self._answer(dialect, scope, headers, receive, send_counted)
         except ClientDisconnect:
             pass
+        except HTTPException as error:  # of a direct endpoint: a form that can't be parsed
+            await (await on_http_error(Request(scope), error))(scope, receive, send_counted)
         except asyncio.CancelledError:
             # The server stops, and this request took longer than the stop waits. uvicorn's own answer is plain text.
             if started:
@@ -89,7 +95,7 @@ class Middleware:
                 ours = error if isinstance(error, UpscaleError) else transient or unknown
                 await error_response(ours, path)(scope, receive, send_counted)
 
-    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+    async def _answer(self, dialect: str, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         self._auth.check_origin(headers)
         preflight = self._cors.preflight(scope["method"], headers)
         if preflight is not None:
@@ -99,6 +105,10 @@ class Middleware:
         self._check_size(_content_length(scope))
         if scope["method"] == "HEAD":
             await _head(self._app, scope, self._limited(receive), send)
+        elif (endpoint := self._direct.find(dialect, scope)) is not None:
+            receive = self._limited(receive)
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
         else:
             await self._app(scope, self._limited(receive), send)
 

@@ -39,7 +39,8 @@ from server.db.fetches import Fetches
 from server.db.figures import Figures
 from server.db.limits import admit
 from server.db.notify import Topic, notify
-from server.db.rows import COLUMNS, changed, end_job, failure, from_row, to_row, write_job
+from server.db.row_reader import RowReader
+from server.db.rows import COLUMNS, changed, end_job, failure, from_row, from_values, to_row, write_job
 from server.db.turn import Turn
 from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
 from server.job.job import Job, Result, State
@@ -65,9 +66,10 @@ _LOOKS = 5
 _BY_ID = select(*COLUMNS).where(jobs.c.id == bindparam("wanted"))
 _QUEUED = select(jobs.c.id).where(jobs.c.state == State.QUEUED.value).limit(bindparam("most", type_=Integer)).subquery()
 _COUNT_QUEUED = select(func.count()).select_from(_QUEUED)
-_TAKEN = select(jobs.c.id).where(
+_IS_NAMED = and_(
     jobs.c.owner == bindparam("owner"), jobs.c.dialect == bindparam("dialect"), jobs.c.external_id == bindparam("name")
 )
+_BY_NAME, _TAKEN = select(*COLUMNS).where(_IS_NAMED), select(jobs.c.id).where(_IS_NAMED)
 _NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
 _CLOCK = select(NOW)
 
@@ -102,10 +104,12 @@ class Jobs:
         self._max_queue = max_queue
         self._room = 0
         self._room_until = 0.0
+        self._by_id, self._by_name = RowReader(engine, _BY_ID), RowReader(engine, _BY_NAME)
         self._turn = Turn(engine, lease_s, MAX_ATTEMPTS, COLUMNS)
         self.fetches = Fetches(engine)
         self.figures = Figures(engine)
         self._abandoned = leases.abandoned(lease_s)
+        self._live = select(workers).where(workers.c.id.in_(leases.live(lease_s))).order_by(workers.c.id)
 
     # --- for callers ------------------------------------------------------------------------------------------------
 
@@ -137,24 +141,26 @@ class Jobs:
 
     def find(self, owner: str, dialect: str, external_id: str) -> Job:
         """The job to which its caller gave this id. Raises NotFound."""
-        where = and_(jobs.c.owner == owner, jobs.c.dialect == dialect, jobs.c.external_id == external_id)
-        return self._one(where, f"there is no job of the name {external_id}")
+        values = self._by_name.read(owner=owner, dialect=dialect, name=external_id)
+        if values is None:
+            raise NotFound(f"there is no job of the name {external_id}")
+        return from_values(values)
 
     def with_picture(self, owner: str, picture_id: str) -> Job:
         """The job with this `source_id` or `result_id`. Raises NotFound."""
         named = or_(jobs.c.source_id == picture_id, jobs.c.result_id == picture_id)
-        return self._one(and_(jobs.c.owner == owner, named), f"there is no picture {picture_id}")
+        with reading(self._engine) as db:
+            row = db.execute(select(*COLUMNS).where(jobs.c.owner == owner, named).limit(1)).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no picture {picture_id}")
+        return from_row(row)
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        missing = f"there is no job {cut(job_id)}"
-        if not _ID.fullmatch(job_id):
-            raise NotFound(missing)
-        with reading(self._engine) as db:
-            row = db.execute(_BY_ID, {"wanted": job_id}).one_or_none()
-        if row is None:
-            raise NotFound(missing)
-        return from_row(row)
+        values = self._by_id.read(wanted=job_id) if _ID.fullmatch(job_id) else None
+        if values is None:
+            raise NotFound(f"there is no job {cut(job_id)}")
+        return from_values(values)
 
     def ended(self, job_ids: Collection[str]) -> set[str]:
         """Those of these jobs that have ended or no longer exist."""
@@ -396,11 +402,10 @@ class Jobs:
 
     def live_workers(self) -> Sequence[WorkerInfo]:
         """Workers that have a lease. Rows of dead workers stay until `release`."""
-        query = select(workers).where(workers.c.id.in_(leases.live(self._lease_s))).order_by(workers.c.id)
         with reading(self._engine) as db:
             return [
                 WorkerInfo(row.id, row.device, row.ready, row.kind, row.counters, row.problem)
-                for row in db.execute(query)
+                for row in db.execute(self._live)
             ]
 
     # --- internal ---------------------------------------------------------------------------------------------------
@@ -416,13 +421,6 @@ class Jobs:
             self._room_until = ended + _GOOD_FOR * (ended - started)
         self._room -= 1
         return self._room >= 0
-
-    def _one(self, where: Any, missing: str) -> Job:
-        with reading(self._engine) as db:
-            row = db.execute(select(*COLUMNS).where(where).limit(1)).one_or_none()
-        if row is None:
-            raise NotFound(missing)
-        return from_row(row)
 
 
 def _topics_of_new(job: Job, deliveries: Sequence[Delivery]) -> Iterator[Topic]:

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Select, bindparam, insert, or_, select, update
+from sqlalchemy import Engine, bindparam, insert, or_, select, update
 from sqlalchemy.engine import Row
 
 from server.db.database import keys, reading
 from server.db.limits import DAY_S, Limits
+from server.db.row_reader import RowReader
 from server.errors import Conflict, InvalidField, NotFound
 
 _MARK = "up_"
@@ -60,6 +61,7 @@ def owner_of(hashed: str) -> str:
 class Keys:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._any, self._by_hash, self._by_owner = (RowReader(engine, each) for each in (_ANY, _BY_HASH, _BY_OWNER))
 
     def create(self, name: str, limits: Limits) -> tuple[Key, str]:
         """A new key's record, and the key itself, which can't be read again. Raises InvalidField, Conflict."""
@@ -77,16 +79,16 @@ class Keys:
 
     def find(self, hashed: str) -> str | None:
         """The owner of the key with this hash, unless the key has been revoked."""
-        return self._owner(_BY_HASH, hashed)
+        row = self._by_hash.read(wanted=hashed)
+        return None if row is None else str(row["id"])
 
     def is_valid(self, owner: str) -> bool:
         """Whether this owner has a key here that has not been revoked."""
-        return self._owner(_BY_OWNER, owner) is not None
+        return self._by_owner.read(wanted=owner) is not None
 
     def any(self) -> bool:
         """Whether there is a key, or ever was one."""
-        with reading(self._engine) as db:
-            return db.execute(_ANY).first() is not None
+        return self._any.read() is not None
 
     def list(self) -> Sequence[Key]:
         """All keys, revoked ones included, oldest first."""
@@ -104,11 +106,6 @@ class Keys:
                 raise Conflict(f"several keys match {name_or_prefix}; name one by its prefix, which `keys list` shows")
             revoked = update(keys).where(keys.c.id == found[0].id).values(revoked_at=time.time())
             return _from_row(db.execute(revoked.returning(*_COLUMNS)).one())
-
-    def _owner(self, query: Select[Any], wanted: str) -> str | None:
-        with reading(self._engine) as db:
-            found: str | None = db.execute(query, {"wanted": wanted}).scalar_one_or_none()
-            return found
 
 
 def _from_row(row: Row[Any]) -> Key:

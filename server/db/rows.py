@@ -24,7 +24,11 @@ def to_row(job: Job) -> dict[str, Any]:
 
 
 def from_row(row: Row[Any]) -> Job:
-    values = dict(row._mapping)
+    return from_values(dict(row._mapping))
+
+
+def from_values(values: dict[str, Any]) -> Job:
+    """Of the row with these values of COLUMNS."""
     values |= {"params": Params.from_dict(values["params"]), "state": State(values["state"])}
     return Job(**values | {"result": Result.from_dict(values["result"]) if values["result"] else None})
 

@@ -6,6 +6,7 @@ machine does not change which network a job uses. Needs no torch: the API half r
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from server.files import write_atomically
@@ -18,13 +19,20 @@ _FILE = "rates.json"
 
 def read_rates(cache: Path, machine: str | None = None) -> dict[str, float]:
     """Source pixels per second by network. Empty if nothing was measured, or on another `machine` (None: any)."""
+    path = cache / _FILE
     try:
-        content = json.loads((cache / _FILE).read_text("utf-8"))
-        if machine not in (None, content["machine"]):
-            return {}
-        return {str(name): float(rate) for name, rate in content["rates"].items() if float(rate) > 0}
+        status = path.stat()
+        of, rates = _read(path, status.st_ino, status.st_mtime_ns)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}  # missing, damaged, or of another version: it is only a cache
+    return dict(rates) if machine in (None, of) else {}
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, *_version: int) -> tuple[str, Mapping[str, float]]:
+    """The machine, and the rates. A file that has been replaced is of another version."""
+    content = json.loads(path.read_text("utf-8"))
+    return content["machine"], {str(name): float(rate) for name, rate in content["rates"].items() if float(rate) > 0}
 
 
 def write_rates(cache: Path, machine: str, rates: Mapping[str, float]) -> None:

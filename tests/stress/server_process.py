@@ -36,8 +36,8 @@ class Process:
 
 
 class Launched:
-    def __init__(self, folder: Path, **settings: str) -> None:
-        """`settings` are environment variables."""
+    def __init__(self, folder: Path, *, checkout: Path | None = None, **settings: str) -> None:
+        """`settings` are environment variables. `checkout`: of the commit that runs; it may lack newer settings."""
         self.folder = folder
         self.data_dir = folder / "data"
         self.temporary = folder / "tmp"
@@ -48,8 +48,11 @@ class Launched:
         own = {name: value for name, value in os.environ.items() if not name.startswith("UPSCALE_")}
         # Jobs as short as they can be: what is looked at is everything but the networks.
         fast = {"UPSCALE_AUTO_LIMIT_S": "0", "UPSCALE_REAL_ESRGAN": "auto"}
+        if checkout is not None:
+            fast = {"PYTHONPATH": str(checkout)}
         self.environment = own | fast | {_MARK: self._mark, "TMPDIR": str(self.temporary)} | settings
         """Of its processes."""
+        self._checkout = checkout
         self.port = _free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -58,7 +61,9 @@ class Launched:
         """Without waiting for anything. It always has the same port."""
         serve = [sys.executable, "-m", "server", "serve", "--port", str(self.port), "--data-dir", str(self.data_dir)]
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(serve, env=self.environment, stdout=subprocess.DEVNULL, stderr=log)
+            self.process = subprocess.Popen(
+                serve, env=self.environment, cwd=self._checkout, stdout=subprocess.DEVNULL, stderr=log
+            )
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_S
@@ -118,7 +123,8 @@ class Launched:
         role = " ".join(words[:4])
         if words[1:3] in (["-m", "server"], own_command()[1:3]):
             # `serve`; or one of its children: `serve --role ROLE`, and `--fd 3` or `--id ID`
-            role = words[words.index("--role") + 1] if {"--fd", "--id"} & set(words) else words[3]
+            child = {"--fd", "--id"} & set(words) and "--role" in words  # some commits have a command for each role
+            role = words[words.index("--role") + 1] if child else words[3]
         return Process(int(folder.name), role, facts[19])
 
 

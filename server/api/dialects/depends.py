@@ -5,9 +5,9 @@ Name the caller first: nothing of a body is read before its caller is known.
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
@@ -68,35 +68,35 @@ CallerDep = Annotated[Caller, Depends(_caller)]
 
 def _requested_url(connection: HTTPConnection) -> str:
     """Scheme, host and prefix as the caller sees them, also through a proxy that sends X-Forwarded headers."""
-    headers = connection.headers
-    scheme = _first(headers.get("x-forwarded-proto")).lower() or connection.url.scheme
-    prefix = _first(headers.get("x-forwarded-prefix")).rstrip("/")
+    headers = dict(reversed(connection.scope["headers"]))  # the first of equal ones
+    scheme = _first(headers, b"x-forwarded-proto").lower() or connection.scope["scheme"]
+    prefix = _first(headers, b"x-forwarded-prefix").rstrip("/")
     if not _PREFIX.fullmatch(prefix):
         prefix = ""
-    for host in (_first(headers.get("x-forwarded-host")), headers.get("host", "")):
+    for host in (_first(headers, b"x-forwarded-host"), headers.get(b"host", b"").decode("latin-1")):
         if _HOST.fullmatch(host):
             return f"{'https' if scheme in ('https', 'wss') else 'http'}://{host.lower()}{prefix}"
     return f"http://{connection.url.netloc}{prefix}"
 
 
-def _first(value: str | None) -> str:
-    return (value or "").partition(",")[0].strip()
+def _first(headers: Mapping[bytes, bytes], name: bytes) -> str:
+    """The first part of a header's value."""
+    return headers.get(name, b"").decode("latin-1").partition(",")[0].strip()
 
 
-async def _base_url(connection: HTTPConnection, service: ServiceDep) -> str:
-    return service.config.public_base_url or _requested_url(connection)
+def own_bases_of(connection: HTTPConnection) -> tuple[str, str]:
+    """Starts of links that lead back to this server: the public one, with which the links in answers begin, and the one
+    that this caller uses."""
+    requested = _requested_url(connection)
+    return connection.app.state.service.config.public_base_url or requested, requested
+
+
+async def _base_url(connection: HTTPConnection) -> str:
+    return own_bases_of(connection)[0]
 
 
 BaseUrl = Annotated[str, Depends(_base_url)]
 """Start of every link in an answer, without a slash at its end."""
-
-
-async def _own_bases(connection: HTTPConnection, base_url: BaseUrl) -> tuple[str, ...]:
-    return base_url, _requested_url(connection)
-
-
-OwnBases = Annotated[tuple[str, ...], Depends(_own_bases)]
-"""Starts of links that lead back to this server: the public one, and the one that this caller uses."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ class Call:
 
     @property
     def base_url(self) -> str:
-        return self.service.config.public_base_url or _requested_url(self.request)
+        return self.own_bases[0]
 
-    @property
-    def own_bases(self) -> tuple[str, ...]:
-        return self.base_url, _requested_url(self.request)
+    @cached_property
+    def own_bases(self) -> tuple[str, str]:
+        return own_bases_of(self.request)
 
 
 CallDep = Annotated[Call, Depends(in_place(Call))]
@@ -129,9 +129,23 @@ def _authenticate(request: Request) -> Call:
     return Call(request, state.auth.authenticate(request.headers.get("authorization")), state.service)
 
 
-def direct(answer: Callable[..., Response]) -> Callable[[Request], Awaitable[Response]]:
-    """`answer(call, **path)` as an endpoint that costs little, for frequent requests: FastAPI's own dependencies take
-    two fifths of a poll's time. It runs in a thread, in which the caller is authenticated first."""
+Endpoint = Callable[[Request], Awaitable[Response]]
+_DIRECT = "upscale_direct"
+
+
+def takes_request(endpoint: Endpoint) -> Endpoint:
+    """Mark an endpoint that costs little, for frequent requests: it takes the request and nothing else, so that it is
+    called without FastAPI; see server/api/direct.py."""
+    setattr(endpoint, _DIRECT, True)
+    return endpoint
+
+
+def is_direct(endpoint: Callable[..., Any] | None) -> bool:
+    return hasattr(endpoint, _DIRECT)
+
+
+def direct(answer: Callable[..., Response]) -> Endpoint:
+    """`answer(call, **path)` as such an endpoint. It runs in a thread, in which the caller is authenticated first."""
 
     @wraps(answer)
     async def endpoint(request: Request) -> Response:
@@ -140,7 +154,7 @@ def direct(answer: Callable[..., Response]) -> Callable[[Request], Awaitable[Res
     endpoint.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what FastAPI reads
         [inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)]
     )
-    return endpoint
+    return takes_request(endpoint)
 
 
 def _answered(answer: Callable[..., Response], request: Request) -> Response:

@@ -5,6 +5,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Annotated, Any, Generic, TypeVar
@@ -24,7 +25,17 @@ from server.api.bodies import (
     looks_like_json,
     media_type,
 )
-from server.api.dialects.depends import BaseUrl, Call, CallDep, CallerDep, ServiceDep, authenticated, direct, whole_body
+from server.api.dialects.depends import (
+    BaseUrl,
+    Call,
+    CallDep,
+    CallerDep,
+    ServiceDep,
+    authenticated,
+    direct,
+    takes_request,
+    whole_body,
+)
 from server.api.dialects.fields import FORM_REMEDY, file_url
 from server.api.dialects.native.translate import (
     NAME,
@@ -118,9 +129,12 @@ def _read_request(kind: type[JobT], payload: FormData | bytes) -> _Read[JobT]:
 
 
 @router.post("/jobs")
-async def submit(call: CallDep, payload: Payload) -> Response:
+@takes_request
+async def submit(request: Request) -> Response:
+    call = await authenticated(request)
     service, owner = call.service, call.caller.id
-    made = await service.reading.run(owner, _submit, call, payload)
+    async with asynccontextmanager(_payload)(request, service) as payload:
+        made = await service.reading.run(owner, _submit, call, payload)
     if isinstance(made, Response):
         return made
     mask = await service.fetched_mask(made.mask, owner)

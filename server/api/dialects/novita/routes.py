@@ -7,7 +7,7 @@ from typing import Any
 import pyvips
 from fastapi import APIRouter, Request, Response
 
-from server.api.dialects.depends import Call, authenticated, direct, read_body
+from server.api.dialects.depends import Call, authenticated, direct, read_body, takes_request
 from server.api.dialects.fields import dashed, read_object, read_text, undashed
 from server.api.dialects.novita.translate import (
     LEGACY,
@@ -35,11 +35,13 @@ router = APIRouter(prefix="/v3/async")
 
 
 @router.post("/image-upscaler")
+@takes_request
 async def submit(request: Request) -> Response:
     return await _in_turn(request, _read_submit)
 
 
 @router.post("/upscale")
+@takes_request
 async def submit_legacy(request: Request) -> Response:
     return await _in_turn(request, _read_legacy)
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from server.api.dialects.depends import Call, CallDep, authenticated, direct, read_body
+from server.api.dialects.depends import Call, CallDep, authenticated, direct, read_body, takes_request
 from server.api.dialects.fields import read_object
 from server.api.dialects.replicate import files
 from server.api.dialects.replicate.models import Model, all_models, named, read_inputs, versioned
@@ -48,11 +48,13 @@ router.include_router(files.router)
 
 
 @router.post("/predictions", status_code=201)
+@takes_request
 async def create(request: Request) -> Response:
     return await _create(request, None)
 
 
 @router.post("/models/{owner}/{name}/predictions", status_code=201)
+@takes_request
 async def create_with_model(request: Request) -> Response:
     return await _create(request, (request.path_params["owner"], request.path_params["name"]))
 

@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from server.api.auth import Auth
+from server.api.auth import Auth, Caller
 from server.api.bodies import check_json, text_of
-from server.api.dialects.depends import whole_body
+from server.api.dialects.depends import takes_request, whole_body
 from server.api.dialects.runware import sockets
 from server.api.dialects.runware.tasks import (
     UNAUTHENTICATED_BYTES,
     Answer,
-    TaskContextDep,
+    context_of,
     do_task,
     is_authentication,
     owner_of,
@@ -23,6 +23,8 @@ from server.api.dialects.runware.tasks import (
 from server.api.responses import json_response
 from server.errors import InvalidRequest
 
+_SMALL_BYTES = 2048
+
 router = APIRouter()
 router.include_router(sockets.router)
 
@@ -30,10 +32,8 @@ router.include_router(sockets.router)
 async def _read(request: Request, auth: Auth) -> tuple[str, bytes]:
     """The caller, by the header or else by the first task; and the body. Only its start is read before the caller is
     known. Raises Unauthorized."""
-    header = request.headers.get("authorization")
-    is_open = await run_in_threadpool(auth.is_open)
-    if header or is_open:
-        caller = await run_in_threadpool(auth.authenticate, header)
+    caller = await run_in_threadpool(_by_header, auth, request.headers.get("authorization"))
+    if caller is not None:
         return caller.id, await whole_body(request)
     body = bytearray()
     chunks = request.stream()
@@ -47,6 +47,11 @@ async def _read(request: Request, auth: Auth) -> tuple[str, bytes]:
     return owner, bytes(body)
 
 
+def _by_header(auth: Auth, header: str | None) -> Caller | None:
+    """None: it is the first task that says who it is. Raises Unauthorized."""
+    return auth.authenticate(header) if header or auth.is_open() else None
+
+
 def _first_task(start: bytes) -> dict[str, Any]:
     """The authentication task at the start of a body, or an empty one."""
     try:
@@ -57,10 +62,14 @@ def _first_task(start: bytes) -> dict[str, Any]:
 
 
 @router.post("/v1")
-async def tasks(context: TaskContextDep, request: Request) -> Response:
+@takes_request
+async def tasks(request: Request) -> Response:
+    context = context_of(request)
     owner, body = await _read(request, context.auth)
     check_json(request.headers, body)
-    if len(body) <= UNAUTHENTICATED_BYTES:  # no large picture: polls must not wait for large bodies
+    if len(body) <= _SMALL_BYTES:  # a poll: reading it takes less than to have a thread do it
+        found = read_tasks(body)
+    elif len(body) <= UNAUTHENTICATED_BYTES:  # no large picture: polls must not wait for large bodies
         found = await run_in_threadpool(read_tasks, body)
     else:
         found = await context.service.reading.run(owner, read_tasks, body)
@@ -69,8 +78,13 @@ async def tasks(context: TaskContextDep, request: Request) -> Response:
         found.pop(0)
     if not found:
         raise InvalidRequest("There is no task besides the authentication.")
-    answers = await asyncio.gather(*[do_task(context, owner, task) for task in found])
-    return await run_in_threadpool(_response, answers)
+    if len(found) == 1:
+        answers = [await do_task(context, owner, found[0])]
+    else:
+        answers = await asyncio.gather(*[do_task(context, owner, task) for task in found])
+    if sum(each.results for each in answers) > 1 or any(each.large for each in answers):
+        return await run_in_threadpool(_response, answers)
+    return _response(answers)
 
 
 def _response(answers: list[Answer]) -> Response:

@@ -15,7 +15,7 @@ from server.api.dialects.runware.tasks import (
     UNAUTHENTICATED_BYTES,
     Answer,
     TaskContext,
-    TaskContextDep,
+    context_of,
     do_task,
     is_authentication,
     owner_of,
@@ -33,8 +33,9 @@ router = APIRouter()
 
 @router.websocket("/v1")
 @router.websocket("/")
-async def converse(socket: WebSocket, context: TaskContextDep) -> None:
+async def converse(socket: WebSocket) -> None:
     """Each answer is sent in a frame of its own as soon as its task is done, whatever the order of the tasks."""
+    context = context_of(socket)
     await socket.accept()
     session: Session | None = None
     try:

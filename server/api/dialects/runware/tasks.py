@@ -2,16 +2,15 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import structlog
 from anyio import CapacityLimiter
-from fastapi import Depends
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from server.api.auth import Auth
-from server.api.dialects.depends import AuthDep, BaseUrl, OwnBases, ServiceDep, in_place
+from server.api.dialects.depends import own_bases_of
 from server.api.dialects.fields import dashed, file_url, read_json, undashed
 from server.api.dialects.runware.sessions import Sessions
 from server.api.dialects.runware.translate import (
@@ -81,26 +80,22 @@ class Shared:
         self.large_frames = CapacityLimiter(_MAX_LARGE_FRAMES)
 
 
-async def _shared(connection: HTTPConnection) -> Shared:
-    state = connection.app.state
-    if not hasattr(state, NAME):
-        setattr(state, NAME, Shared())
-    shared: Shared = getattr(state, NAME)
-    return shared
-
-
 @dataclass(frozen=True)
 class TaskContext:
     """What a task needs of its server and of its request."""
 
-    auth: AuthDep
-    service: ServiceDep
-    shared: Annotated[Shared, Depends(_shared)]
-    base_url: BaseUrl
-    own_bases: OwnBases
+    auth: Auth
+    service: Service
+    shared: Shared
+    base_url: str
+    own_bases: tuple[str, ...]
 
 
-TaskContextDep = Annotated[TaskContext, Depends(in_place(TaskContext))]
+def context_of(connection: HTTPConnection) -> TaskContext:
+    state, own_bases = connection.app.state, own_bases_of(connection)
+    if not hasattr(state, NAME):
+        setattr(state, NAME, Shared())
+    return TaskContext(state.auth, state.service, getattr(state, NAME), own_bases[0], own_bases)
 
 
 @dataclass(frozen=True)

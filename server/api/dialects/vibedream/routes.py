@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from server.api.dialects.depends import Call, authenticated, direct, read_body
+from server.api.dialects.depends import Call, authenticated, direct, read_body, takes_request
 from server.api.dialects.fields import read_flag, read_object, read_text, undashed
 from server.api.dialects.vibedream.translate import MODEL, NAME, to_params, to_response, to_submitted
 from server.api.responses import json_response
@@ -45,6 +45,7 @@ def _cost(call: Call, job: Job) -> float:
 
 
 @router.post("/models/{model}/generate")
+@takes_request
 async def submit(request: Request) -> Response:
     call = await authenticated(request)
     body, model = await read_body(request), request.path_params["model"]

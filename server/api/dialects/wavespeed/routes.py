@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from server.api.dialects.depends import Call, CallDep, Form, RawBody, authenticated, direct, read_body
+from server.api.dialects.depends import Call, CallDep, Form, RawBody, authenticated, direct, read_body, takes_request
 from server.api.dialects.fields import iso_time, read_flag, read_object, upload_url
 from server.api.dialects.wavespeed.translate import (
     BALANCE,
@@ -199,16 +199,17 @@ async def price(call: CallDep, raw: RawBody) -> Response:
 
 
 @_routes.post("/{owner}/{name:path}")  # last: it matches nearly every other path
+@takes_request
 async def submit(request: Request) -> Response:
     call = await authenticated(request)
     body = await read_body(request)
     caller_id, model = call.caller.id, "{owner}/{name}".format(**request.path_params)
-    job, sync = await call.service.reading.run(caller_id, _submit, model, call, body)
+    made = await call.service.reading.run(caller_id, _submit, model, call, body)
     del body  # it may be large, and the wait is long
-    if not sync:
-        return _success(await run_in_threadpool(_answer, call, job))
+    if isinstance(made, Response):
+        return made
     wait_s = call.service.config.sync_wait_s
-    job = await call.service.wait(job.id, call.caller.id, wait_s)
+    job = await call.service.wait(made.id, call.caller.id, wait_s)
     prediction = await run_in_threadpool(_answer, call, job)
     if job.state.final:
         return _success(prediction)
@@ -216,7 +217,8 @@ async def submit(request: Request) -> Response:
     return _success(to_unfinished(prediction, why))
 
 
-def _submit(model: str, call: Call, raw: bytes) -> tuple[Job, bool]:
+def _submit(model: str, call: Call, raw: bytes) -> Response | Job:
+    """The job where its end is to be waited for, else the answer."""
     checked_model(model)
     body = read_object(raw)
     image = image_of(body)
@@ -239,7 +241,7 @@ def _submit(model: str, call: Call, raw: bytes) -> tuple[Job, bool]:
         base_url=call.base_url,
         strict=False,
     )
-    return job, sync
+    return job if sync else _success(_answer(call, job))
 
 
 router = APIRouter()

@@ -1,0 +1,58 @@
+"""Rows that are read at each poll, at a sixth of the time that SQLAlchemy takes for them on SQLite."""
+
+from typing import Any
+
+from sqlalchemy import Engine, Select
+from sqlalchemy.exc import DBAPIError
+
+from server.db.database import reading
+
+
+class RowReader:
+    """A SELECT that finds one row at most. For any thread.
+
+    On SQLite the text that SQLAlchemy has made of it is run on a connection of its pool. On PostgreSQL the way to the
+    database and back takes longer than all that this saves.
+    """
+
+    def __init__(self, engine: Engine, query: Select[Any]) -> None:
+        self._engine = engine
+        self._query = query
+        self._sqlite = engine.dialect.name == "sqlite"
+        if self._sqlite:
+            compiled = query.compile(engine)
+            self._text, self._order, self._given = str(compiled), compiled.positiontup or [], compiled.params
+            self._columns = [
+                (each.name, each.type.dialect_impl(engine.dialect).result_processor(engine.dialect, None))
+                for each in query.selected_columns
+            ]
+
+    def read(self, **values: Any) -> dict[str, Any] | None:
+        """The row's columns, None if there is no such row. `values`: of the query's parameters. Raises
+        SQLAlchemyError."""
+        if not self._sqlite:
+            with reading(self._engine) as db:
+                row = db.execute(self._query, values).one_or_none()
+                return None if row is None else dict(row._mapping)
+        found = self._read([values.get(name, self._given[name]) for name in self._order])
+        if found is None:
+            return None
+        return {
+            name: value if convert is None else convert(value)
+            for (name, convert), value in zip(self._columns, found, strict=True)
+        }
+
+    def _read(self, values: list[Any]) -> tuple[Any, ...] | None:
+        dbapi: Any = self._engine.dialect.loaded_dbapi
+        try:
+            connection = self._engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                cursor.execute(self._text, values)
+                rows = cursor.fetchall()  # to its end, or the statement would hold an old state of the database
+                cursor.close()
+            finally:
+                connection.close()
+        except dbapi.Error as error:
+            raise DBAPIError.instance(self._text, None, error, dbapi.Error, hide_parameters=True) from error
+        return rows[0] if rows else None
