@@ -39,7 +39,7 @@ from server.db.fetches import Fetches
 from server.db.figures import Figures
 from server.db.limits import admit
 from server.db.notify import Topic, notify
-from server.db.row_reader import RowReader
+from server.db.row_reader import RowReader, RowWriter
 from server.db.rows import COLUMNS, changed, end_job, failure, from_row, from_values, to_row, write_job
 from server.db.turn import Turn
 from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
@@ -70,7 +70,7 @@ _IS_NAMED = and_(
     jobs.c.owner == bindparam("owner"), jobs.c.dialect == bindparam("dialect"), jobs.c.external_id == bindparam("name")
 )
 _BY_NAME, _TAKEN = select(*COLUMNS).where(_IS_NAMED), select(jobs.c.id).where(_IS_NAMED)
-_NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
+_NEW_DELIVERY = insert(_deliveries)
 _CLOCK = select(NOW)
 
 
@@ -105,11 +105,14 @@ class Jobs:
         self._room = 0
         self._room_until = 0.0
         self._by_id, self._by_name = RowReader(engine, _BY_ID), RowReader(engine, _BY_NAME)
+        self._new = RowWriter(engine, *COLUMNS, jobs.c.source_host)
         self._turn = Turn(engine, lease_s, MAX_ATTEMPTS, COLUMNS)
         self.fetches = Fetches(engine)
         self.figures = Figures(engine)
         self._abandoned = leases.abandoned(lease_s)
-        self._live = select(workers).where(workers.c.id.in_(leases.live(lease_s))).order_by(workers.c.id)
+        live = workers.c.id.in_(leases.live(lease_s))
+        self._live = select(workers).where(live).order_by(workers.c.id)
+        self._on_gpu = RowReader(engine, select(workers.c.id).where(live, workers.c.kind == "cuda").limit(1))
 
     # --- for callers ------------------------------------------------------------------------------------------------
 
@@ -131,7 +134,7 @@ class Jobs:
                 computed: dict[str, Any] = {"priority": priority, "source_host": host_of(job.source_url or "")}
                 if job.cancel_at is not None and db.dialect.name != "sqlite":  # it was computed by this machine's clock
                     computed["cancel_at"] = job.cancel_at + db.execute(_CLOCK).scalar_one() - time.time()
-                db.execute(_NEW, to_row(job) | computed)
+                self._new.write(db, to_row(job) | computed)
             except IntegrityError as error:  # on PostgreSQL, two requests at the same moment
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already") from error
             if deliveries:
@@ -407,6 +410,10 @@ class Jobs:
                 WorkerInfo(row.id, row.device, row.ready, row.kind, row.counters, row.problem)
                 for row in db.execute(self._live)
             ]
+
+    def have_gpu(self) -> bool:
+        """Whether any live worker has a GPU."""
+        return self._on_gpu.read() is not None
 
     # --- internal ---------------------------------------------------------------------------------------------------
 
