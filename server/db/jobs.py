@@ -40,7 +40,19 @@ from server.db.figures import Figures
 from server.db.limits import admit
 from server.db.notify import Topic, notify
 from server.db.row_reader import RowReader, RowWriter
-from server.db.rows import COLUMNS, changed, end_job, failure, from_row, from_values, to_row, write_job
+from server.db.rows import (
+    COLUMNS,
+    OWNED,
+    changed,
+    end_job,
+    failure,
+    from_row,
+    from_values,
+    owned,
+    run_of,
+    to_row,
+    write_job,
+)
 from server.db.turn import Turn
 from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
 from server.job.job import Job, Result, State
@@ -72,6 +84,16 @@ _IS_NAMED = and_(
 _BY_NAME, _TAKEN = select(*COLUMNS).where(_IS_NAMED), select(jobs.c.id).where(_IS_NAMED)
 _NEW_DELIVERY = insert(_deliveries)
 _CLOCK = select(NOW)
+_FINISH = OWNED.values(
+    state=State.SUCCEEDED.value, result=bindparam("its_result", type_=jobs.c.result.type), progress=1.0, finished_at=NOW
+)
+_BEAT = OWNED.values(
+    progress=bindparam("its_progress"),
+    stage=bindparam("its_stage"),
+    left_s=bindparam("its_left_s"),
+    left_at=NOW,
+    alone_s=bindparam("its_alone_s"),
+).returning(jobs.c.cancel_requested)
 
 
 class HeartbeatResult(enum.Enum):
@@ -274,33 +296,31 @@ class Jobs:
     ) -> HeartbeatResult:
         """Renew the worker's lease, and report the job's progress (0 … 1), see `Job.stage`, `left_s` and `alone_s`."""
         assert job.worker is not None
-        news = {"progress": progress, "stage": stage, "left_s": left_s, "left_at": NOW, "alone_s": alone_s}
+        news = {"its_progress": progress, "its_stage": stage, "its_left_s": left_s, "its_alone_s": alone_s}
         with self._unsynced.begin() as db:
             leases.renew(db, job.worker, self._lease_s)
-            beat = update(jobs).where(_owned(job)).values(**news).returning(jobs.c.cancel_requested)
-            row = db.execute(beat).one_or_none()
+            row = db.execute(_BEAT, news | run_of(job)).one_or_none()
         if row is None:
             return HeartbeatResult.LOST
         return HeartbeatResult.CANCEL if row.cancel_requested else HeartbeatResult.CONTINUE
 
     def finish(self, job: Job, result: Result) -> bool:
         """Publish the result. False when the job is no longer this attempt's: nothing was written; delete the blob."""
-        state = State.SUCCEEDED.value
-        values: dict[str, Any] = {"state": state, "result": result.to_dict(), "progress": 1.0, "finished_at": NOW}
-        return end_job(self._engine, job.id, _owned(job), **values)
+        return end_job(self._engine, job.id, _FINISH, **run_of(job), its_result=result.to_dict())
 
     def fail(self, job: Job, error: UpscaleError) -> bool:
-        return end_job(self._engine, job.id, _owned(job), **failure(error))
+        return end_job(self._engine, job.id, OWNED.values(**failure(error)), **run_of(job))
 
     def cancelled(self, job: Job) -> bool:
         """The worker has stopped the job on request."""
-        return end_job(self._engine, job.id, _owned(job), state=State.CANCELLED.value, finished_at=NOW)
+        cancelled = OWNED.values(state=State.CANCELLED.value, finished_at=NOW)
+        return end_job(self._engine, job.id, cancelled, **run_of(job))
 
     def requeue(self, job: Job) -> bool:
         """Return the job to the queue, because this worker is shutting down; the attempt does not count."""
         values: dict[str, Any] = {"state": State.QUEUED.value, "worker": None, "progress": 0.0, "stage": None}
         values |= {"left_s": job.left_s, "left_at": None, "alone_s": job.alone_s}
-        return write_job(self._engine, _owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
+        return write_job(self._engine, owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
 
     def claimed_by(self, worker: str) -> set[str]:
         """The ids of the jobs that are running on this worker, as the table says."""
@@ -437,8 +457,3 @@ def _topics_of_new(job: Job, deliveries: Sequence[Delivery]) -> Iterator[Topic]:
         yield Topic.DELIVERY
     if job.cancel_at is not None:
         yield Topic.DEADLINE
-
-
-def _owned(job: Job) -> Any:
-    ours = and_(jobs.c.worker == job.worker, jobs.c.attempt == job.attempt)
-    return and_(jobs.c.id == job.id, jobs.c.state == State.RUNNING.value, ours)

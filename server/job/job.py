@@ -258,7 +258,7 @@ class Result:
         return (self.key,) if self.certificate is None else (self.key, self.certificate["heat_map"])
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))  # all its parts are JSON already
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Result":

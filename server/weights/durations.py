@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from server.files import write_atomically
@@ -267,6 +268,7 @@ def _sum(found: Iterable[float | None]) -> float | None:
     return total
 
 
+@lru_cache(maxsize=10_000)  # of the same samples again and again
 def _class(amount: float) -> int:
     return round(math.log(amount) / _CLASS_WIDTH)
 
@@ -278,9 +280,8 @@ def _weighed(samples: list[Sample], amount: float) -> list[tuple[float, float]]:
     newer: Counter[int] = Counter()
     found, place = [], math.log(amount)
     for size, seconds in reversed(samples):
-        at = math.log(size)
-        same = round(at / _CLASS_WIDTH)
-        weight = math.exp(-abs(at - place) / _NEAR) * _AGEING ** newer[same]
+        same = _class(size)
+        weight = math.exp(-abs(math.log(size) - place) / _NEAR) * _AGEING ** newer[same]
         newer[same] += 1
         found.append((seconds / size, weight + _AT_LEAST))
     return found
