@@ -14,13 +14,14 @@ from server.job.job import Job, Params, Result, State
 
 COLUMNS = [column for column in jobs.c if column.name not in ("lease_until", "source_host")]
 """Those that are fields of a job."""
-_BY_ITS_RUN = and_(
-    jobs.c.id == bindparam("its_id"),
-    jobs.c.state == State.RUNNING.value,
-    jobs.c.worker == bindparam("its_worker"),
-    jobs.c.attempt == bindparam("its_attempt"),
-)
-OWNED = update(jobs).where(_BY_ITS_RUN)
+
+
+def _is_run(job_id: Any, worker: Any, attempt: Any) -> Any:
+    state = jobs.c.state == State.RUNNING.value
+    return and_(jobs.c.id == job_id, state, jobs.c.worker == worker, jobs.c.attempt == attempt)
+
+
+OWNED = update(jobs).where(_is_run(bindparam("its_id"), bindparam("its_worker"), bindparam("its_attempt")))
 """A write of the worker that runs the job; `run_of` has the values of its parameters."""
 _HAS_DELIVERY = select(deliveries.c.id).where(deliveries.c.job_id == bindparam("job"), deliveries.c.kind != NEWS)
 
@@ -32,7 +33,7 @@ def run_of(job: Job) -> dict[str, Any]:
 
 def owned(job: Job) -> Any:
     """The condition of `OWNED`, for one job."""
-    return _BY_ITS_RUN.params(run_of(job))
+    return _is_run(job.id, job.worker, job.attempt)
 
 
 def to_row(job: Job) -> dict[str, Any]:
