@@ -41,7 +41,9 @@ from server.db.limits import admit
 from server.db.notify import Topic, notify
 from server.db.row_reader import RowReader, RowWriter
 from server.db.rows import (
+    BEAT,
     COLUMNS,
+    FINISH,
     OWNED,
     changed,
     end_job,
@@ -82,18 +84,7 @@ _IS_NAMED = and_(
     jobs.c.owner == bindparam("owner"), jobs.c.dialect == bindparam("dialect"), jobs.c.external_id == bindparam("name")
 )
 _BY_NAME, _TAKEN = select(*COLUMNS).where(_IS_NAMED), select(jobs.c.id).where(_IS_NAMED)
-_NEW_DELIVERY = insert(_deliveries)
-_CLOCK = select(NOW)
-_FINISH = OWNED.values(
-    state=State.SUCCEEDED.value, result=bindparam("its_result", type_=jobs.c.result.type), progress=1.0, finished_at=NOW
-)
-_BEAT = OWNED.values(
-    progress=bindparam("its_progress"),
-    stage=bindparam("its_stage"),
-    left_s=bindparam("its_left_s"),
-    left_at=NOW,
-    alone_s=bindparam("its_alone_s"),
-).returning(jobs.c.cancel_requested)
+_NEW_DELIVERY, _CLOCK = insert(_deliveries), select(NOW)
 
 
 class HeartbeatResult(enum.Enum):
@@ -299,14 +290,14 @@ class Jobs:
         news = {"its_progress": progress, "its_stage": stage, "its_left_s": left_s, "its_alone_s": alone_s}
         with self._unsynced.begin() as db:
             leases.renew(db, job.worker, self._lease_s)
-            row = db.execute(_BEAT, news | run_of(job)).one_or_none()
+            row = db.execute(BEAT, news | run_of(job)).one_or_none()
         if row is None:
             return HeartbeatResult.LOST
         return HeartbeatResult.CANCEL if row.cancel_requested else HeartbeatResult.CONTINUE
 
     def finish(self, job: Job, result: Result) -> bool:
         """Publish the result. False when the job is no longer this attempt's: nothing was written; delete the blob."""
-        return end_job(self._engine, job.id, _FINISH, **run_of(job), its_result=result.to_dict())
+        return end_job(self._engine, job.id, FINISH, **run_of(job), its_result=result.to_dict())
 
     def fail(self, job: Job, error: UpscaleError) -> bool:
         return end_job(self._engine, job.id, OWNED.values(**failure(error)), **run_of(job))

@@ -23,6 +23,18 @@ def _is_run(job_id: Any, worker: Any, attempt: Any) -> Any:
 
 OWNED = update(jobs).where(_is_run(bindparam("its_id"), bindparam("its_worker"), bindparam("its_attempt")))
 """A write of the worker that runs the job; `run_of` has the values of its parameters."""
+FINISH = OWNED.values(
+    state=State.SUCCEEDED.value, result=bindparam("its_result", type_=jobs.c.result.type), progress=1.0, finished_at=NOW
+)
+"""With `its_result`. Built once, as the next one: building a statement takes twice as long as running it."""
+BEAT = OWNED.values(
+    progress=bindparam("its_progress"),
+    stage=bindparam("its_stage"),
+    left_s=bindparam("its_left_s"),
+    left_at=NOW,
+    alone_s=bindparam("its_alone_s"),
+).returning(jobs.c.cancel_requested)
+"""With the news that its parameters name. Returns whether the caller wants the job cancelled."""
 _HAS_DELIVERY = select(deliveries.c.id).where(deliveries.c.job_id == bindparam("job"), deliveries.c.kind != NEWS)
 
 
