@@ -138,9 +138,9 @@ class Service:
         try:
             source = self.resolve(source, owner)
             data = None if source.url is not None else self.read(source)
+            expected: tuple[float | None, float | None] = None, None
             if data is None:
                 self.check_models(params)
-                expected = None, None
             else:
                 expected = self.check_source(data, params)  # which checks the models too
             covered = None if mask is None else self._mask(mask)
