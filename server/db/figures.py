@@ -10,7 +10,6 @@ from server.db.clock import NOW
 from server.db.database import UNENDED, jobs, reading
 from server.job.job import State
 
-
 _AT_ONCE = 100
 """Jobs that are read by one statement."""
 
