@@ -138,16 +138,16 @@ class Metrics:
     def _count_ended(self) -> None:
         """Count the jobs that have ended since the last look."""
         with self._counting:
-            for each in self._look_at_ended():
+            for each in self._jobs.figures.ended(self._look_at_ended()):
                 self._count(each)
 
-    def _look_at_ended(self) -> list[Ended]:
-        """The jobs of the last `_LATE_S` that no look before has seen."""
+    def _look_at_ended(self) -> list[str]:
+        """The ids of the jobs of the last `_LATE_S` that no look before has seen."""
         # Seconds, not a time: clocks may have been set back since this process began.
         found = self._jobs.figures.ended_within(_LATE_S + time.monotonic() - self._counted_at, _LATE_S)
         self._counted_at = time.monotonic()
-        new = [each for each in found if each.id not in self._counted]
-        self._counted |= {each.id: self._counted_at for each in found}
+        new = [each for each in found if each not in self._counted]
+        self._counted |= dict.fromkeys(found, self._counted_at)
         while self._counted and next(iter(self._counted.values())) < self._counted_at - 3 * _LATE_S:
             del self._counted[next(iter(self._counted))]
         return new

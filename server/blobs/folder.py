@@ -1,20 +1,14 @@
-"""Blobs as files of one folder, written and read through obstore.
+"""Blobs as files of one folder.
 
 NOTE: a result is on disk before its job is finished. A source survives the death of every process, but its write does
 not wait for the disk: after a power cut the newest sources may be missing, and their jobs fail.
 """
 
-import errno
 import os
-import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-
-import obstore
-from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import LocalStore
 
 from server.blobs.base import KEY, Stored, checked, not_found
 from server.blobs.staging import Staging, check_space, remove_old
@@ -23,6 +17,8 @@ from server.files import fsync, make_private_folder
 
 _PRIVATE = 0o600
 """Mode of files, whatever the umask: a picture is for those who have its link, not for every user of the machine."""
+_PARTIAL = "#"
+"""Ending of a file that is being written: with it a name is no key."""
 _ID = ".id"
 """File with a random name of the folder, which stays the same when the folder is moved."""
 
@@ -53,14 +49,19 @@ class FolderBlobs:
         self._staging = Staging(folder)
         self.scratch, self.stage, self.free_bytes = self._staging.scratch, self._staging.path, self._staging.free_bytes
         self._folder = folder
-        self._store = LocalStore(folder)
 
     def put(self, key: str, data: bytes) -> None:
-        checked(key)
+        path = self._folder / checked(key)
         check_space(self._folder, len(data))
-        with _as_os_error():
-            obstore.put(self._store, key, data)
-        (self._folder / key).chmod(_PRIVATE)
+        partial = path.with_name(f"{key}{_PARTIAL}")
+        try:
+            with os.fdopen(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, _PRIVATE), "wb") as file:
+                file.write(data)
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
 
     def adopt(self, key: str, staged: Path) -> None:
         staged.chmod(_PRIVATE)
@@ -83,8 +84,7 @@ class FolderBlobs:
 
     def get(self, key: str) -> bytes:
         try:
-            with _as_os_error():
-                return bytes(obstore.get(self._store, checked(key)).bytes())
+            return (self._folder / checked(key)).read_bytes()
         except FileNotFoundError as error:
             raise not_found() from error
 
@@ -106,8 +106,7 @@ class FolderBlobs:
 
     def delete(self, *keys: str) -> None:
         for key in keys:
-            with suppress(FileNotFoundError), _as_os_error():
-                obstore.delete(self._store, checked(key))
+            (self._folder / checked(key)).unlink(missing_ok=True)
 
     def check(self) -> Mapping[str, str]:
         return {}
@@ -126,17 +125,3 @@ def folder_id(folder: Path) -> str:
             os.link(own, path)
         own.unlink()
     return path.read_text()
-
-
-@contextmanager
-def _as_os_error() -> Iterator[None]:
-    """obstore reports the system's error number only inside the text."""
-    try:
-        yield
-    except NotFoundError as error:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
-    except BaseError as error:
-        said = re.search(r"\(os error (\d+)\)", str(error))
-        if said is None:
-            raise
-        raise OSError(int(said[1]), os.strerror(int(said[1]))) from error

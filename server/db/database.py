@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,7 @@ _MIGRATING = 0x75707364
 """The first half of the key of PostgreSQL's advisory lock; the second is that of the schema."""
 _READ_ONLY = "upscale_read_only"
 _UNSYNCED = "upscale_unsynced"
+_SYNCHRONOUS = "upscale_synchronous"
 
 ENDED = [state.value for state in State if state.final]
 UNENDED = [state.value for state in State if not state.final]
@@ -286,9 +288,12 @@ def _sqlite(url: URL) -> Engine:
         if options.get(_READ_ONLY):
             return  # each SELECT sees the database as it is at that moment
         # FULL waits for the disk; NORMAL may lose the last commits when power fails, but not when a process dies.
-        connection.exec_driver_sql(f"PRAGMA synchronous={'NORMAL' if options.get(_UNSYNCED) else 'FULL'}")
+        wanted = "NORMAL" if options.get(_UNSYNCED) else "FULL"
+        if connection.info.get(_SYNCHRONOUS) != wanted:
+            run_text(connection, f"PRAGMA synchronous={wanted}")
+            connection.info[_SYNCHRONOUS] = wanted
         # A deferred transaction that turns from reading to writing fails at once with "database is locked".
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        run_text(connection, "BEGIN IMMEDIATE")
 
     return engine
 
@@ -329,6 +334,17 @@ def reading(engine: Engine) -> Connection:
     if engine.dialect.name == "sqlite":
         return engine.connect().execution_options(**{_READ_ONLY: True})
     return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
+def run_text(db: Connection, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+    """Run a statement on SQLite as its driver takes it, and return its rows: SQLAlchemy takes several times as long.
+    Raises SQLAlchemyError."""
+    driver: Any = db.connection.driver_connection
+    try:
+        found: list[Any] = driver.execute(statement, values).fetchall()
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(statement, None, error, sqlite3.Error, hide_parameters=True) from error
+    return found
 
 
 def unsynced(engine: Engine) -> Engine:

@@ -82,7 +82,7 @@ class Fetches:
         return write_job(self._engine, _fetching(job_id, fetcher), **later)
 
     def fail(self, job_id: str, fetcher: str, error: UpscaleError) -> bool:
-        return end_job(self._engine, job_id, _fetching(job_id, fetcher), **failure(error))
+        return end_job(self._engine, job_id, update(jobs).where(_fetching(job_id, fetcher)).values(**failure(error)))
 
 
 def _fetching(job_id: str, fetcher: str) -> ColumnElement[bool]:

@@ -1,6 +1,6 @@
 """What the metrics ask the job table for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,9 @@ from sqlalchemy import Engine, func, select
 from server.db.clock import NOW
 from server.db.database import UNENDED, jobs, reading
 from server.job.job import State
+
+_AT_ONCE = 100
+"""Jobs that are read by one statement."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,17 @@ class Figures:
             rows = db.execute(query.group_by(jobs.c.dialect, jobs.c.state))
             return [Backlog(dialect, State(state), number, oldest) for dialect, state, number, oldest in rows]
 
-    def ended_within(self, past_s: float, ahead_s: float) -> Sequence[Ended]:
-        """Jobs that ended within the last `past_s`, and up to `ahead_s` from now by another clock."""
-        columns = (jobs.c.id, jobs.c.dialect, jobs.c.state, jobs.c.error_code, jobs.c.attempt, jobs.c.created_at)
-        query = select(*columns, jobs.c.finished_at, jobs.c.result).where(
-            jobs.c.finished_at >= NOW - past_s, jobs.c.finished_at <= NOW + ahead_s
-        )
+    def ended_within(self, past_s: float, ahead_s: float) -> Sequence[str]:
+        """The ids of jobs that ended within the last `past_s`, and up to `ahead_s` from now by another clock."""
+        within = jobs.c.finished_at >= NOW - past_s, jobs.c.finished_at <= NOW + ahead_s
         with reading(self._engine) as db:
-            return [Ended(*row) for row in db.execute(query.order_by(jobs.c.finished_at))]
+            return db.execute(select(jobs.c.id).where(*within).order_by(jobs.c.finished_at)).scalars().all()
+
+    def ended(self, job_ids: Sequence[str]) -> Iterator[Ended]:
+        """Those of these jobs that exist; a few at a time are in memory."""
+        columns = (jobs.c.id, jobs.c.dialect, jobs.c.state, jobs.c.error_code, jobs.c.attempt, jobs.c.created_at)
+        query = select(*columns, jobs.c.finished_at, jobs.c.result)
+        for start in range(0, len(job_ids), _AT_ONCE):
+            with reading(self._engine) as db:
+                found = db.execute(query.where(jobs.c.id.in_(job_ids[start : start + _AT_ONCE]))).all()
+            yield from (Ended(*row) for row in found)

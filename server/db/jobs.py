@@ -39,8 +39,22 @@ from server.db.fetches import Fetches
 from server.db.figures import Figures
 from server.db.limits import admit
 from server.db.notify import Topic, notify
-from server.db.row_reader import RowReader
-from server.db.rows import COLUMNS, changed, end_job, failure, from_row, from_values, to_row, write_job
+from server.db.row_reader import RowReader, RowWriter
+from server.db.rows import (
+    BEAT,
+    COLUMNS,
+    FINISH,
+    OWNED,
+    changed,
+    end_job,
+    failure,
+    from_row,
+    from_values,
+    owned,
+    run_of,
+    to_row,
+    write_job,
+)
 from server.db.turn import Turn
 from server.errors import Conflict, NotFound, TooManyRequests, UpscaleError, cut
 from server.job.job import Job, Result, State
@@ -70,8 +84,7 @@ _IS_NAMED = and_(
     jobs.c.owner == bindparam("owner"), jobs.c.dialect == bindparam("dialect"), jobs.c.external_id == bindparam("name")
 )
 _BY_NAME, _TAKEN = select(*COLUMNS).where(_IS_NAMED), select(jobs.c.id).where(_IS_NAMED)
-_NEW, _NEW_DELIVERY = insert(jobs), insert(_deliveries)
-_CLOCK = select(NOW)
+_NEW_DELIVERY, _CLOCK = insert(_deliveries), select(NOW)
 
 
 class HeartbeatResult(enum.Enum):
@@ -105,11 +118,14 @@ class Jobs:
         self._room = 0
         self._room_until = 0.0
         self._by_id, self._by_name = RowReader(engine, _BY_ID), RowReader(engine, _BY_NAME)
+        self._new = RowWriter(engine, *COLUMNS, jobs.c.source_host)
         self._turn = Turn(engine, lease_s, MAX_ATTEMPTS, COLUMNS)
         self.fetches = Fetches(engine)
         self.figures = Figures(engine)
         self._abandoned = leases.abandoned(lease_s)
-        self._live = select(workers).where(workers.c.id.in_(leases.live(lease_s))).order_by(workers.c.id)
+        live = workers.c.id.in_(leases.live(lease_s))
+        self._live = select(workers).where(live).order_by(workers.c.id)
+        self._on_gpu = RowReader(engine, select(workers.c.id).where(live, workers.c.kind == "cuda").limit(1))
 
     # --- for callers ------------------------------------------------------------------------------------------------
 
@@ -131,7 +147,7 @@ class Jobs:
                 computed: dict[str, Any] = {"priority": priority, "source_host": host_of(job.source_url or "")}
                 if job.cancel_at is not None and db.dialect.name != "sqlite":  # it was computed by this machine's clock
                     computed["cancel_at"] = job.cancel_at + db.execute(_CLOCK).scalar_one() - time.time()
-                db.execute(_NEW, to_row(job) | computed)
+                self._new.write(db, to_row(job) | computed)
             except IntegrityError as error:  # on PostgreSQL, two requests at the same moment
                 raise Conflict(f"there is a job of the name {cut(job.external_id or '')} already") from error
             if deliveries:
@@ -271,33 +287,31 @@ class Jobs:
     ) -> HeartbeatResult:
         """Renew the worker's lease, and report the job's progress (0 … 1), see `Job.stage`, `left_s` and `alone_s`."""
         assert job.worker is not None
-        news = {"progress": progress, "stage": stage, "left_s": left_s, "left_at": NOW, "alone_s": alone_s}
+        news = {"its_progress": progress, "its_stage": stage, "its_left_s": left_s, "its_alone_s": alone_s}
         with self._unsynced.begin() as db:
             leases.renew(db, job.worker, self._lease_s)
-            beat = update(jobs).where(_owned(job)).values(**news).returning(jobs.c.cancel_requested)
-            row = db.execute(beat).one_or_none()
+            row = db.execute(BEAT, news | run_of(job)).one_or_none()
         if row is None:
             return HeartbeatResult.LOST
         return HeartbeatResult.CANCEL if row.cancel_requested else HeartbeatResult.CONTINUE
 
     def finish(self, job: Job, result: Result) -> bool:
         """Publish the result. False when the job is no longer this attempt's: nothing was written; delete the blob."""
-        state = State.SUCCEEDED.value
-        values: dict[str, Any] = {"state": state, "result": result.to_dict(), "progress": 1.0, "finished_at": NOW}
-        return end_job(self._engine, job.id, _owned(job), **values)
+        return end_job(self._engine, job.id, FINISH, **run_of(job), its_result=result.to_dict())
 
     def fail(self, job: Job, error: UpscaleError) -> bool:
-        return end_job(self._engine, job.id, _owned(job), **failure(error))
+        return end_job(self._engine, job.id, OWNED.values(**failure(error)), **run_of(job))
 
     def cancelled(self, job: Job) -> bool:
         """The worker has stopped the job on request."""
-        return end_job(self._engine, job.id, _owned(job), state=State.CANCELLED.value, finished_at=NOW)
+        cancelled = OWNED.values(state=State.CANCELLED.value, finished_at=NOW)
+        return end_job(self._engine, job.id, cancelled, **run_of(job))
 
     def requeue(self, job: Job) -> bool:
         """Return the job to the queue, because this worker is shutting down; the attempt does not count."""
         values: dict[str, Any] = {"state": State.QUEUED.value, "worker": None, "progress": 0.0, "stage": None}
         values |= {"left_s": job.left_s, "left_at": None, "alone_s": job.alone_s}
-        return write_job(self._engine, _owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
+        return write_job(self._engine, owned(job), Topic.WORK, attempt=jobs.c.attempt - 1, **values)
 
     def claimed_by(self, worker: str) -> set[str]:
         """The ids of the jobs that are running on this worker, as the table says."""
@@ -408,6 +422,10 @@ class Jobs:
                 for row in db.execute(self._live)
             ]
 
+    def have_gpu(self) -> bool:
+        """Whether any live worker has a GPU."""
+        return self._on_gpu.read() is not None
+
     # --- internal ---------------------------------------------------------------------------------------------------
 
     def _has_room(self, db: Connection) -> bool:
@@ -430,8 +448,3 @@ def _topics_of_new(job: Job, deliveries: Sequence[Delivery]) -> Iterator[Topic]:
         yield Topic.DELIVERY
     if job.cancel_at is not None:
         yield Topic.DEADLINE
-
-
-def _owned(job: Job) -> Any:
-    ours = and_(jobs.c.worker == job.worker, jobs.c.attempt == job.attempt)
-    return and_(jobs.c.id == job.id, jobs.c.state == State.RUNNING.value, ours)

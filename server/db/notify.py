@@ -273,12 +273,19 @@ def _folder(engine: Engine) -> Path | None:
 
 def _write_pipes(folder: Path, topics: Collection[Topic]) -> None:
     data = "".join(f"{topic.value}\n" for topic in topics).encode()
-    for path in folder.glob("*.pipe"):
+    try:
+        names = os.listdir(folder)  # a `glob` takes ten times as long
+    except FileNotFoundError:  # none has listened yet
+        return
+    for name in names:
+        if not name.endswith(".pipe"):
+            continue
+        path = f"{folder}/{name}"
         try:
             fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:  # its process has died
             with suppress(OSError):
-                path.unlink(missing_ok=True)
+                os.unlink(path)
             continue
         with suppress(OSError):  # full: its process has enough to read
             os.write(fd, data)

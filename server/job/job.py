@@ -20,6 +20,9 @@ HdrWanted = Literal["keep", "tone-map"]
 Wrap = Literal["none", "x", "y", "xy"]
 ContentWanted = Literal["auto", "photo", "text", "drawing"]
 
+_ALLOWED = {each: get_args(each) for each in (FormatName, Metadata, Colour, Animated, HdrWanted, Wrap, ContentWanted)}
+"""Each kind's words: found out once, as parameters are made several times for each submit."""
+
 TARGET_LONG_EDGE: dict[str, int] = {"2k": 2048, "4k": 4096, "8k": 8192}
 """Long edge of the result in pixels, exactly. No vendor defines these words; docs/api.md does."""
 
@@ -144,7 +147,7 @@ class Params:
             raise InvalidField("size must be two whole numbers of at least 1", field="size")
         if self.megapixels is not None and not 0 < self.megapixels <= MAX_MEGAPIXELS:  # NaN is not either
             raise InvalidField(f"megapixels must be more than 0 and at most {MAX_MEGAPIXELS:.0f}", field="megapixels")
-        if self.format not in get_args(FormatName):
+        if self.format not in _ALLOWED[FormatName]:
             raise InvalidField(f"format must be one of {', '.join(FORMATS)}", field="format")
         if self.quality is not None and not QUALITIES[0] <= self.quality <= QUALITIES[1]:
             raise InvalidField("quality must be between {} and {}".format(*QUALITIES), field="quality")
@@ -161,24 +164,24 @@ class Params:
             raise InvalidField(
                 f"{form.name} holds at most {form.depth} bits per sample; use png or tiff", field="depth"
             )
-        if self.metadata not in get_args(Metadata):
-            raise InvalidField(f"metadata must be one of {', '.join(get_args(Metadata))}", field="metadata")
-        if self.colour not in get_args(Colour):
-            raise InvalidField(f"colour must be one of {', '.join(get_args(Colour))}", field="colour")
-        if self.animation not in get_args(Animated):
-            raise InvalidField(f"animation must be one of {', '.join(get_args(Animated))}", field="animation")
-        if self.hdr not in get_args(HdrWanted):
-            raise InvalidField(f"hdr must be one of {', '.join(get_args(HdrWanted))}", field="hdr")
-        if self.wrap not in get_args(Wrap):
-            raise InvalidField(f"wrap must be one of {', '.join(get_args(Wrap))}", field="wrap")
+        if self.metadata not in _ALLOWED[Metadata]:
+            raise InvalidField(f"metadata must be one of {', '.join(_ALLOWED[Metadata])}", field="metadata")
+        if self.colour not in _ALLOWED[Colour]:
+            raise InvalidField(f"colour must be one of {', '.join(_ALLOWED[Colour])}", field="colour")
+        if self.animation not in _ALLOWED[Animated]:
+            raise InvalidField(f"animation must be one of {', '.join(_ALLOWED[Animated])}", field="animation")
+        if self.hdr not in _ALLOWED[HdrWanted]:
+            raise InvalidField(f"hdr must be one of {', '.join(_ALLOWED[HdrWanted])}", field="hdr")
+        if self.wrap not in _ALLOWED[Wrap]:
+            raise InvalidField(f"wrap must be one of {', '.join(_ALLOWED[Wrap])}", field="wrap")
         if not (len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)):
             raise InvalidField("background must be three numbers between 0 and 255", field="background")
         if self.denoise is not None and not 0 <= self.denoise <= 1:
             raise InvalidField("denoise must be between 0 and 1", field="denoise")
         if self.creativity is not None and not abs(self.creativity) <= MAX_CREATIVITY:  # NaN is not either
             raise InvalidField("creativity must be between -2 and 2", field="creativity")
-        if self.content not in get_args(ContentWanted):
-            raise InvalidField(f"content must be one of {', '.join(get_args(ContentWanted))}", field="content")
+        if self.content not in _ALLOWED[ContentWanted]:
+            raise InvalidField(f"content must be one of {', '.join(_ALLOWED[ContentWanted])}", field="content")
         if self.mask is not None and self.sweep:
             raise InvalidField("a sweep shows whole results; it can't have a mask", field="mask")
         if not 0 <= self.grain <= 1:
@@ -255,7 +258,7 @@ class Result:
         return (self.key,) if self.certificate is None else (self.key, self.certificate["heat_map"])
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))  # all its parts are JSON already
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Result":

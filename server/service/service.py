@@ -4,11 +4,11 @@ Everything here is synchronous and short, except `wait`, `look` and `fetched`.
 """
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -125,7 +125,6 @@ class Service:
         `deliver`: URLs by kind (deliveries.WEBHOOK, UPLOAD) to which the job's end is reported. Links in those messages
         start with `base_url`.
         """
-        self.check_models(params)
         job = Job(
             dialect=dialect,
             owner=owner,
@@ -139,11 +138,14 @@ class Service:
         try:
             source = self.resolve(source, owner)
             data = None if source.url is not None else self.read(source)
-            if data is not None:
-                left_s, alone_s = self.check_source(data, params)
-                job = replace(job, left_s=left_s, alone_s=alone_s)
+            expected: tuple[float | None, float | None] = None, None
+            if data is None:
+                self.check_models(params)
+            else:
+                expected = self.check_source(data, params)  # which checks the models too
             covered = None if mask is None else self._mask(mask)
         except (BadSource, ResultImpossible) as error:
+            self.check_models(params)
             if strict:
                 raise
             now = time.time()
@@ -151,9 +153,10 @@ class Service:
         else:
             if data is not None:
                 # Every job has its own copy: an upload may expire before the job runs, or serve several jobs.
-                job = replace(job, source_url=None, source_key=new_key())
-                assert job.source_key is not None
-                self.blobs.put(job.source_key, data)
+                left_s, alone_s = expected
+                key = new_key()
+                job = replace(job, source_url=None, source_key=key, left_s=left_s, alone_s=alone_s)
+                self.blobs.put(key, data)
             if covered is not None:
                 assert params.mask is not None
                 key = new_key()
@@ -404,7 +407,7 @@ class Service:
 
     def _device(self) -> DeviceKind:
         """Where a job is likely to run: on a GPU, if any worker has one."""
-        return "cuda" if any(worker.kind == "cuda" for worker in self._jobs.live_workers()) else "cpu"
+        return "cuda" if self._jobs.have_gpu() else "cpu"
 
     def _blob(self, key: str) -> Blob:
         if not self.blobs.has(key):
@@ -429,17 +432,12 @@ class Service:
 
     def _header(self, data: bytes) -> Header:
         """Read in one of the threads for headers, within a time limit. Raises BadSource."""
-        started = threading.Event()
-
-        def look() -> Header:
-            started.set()
-            return read_header(data, self.config.max_source_pixels)
-
-        future = self._readers.submit(look)
-        if not started.wait(_LOOK_S):
-            future.cancel()
+        future = self._readers.submit(read_header, data, self.config.max_source_pixels)
+        with suppress(FutureTimeout):
+            return future.result(_LOOK_S)
+        if future.cancel():
             raise Unavailable("the server is busy with other pictures; try again later")
-        try:
+        try:  # it began at some time since
             return future.result(_LOOK_S)
         except FutureTimeout:
             raise SourceUnreadable(f"the picture takes more than {_LOOK_S:g} seconds to read") from None

@@ -72,6 +72,8 @@ class Turns:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(owner, deque()).append(future)
         self._next()
+        if future.done():  # the usual case
+            return future.result()
         try:
             await asyncio.wait_for(asyncio.shield(future), self._wait_s)
         except asyncio.TimeoutError:

@@ -218,7 +218,8 @@ class Catalog:
         first, last = self._in_a_row(params.model)
         if first and sizes and sizes.enlargement <= 1 and self._enlarges(last):
             *first, last = first
-        params = replace(params, model=last)
+        if last != params.model:
+            params = replace(params, model=last)
 
         def seconds(wanted: Choice) -> float | None:
             return self._seconds(wanted, sizes, planes, rates) if sizes and rates else None

@@ -17,20 +17,21 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from server.files import write_atomically
 from server.job.amounts import Amount
-from server.weights.rates import REFINER, read_rates
+from server.weights.rates import RATES, REFINER, read_rates
 
 KEEP_S = 900.0
 """How long a network stays loaded that no job uses."""
 _FILE = "durations.json"
 _KEPT = 16
 """Samples of each kind and size class."""
-_CLASSES = 3.0
-"""Amounts of one size class are within about this factor of each other."""
-_MOST_KINDS = 300
+_CLASS_WIDTH = math.log(3.0)
+"""Of a size class, in logarithms: its amounts are within about a factor of 3 of each other."""
+_MOST_KINDS, _MOST_KNOWN = 300, 1000
 _NEAR = 0.4
 """An amount that is larger or smaller by a factor of e^0.4 = 1.5 weighs 0.37 times as much."""
 _AT_LEAST = 1e-12
@@ -86,28 +87,39 @@ class Durations:
 
     def __init__(self, cache: Path, machine: str | None = None) -> None:
         """`machine`: a line that describes what the times depend on; None: any, only to read."""
-        self._path = cache / _FILE
+        self._path, self._rates = cache / _FILE, cache / RATES
         self._cache = cache
         self._machine = machine
         self._lock = threading.Lock()
-        self._version: tuple[int, int] | None = None
+        self._version: object = None
         self._samples: dict[str, list[Sample]] = {}
+        self._known: dict[Amount, float] = {}
+        """What `_of` has found with these samples; another dictionary whenever they change."""
         self._used: dict[str, float] = {}
         self._new: list[tuple[str, Sample]] = []
         self._written_at = 0.0
 
     def seconds(self, parts: Iterable[Amount]) -> float | None:
         """Of all these together, on a machine of their own; None if nothing is known of one of them."""
-        return _sum(self.of(part) for part in parts)
+        self._look()
+        seconds = _sum(self._of(part) for part in parts)
+        return None if seconds is None else seconds * _pace(self._samples)
 
     def of(self, part: Amount) -> float | None:
         """Of one of them."""
-        seconds = self._of(part)
-        return None if seconds is None else seconds * _pace(self._samples)
+        return self.seconds([part])
 
     def _of(self, part: Amount) -> float | None:
         """At the usual pace."""
-        self._look()
+        known = self._known
+        found = known.get(part)
+        if found is None and (found := self._find(part)) is not None:
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
+            known[part] = found
+        return found
+
+    def _find(self, part: Amount) -> float | None:
         weighed, before = _weighed(self._samples.get(part.key, []), part.amount), self._before(part)
         if before is not None and part.amount:
             weighed.append((before / part.amount, _BEFORE))
@@ -115,14 +127,15 @@ class Durations:
 
     def _before(self, part: Amount) -> float | None:
         """What is known of it before any job has run."""
-        rates = read_rates(self._cache)
         step = part.key.partition(":")[0]
         if step == "upscale" and part.kind != "sweep":
             names = [_SHARE.sub("", each) for each in _JOINED.split(part.kind)]
             if len(names) > 1:
                 return _sum(self._of(replace(part, kind=name)) for name in names)
+            rates = read_rates(self._cache)
             return part.amount / rates[names[0]] if names[0] in rates else None
         if part.key == "refine:diffusion":
+            rates = read_rates(self._cache)
             return part.amount / rates[REFINER] if REFINER in rates else None
         typical = (_TYPICAL.get(name) for name in (part.key, part.key.partition(" ")[0], step))
         return next((each for each in typical if each is not None), 0.0) * part.amount
@@ -153,6 +166,7 @@ class Durations:
     ) -> None:
         """From a job that has ended: `seconds` by step. `networks`: those that ran; `alone`: on tiles of which a worker
         computes one at a time."""
+        self._look()
         known = {part.step: each for part in parts if self._trusts(part) and (each := self._of(part)) is not None}
         expected = math.fsum(known.values())
         new = []
@@ -166,7 +180,7 @@ class Durations:
             new.append((f"load:{networks}", (1.0, seconds["load"] / pace)))
         with self._lock:
             self._new += new
-            self._samples = _with(self._samples, new)
+            self._use(_with(self._samples, new))
             if networks is not None:
                 self._used[networks] = time.time()
         if time.monotonic() - self._written_at > _WRITE_S:
@@ -178,21 +192,31 @@ class Durations:
             if not self._new:
                 return
             samples, used = self._read()
-            self._samples, self._new = _with(samples, self._new), []
+            self._use(_with(samples, self._new))
+            self._new = []
             self._used = {**used, **self._used}
             self._written_at = time.monotonic()
             content = {"machine": self._machine, "samples": self._samples, "used": self._used}
             write_atomically(self._path, json.dumps(content))
-            self._version = _version(self._path)
+            self._version = self._versions()
 
     def _look(self) -> None:
         """Read what another process has written since."""
-        version = _version(self._path)
+        version = self._versions()
         if version == self._version:
             return
         with self._lock:
             samples, self._used = self._read()
-            self._samples, self._version = _with(samples, self._new), version
+            self._use(_with(samples, self._new))
+            self._version = version
+
+    def _versions(self) -> object:
+        """Another value whenever one of the files has changed that estimates depend on."""
+        return _version(self._path), _version(self._rates)
+
+    def _use(self, samples: dict[str, list[Sample]]) -> None:
+        self._samples = samples
+        self._known = {}
 
     def _read(self) -> tuple[dict[str, list[Sample]], dict[str, float]]:
         """Empty if it is missing, damaged, of another version or machine: it is only a cache."""
@@ -244,17 +268,21 @@ def _sum(found: Iterable[float | None]) -> float | None:
     return total
 
 
+@lru_cache(maxsize=10_000)  # of the same samples again and again
 def _class(amount: float) -> int:
-    return round(math.log(amount, _CLASSES))
+    return round(math.log(amount) / _CLASS_WIDTH)
 
 
 def _weighed(samples: list[Sample], amount: float) -> list[tuple[float, float]]:
     """Seconds for each of the amount, and the weight of each."""
+    if not amount:
+        return []
     newer: Counter[int] = Counter()
-    found = []
+    found, place = [], math.log(amount)
     for size, seconds in reversed(samples):
-        weight = math.exp(-abs(math.log(size / amount)) / _NEAR) * _AGEING ** newer[_class(size)]
-        newer[_class(size)] += 1
+        same = _class(size)
+        weight = math.exp(-abs(math.log(size) - place) / _NEAR) * _AGEING ** newer[same]
+        newer[same] += 1
         found.append((seconds / size, weight + _AT_LEAST))
     return found
 

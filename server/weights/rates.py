@@ -14,12 +14,13 @@ from server.files import write_atomically
 REFINER = "refiner"
 """The name of the diffusion pass, whose rate is pixels of the result × steps per second."""
 
-_FILE = "rates.json"
+RATES = "rates.json"
+"""The file in the cache folder."""
 
 
 def read_rates(cache: Path, machine: str | None = None) -> dict[str, float]:
     """Source pixels per second by network. Empty if nothing was measured, or on another `machine` (None: any)."""
-    path = cache / _FILE
+    path = cache / RATES
     try:
         status = path.stat()
         of, rates = _read(path, status.st_ino, status.st_mtime_ns)
@@ -37,4 +38,4 @@ def _read(path: Path, *_version: int) -> tuple[str, Mapping[str, float]]:
 
 def write_rates(cache: Path, machine: str, rates: Mapping[str, float]) -> None:
     """`machine`: a line that describes what the rates depend on. Raises OSError."""
-    write_atomically(cache / _FILE, json.dumps({"machine": machine, "rates": dict(rates)}, indent=2))
+    write_atomically(cache / RATES, json.dumps({"machine": machine, "rates": dict(rates)}, indent=2))

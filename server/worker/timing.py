@@ -128,7 +128,7 @@ class Timing:
                 return None
             return Left(max(self._planned_s - taken, _LATE * taken, _NEVER_0_S), self._alone_s)
         if not self._expected:
-            self._expect(ctx)
+            self._expected = {part.step: self._durations.of(part) or 0.0 for part in self._amounts(ctx)}
         spent = ctx.spent()
         spent["rest"] = max(0.0, taken - sum(spent.values()))
         left = {step: self._step(ctx, step, each, spent) for step, each in self._expected.items()}
@@ -148,24 +148,24 @@ class Timing:
         self.clock.end()
         if not succeeded or ctx is None or ctx.plan is None:
             return
-        if not self._parts:
-            self._expect(ctx)
         spent = dict(ctx.shared_seconds)
         spent["rest"] = max(0.0, taken - sum(spent.values()))
         networks = "+".join(ctx.plan.networks) if ctx.loaded else None
         try:
             alone = bool("upscale" in ctx.work and ctx.work["upscale"].alone)
-            self._durations.learn(spent, self._parts, networks, alone=alone)
+            self._durations.learn(spent, self._amounts(ctx), networks, alone=alone)
         except OSError as error:
             log.warning("what a job took cannot be saved", reason=str(error))
 
-    def _expect(self, ctx: Context) -> None:
+    def _amounts(self, ctx: Context) -> tuple[Amount, ...]:
+        """What there is to do, found out once."""
         assert ctx.plan is not None
-        mime = sniff(ctx.data) or ""
-        self._parts = amounts(
-            ctx.plan, ctx.params, mime, creativity=ctx.creativity, planes=ctx.planes, signed=self._signed
-        )
-        self._expected = {part.step: self._durations.of(part) or 0.0 for part in self._parts}
+        if not self._parts:
+            mime = sniff(ctx.data) or ""
+            self._parts = amounts(
+                ctx.plan, ctx.params, mime, creativity=ctx.creativity, planes=ctx.planes, signed=self._signed
+            )
+        return self._parts
 
     @staticmethod
     def _step(ctx: Context, step: str, expected: float, spent: dict[str, float]) -> float:

@@ -81,17 +81,26 @@ def test_what_a_process_staged_is_removed_as_soon_as_it_has_been_killed(blobs: F
 
 
 def test_parts_without_a_lock_are_removed_a_day_later(blobs: FolderBlobs, tmp_path: Path) -> None:
-    """A put that was cut off, as obstore leaves it, and what earlier versions staged."""
+    """A put that was cut off, of this version and of earlier ones, and what these staged."""
     folder, key = tmp_path / "new" / "blobs", new_key()
     blobs.put(key, b"whole")
-    parts = [folder / f"{key}#1", folder / ".staging" / new_key()]
+    parts = [folder / f"{key}#", folder / f"{key}#1", folder / ".staging" / new_key()]
     for path in (*parts, folder / key):
         path.write_bytes(b"part")
     assert blobs.remove_partial() == []
     for path in (*parts, folder / key):
         os.utime(path, (time.time() - 90_000,) * 2)
-    assert blobs.remove_partial() == [4, 4]
+    assert blobs.remove_partial() == [4, 4, 4]
     assert (folder / key).exists()
+
+
+def test_a_put_that_fails_leaves_no_part(blobs: FolderBlobs, tmp_path: Path) -> None:
+    folder, key = tmp_path / "new" / "blobs", new_key()
+    (folder / key).mkdir()
+    before = sorted(folder.iterdir())
+    with pytest.raises(OSError):
+        blobs.put(key, b"whole")
+    assert sorted(folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("key", NO_KEYS)

@@ -9,12 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from server.api.app import create_app
 from server.db.jobs import MAX_ATTEMPTS, WorkerInfo
+from server.errors import ModelNotFound, Unavailable
 from server.images.read.open import Header, read_header
 from server.job.job import Job, Params, State
+from server.outbound.source import Source
 from server.service import service
 from server.service.service import LOOKS, READERS
-from tests.conftest import Live, LiveServer, Picture
+from tests.conftest import Live, LiveServer, MakeConfig, Picture
 from tests.outbound.test_source import say, serving
 
 
@@ -119,6 +122,35 @@ def test_a_picture_that_takes_too_long_to_look_at_is_refused(
     answer = live.client.post("/plan", json={"image": base64.b64encode(picture()).decode()})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "source_unreadable")
     goes_on.set()
+
+
+def test_a_missing_model_is_reported_before_a_bad_picture(config: MakeConfig) -> None:
+    """Also where a bad picture would make a job that has failed."""
+    wanted = Params(scale=2.0, model="missing")
+    made: service.Service = create_app(config()).state.service
+    for source in (Source(data=b"no picture"), Source(data=b""), Source(url="https://example.com/a.png")):
+        for strict in (True, False):
+            with pytest.raises(ModelNotFound):
+                made.submit(dialect="native", owner="local", params=wanted, source=source, strict=strict)
+    assert made.list("local") == ([], 0)
+
+
+def test_a_picture_for_which_no_thread_is_free_is_refused_as_busy(
+    config: MakeConfig, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(service, "_LOOK_S", 0.2)
+    made: service.Service = create_app(config()).state.service
+    for _ in range(READERS + 2):
+        made._readers.submit(goes_on.wait, 60)
+    try:
+        with pytest.raises(Unavailable, match="busy with other pictures"):
+            made.header(Source(data=picture()))
+    finally:
+        goes_on.set()
+    monkeypatch.undo()
+    assert made.header(Source(data=picture(32, 24))).size == (32, 24)
+    made.stop_readers()
 
 
 def test_looking_at_pictures_of_slow_hosts_starves_no_one(live_server: LiveServer) -> None:

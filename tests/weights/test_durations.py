@@ -37,6 +37,22 @@ def test_the_measured_rates_serve_until_jobs_have_run(tmp_path: Path) -> None:
     assert made.of(NET) == pytest.approx(3, rel=0.05)
 
 
+def test_rates_that_are_measured_again_are_used_at_once(tmp_path: Path) -> None:
+    """An estimate is remembered only as long as all that it was made of."""
+    made = Durations(tmp_path)
+    for seconds in (2, 5):
+        write_rates(tmp_path, "machine", {"fidelity-x4": PIXELS / seconds})
+        assert made.of(NET) == pytest.approx(seconds)
+    learn(made, 3.0)
+    assert made.of(NET) == pytest.approx(3, rel=0.05)
+
+
+def test_nothing_to_do_takes_no_time(tmp_path: Path) -> None:
+    made = Durations(tmp_path)
+    learn(made, 2.0)
+    assert not made.of(replace(NET, amount=0))
+
+
 def test_one_bad_sample_changes_little(tmp_path: Path) -> None:
     made = Durations(tmp_path)
     learn(made, 2.0, times=12)
