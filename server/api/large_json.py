@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from server.errors import InvalidRequest
-from server.outbound.source import LONG, LongText
+from server.outbound.source import LongText
 
 LARGE_BYTES = 1 << 20
 _MAX_QUOTES = 80_000
@@ -21,6 +21,8 @@ _LONG_VALUE = 1000
 """Longer ones are taken out."""
 _BOM = codecs.BOM_UTF8
 _LONGEST_ESCAPE = len(r"\u0000")
+_PIECE = 1 << 18
+"""Bytes of a long text that are read at a time."""
 
 
 def read_large(body: bytes | str) -> Any:
@@ -107,10 +109,10 @@ def _read_text(data: bytes, start: int, end: int) -> str:
 
 def _cut(data: bytes, start: int, end: int) -> int:
     """Where a piece ends that begins at `start`: not within an escape, nor within the bytes of a character."""
-    cut = start + LONG
+    cut = start + _PIECE
     if cut >= end:
         return end
-    while data[cut] & 0xC0 == 0x80 and cut > start + LONG - 4:
+    while data[cut] & 0xC0 == 0x80 and cut > start + _PIECE - 4:
         cut -= 1
     sign = data.rfind(b"\\", cut - _LONGEST_ESCAPE + 1, cut)
     if sign >= 0:
