@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from server.errors import InvalidRequest
-from server.outbound.source import LongText
+from server.outbound.source import LONG, LongText
 
 LARGE_BYTES = 1 << 20
 _MAX_QUOTES = 80_000
@@ -99,12 +99,12 @@ def _long_values(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _read_text(data: bytes, start: int, end: int) -> str:
-    pieces = list[str]()
+    pieces, is_long = list[str](), end - start > LONG
     while start < end:
         cut = _cut(data, start, end)
         pieces.append(json.loads(f'"{data[start:cut].decode("utf-8", "surrogatepass")}"'))
         start = cut
-    return pieces[0] if len(pieces) == 1 else LongText(pieces)
+    return LongText(pieces) if is_long else "".join(pieces)
 
 
 def _cut(data: bytes, start: int, end: int) -> int:
