@@ -39,9 +39,9 @@ from server.db.clock import NOW, TICKS, of_dialect
 from server.db.database import turns
 
 _MAX_HOST_LENGTH = 255
-_MAX_OWNERS = 32
-"""Whose hosts are looked at. More than one, because other processes claim at the same time; and more than have active
-rows as a rule: of owners that all have some, a free host comes before the turn."""
+_MAX_OWNERS = 16
+"""Whose hosts are looked at in one claim. Others claim at the same time, so one is not enough; each costs as many steps
+as it has hosts."""
 CLOCKS_APART_S = 2.0
 """By how much the clocks of two machines may differ."""
 
@@ -102,16 +102,18 @@ class Line:
 def fair_order(line: Line, waiting: Callable[[Any], ColumnElement[bool]]) -> Select[Any]:
     """Ids of waiting rows, the next one first; `waiting`: given the table or an alias of it, which rows wait.
 
-    Only the first row of each owner at each host is looked at: all else that the rule asks is the same for the others.
-    So the query costs the same however many wait. An index on `owner`, `host`, the priority and `since` has the first
-    ones, and the query goes from one to the next in it."""
+    Only first rows are looked at: of each owner its first one, for whose turn it is, then of `_MAX_OWNERS` owners the
+    first one at each host. All else that the rule asks is the same for the others. So the query costs the same however
+    many wait. An index on `owner`, `host`, the priority and `since` has the first ones, and the query goes from one to
+    the next in it. Where more owners than that have active rows, a turn may come before another owner's free host."""
     table, busy = line.table, _count_active(line, "busy", "owner")
     heads = _heads(line, waiting, busy)
     by_id = f"INDEXED BY sqlite_autoindex_{table.name}_1"
     crowd = _count_active(line, "crowd", "owner", line.host)
     active, at_host = func.coalesce(busy.c.number, 0), func.coalesce(crowd.c.number, 0)
     same = and_(crowd.c.owner == table.c.owner, crowd.c[line.host] == table.c[line.host], table.c[line.host] != "")
-    found = select(table.c.id).select_from(heads).join(table, table.c.id == heads.c.id)
+    # Not a join with heads: PostgreSQL expects many more of them than there are, and would read the whole table.
+    found = select(table.c.id).where(table.c.id.in_(select(heads.c.id)))
     found = found.with_hint(table, by_id, "sqlite")
     found = found.outerjoin(busy, busy.c.owner == table.c.owner).outerjoin(crowd, same)
     found = found.outerjoin(turns, and_(turns.c.line == line.name, turns.c.owner == table.c.owner))
@@ -121,8 +123,8 @@ def fair_order(line: Line, waiting: Callable[[Any], ColumnElement[bool]]) -> Sel
 
 def _heads(line: Line, waiting: Callable[[Any], ColumnElement[bool]], busy: Any) -> CTE:
     """The first waiting row at each host of the owners whose turn it is."""
-    names = ("early", "later", "beyond", "one", "head")
-    host, early, later, beyond, one, head = line.host, *map(line.table.alias, names)
+    names = ("early", "later", "beyond", "one")
+    host, early, later, beyond, one = line.host, *map(line.table.alias, names)
 
     def first(rows: Any, *after: ColumnElement[bool]) -> Select[Any]:
         order = (rows.c.owner, rows.c[host], *_by_priority(line, rows), rows.c[line.since], rows.c.id)
@@ -143,11 +145,10 @@ def _heads(line: Line, waiting: Callable[[Any], ColumnElement[bool]], busy: Any)
     chosen = chosen.order_by(*_by_priority(line, owners), active, _SERVED_AT, owners.c[line.since])
 
     heads = select(chosen.subquery("chosen")).cte("heads", recursive=True)
-    next_host = first(later, later.c.owner == heads.c.owner, later.c[host] > heads.c[host])
-    following = next_host.correlate(heads).scalar_subquery()
-    return heads.union_all(
-        select(head.c.id, head.c.owner, head.c[host]).select_from(heads).join(head, head.c.id == following)
-    )
+    next_host = first(later, later.c.owner == heads.c.owner, later.c[host] > heads.c[host]).correlate(heads)
+    # Not a join with the table, of which PostgreSQL would read all rows: it expects many more heads than there are.
+    following = next_host.scalar_subquery(), heads.c.owner, next_host.with_only_columns(later.c[host]).scalar_subquery()
+    return heads.union_all(select(*following).where(heads.c.id.is_not(None)))
 
 
 def _by_priority(line: Line, rows: Any) -> list[ColumnElement[Any]]:
