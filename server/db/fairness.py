@@ -29,6 +29,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal_column,
     or_,
     select,
     text,
@@ -42,6 +43,8 @@ _MAX_HOST_LENGTH = 255
 _MAX_OWNERS = 16
 """Whose hosts are looked at in one claim. Others claim at the same time, so one is not enough; each costs as many steps
 as it has hosts."""
+_ONE: ColumnElement[int] = literal_column("1")
+"""As a parameter, PostgreSQL would not know it when it plans, and expect many rows."""
 CLOCKS_APART_S = 2.0
 """By how much the clocks of two machines may differ."""
 
@@ -128,7 +131,7 @@ def _heads(line: Line, waiting: Callable[[Any], ColumnElement[bool]], busy: Any)
 
     def first(rows: Any, *after: ColumnElement[bool]) -> Select[Any]:
         order = (rows.c.owner, rows.c[host], *_by_priority(line, rows), rows.c[line.since], rows.c.id)
-        found = select(rows.c.id).where(waiting(rows), *after).order_by(*order).limit(1)
+        found = select(rows.c.id).where(waiting(rows), *after).order_by(*order).limit(_ONE)
         return found.with_hint(rows, f"INDEXED BY {line.turn_index}", "sqlite")
 
     facts = ("owner", host, line.since, *([line.priority] if line.priority else []))
@@ -141,7 +144,7 @@ def _heads(line: Line, waiting: Callable[[Any], ColumnElement[bool]], busy: Any)
     active = func.coalesce(busy.c.number, 0)
     chosen = select(owners.c.id, owners.c.owner, owners.c[host]).outerjoin(busy, busy.c.owner == owners.c.owner)
     chosen = chosen.outerjoin(turns, and_(turns.c.line == line.name, turns.c.owner == owners.c.owner))
-    chosen = chosen.where(active < line.max_of_owner).limit(_MAX_OWNERS)
+    chosen = chosen.where(active < line.max_of_owner).limit(literal_column(str(_MAX_OWNERS)))
     chosen = chosen.order_by(*_by_priority(line, owners), active, _SERVED_AT, owners.c[line.since])
 
     heads = select(chosen.subquery("chosen")).cte("heads", recursive=True)
