@@ -49,6 +49,7 @@ def run_case(source: Path, scale: float, format_: str) -> dict[str, Any]:
         assert (image.width, image.height) == (w, h)
         return {
             "source": "{}x{}".format(*ctx.plan.source),
+            "networks": list(ctx.plan.networks),
             "result": f"{w}x{h}",
             "format": format_,
             "peak_mib": round(peak_mib()),

@@ -172,11 +172,12 @@ def locked(refined: Tensor, picture: Tensor, radius: float, gain: float) -> Tens
 
 
 def _variance(picture: Tensor) -> Tensor:
-    """1 × 1 × cells: how rough a picture is around each cell, as a variance."""
+    """1 × 1 × cells: how rough a picture is around each cell, as a variance: that of the smoothest cell there, so that
+    smooth ground beside an edge counts as smooth."""
     grey = picture.mean(dim=1, keepdim=True)
     # The difference from a line through both neighbours, so that a gradient counts as flat.
     rough = _reduced(_bend(grey, 2) + _bend(grey, 3))
-    return functional.avg_pool2d(rough, 3, stride=1, padding=1, count_include_pad=False)
+    return -functional.max_pool2d(-rough, 3, stride=1, padding=1)
 
 
 def _activity(variance: Tensor) -> Tensor:

@@ -139,6 +139,13 @@ def test_a_single_dot_is_no_stronger_than_what_is_around_it() -> None:
     assert (locked(dotted, rough, radius=16, gain=1.0) - rough)[..., 48, 48].min() > 0.04
 
 
+def test_smooth_ground_beside_an_edge_stays_smooth() -> None:
+    edge = torch.full((1, 3, 96, 96), 0.2)
+    edge[..., 44:] = 0.8
+    sand = edge + 0.1 * torch.randn(1, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    assert (locked(sand, edge, radius=16, gain=1.0) - edge).abs().max() < 0.5 / 255
+
+
 @pytest.mark.parametrize("gain", [0.0, 0.5, 2.0])
 def test_gain_scales_the_detail(gain: float) -> None:
     image = picture(64, 64)
