@@ -1,8 +1,10 @@
-"""The job table as a queue: `python -m benchmarks.queue [--only cost,efficiency,idle] [--json FILE]`.
+"""The job table as a queue: `python -m benchmarks.queue [--only PART,PART] [--json FILE]`.
 
 * Cost: CPU per job of submit, claim, three heartbeats and finish, with 1,000 jobs waiting of 50 owners and with 20,000
   of 200 and 50,000 that have ended. Required: at most twice as much. Of PostgreSQL it is the CPU of its own processes;
   SQLite has none, so it is that of this process.
+* Fetches, deliveries: CPU of a claim and of its end, with 1,000 waiting of 50 owners and with 20,000 of 200, each owner
+  at 7 hosts. Each owner has had a turn before. Required: at most twice as much.
 * Efficiency: simulated claimers, threads of a few processes, whose jobs take 2 s. It is the share of a claimer's time,
   from its first claim to its last finish, in which it works. Required: 0.95 for 1 to 256 claimers (on SQLite to 8),
   every job done once, and at most 6 connections of one process.
@@ -23,6 +25,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ from sqlalchemy import func, insert, select, text
 
 from server.db import database
 from server.db.database import migrate, open_database, reading
+from server.db.deliveries import WEBHOOK, Deliveries, Delivery
+from server.db.fairness import host_of
 from server.db.jobs import HeartbeatResult, Jobs
 from server.db.notify import POLL_S, Listener, Topic
 from server.db.rows import to_row
@@ -42,6 +47,7 @@ from tests.stress.server_process import Launched
 SIZES = {"small": (1_000, 50, 0), "large": (20_000, 200, 50_000)}
 """Jobs that wait, their owners, jobs that have ended."""
 COUNTED, WARM, ROUNDS = 400, 50, 3
+HOSTS, CLAIMS, CLAIMS_BEFORE = 7, 150, 250
 CLAIMERS = {"sqlite": (1, 2, 4, 8), "postgresql": (1, 2, 4, 8, 64, 256)}
 """SQLite has one writer at a time, and is for the few workers of one machine."""
 JOB_S, BEAT_S, JOBS_OF_EACH = 2.0, 0.5, 5
@@ -134,6 +140,60 @@ def _cost_once(url: str, postmaster: int | None) -> dict[str, Any]:
         engine.dispose()
     found["times"] = round(found["large"]["cpu_ms_per_job"] / found["small"]["cpu_ms_per_job"], 2)
     return found
+
+
+# --- claims of fetches and deliveries -------------------------------------------------------------------------------
+
+
+def fill_hosts(url: str, what: str, waiting: int, owners: int) -> None:
+    """Exactly so many fetches or deliveries that wait, each owner's at `HOSTS` hosts."""
+    fill(url, 0, 1, 0)
+    engine = open_database(url)
+    rows, now = [], time.time()
+    for place in range(waiting):
+        address = f"https://host{place // owners % HOSTS}.example/1"
+        job = replace(job_of(f"o{place % owners}"), created_at=now - waiting + place)
+        if what == "fetches":
+            job = replace(job, source_key=None, source_url=address)
+        else:
+            job = replace(job, state=State.SUCCEEDED, finished_at=now)
+        host = host_of(address)
+        rows.append(
+            (
+                to_row(job) | {"source_host": host},
+                Delivery(job_id=job.id, kind=WEBHOOK, url=address, base_url="", owner=job.owner, host=host),
+            )
+        )
+    with engine.begin() as db:
+        db.execute(insert(database.jobs), [job for job, _ in rows])
+        if what == "deliveries":
+            db.execute(insert(database.deliveries), [asdict(delivery) for _, delivery in rows])
+    if engine.dialect.name == "postgresql":
+        with reading(engine) as db:
+            db.execute(text("VACUUM ANALYZE"))
+    engine.dispose()
+
+
+def claims(url: str, postmaster: int | None, what: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, (waiting, owners, _) in SIZES.items():
+        fill_hosts(url, what, waiting, owners)
+        engine = open_database(url)
+        fetches, deliveries = Jobs(engine, lease_s=15).fetches, Deliveries(engine)
+        for number in range(CLAIMS_BEFORE + CLAIMS):
+            if number == CLAIMS_BEFORE:
+                before = cpu_s(postmaster) if postmaster else time.process_time()
+            if what == "fetches":
+                job = fetches.claim("f", 60)
+                assert job is not None and fetches.give(job.id, "f", "f" * 32)
+            else:
+                delivery = deliveries.claim(60)
+                assert delivery is not None
+                deliveries.delivered(delivery)
+        spent = (cpu_s(postmaster) if postmaster else time.process_time()) - before
+        engine.dispose()
+        found[name] = {"waiting": waiting, "owners": owners, "hosts": HOSTS, "cpu_ms": round(1e3 * spent / CLAIMS, 2)}
+    return found | {"times": round(found["large"]["cpu_ms"] / found["small"]["cpu_ms"], 2)}
 
 
 # --- efficiency -----------------------------------------------------------------------------------------------------
@@ -308,7 +368,7 @@ def databases() -> Iterator[dict[str, tuple[str, int | None]]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="cost,efficiency,idle")
+    parser.add_argument("--only", default="cost,fetches,deliveries,efficiency,idle")
     parser.add_argument("--database", default="sqlite,postgresql")
     parser.add_argument("--claimers", type=int, nargs="*", help="only so many")
     parser.add_argument("--json", type=Path, help="results are added to this file")
@@ -323,6 +383,10 @@ def main() -> int:
                 found[f"cost_{name}"] = part = cost(url, pid)
                 print(name, "cost", part, flush=True)
                 missed += [f"{name}: cost"] * (part["times"] > MOST_TIMES)
+            for what in (each for each in ("fetches", "deliveries") if each in parts):
+                found[f"{what}_{name}"] = part = claims(url, pid, what)
+                print(name, what, part, flush=True)
+                missed += [f"{name}: {what}"] * (part["times"] > MOST_TIMES)
             if "efficiency" in parts:
                 lines = found[f"efficiency_{name}"] = []
                 for claimers in arguments.claimers or CLAIMERS[name]:

@@ -21,6 +21,8 @@ _LONG_VALUE = 1000
 """Longer ones are taken out."""
 _BOM = codecs.BOM_UTF8
 _LONGEST_ESCAPE = len(r"\u0000")
+_PIECE = 1 << 18
+"""Bytes of a long text that are read at a time."""
 
 
 def read_large(body: bytes | str) -> Any:
@@ -97,20 +99,20 @@ def _long_values(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _read_text(data: bytes, start: int, end: int) -> str:
-    pieces = list[str]()
+    pieces, is_long = list[str](), end - start > LONG
     while start < end:
         cut = _cut(data, start, end)
         pieces.append(json.loads(f'"{data[start:cut].decode("utf-8", "surrogatepass")}"'))
         start = cut
-    return pieces[0] if len(pieces) == 1 else LongText(pieces)
+    return LongText(pieces) if is_long else "".join(pieces)
 
 
 def _cut(data: bytes, start: int, end: int) -> int:
     """Where a piece ends that begins at `start`: not within an escape, nor within the bytes of a character."""
-    cut = start + LONG
+    cut = start + _PIECE
     if cut >= end:
         return end
-    while data[cut] & 0xC0 == 0x80 and cut > start + LONG - 4:
+    while data[cut] & 0xC0 == 0x80 and cut > start + _PIECE - 4:
         cut -= 1
     sign = data.rfind(b"\\", cut - _LONGEST_ESCAPE + 1, cut)
     if sign >= 0:

@@ -5,7 +5,8 @@ active rows of that owner, then the owner whose last turn was the longest ago, t
 requests to other machines may take long, so one owner never has all places for them, and one host never has all places
 of its owner. Requests within one process take turns in service/turns.py.
 
-Many may wait, so only the first row of each owner at each host is looked at. turn.py does the same for workers' jobs,
+Many may wait, so only the first row of each owner at each host is looked at; of many owners, only the first ones whose
+turn it is. turn.py does the same for workers' jobs,
 which need no host: as text of its own, because on PostgreSQL it is one statement with all else that a claim does.
 
 Leases are of a clock that may be set back, or start again: see clock.py. A lease is therefore valid only between now
@@ -28,6 +29,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal_column,
     or_,
     select,
     text,
@@ -38,9 +40,16 @@ from server.db.clock import NOW, TICKS, of_dialect
 from server.db.database import turns
 
 _MAX_HOST_LENGTH = 255
+_MAX_OWNERS = 16
+"""Whose hosts are looked at in one claim. Others claim at the same time, so one is not enough; each costs as many steps
+as it has hosts."""
+_ONE: ColumnElement[int] = literal_column("1")
+"""As a parameter, PostgreSQL would not know it when it plans, and expect many rows."""
 CLOCKS_APART_S = 2.0
 """By how much the clocks of two machines may differ."""
 
+_SERVED_AT = func.coalesce(case((turns.c.served_at <= NOW + CLOCKS_APART_S, turns.c.served_at), else_=0.0), 0.0)
+"""A turn in the future was written by another clock and is ignored."""
 _MINE = turns.alias("mine")
 _TURN = (
     update(turns)
@@ -96,45 +105,57 @@ class Line:
 def fair_order(line: Line, waiting: Callable[[Any], ColumnElement[bool]]) -> Select[Any]:
     """Ids of waiting rows, the next one first; `waiting`: given the table or an alias of it, which rows wait.
 
-    Only the first row of each owner at each host is looked at: all else that the rule asks is the same for the others.
-    So the query costs the same however many wait. An index on `owner`, `host`, the priority and `since` has the first
-    ones, and the query goes from one to the next in it."""
-    table, heads = line.table, _heads(line, waiting)
+    Only first rows are looked at: of each owner its first one, for whose turn it is, then of `_MAX_OWNERS` owners the
+    first one at each host. All else that the rule asks is the same for the others. So the query costs the same however
+    many wait. An index on `owner`, `host`, the priority and `since` has the first ones, and the query goes from one to
+    the next in it. Where more owners than that have active rows, a turn may come before another owner's free host."""
+    table, busy = line.table, _count_active(line, "busy", "owner")
+    heads = _heads(line, waiting, busy)
     by_id = f"INDEXED BY sqlite_autoindex_{table.name}_1"
-    busy = _count_active(line, "busy", "owner")
     crowd = _count_active(line, "crowd", "owner", line.host)
     active, at_host = func.coalesce(busy.c.number, 0), func.coalesce(crowd.c.number, 0)
     same = and_(crowd.c.owner == table.c.owner, crowd.c[line.host] == table.c[line.host], table.c[line.host] != "")
-    found = select(table.c.id).select_from(heads).join(table, table.c.id == heads.c.id)
+    # Not a join with heads: PostgreSQL expects many more of them than there are, and would read the whole table.
+    found = select(table.c.id).where(table.c.id.in_(select(heads.c.id)))
     found = found.with_hint(table, by_id, "sqlite")
     found = found.outerjoin(busy, busy.c.owner == table.c.owner).outerjoin(crowd, same)
     found = found.outerjoin(turns, and_(turns.c.line == line.name, turns.c.owner == table.c.owner))
     found = found.where(waiting(table), active < line.max_of_owner, at_host < line.max_of_host)
-    # A turn in the future was written by another clock and is ignored.
-    served_at = case((turns.c.served_at <= NOW + CLOCKS_APART_S, turns.c.served_at), else_=0.0)
-    first = [] if line.priority is None else [table.c[line.priority].desc()]
-    return found.order_by(*first, active, at_host, func.coalesce(served_at, 0.0), table.c[line.since])
+    return found.order_by(*_by_priority(line, table), active, at_host, _SERVED_AT, table.c[line.since])
 
 
-def _heads(line: Line, waiting: Callable[[Any], ColumnElement[bool]]) -> CTE:
-    """The first waiting row of each owner at each host."""
-    host, early, later, beyond, head = line.host, *map(line.table.alias, ("early", "later", "beyond", "head"))
+def _heads(line: Line, waiting: Callable[[Any], ColumnElement[bool]], busy: Any) -> CTE:
+    """The first waiting row at each host of the owners whose turn it is."""
+    names = ("early", "later", "beyond", "one")
+    host, early, later, beyond, one = line.host, *map(line.table.alias, names)
 
     def first(rows: Any, *after: ColumnElement[bool]) -> Select[Any]:
-        by = () if line.priority is None else (rows.c[line.priority].desc(),)
-        order = (rows.c.owner, rows.c[host], *by, rows.c[line.since], rows.c.id)
-        found = select(rows.c.id).where(waiting(rows), *after).order_by(*order).limit(1)
+        order = (rows.c.owner, rows.c[host], *_by_priority(line, rows), rows.c[line.since], rows.c.id)
+        found = select(rows.c.id).where(waiting(rows), *after).order_by(*order).limit(_ONE)
         return found.with_hint(rows, f"INDEXED BY {line.turn_index}", "sqlite")
 
-    start = first(early).add_columns(early.c.owner, early.c[host]).subquery("start")
-    heads = select(start).cte("heads", recursive=True)
-    same_owner = first(later, later.c.owner == heads.c.owner, later.c[host] > heads.c[host])
-    next_owner = first(beyond, beyond.c.owner > heads.c.owner)
-    # Not one comparison of pairs, of which SQLite uses the first part alone to search in the index.
-    following = func.coalesce(*(each.correlate(heads).scalar_subquery() for each in (same_owner, next_owner)))
-    return heads.union_all(
-        select(head.c.id, head.c.owner, head.c[host]).select_from(heads).join(head, head.c.id == following)
-    )
+    facts = ("owner", host, line.since, *([line.priority] if line.priority else []))
+    start = first(early).add_columns(*(early.c[name] for name in facts)).subquery("start")
+    owners = select(start).cte("owners", recursive=True)
+    next_owner = first(beyond, beyond.c.owner > owners.c.owner).correlate(owners).scalar_subquery()
+    after = select(one.c.id, *(one.c[name] for name in facts)).select_from(owners).join(one, one.c.id == next_owner)
+    owners = owners.union_all(after)
+
+    active = func.coalesce(busy.c.number, 0)
+    chosen = select(owners.c.id, owners.c.owner, owners.c[host]).outerjoin(busy, busy.c.owner == owners.c.owner)
+    chosen = chosen.outerjoin(turns, and_(turns.c.line == line.name, turns.c.owner == owners.c.owner))
+    chosen = chosen.where(active < line.max_of_owner).limit(literal_column(str(_MAX_OWNERS)))
+    chosen = chosen.order_by(*_by_priority(line, owners), active, _SERVED_AT, owners.c[line.since])
+
+    heads = select(chosen.subquery("chosen")).cte("heads", recursive=True)
+    next_host = first(later, later.c.owner == heads.c.owner, later.c[host] > heads.c[host]).correlate(heads)
+    # Not a join with the table, of which PostgreSQL would read all rows: it expects many more heads than there are.
+    following = next_host.scalar_subquery(), heads.c.owner, next_host.with_only_columns(later.c[host]).scalar_subquery()
+    return heads.union_all(select(*following).where(heads.c.id.is_not(None)))
+
+
+def _by_priority(line: Line, rows: Any) -> list[ColumnElement[Any]]:
+    return [] if line.priority is None else [rows.c[line.priority].desc()]
 
 
 def _count_active(line: Line, name: str, *columns: str) -> Any:

@@ -31,8 +31,8 @@ _DATA_URI = re.compile(
 
 LONG = 1 << 20
 """Characters. A C function that reads so many stops the other threads for about a millisecond."""
-_PIECE = 1 << 18
-"""Characters that are decoded at a time."""
+_PIECE = 1 << 16
+"""Characters that are decoded at a time: all other threads wait for as long as that takes."""
 _NO_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _OWN_FILE = re.compile(r"/(?:files|uploads)/([0-9a-f]{32}(?:\.[a-z0-9]{1,8})?)/*\Z")
 _OWN_JOB = re.compile(r"/jobs/([0-9a-f]{32})/(result|source)/*\Z")

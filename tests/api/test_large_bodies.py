@@ -52,7 +52,7 @@ def test_no_piece_ends_within_an_escape_or_a_character(escape: str) -> None:
         text = "x" * shift + unit * (LONG // len(unit.encode()) + 2)
         body = f'{{"a": "{text}"}}'
         read = read_json(body.encode())["a"]
-        assert isinstance(read, LongText) and len(read.pieces) == 2
+        assert isinstance(read, LongText) and len(read.pieces) > 1
         assert "".join(read.pieces) == json.loads(body)["a"]
 
 

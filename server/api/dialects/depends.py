@@ -166,7 +166,11 @@ def _answered(answer: Callable[..., Response], request: Request) -> Response:
 
 async def whole_body(request: Request) -> bytes:
     """The body's pieces, joined. Of a large one a thread does it."""
-    pieces = [piece async for piece in request.stream()]
+    return await joined([piece async for piece in request.stream()])
+
+
+async def joined(pieces: list[bytes]) -> bytes:
+    """Takes the pieces out of the list."""
     if sum(map(len, pieces)) < LARGE_BYTES:
         return b"".join(pieces)
     return await run_in_threadpool(_joined, pieces)

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from server.api.auth import Auth, Caller
 from server.api.bodies import check_json, text_of
-from server.api.dialects.depends import takes_request, whole_body
+from server.api.dialects.depends import joined, takes_request, whole_body
 from server.api.dialects.runware import sockets
 from server.api.dialects.runware.tasks import (
     UNAUTHENTICATED_BYTES,
@@ -35,16 +35,16 @@ async def _read(request: Request, auth: Auth) -> tuple[str, bytes]:
     caller = await run_in_threadpool(_by_header, auth, request.headers.get("authorization"))
     if caller is not None:
         return caller.id, await whole_body(request)
-    body = bytearray()
-    chunks = request.stream()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) >= UNAUTHENTICATED_BYTES:
+    pieces, size = list[bytes](), 0
+    stream = request.stream()
+    async for piece in stream:
+        pieces.append(piece)
+        size += len(piece)
+        if size >= UNAUTHENTICATED_BYTES:
             break
-    owner = await run_in_threadpool(owner_of, _first_task(bytes(body[:UNAUTHENTICATED_BYTES])), auth)
-    async for chunk in chunks:
-        body += chunk
-    return owner, bytes(body)
+    owner = await run_in_threadpool(owner_of, _first_task(b"".join(pieces)[:UNAUTHENTICATED_BYTES]), auth)
+    pieces += [piece async for piece in stream]
+    return owner, await joined(pieces)
 
 
 def _by_header(auth: Auth, header: str | None) -> Caller | None:
