@@ -55,7 +55,7 @@ def test_large_pictures_are_searched_coarsely() -> None:
     assert abs(left - 3000) < 10 and abs(top - 2000) < 10
 
 
-@pytest.mark.parametrize(("mode", "size"), [pytest.param("RGB", (160, 90), marks=pytest.mark.slow), ("LA", (20, 12))])
+@pytest.mark.parametrize(("mode", "size"), [pytest.param("RGB", (160, 90), marks=pytest.mark.slow), ("LA", (48, 32))])
 def test_the_sheet_shows_the_source_and_five_results(
     upscaler: Upscaler, tmp_path: Path, mode: str, size: tuple[int, int]
 ) -> None:
