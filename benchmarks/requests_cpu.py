@@ -9,7 +9,6 @@ Required: with 100,000 rows at most 1.5 times what it costs with 1,000; against 
 Exit status 1 if one is not met.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -24,11 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.against import parse
 from benchmarks.load import Line
 from tests.stress.clients import ESRGAN, NATIVE, NOVITA, RUNWARE, VIBEDREAM, Ask, Door, Order, inline, new_uuid, png
 from tests.stress.server_process import Launched
 
-ROOT = Path(__file__).parent.parent
 ROWS = (1_000, 100_000)
 DOORS = (NATIVE, ESRGAN, NOVITA, RUNWARE, VIBEDREAM)
 SUBMITS, POLLS, JOBS = 20, 150, 40
@@ -198,12 +197,7 @@ def report(found: dict[str, dict[str, float]]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", type=Path, help="A checkout of another commit.")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    checkouts = [ROOT, *([given.against.resolve()] if given.against else [])]
+    given, checkouts = parse(__doc__)
     with tempfile.TemporaryDirectory(prefix="requests-") as folder:
         found = asyncio.run(measure(Path(folder), checkouts, given.rounds))
     missed = report(found)

@@ -4,7 +4,6 @@ Medians of runs in turn, with those of a checkout of an earlier commit if one is
 less: the interpreter alone, with SQLAlchemy, with torch, and with torch and a loaded network.
 """
 
-import argparse
 import json
 import math
 import os
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.against import parse
+
 COMMANDS = {
     "--help": ["--help"],
     "jobs list": ["jobs", "list"],
@@ -55,12 +55,7 @@ def seconds(command: list[str], checkout: Path, folder: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", type=Path, help="A checkout of another commit.")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    checkouts = [ROOT, *([given.against.resolve()] if given.against else [])]
+    given, checkouts = parse(__doc__)
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as made:
         folders = {checkout: f"{made}/{number}" for number, checkout in enumerate(checkouts)}
