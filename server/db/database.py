@@ -8,8 +8,8 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PoolProxiedConnection,
     String,
     Table,
     Text,
@@ -290,10 +291,10 @@ def _sqlite(url: URL) -> Engine:
         # FULL waits for the disk; NORMAL may lose the last commits when power fails, but not when a process dies.
         wanted = "NORMAL" if options.get(_UNSYNCED) else "FULL"
         if connection.info.get(_SYNCHRONOUS) != wanted:
-            run_text(connection, f"PRAGMA synchronous={wanted}")
+            run_text(connection.connection, f"PRAGMA synchronous={wanted}")
             connection.info[_SYNCHRONOUS] = wanted
         # A deferred transaction that turns from reading to writing fails at once with "database is locked".
-        run_text(connection, "BEGIN IMMEDIATE")
+        run_text(connection.connection, "BEGIN IMMEDIATE")
 
     return engine
 
@@ -336,15 +337,23 @@ def reading(engine: Engine) -> Connection:
     return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
-def run_text(db: Connection, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+def run_text(connection: PoolProxiedConnection, statement: str, values: Sequence[Any] = ()) -> list[Any]:
     """Run a statement on SQLite as its driver takes it, and return its rows: SQLAlchemy takes several times as long.
     Raises SQLAlchemyError."""
-    driver: Any = db.connection.driver_connection
-    try:
+    driver: Any = connection.driver_connection
+    with driver_errors(statement):
+        # To its end, or the statement would hold an old state of the database.
         found: list[Any] = driver.execute(statement, values).fetchall()
+    return found
+
+
+@contextmanager
+def driver_errors(statement: str) -> Iterator[None]:
+    """Errors of SQLite's driver become SQLAlchemyErrors."""
+    try:
+        yield
     except sqlite3.Error as error:
         raise DBAPIError.instance(statement, None, error, sqlite3.Error, hide_parameters=True) from error
-    return found
 
 
 def unsynced(engine: Engine) -> Engine:

@@ -6,8 +6,8 @@ requests to other machines may take long, so one owner never has all places for 
 of its owner. Requests within one process take turns in service/turns.py.
 
 Many may wait, so only the first row of each owner at each host is looked at; of many owners, only the first ones whose
-turn it is. turn.py does the same for workers' jobs,
-which need no host: as text of its own, because on PostgreSQL it is one statement with all else that a claim does.
+turn it is. turn.py does the same for workers' jobs, which need no host: as text of its own, because on PostgreSQL it is
+one statement with all else that a claim does.
 
 Leases are of a clock that may be set back, or start again: see clock.py. A lease is therefore valid only between now
 and its full length from now: one that ends later was written by another clock and is not valid.

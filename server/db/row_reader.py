@@ -2,12 +2,12 @@
 SQLite."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import Column, Connection, Engine, Select, insert
-from sqlalchemy.exc import DBAPIError
 
-from server.db.database import reading, run_text
+from server.db.database import driver_errors, reading, run_text
 
 
 class RowReader:
@@ -36,28 +36,14 @@ class RowReader:
             with reading(self._engine) as db:
                 row = db.execute(self._query, values).one_or_none()
                 return None if row is None else dict(row._mapping)
-        found = self._read([values.get(name, self._given[name]) for name in self._order])
-        if found is None:
+        with driver_errors(self._text), closing(self._engine.raw_connection()) as connection:
+            found = run_text(connection, self._text, [values.get(name, self._given[name]) for name in self._order])
+        if not found:
             return None
         return {
             name: value if convert is None else convert(value)
-            for (name, convert), value in zip(self._columns, found, strict=True)
+            for (name, convert), value in zip(self._columns, found[0], strict=True)
         }
-
-    def _read(self, values: list[Any]) -> tuple[Any, ...] | None:
-        dbapi: Any = self._engine.dialect.loaded_dbapi
-        try:
-            connection = self._engine.raw_connection()
-            try:
-                cursor = connection.cursor()
-                cursor.execute(self._text, values)
-                rows = cursor.fetchall()  # to its end, or the statement would hold an old state of the database
-                cursor.close()
-            finally:
-                connection.close()
-        except dbapi.Error as error:
-            raise DBAPIError.instance(self._text, None, error, dbapi.Error, hide_parameters=True) from error
-        return rows[0] if rows else None
 
 
 class RowWriter:
@@ -76,6 +62,6 @@ class RowWriter:
         """In the connection's transaction. Raises SQLAlchemyError."""
         if self._sqlite:
             given = [values[name] if convert is None else convert(values[name]) for name, convert in self._columns]
-            run_text(db, self._text, given)
+            run_text(db.connection, self._text, given)
         else:
             db.execute(self._statement, values)

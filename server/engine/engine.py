@@ -46,8 +46,10 @@ _T = TypeVar("_T")
 
 _SMALLEST_KEPT = 32
 """Pixels that a tile must be long beyond its halos and blends; smaller ones are nearly all halo."""
-_RATED, _TICK_S = (96, 96), 1e-9
+_RATED = (96, 96)
 """Height and width of the picture that a network's speed is measured with: large enough for its usual speed."""
+_TICK_S = 1e-9
+"""A clock that stands still counts as this."""
 _CUDA_STEP = 64
 """Sides of fitted tiles are multiples of this on CUDA, where each new shape of a tile costs new plans of cuDNN."""
 _COUNTED = ("tiles", "batches", "batch_retries", "tile_retries", "precision_retries")
